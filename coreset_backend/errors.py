@@ -1,0 +1,122 @@
+"""Everything that can go wrong, as one tree.
+
+CoresetError
+├─ ConfigError             a setting, strategy or backbone that is unknown or malformed
+├─ ProjectError            the project cannot be worked on as it is
+│  ├─ UnsupportedLabelConfig   no <Image> that tasks could be read from
+│  ├─ TooFewLabels             fewer labels or classes than a fit needs
+│  └─ EmptyPool                the project holds no task
+├─ LabelStudioError        Label Studio did not do what was asked
+│  ├─ Unreachable              no answer, or none in time
+│  ├─ Unauthorized             the token is missing, dead or of a disabled kind
+│  └─ Rejected                 an answer with an error status
+├─ ImageError              one image cannot be used; becomes an ImageFailure of its task
+│  └─ TooManyImageFailures     so many that the round would select from a torn pool
+├─ ModelError              the model cannot be trained or used
+│  ├─ NotFinite                training or embedding gave NaN or infinity
+│  └─ OutOfMemory              even one image does not fit
+├─ QueueError              Redis, which carries requests and progress, does not answer
+└─ StoreError              a round on disk cannot be used
+   ├─ RoundNotFound            no such round
+   └─ CorruptRound             a file of the round is missing or does not match its hash
+
+A message says what came, what was expected and what to do. ``ValueError`` is kept for programmer
+mistakes in pure functions.
+"""
+
+
+class CoresetError(Exception):
+    """Anything this package raises on purpose."""
+
+
+class ConfigError(CoresetError):
+    """A setting, strategy or backbone that is unknown or malformed."""
+
+
+class ProjectError(CoresetError):
+    """The Label Studio project cannot be worked on as it is."""
+
+
+class UnsupportedLabelConfig(ProjectError):
+    """The label config has no <Image> that tasks could be read from."""
+
+
+class TooFewLabels(ProjectError):
+    """Fewer labels than a fit needs: ``have`` came, ``need`` are needed."""
+
+    def __init__(self, have: int, need: int) -> None:
+        super().__init__(
+            f"{have} labelled images, but a fit needs at least {need}. Label more and start again."
+        )
+        self.have, self.need = have, need
+
+
+class EmptyPool(ProjectError):
+    """The project holds no task."""
+
+
+class LabelStudioError(CoresetError):
+    """Label Studio did not do what was asked."""
+
+
+class Unreachable(LabelStudioError):
+    """Label Studio gave no answer, or none in time."""
+
+
+class Unauthorized(LabelStudioError):
+    """The token is missing, dead or of a kind the organisation has disabled."""
+
+
+class Rejected(LabelStudioError):
+    """Label Studio answered with an error: ``status`` and the first 200 characters of ``body``."""
+
+    def __init__(self, status: int, body: str, request: str = "") -> None:
+        super().__init__(f"Label Studio answered {status} to {request or 'a request'}: {body[:200]}")
+        self.status, self.body = status, body[:200]
+
+
+class ImageError(CoresetError):
+    """One image cannot be fetched or decoded; the round goes on without it."""
+
+
+class TooManyImageFailures(ImageError):
+    """So many images failed that the round stopped; ``share`` is the failed part, in [0, 1]."""
+
+    def __init__(self, share: float, example: str) -> None:
+        super().__init__(
+            f"{share:.0%} of the images could not be read, so nothing was selected. "
+            f"The first reason was: {example}"
+        )
+        self.share = share
+
+
+class ModelError(CoresetError):
+    """The model cannot be trained or used."""
+
+
+class NotFinite(ModelError):
+    """Training or embedding gave NaN or infinity."""
+
+
+class OutOfMemory(ModelError):
+    """Even one image at a time does not fit into memory."""
+
+
+class QueueError(CoresetError):
+    """Redis, which carries requests and progress, does not answer."""
+
+
+class StoreError(CoresetError):
+    """A round on disk cannot be used."""
+
+
+class RoundNotFound(StoreError):
+    """No round of that version is in the store."""
+
+
+class CorruptRound(StoreError):
+    """A file of the round at ``path`` is missing, torn or altered; ``why`` says which."""
+
+    def __init__(self, path: object, why: str) -> None:
+        super().__init__(f"The round at {path} cannot be used: {why}. Start a new round.")
+        self.why = why
