@@ -1,0 +1,345 @@
+"""The only HTTP to Label Studio: read a project whole, publish a batch, and the calls `connect` is made of.
+
+Written against Label Studio Community 1.23.2 as it was seen to behave; a comment says where that is
+surprising. Every method raises Unreachable, Unauthorized or Rejected, never an error of httpx.
+"""
+
+import base64
+import binascii
+import json
+import logging
+import threading
+import time
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+import httpx
+
+from coreset_backend.errors import LabelStudioError, Rejected, Unauthorized, Unreachable
+from coreset_backend.project import Json, Labels, Prediction, Snapshot, parse_snapshot, prediction_json
+
+log = logging.getLogger(__name__)
+
+BATCH_VERSION_PREFIX = "coreset-"
+POOL_VERSION_PREFIX = "pool-"
+PAGE_SIZE = 1000
+# Label Studio recounts the whole project inside the import request: 34 s at 20,000 tasks.
+PATIENT = httpx.Timeout(30.0, read=600.0)
+ANNOTATED = {
+    "conjunction": "or",
+    "items": [
+        {"filter": f"filter:tasks:{count}", "operator": "greater", "type": "Number", "value": 0}
+        for count in ("total_annotations", "cancelled_annotations")
+    ],
+}
+IN_THE_BATCH = {
+    "conjunction": "and",
+    "items": [
+        {"filter": "filter:tasks:predictions_score", "operator": "empty", "type": "Number", "value": False}
+    ],
+}
+LEGACY_TOKENS_OFF = (
+    "This organisation does not accept legacy tokens. Set LABEL_STUDIO_API_KEY to a personal access token "
+    "(Label Studio: Account & Settings > Personal Access Token), or allow legacy tokens under "
+    "Organization > API Tokens Settings."
+)
+TOKEN_REFUSED = (
+    "Label Studio does not accept the token in LABEL_STUDIO_API_KEY. Copy it again from "
+    "Account & Settings (personal access token or legacy token) of a user of this Label Studio."
+)
+
+
+class TokenAuth(httpx.Auth):
+    """Signs requests with either kind of key: a legacy token, or a personal access token.
+
+    A personal access token is a JWT that only buys access tokens, each good for five minutes; this
+    buys the next one shortly before the last expires. Safe to share between threads.
+    """
+
+    requires_response_body = True
+
+    def __init__(self, url: str, api_key: str) -> None:
+        self._refresh_url = f"{url}/api/token/refresh/"
+        self._api_key = api_key
+        self._personal = token_type(api_key) == "refresh"
+        self._access = ""
+        self._expires = 0.0
+        self._lock = threading.Lock()
+        if token_type(api_key) == "access":
+            raise Unauthorized(
+                "LABEL_STUDIO_API_KEY is an access token, which dies after five minutes. "
+                "Set it to the personal access token that it was bought with."
+            )
+
+    def sync_auth_flow(self, request: httpx.Request) -> Generator[httpx.Request, httpx.Response, None]:
+        if not self._personal:
+            request.headers["Authorization"] = f"Token {self._api_key}"
+            yield request
+            return
+        if time.monotonic() > self._expires:
+            yield from self._buy_access()
+        request.headers["Authorization"] = f"Bearer {self._access}"
+        response = yield request
+        if response.status_code == 401:
+            yield from self._buy_access()
+            request.headers["Authorization"] = f"Bearer {self._access}"
+            yield request
+
+    def _buy_access(self) -> Generator[httpx.Request, httpx.Response, None]:
+        response = yield httpx.Request("POST", self._refresh_url, json={"refresh": self._api_key})
+        response.read()
+        if response.status_code != 200:
+            raise Unauthorized(TOKEN_REFUSED)
+        with self._lock:
+            self._access = response.json()["access"]
+            self._expires = time.monotonic() + 240
+
+
+def token_type(api_key: str) -> str | None:
+    """``refresh`` for a personal access token, ``access`` for what it buys, None for a legacy token."""
+    parts = api_key.split(".")
+    if len(parts) != 3:
+        return None
+    try:
+        claims = json.loads(base64.urlsafe_b64decode(parts[1] + "=" * (-len(parts[1]) % 4)))
+    except (binascii.Error, ValueError):
+        return None
+    return claims.get("token_type") if isinstance(claims, dict) else None
+
+
+@dataclass(frozen=True, slots=True)
+class Publication:
+    """What Label Studio holds after a publish: ``sent`` predictions, tasks that were ``gone``, and the order.
+
+    ``serves`` are the task ids that it will serve first, in order, as read back from it.
+    """
+
+    version: str
+    sent: int
+    gone: tuple[int, ...]
+    serves: tuple[int, ...]
+
+
+class LabelStudio:
+    """A Label Studio at ``url``, spoken to with one kept-alive connection pool."""
+
+    def __init__(self, url: str, api_key: str, *, verify: bool = True) -> None:
+        self.url = url.rstrip("/")
+        self.auth = TokenAuth(self.url, api_key)
+        self._client = httpx.Client(
+            auth=self.auth, verify=verify, timeout=httpx.Timeout(30.0, connect=5.0), follow_redirects=False
+        )
+
+    def close(self) -> None:
+        self._client.close()
+
+    def request(self, method: str, path: str, **options: Any) -> httpx.Response:
+        """One request; a GET is tried three times when the server is away or overloaded."""
+        tries = 3 if method == "GET" else 1
+        for attempt in range(tries):
+            last = attempt == tries - 1
+            try:
+                response = self._client.request(method, self.url + path, **options)
+            except httpx.HTTPError as error:
+                if last:
+                    raise Unreachable(_unreachable(self.url, error)) from error
+            else:
+                if response.status_code not in (429, 500, 502, 503, 504) or last:
+                    return _accepted(response, f"{method} {path}")
+            time.sleep(2.0**attempt)
+        raise AssertionError("the last try returns or raises")
+
+    def get(self, path: str, **params: Any) -> Json:
+        return self.request("GET", path, params=params).json()
+
+    def whoami(self) -> Json:
+        """The user whose token this is."""
+        return self.get("/api/current-user/whoami")
+
+    def version(self) -> str:
+        """The release that answers, as ``1.23.2``."""
+        return str(self.get("/api/version").get("release", "unknown"))
+
+    def fetch_project(self, project_id: int) -> Json:
+        return self.get(f"/api/projects/{project_id}/")
+
+    def fetch_snapshot(self, project_id: int, progress: Callable[[int, int], None] | None = None) -> Snapshot:
+        """The project with all its tasks and the annotations of those that have any."""
+        project = self.fetch_project(project_id)
+        pool = list(self._tasks(project_id, {"include": "id,data"}, progress))
+        annotated = self._tasks(
+            project_id,
+            {
+                "fields": "all",
+                "include": "id,data,annotations,result,was_cancelled,ground_truth,completed_by,updated_at",
+                "query": json.dumps({"filters": ANNOTATED}),
+            },
+        )
+        present = {task["id"] for task in pool}
+        with_annotations = [task for task in annotated if task["id"] in present]
+        return parse_snapshot(project, [*pool, *with_annotations], datetime.now(UTC))
+
+    def fetch_annotated(self, project_id: int) -> dict[int, bool]:
+        """Task id -> whether it has an annotation (True) or was only skipped (False); others are absent."""
+        query = json.dumps({"filters": ANNOTATED})
+        tasks = self._tasks(project_id, {"include": "id,total_annotations", "query": query})
+        return {task["id"]: task["total_annotations"] > 0 for task in tasks}
+
+    def fetch_task_ids(self, project_id: int) -> set[int]:
+        return {task["id"] for task in self._tasks(project_id, {"include": "id"})}
+
+    def _tasks(
+        self, project_id: int, params: Mapping[str, str], progress: Callable[[int, int], None] | None = None
+    ) -> Iterator[Json]:
+        read, page = 0, 1
+        while True:
+            try:
+                answer = self.request(
+                    "GET",
+                    "/api/tasks/",
+                    params={"project": project_id, "page": page, "page_size": PAGE_SIZE, **params},
+                    timeout=PATIENT,
+                ).json()
+            except Rejected as error:
+                if error.status == 404 and page > 1:  # tasks were deleted meanwhile: this page is gone
+                    return
+                raise
+            yield from answer["tasks"]
+            read, page = read + len(answer["tasks"]), page + 1
+            if progress:
+                progress(read, answer["total"])
+            if not answer["tasks"] or read >= answer["total"]:
+                return
+
+    def publish(
+        self,
+        project_id: int,
+        predictions: Sequence[Prediction],
+        labels: Labels | None,
+        *,
+        override_chosen_version: bool = True,
+    ) -> Publication:
+        """Make Label Studio serve exactly ``predictions`` first, in the order of their scores.
+
+        All carry one new version. Until the switch annotators stay on the old batch, and a failure before
+        it changes nothing for them. Safe to repeat. Raises Rejected when Label Studio drops predictions.
+        """
+        version = predictions[0].model_version
+        if not override_chosen_version:
+            self._leave_chosen_version(project_id)
+        stored, gone = self._import(project_id, predictions, labels)
+        self.request("PATCH", f"/api/projects/{project_id}/", json={"model_version": version})
+        self._delete_older_versions(project_id, version)
+        return Publication(version, stored, gone, tuple(self.served_first(project_id, stored)))
+
+    def _leave_chosen_version(self, project_id: int) -> None:
+        chosen = self.fetch_project(project_id).get("model_version") or ""
+        backends = {backend.get("title") for backend in self.backends(project_id)}
+        if chosen and chosen not in backends and not chosen.startswith(BATCH_VERSION_PREFIX):
+            raise LabelStudioError(
+                f"Project {project_id} shows predictions of version '{chosen}', which somebody chose, "
+                "and CORESET_OVERRIDE_VERSION is off. Clear it in the project's settings or turn that on."
+            )
+
+    def _import(
+        self, project_id: int, predictions: Sequence[Prediction], labels: Labels | None
+    ) -> tuple[int, tuple[int, ...]]:
+        version = predictions[0].model_version
+        stored = self.model_versions(project_id).get(version, 0)
+        if stored == len(predictions):  # an earlier try got this far
+            return stored, ()
+        if stored:
+            self._delete_version(project_id, version)
+        try:
+            return self._import_once(project_id, predictions, labels), ()
+        except Rejected as error:
+            if error.status != 400:
+                raise
+        # One unknown task id refuses the whole import: somebody deleted tasks since the snapshot.
+        present = self.fetch_task_ids(project_id)
+        left = [prediction for prediction in predictions if prediction.task_id in present]
+        gone = tuple(prediction.task_id for prediction in predictions if prediction.task_id not in present)
+        if not left:
+            raise LabelStudioError(f"All {len(gone)} chosen tasks of project {project_id} have been deleted.")
+        log.warning("%d chosen tasks of project %d are gone; the rest is published", len(gone), project_id)
+        return self._import_once(project_id, left, labels), gone
+
+    def _import_once(self, project_id: int, predictions: Sequence[Prediction], labels: Labels | None) -> int:
+        created = self._post_predictions(project_id, predictions, labels)
+        if created == len(predictions):
+            return created
+        # Invalid ones are dropped without a word; the usual cause is a label removed since the snapshot.
+        log.warning(
+            "Label Studio took %d of %d predictions; sending them without answers", created, len(predictions)
+        )
+        self._delete_version(project_id, predictions[0].model_version)
+        created = self._post_predictions(project_id, predictions, None)
+        if created != len(predictions):
+            raise Rejected(201, f"created {created} of {len(predictions)} predictions", "import/predictions")
+        return created
+
+    def _post_predictions(
+        self, project_id: int, predictions: Iterable[Prediction], labels: Labels | None
+    ) -> int:
+        body = [prediction_json(prediction, labels) for prediction in predictions]
+        path = f"/api/projects/{project_id}/import/predictions"
+        return int(self.request("POST", path, json=body, timeout=PATIENT).json()["created"])
+
+    def model_versions(self, project_id: int) -> dict[str, int]:
+        """Version -> how many predictions of it the project holds."""
+        versions = self.get(f"/api/projects/{project_id}/model-versions/")
+        return {version: int(count) for version, count in versions.items()}
+
+    def _delete_older_versions(self, project_id: int, current: str) -> None:
+        # Only after the switch: deleting predictions of the current version sets it to null.
+        for version in self.model_versions(project_id):
+            ours = version.startswith((BATCH_VERSION_PREFIX, POOL_VERSION_PREFIX))
+            if ours and version != current:
+                self._delete_version(project_id, version)
+
+    def _delete_version(self, project_id: int, version: str) -> None:
+        path = f"/api/projects/{project_id}/model-versions/"
+        self.request("DELETE", path, json={"model_version": version}, timeout=PATIENT)
+
+    def served_first(self, project_id: int, count: int) -> list[int]:
+        """The first ``count`` task ids of the batch's queue.
+
+        Read from the Data Manager, whose order by score is that of the label stream; asking the stream
+        itself would lock tasks for the token's user.
+        """
+        query = json.dumps({"ordering": ["tasks:predictions_score"], "filters": IN_THE_BATCH})
+        tasks = self.get(
+            "/api/tasks/", project=project_id, page=1, page_size=max(count, 1), include="id", query=query
+        )
+        return [task["id"] for task in tasks["tasks"]]
+
+    def backends(self, project_id: int) -> list[Json]:
+        return list(self.get("/api/ml", project=project_id))
+
+    def webhooks(self, project_id: int) -> list[Json]:
+        return list(self.get("/api/webhooks/", project=project_id))
+
+
+def _unreachable(url: str, error: Exception) -> str:
+    return (
+        f"Label Studio at {url} does not answer ({type(error).__name__}: {error}). "
+        "Check that it runs and that LABEL_STUDIO_URL is its address as seen from here; "
+        "inside a container 'localhost' is the container itself."
+    )
+
+
+def _accepted(response: httpx.Response, request: str) -> httpx.Response:
+    if response.status_code == 401:
+        off = "legacy token" in response.text and "disabled" in response.text
+        raise Unauthorized(LEGACY_TOKENS_OFF if off else TOKEN_REFUSED)
+    if response.is_error:
+        raise Rejected(response.status_code, response.text, request)
+    if response.is_redirect or "json" not in response.headers.get("content-type", "json"):
+        raise Unreachable(
+            f"{request} was answered with {response.status_code} "
+            f"{response.headers.get('content-type', '')}, not with JSON. LABEL_STUDIO_URL does not seem to "
+            "be the address of a Label Studio; with a sub-path it must be included."
+        )
+    return response
