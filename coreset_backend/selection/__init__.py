@@ -1,0 +1,54 @@
+"""Which rows to label next: k-Center and its siblings. Arrays in, a Selection out.
+
+Pure numpy and scipy: importing this package opens nothing and needs no torch, Flask, Redis or Annoy.
+A strategy is a function of a Pool, a batch size and a Generator; adding one is one line below, and
+the contract suite then tests it.
+"""
+
+import importlib
+
+from coreset_backend.errors import ConfigError
+from coreset_backend.selection.baselines import random_rows
+from coreset_backend.selection.greedy import Coverage, covering_radius, k_center_cosine, k_center_greedy
+from coreset_backend.selection.pool import NeighborGraph, Pool, Selection, Strategy
+
+STRATEGIES: dict[str, Strategy] = {
+    "k_center": k_center_greedy,
+    "k_center_cosine": k_center_cosine,
+    "random": random_rows,
+}
+
+__all__ = [
+    "STRATEGIES",
+    "Coverage",
+    "NeighborGraph",
+    "Pool",
+    "Selection",
+    "Strategy",
+    "covering_radius",
+    "k_center_cosine",
+    "k_center_greedy",
+    "random_rows",
+    "strategy_named",
+]
+
+
+def strategy_named(name: str) -> Strategy:
+    """The strategy called ``name``: a key of STRATEGIES, or 'package.module:function' of your own.
+
+    Raises ConfigError, listing the known names, for anything else. A path runs code: take it from
+    the settings only, never from a request.
+    """
+    if name in STRATEGIES:
+        return STRATEGIES[name]
+    module_name, _, function_name = name.partition(":")
+    known = f"Known strategies: {', '.join(STRATEGIES)}; or your own as 'package.module:function'."
+    if not function_name:
+        raise ConfigError(f"There is no strategy {name!r}. {known}")
+    try:
+        strategy: Strategy = getattr(importlib.import_module(module_name), function_name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ConfigError(f"The strategy {name!r} cannot be imported: {error}. {known}") from error
+    if not callable(strategy):
+        raise ConfigError(f"The strategy {name!r} is not a function. {known}")
+    return strategy

@@ -1,0 +1,331 @@
+"""Exact greedy k-Center, evaluated lazily (Sener & Savarese 2018, algorithm 1; Minoux 1978).
+
+Farthest-first asks at every pick for the row that is farthest from its nearest center. Distances to
+the nearest center only fall as centers are added, so a value computed long ago is an upper bound of
+today's. Only rows whose bound could still be the maximum need a fresh look, and they are looked at
+many rows and many centers at a time, as a matrix product. The picks are those of the textbook loop,
+which reads all vectors once per pick; this one reads them about once.
+"""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from coreset_backend.selection.geometry import (
+    blocks,
+    nearest_to_mean,
+    normalized,
+    require_finite,
+    sample_mean,
+    shifted,
+    squared_norms,
+)
+from coreset_backend.selection.pool import Floats, Pool, Progress, Rows, Selection, Vectors
+
+FIRST_CENTERS = 64
+"""Centers that every row is compared with at once; their bounds are tight enough to begin with."""
+CENTER_BLOCK = 256
+CANCELLATION = 0.02
+"""Below this share of the squared lengths, a squared distance has lost too many digits of float32."""
+ROUNDING = 1e-5
+"""No float32 squared distance is wrong by more than this share of the squared lengths."""
+CENTER = -1.0
+"""The bound of a row that is a center itself: below any distance."""
+
+
+@dataclass(slots=True)
+class _Front:
+    """The rows that could be farthest: no row outside has a squared distance above ``threshold``."""
+
+    rows: Rows
+    points: NDArray[np.floating]
+    norms: NDArray[np.floating]
+    bounds: NDArray[np.floating]
+    threshold: float
+
+    def keep(self, kept: NDArray[np.bool_]) -> "_Front":
+        return _Front(
+            self.rows[kept], self.points[kept], self.norms[kept], self.bounds[kept], self.threshold
+        )
+
+
+class Coverage:
+    """The distance of every row to its nearest center, known as an upper bound until asked for.
+
+    Kept between batches while the vectors stay the same, it saves the pass over all of them.
+    Beside the vectors it holds 12 bytes a row, the centers, and two blocks of candidates.
+    """
+
+    def __init__(self, vectors: Vectors, center_rows: Rows, rng: np.random.Generator | None = None) -> None:
+        """Reads ``vectors`` (float[n, d]) once; raises NotFinite for values that cannot be compared.
+
+        ``rng`` shuffles the centers (default: seed 0), because the first ones are those that every
+        row is compared with, and neighbours in a file are often alike.
+        """
+        self.vectors = vectors
+        self.center_rows = np.empty(0, dtype=np.int64)
+        self._shift: NDArray[np.floating] = sample_mean(vectors)
+        self._centers: NDArray[np.floating] = np.empty((0, vectors.shape[1]), dtype=np.float32)
+        self._center_norms: NDArray[np.floating] = np.empty(0, dtype=np.float32)
+        self._compared = np.zeros(len(vectors), dtype=np.int32)
+        self._bounds = np.full(len(vectors), np.inf, dtype=np.float32)
+        self.add((rng or np.random.default_rng(0)).permutation(np.unique(center_rows)))
+        self._largest_norm = self._compare_all_rows()
+
+    @property
+    def is_precise(self) -> bool:
+        """Whether distances are small enough beside the vectors' lengths to need float64."""
+        return self._shift.dtype == np.float64
+
+    def add(self, rows: Rows) -> None:
+        """Makes ``rows`` (int64[k], none of them a center yet) centers."""
+        known = len(self.center_rows)
+        self._reserve(len(rows))
+        self._centers[known : known + len(rows)] = shifted(self.vectors, rows, self._shift)
+        self._center_norms[known : known + len(rows)] = squared_norms(
+            self._centers[known : known + len(rows)]
+        )
+        self.center_rows = np.concatenate([self.center_rows, rows])
+        self._bounds[rows] = CENTER
+
+    def pick(self, batch: int, progress: Progress | None = None) -> tuple[Rows, Floats]:
+        """Makes the farthest row a center, ``batch`` times or until none is left.
+
+        Returns the rows, int64[k], and the distance of each to its nearest center when it was
+        picked, float32[k], never rising: the covering radius before that pick.
+        """
+        first = len(self.center_rows)
+        self._reserve(batch)
+        squared = self._begin_cold() if batch and not first else []
+        while len(squared) < batch and (front := self._current_front()) is not None:
+            self._pick_from(front, batch - len(squared), squared)
+            if progress:
+                progress(len(squared), batch)
+        distances = np.sqrt(np.array(squared, dtype=np.float64)).astype(np.float32)
+        return self.center_rows[first:], np.minimum.accumulate(distances)
+
+    def radius(self) -> float:
+        """The distance of the farthest row to its nearest center; inf without centers."""
+        if not len(self.center_rows):
+            return float("inf")
+        front = self._current_front()
+        return float(np.sqrt(front.bounds.max())) if front else 0.0
+
+    def _compare_all_rows(self) -> float:
+        """Bounds every row by the first centers; returns the largest squared length."""
+        norms = np.empty(len(self.vectors), dtype=np.float32)
+        centers = -2 * self._centers[:FIRST_CENTERS]
+        for block in blocks(*self.vectors.shape):
+            with np.errstate(over="ignore", invalid="ignore"):
+                points = shifted(self.vectors, block, self._shift)
+                norms[block] = squared_norms(points)
+                if len(centers):
+                    products = points @ centers.T + self._center_norms[: len(centers)]
+                    free = np.maximum(products.min(axis=1) + norms[block], 0)
+                    self._bounds[block] = np.where(self._bounds[block] == CENTER, CENTER, free)
+        require_finite(self.vectors, norms)
+        self._compared[:] = len(centers)
+        return float(norms.max())
+
+    def _reserve(self, more: int) -> None:
+        """Makes room for ``more`` centers, so that a pick appends without copying."""
+        short = len(self.center_rows) + more - len(self._centers)
+        if short > 0:
+            self._centers = np.pad(self._centers, ((0, short), (0, 0)))
+            self._center_norms = np.pad(self._center_norms, (0, short))
+
+    def _current_front(self) -> _Front | None:
+        """The farthest rows with distances to all centers; None when every row is a center."""
+        while (front := self._candidates()) is not None:
+            if not self.is_precise and front.threshold < CANCELLATION * self._largest_norm:
+                self._begin_precise()
+                continue
+            current = self._refresh(front)
+            if len(current.rows):
+                return current
+        return None
+
+    def _candidates(self) -> _Front | None:
+        """The rows of the largest bounds that are no centers, gathered in the order of the file."""
+        n = len(self._bounds)
+        size = max(2048, n // 64)
+        rows = np.sort(np.argpartition(self._bounds, n - size)[n - size :]) if size < n else np.arange(n)
+        lowest = max(float(self._bounds[rows].min()), 0.0)
+        rows = rows[self._bounds[rows] >= 0]
+        if not len(rows):
+            return None
+        points = shifted(self.vectors, rows, self._shift)
+        return _Front(rows, points, squared_norms(points), self._bounds[rows].astype(points.dtype), lowest)
+
+    def _refresh(self, front: _Front) -> _Front:
+        """Compares the front with the centers it has not seen; keeps the rows above its threshold.
+
+        The rows longest out of date go first. Those that fall below the threshold leave early: the
+        bound they leave with is valid, though not tight.
+        """
+        compared, known = self._compared[front.rows], len(self.center_rows)
+        while (behind := (compared < known) & (front.bounds >= front.threshold)).any():
+            start = int(compared[behind].min())
+            stop = min(start + CENTER_BLOCK, known)
+            group = np.flatnonzero(behind & (compared == start))
+            products = front.points[group] @ self._centers[start:stop].T
+            products *= -2
+            products += self._center_norms[start:stop]
+            fresh = np.maximum(products.min(axis=1) + front.norms[group], 0)
+            front.bounds[group] = np.minimum(front.bounds[group], fresh)
+            compared[group] = stop
+        self._bounds[front.rows], self._compared[front.rows] = front.bounds, compared
+        return front.keep(front.bounds >= front.threshold)
+
+    def _begin_cold(self) -> list[float]:
+        """Picks the row nearest the mean, where there is no center to be far from."""
+        self.add(np.array([nearest_to_mean(self.vectors)]))
+        self._compare_all_rows()
+        return [float("inf")]
+
+    def _begin_precise(self) -> None:
+        """Goes on in float64: every bound is raised by what rounding may have taken from it."""
+        self._shift = self._shift.astype(np.float64)
+        self._centers = np.zeros(self._centers.shape, dtype=np.float64)
+        known = len(self.center_rows)
+        self._centers[:known] = shifted(self.vectors, self.center_rows, self._shift)
+        self._center_norms = squared_norms(self._centers)
+        free = self._bounds >= 0
+        self._bounds[free] += np.float32(ROUNDING * self._largest_norm)
+        self._compared[:] = 0
+
+    def _pick_from(self, front: _Front, batch: int, squared: list[float]) -> None:
+        """Picks while the farthest row is sure to be in the front; appends to ``squared``."""
+        for _ in range(batch):
+            farthest = int(np.argmax(front.bounds))
+            if front.bounds[farthest] < front.threshold:
+                break
+            squared.append(float(front.bounds[farthest]))
+            self._append(front, farthest)
+            alive = front.bounds >= front.threshold
+            if 2 * np.count_nonzero(alive) < len(alive):
+                self._write_back(front)
+                if not alive.any():
+                    return
+                front = front.keep(alive)
+        self._write_back(front)
+
+    def _append(self, front: _Front, farthest: int) -> None:
+        """Makes one row of the front a center and lowers the bounds of the others by it."""
+        known, center = len(self.center_rows), front.points[farthest]
+        self._centers[known], self._center_norms[known] = center, front.norms[farthest]
+        self.center_rows = np.append(self.center_rows, front.rows[farthest])
+        distances = front.points @ center
+        distances *= -2
+        distances += front.norms
+        distances += front.norms[farthest]
+        np.maximum(distances, 0, out=distances)
+        np.minimum(front.bounds, distances, out=front.bounds)
+        front.bounds[farthest] = CENTER
+
+    def _write_back(self, front: _Front) -> None:
+        self._bounds[front.rows], self._compared[front.rows] = front.bounds, len(self.center_rows)
+
+
+def covering_radius(vectors: Vectors, center_rows: Rows) -> float:
+    """The largest Euclidean distance of any row of ``vectors`` (float[n, d]) to its nearest center.
+
+    Exact over all rows; inf without centers. Raises NotFinite for NaN, infinity and overflow.
+    """
+    return Coverage(vectors, center_rows).radius()
+
+
+def k_center_greedy(
+    pool: Pool,
+    batch: int,
+    rng: np.random.Generator | None = None,
+    *,
+    coverage: Coverage | None = None,
+    progress: Progress | None = None,
+) -> Selection:
+    """The farthest row from all centers, ``batch`` times: at most twice the best possible radius.
+
+    ``coverage`` is kept state: pass the same ``Coverage(pool.vectors, labeled_rows)`` for the
+    batches of one embedding, and labels that came since are added to it. ``rng`` orders the work,
+    not the picks. An empty labelled set begins with the row nearest the mean. Euclidean distances.
+
+    Raises NotFinite for values that cannot be compared, ValueError for a negative batch or kept
+    state of other vectors or with centers that were never labelled.
+    """
+    require_batch(batch)
+    if coverage is None:
+        coverage = Coverage(pool.vectors, pool.labeled_rows, rng)
+    else:
+        _catch_up(coverage, pool)
+    before = float("inf") if not len(coverage.center_rows) else None
+    rows, distances = coverage.pick(batch, progress)
+    after = coverage.radius()
+    if before is None:
+        before = float(distances[0]) if len(rows) else after
+    return Selection(rows, distances, before, after)
+
+
+def k_center_cosine(
+    pool: Pool,
+    batch: int,
+    rng: np.random.Generator | None = None,
+    *,
+    progress: Progress | None = None,
+) -> Selection:
+    """Greedy k-Center on L2-normalised rows: cosine distance order, distances in [0, 2].
+
+    Needs memory for the normalised copy, float32[n, d]. A zero vector raises NotFinite.
+    """
+    return k_center_greedy(replace(pool, vectors=normalized(pool.vectors)), batch, rng, progress=progress)
+
+
+def measured(vectors: Vectors, labeled_rows: Rows, rows: Rows) -> Selection:
+    """The evidence for ``rows`` (int64[k]) chosen by whatever rule, in their order, as a Selection.
+
+    What a strategy that does not look at distances reports: how far each pick was from its nearest
+    labelled or earlier picked row, and the covering radius before and after, exact, Euclidean.
+    """
+    coverage = Coverage(vectors, labeled_rows)
+    before = coverage.radius()
+    distances = distances_in_order(vectors, np.unique(labeled_rows), rows)
+    coverage.add(rows)
+    return Selection(rows, distances, before, coverage.radius())
+
+
+def require_batch(batch: int) -> None:
+    """Raises ValueError for a negative batch."""
+    if batch < 0:
+        raise ValueError(f"a batch has 0 rows or more, not {batch}")
+
+
+def distances_in_order(vectors: Vectors, center_rows: Rows, rows: Rows) -> Floats:
+    """The distance of each of ``rows`` (int64[k]) to its nearest center or predecessor: float32[k]."""
+    shift = sample_mean(vectors).astype(np.float64)
+    points = shifted(vectors, rows, shift)
+    norms = squared_norms(points)
+    nearest = np.full(len(rows), np.inf)
+    for start in range(0, len(center_rows), CENTER_BLOCK):
+        centers = shifted(vectors, center_rows[start : start + CENTER_BLOCK], shift)
+        squared = norms[:, None] + squared_norms(centers) - 2 * (points @ centers.T)
+        np.minimum(nearest, squared.min(axis=1), out=nearest)
+    for start in range(0, len(rows), CENTER_BLOCK):
+        part = slice(start, start + CENTER_BLOCK)
+        squared = norms[start:, None] + norms[part] - 2 * (points[start:] @ points[part].T)
+        squared[np.triu_indices(len(squared), m=squared.shape[1])] = np.inf
+        np.minimum(nearest[start:], squared.min(axis=1), out=nearest[start:])
+    return np.sqrt(np.maximum(nearest, 0)).astype(np.float32)
+
+
+def _catch_up(coverage: Coverage, pool: Pool) -> None:
+    """Adds the labels that came since; refuses state that belongs to another pool."""
+    if coverage.vectors is not pool.vectors:
+        raise ValueError("the kept coverage belongs to other vectors: begin a new Coverage")
+    labeled = np.unique(pool.labeled_rows)
+    unlabeled = np.setdiff1d(coverage.center_rows, labeled)
+    if len(unlabeled):
+        raise ValueError(
+            f"the kept coverage has {len(unlabeled)} centers that are not labelled, row {unlabeled[0]} "
+            "first; distances cannot be raised again: begin a new Coverage"
+        )
+    coverage.add(np.setdiff1d(labeled, coverage.center_rows))

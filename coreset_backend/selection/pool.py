@@ -1,0 +1,110 @@
+"""What every strategy takes and returns: arrays in, a :class:`Selection` out.
+
+A *row* is a position in ``vectors``. No other index space exists in this package.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+Rows = NDArray[np.int64]
+Floats = NDArray[np.float32]
+Vectors = NDArray[np.floating]
+Progress = Callable[[int, int], None]
+"""Called with (done, total) from time to time; ``done`` never falls."""
+
+
+@dataclass(frozen=True, slots=True)
+class NeighborGraph:
+    """Every row's near rows, nearest first, itself left out.
+
+    ``rows``: int32[n, k], -1 where an approximate search found fewer than k.
+    ``distances``: float32[n, k], Euclidean on the vectors the graph was made from, inf beside a -1.
+    ``normalized``: whether those vectors were L2-normalised first (cosine).
+    """
+
+    rows: NDArray[np.int32]
+    distances: Floats
+    normalized: bool = False
+
+    def __post_init__(self) -> None:
+        if self.rows.ndim != 2 or self.rows.shape != self.distances.shape:
+            raise ValueError(
+                f"rows {self.rows.shape} and distances {self.distances.shape} must be two equal [n, k] arrays"
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class Pool:
+    """The rows to choose from, and what is known of them.
+
+    ``vectors``: float[n, d], float32 by custom, float16 and memory maps welcome; read in blocks.
+    ``labeled_rows``: int64[l], in [0, n), in any order; a row may be named twice.
+    ``probabilities``: float32[n, classes] of the classifier, where a strategy asks for them.
+    ``neighbors``: the near rows of all n rows, where a strategy can use them.
+
+    Raises ValueError where shapes, dtypes or row ranges do not fit together. Values are looked at
+    by the strategy, which raises NotFinite for NaN, infinity and lengths beyond float32.
+    """
+
+    vectors: Vectors
+    labeled_rows: Rows
+    probabilities: Floats | None = None
+    neighbors: NeighborGraph | None = None
+
+    def __post_init__(self) -> None:
+        _require_matrix(self.vectors)
+        _require_rows(self.labeled_rows, len(self.vectors))
+        for name, rows in (("probabilities", self.probabilities), ("neighbors", self.neighbors)):
+            given = len(rows.rows if isinstance(rows, NeighborGraph) else rows) if rows is not None else None
+            if given not in (None, len(self.vectors)):
+                raise ValueError(f"{name} has {given} rows, vectors has {len(self.vectors)}")
+
+    @property
+    def unlabeled_rows(self) -> Rows:
+        """The rows a strategy may choose: int64[n - distinct labelled], ascending."""
+        free = np.ones(len(self.vectors), dtype=bool)
+        free[self.labeled_rows] = False
+        return np.flatnonzero(free).astype(np.int64)
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """The rows chosen, in the order of choice, with the evidence.
+
+    ``rows``: int64[k], distinct and unlabelled; k is the batch asked for, or all that were left.
+    ``distances``: float32[k], from each pick to its nearest labelled or earlier picked row at the
+    time of the pick, Euclidean in the space the strategy measures in (cosine strategies:
+    normalised vectors). inf for the first pick of a pool without labels.
+    ``radius_before``, ``radius_after``: the covering radius in the same space, that is the largest
+    distance of any row of the pool to its nearest center, re-measured exactly over all rows;
+    inf where nothing is labelled.
+    ``lower_bound``: no choice of k rows can have a smaller radius_after (robust strategies only).
+    ``status``: what is proven: "optimal", "improved" on greedy, "greedy", or "" where not asked.
+    """
+
+    rows: Rows
+    distances: Floats
+    radius_before: float
+    radius_after: float
+    lower_bound: float | None = None
+    status: str = ""
+
+
+Strategy = Callable[[Pool, int, np.random.Generator], Selection]
+
+
+def _require_matrix(vectors: Vectors) -> None:
+    if vectors.ndim != 2 or not np.issubdtype(vectors.dtype, np.floating):
+        raise ValueError(f"vectors must be float[n, d], not {vectors.dtype}{list(vectors.shape)}")
+    if 0 in vectors.shape:
+        raise ValueError(f"vectors must hold at least one row and one column, not {list(vectors.shape)}")
+
+
+def _require_rows(rows: Rows, n: int) -> None:
+    if rows.ndim != 1 or not np.issubdtype(rows.dtype, np.integer):
+        raise ValueError(f"labeled_rows must be int64[l], not {rows.dtype}{list(rows.shape)}")
+    if len(rows) and (rows.min() < 0 or rows.max() >= n):
+        raise ValueError(f"labeled_rows must lie in [0, {n}), got {rows.min()} to {rows.max()}")
