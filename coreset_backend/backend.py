@@ -1,0 +1,124 @@
+"""The composition root: web, worker and command line all begin with ``open_backend(read_settings())``."""
+
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+from redis import Redis
+from redis.backoff import ExponentialWithJitterBackoff
+from redis.exceptions import ConnectionError, TimeoutError
+from redis.retry import Retry
+from rq import Queue
+from rq.serializers import JSONSerializer
+
+from coreset_backend.errors import ConfigError
+from coreset_backend.label_studio import LabelStudio
+from coreset_backend.settings import Settings
+from coreset_backend.store import Store
+
+if TYPE_CHECKING:
+    from coreset_backend.images import Images
+
+
+class Backend:
+    """The opened doors. Label Studio and the images are opened at their first use: the web needs neither."""
+
+    def __init__(self, settings: Settings, redis: Redis, label_studio: LabelStudio | None = None) -> None:
+        self.settings = settings
+        self.redis = redis
+        self.queue = Queue(
+            settings.queue_name,
+            connection=redis,
+            serializer=JSONSerializer,
+            default_timeout=settings.job_timeout,
+        )
+        self.store = Store(settings.model_dir)
+        if label_studio:
+            self.label_studio = label_studio
+
+    @cached_property
+    def label_studio(self) -> LabelStudio:
+        settings = self.settings
+        if not settings.label_studio_url or not settings.label_studio_api_key:
+            raise ConfigError(
+                "LABEL_STUDIO_URL and LABEL_STUDIO_API_KEY are not both set, so Label Studio cannot be asked. "
+                "The key is under Account & Settings in Label Studio."
+            )
+        return LabelStudio(
+            settings.label_studio_url,
+            settings.label_studio_api_key.get_secret_value(),
+            verify=settings.verify_ssl,
+        )
+
+    @cached_property
+    def images(self) -> "Images":
+        from coreset_backend.images import open_images
+
+        settings = self.settings
+        return open_images(
+            label_studio_url=self.label_studio.url,
+            auth=self.label_studio.auth,
+            cache_dir=self.store.image_cache,
+            cache_bytes=int(settings.cache_gb * 1e9),
+            allowed_hosts=settings.allowed_hosts,
+            local_files_root=settings.local_files_document_root,
+            verify=settings.verify_ssl,
+        )
+
+    @cached_property
+    def webhook_secret(self) -> str:
+        """The secret that annotation webhooks must carry."""
+        secret = self.settings.webhook_secret
+        return secret.get_secret_value() if secret else self.store.webhook_secret()
+
+    @property
+    def basic_auth(self) -> tuple[str, str] | None:
+        """User name and password that are asked for, or None where anybody may call."""
+        settings = self.settings
+        if settings.basic_auth_user is None or settings.basic_auth_pass is None:
+            return None
+        return settings.basic_auth_user, settings.basic_auth_pass.get_secret_value()
+
+    def close(self) -> None:
+        for opened in ("label_studio", "images"):
+            if opened in self.__dict__:
+                self.__dict__[opened].close()
+        self.redis.close()
+
+
+def open_backend(
+    settings: Settings,
+    *,
+    redis: Redis | None = None,
+    label_studio: LabelStudio | None = None,
+    patient: bool = False,
+) -> Backend:
+    """The backend for these settings; nothing is connected before it is used.
+
+    ``patient`` is for the worker: its Redis commands outlast a restart of Redis (about four minutes)
+    instead of failing within a second, as a web request should.
+    """
+    return Backend(settings, redis or redis_connection(settings, patient=patient), label_studio)
+
+
+def redis_connection(settings: Settings, *, patient: bool = False) -> Redis:
+    """A connection to REDIS_URL; ConfigError when it is not set or no address of a Redis."""
+    if not settings.redis_url:
+        raise ConfigError(
+            "REDIS_URL is not set. Name a Redis, as in redis://localhost:6379/0, or use "
+            "`coreset-backend run`, which starts one of its own."
+        )
+    backoff = (
+        ExponentialWithJitterBackoff(base=0.5, cap=5.0) if patient else ExponentialWithJitterBackoff(cap=0.1)
+    )
+    try:
+        return Redis.from_url(
+            settings.redis_url,
+            retry=Retry(backoff, retries=60 if patient else 2),
+            retry_on_error=[ConnectionError, TimeoutError],
+            socket_connect_timeout=5.0,
+            # RQ waits for jobs by blocking commands, which must outlast their own timeout.
+            socket_timeout=None if patient else 5.0,
+            health_check_interval=30,
+        )
+    except ValueError as error:
+        raise ConfigError(f"REDIS_URL is no address of a Redis: {error}.") from None
