@@ -40,7 +40,7 @@ class Backend:
         settings = self.settings
         if not settings.label_studio_url or not settings.label_studio_api_key:
             raise ConfigError(
-                "LABEL_STUDIO_URL and LABEL_STUDIO_API_KEY are not both set, so Label Studio cannot be asked. "
+                "LABEL_STUDIO_URL and LABEL_STUDIO_API_KEY are not both set, so it cannot be asked. "
                 "The key is under Account & Settings in Label Studio."
             )
         return LabelStudio(

@@ -141,11 +141,16 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
+def is_free(port: int) -> bool:
+    """Whether nobody listens on the port of this machine."""
+    with socket.socket() as probe:
+        return probe.connect_ex((LOCALHOST, port)) != 0
+
+
 def _require_free(port: int) -> None:
     """Refuse a busy port: Label Studio would silently take the next one."""
-    with socket.socket() as probe:
-        if probe.connect_ex((LOCALHOST, port)) == 0:
-            raise ConfigError(f"Port {port} is in use: Label Studio cannot start there. Choose another.")
+    if not is_free(port):
+        raise ConfigError(f"Port {port} is in use: Label Studio cannot start there. Choose another.")
 
 
 def _login(data_dir: Path) -> Login:
@@ -189,7 +194,7 @@ def _service_environment(document_root: Path, login: Login, hostname: str | None
     } | ({"LABEL_STUDIO_HOST": hostname} if hostname else {})
 
 
-def _tied(command: Sequence[str]) -> list[str]:
+def tied_to_parent(command: Sequence[str]) -> list[str]:
     """``command``, to be ended by the kernel when this process dies."""
     return [sys.executable, "-I", "-c", _TIED_TO_PARENT, str(os.getpid()), *command]
 
@@ -203,7 +208,7 @@ def _spawn(command: Sequence[str], environment: dict[str, str], data_dir: Path) 
             raise ConfigError(f"Another Label Studio runs on {data_dir}. Stop it first.") from None
         with (data_dir / LOG).open("wb") as log:
             return subprocess.Popen(
-                _tied(command),
+                tied_to_parent(command),
                 env=environment,
                 cwd=data_dir,
                 stdin=subprocess.DEVNULL,
@@ -310,7 +315,7 @@ def _migrate(executable: Path, data_dir: Path) -> None:
     shutil.rmtree(data_dir, ignore_errors=True)  # what a killed migration left
     data_dir.mkdir()
     asked = subprocess.run(
-        _tied([str(executable), "version"]),
+        tied_to_parent([str(executable), "version"]),
         env=_environment(data_dir),
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,

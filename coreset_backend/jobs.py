@@ -66,7 +66,7 @@ def _queue_once(backend: Backend, project_id: int, reason: str, delay: float) ->
 
 def _still_waits(backend: Backend, waiting: str) -> bool:
     """Whether the job that the key names is still to run; Redis or its worker may have lost it."""
-    age: int = DAY - backend.redis.ttl(waiting)  # type: ignore[operator]
+    age: int = DAY - backend.redis.ttl(waiting)
     if age < RESERVED_SECONDS:  # another process may be about to queue it
         return True
     job_id: bytes = backend.redis.get(waiting) or b""  # type: ignore[assignment]
@@ -190,7 +190,7 @@ def read_progress(backend: Backend, project_id: int) -> dict[str, Any]:
     Raises QueueError when Redis does not answer.
     """
     try:
-        written = json.loads(backend.redis.get(_key(project_id, "progress")) or "{}")  # type: ignore[arg-type]
+        written = json.loads(backend.redis.get(_key(project_id, "progress")) or "{}")
         leased = bool(backend.redis.exists(_key(project_id, "lease")))
         waits = bool(backend.redis.exists(_key(project_id, "waiting")))
     except RedisError as error:
@@ -204,7 +204,7 @@ def read_progress(backend: Backend, project_id: int) -> dict[str, Any]:
 def _write_progress(backend: Backend, project_id: int, **news: Any) -> None:
     key = _key(project_id, "progress")
     with contextlib.suppress(RedisError):  # progress is for the eye; a round does not fail for it
-        known = json.loads(backend.redis.get(key) or "{}")  # type: ignore[arg-type]
+        known = json.loads(backend.redis.get(key) or "{}")
         backend.redis.set(key, json.dumps({**known, **news, "at": time.time()}))
 
 
@@ -266,7 +266,7 @@ class RoundWorker(Worker):
         return 5
 
     def run_maintenance_tasks(self) -> None:
-        super().run_maintenance_tasks()
+        super().run_maintenance_tasks()  # type: ignore[no-untyped-call]
         queue: Queue = self.queues[0]
         # The key lets one worker of all ask, once per period.
         if self.connection.set("coreset:poll", "1", nx=True, px=int(self.poll_seconds * 1000)):
@@ -286,7 +286,8 @@ def work(backend: Backend) -> None:
         job_monitoring_interval=5,
     )
     worker.poll_seconds = backend.settings.poll_seconds
-    worker.work(with_scheduler=True, logging_level=backend.settings.log_level)
+    # RQ writes two lines at every look at its registries, each five seconds.
+    worker.work(with_scheduler=True, logging_level="WARNING")
 
 
 def workers_alive(backend: Backend) -> int:

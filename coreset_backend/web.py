@@ -115,8 +115,8 @@ def _require_login() -> None:
         return
     if not _logged_in(login):
         raise Unauthorized(
-            "This needs the user name and password of BASIC_AUTH_USER and BASIC_AUTH_PASS. In Label Studio they "
-            "are set in the backend's form (Settings > Model), or by `coreset-backend connect`.",
+            "This needs the user name and password of BASIC_AUTH_USER and BASIC_AUTH_PASS. In Label Studio "
+            "they are set in the backend's form (Settings > Model), or by `coreset-backend connect`.",
             www_authenticate=None,
         )
 
@@ -141,8 +141,8 @@ def _require_webhook_secret(action: str) -> None:
         return
     log.warning("a webhook with action %.40r was refused: it carries no valid %s", action, SECRET_HEADER)
     raise Unauthorized(
-        f"The webhook must carry the header {SECRET_HEADER}. Run `coreset-backend connect --project N`, which "
-        "installs it; until then the project is only polled."
+        f"The webhook must carry the header {SECRET_HEADER}. Run `coreset-backend connect --project N`, "
+        "which installs it; until then the project is only polled."
     )
 
 
@@ -226,7 +226,7 @@ def webhook() -> tuple[Response, int]:
 
 @protocol.get("/versions")
 def versions() -> Response:
-    """The versions of /predict, newest first; Label Studio asks without naming a project when it lists them."""
+    """The versions of /predict, newest first; Label Studio asks without naming a project."""
     if "project" not in request.args:
         return jsonify(versions=[])
     project_id = _project_id(request.args["project"])

@@ -1,0 +1,50 @@
+# make run    set everything up and run it: Redis, worker, web, and a Label Studio with a demo project
+# make test   set everything up and run all tests
+PYTHON ?= python3
+LABEL_STUDIO_VERSION := 1.23.2
+BIN := .venv/bin
+
+.PHONY: run test check lock install label-studio clean
+
+run: install $(if $(LABEL_STUDIO_URL),,label-studio)
+	$(BIN)/coreset-backend run
+
+test: install label-studio .venv/.dev check
+	$(BIN)/pytest
+
+check: .venv/.dev
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+install: .venv/.installed
+label-studio: .label-studio/.installed
+
+.venv/bin/python:
+	$(PYTHON) -m venv .venv
+
+.venv/.installed: requirements.txt pyproject.toml .venv/bin/python
+	$(BIN)/pip install --quiet --no-deps -r requirements.txt
+	$(BIN)/pip install --quiet --no-deps --editable .
+	touch $@
+
+.venv/.dev: requirements-dev.txt .venv/.installed
+	$(BIN)/pip install --quiet --no-deps -r requirements-dev.txt
+	touch $@
+
+# An environment of its own: Label Studio pins old releases of Redis and RQ.
+.label-studio/.installed:
+	$(PYTHON) -m venv .label-studio
+	.label-studio/bin/pip install --quiet label-studio==$(LABEL_STUDIO_VERSION)
+	touch $@
+
+# The locks are complete and installed without resolving: label-studio-ml's pins are lifted in overrides.txt.
+LOCK := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --no-header --no-annotate
+lock: .venv/.dev
+	$(BIN)/pip install --quiet uv
+	$(LOCK) --override overrides.txt requirements.in -o requirements.txt
+	$(LOCK) requirements-dev.in -c requirements.txt -o requirements-dev.txt
+	$(LOCK) docker/requirements-web.in -c requirements.txt -o docker/requirements-web.txt
+
+clean:
+	rm -rf .venv .label-studio

@@ -1,0 +1,3 @@
+from coreset_backend.cli import main
+
+main()

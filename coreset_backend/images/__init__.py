@@ -1,0 +1,14 @@
+"""A task's URI -> RGB pixels: fetched under guard, decoded, resized, cached.
+
+    images = open_images(label_studio_url=…, auth=…, cache_dir=…, cache_bytes=…)
+    pixels, failures = images.fetch(((task.task_id, task.uri) for task in tasks), size=224)
+    pixels[0:64]                      # uint8[64, 224, 224, 3]
+
+An image that cannot be read becomes an ``ImageFailure`` with a reason; the round goes on without it.
+"""
+
+from coreset_backend.images.pool import ImageFailure, Images, PixelRows, Pixels, open_images
+from coreset_backend.images.sources import SOURCES, shown_uri
+from coreset_backend.images.wire import Limits
+
+__all__ = ["SOURCES", "ImageFailure", "Images", "Limits", "PixelRows", "Pixels", "open_images", "shown_uri"]

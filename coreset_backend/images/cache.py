@@ -1,0 +1,168 @@
+"""Resized pixels on disk: one file an image, bounded, the least recently used out first.
+
+Several workers may share the folder. So the truth is the folder itself: an entry's modification time says
+when it was last used, and nothing is remembered but a running estimate of the total. An entry carries
+the SHA-256 of its pixels; a torn or altered one is dropped and counts as missing, which is also why nothing
+is fsynced: after a power cut the worst is a fetch.
+"""
+
+import hashlib
+import logging
+import os
+import shutil
+import tempfile
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+logger = logging.getLogger(__name__)
+
+_MAGIC = b"CSPX0001"
+_HEADER = len(_MAGIC) + hashlib.sha256().digest_size
+_SUFFIX = ".pixels"
+_TORN_SUFFIX = ".part"
+_TORN_AFTER = 3600.0  # seconds; a temporary file older than this belongs to a dead process
+_MAKE_ROOM = 0.9  # evict down to this share of the bound, so that the folder is not listed at each write
+
+
+class PixelCache:
+    """uint8[size, size, 3] by key in ``folder``, at most ``max_bytes`` and never the last ``spare_bytes``.
+
+    A key is a hexadecimal digest. Safe to use from several threads and processes at once.
+    """
+
+    def __init__(self, folder: Path, max_bytes: int, spare_bytes: int) -> None:
+        self._folder, self._max_bytes, self._spare_bytes = folder, max_bytes, spare_bytes
+        self._lock = threading.Lock()
+        folder.mkdir(parents=True, exist_ok=True)
+        self._total = sum(size for _, size, _ in self._entries())
+        self._full_since_ns = 0
+        self._said_full = False
+
+    def has(self, key: str, size: int) -> bool:
+        """True when an entry of the right length is there; marks it as used now."""
+        path = self._path(key)
+        try:
+            if path.stat().st_size != _HEADER + size * size * 3:
+                return False
+            _touch(path)
+        except OSError:
+            return False
+        return True
+
+    def read(self, key: str, size: int) -> NDArray[np.uint8] | None:
+        """The pixels, uint8[size, size, 3]; ``None`` when missing, torn or altered."""
+        path = self._path(key)
+        try:
+            data = path.read_bytes()
+        except OSError:
+            return None
+        if data[:_HEADER] == _header(data[_HEADER:]) and len(data) == _HEADER + size * size * 3:
+            return np.frombuffer(data, dtype=np.uint8, offset=_HEADER).reshape(size, size, 3)
+        logger.warning("A cached image was torn or altered; it is fetched again (%s)", path.name)
+        path.unlink(missing_ok=True)
+        return None
+
+    def write(self, key: str, pixels: NDArray[np.uint8], in_use_since_ns: int) -> bool:
+        """Store ``pixels``, uint8[size, size, 3]; False when there is no room or the disk fails.
+
+        Entries used at or after ``in_use_since_ns`` (``time.time_ns``) are not thrown out for it: a pool
+        larger than the cache would otherwise push out each entry just before it is needed.
+        """
+        data = pixels.tobytes()
+        if not self._make_room(_HEADER + len(data), in_use_since_ns):
+            return False
+        try:
+            self._write_whole(self._path(key), _header(data) + data)
+        except OSError as error:
+            self._say_full(f"writing failed: {error.strerror}")
+            return False
+        with self._lock:
+            self._total += _HEADER + len(data)
+        return True
+
+    def _path(self, key: str) -> Path:
+        return self._folder / key[:2] / f"{key}{_SUFFIX}"
+
+    def _write_whole(self, path: Path, data: bytes) -> None:
+        path.parent.mkdir(exist_ok=True)
+        handle, name = tempfile.mkstemp(suffix=_TORN_SUFFIX, dir=path.parent)
+        try:
+            with os.fdopen(handle, "wb") as file:
+                file.write(data)
+            _touch(Path(name))
+            Path(name).replace(path)
+        except OSError:
+            Path(name).unlink(missing_ok=True)
+            raise
+
+    def _make_room(self, needed: int, in_use_since_ns: int) -> bool:
+        try:
+            free = shutil.disk_usage(self._folder).free
+        except OSError as error:
+            self._say_full(f"the folder cannot be read: {error.strerror}")
+            return False
+        if free - needed < self._spare_bytes:
+            self._say_full(f"only {free / 1e9:.1f} GB of disk are free")
+            return False
+        with self._lock:
+            if self._total + needed <= self._max_bytes:
+                return True
+            if self._full_since_ns == in_use_since_ns:
+                return False
+            self._evict(self._max_bytes * _MAKE_ROOM - needed, in_use_since_ns)
+            fits = self._total + needed <= self._max_bytes
+            self._full_since_ns = 0 if fits else in_use_since_ns
+        if not fits:
+            self._say_full(f"this pool needs more than its {self._max_bytes / 1e9:g} GB (CORESET_CACHE_GB)")
+        return fits
+
+    def _evict(self, target: float, in_use_since_ns: int) -> None:
+        """Remove the least recently used entries until ``target`` bytes are left; the lock is held."""
+        entries = sorted(self._entries())
+        self._total = sum(size for _, size, _ in entries)
+        for used_ns, size, path in entries:
+            if self._total <= target or used_ns >= in_use_since_ns:
+                return
+            path.unlink(missing_ok=True)
+            self._total -= size
+
+    def _entries(self) -> list[tuple[int, int, Path]]:
+        """(last used in ns, bytes, path) of every entry; leftovers of dead processes are removed."""
+        found = []
+        for shard in _folders(self._folder):
+            with os.scandir(shard) as files:
+                for file in files:
+                    try:
+                        status = file.stat(follow_symlinks=False)
+                    except FileNotFoundError:  # another worker was faster
+                        continue
+                    if file.name.endswith(_SUFFIX):
+                        found.append((status.st_mtime_ns, status.st_size, Path(file.path)))
+                    elif file.name.endswith(_TORN_SUFFIX) and status.st_mtime < time.time() - _TORN_AFTER:
+                        Path(file.path).unlink(missing_ok=True)
+        return found
+
+    def _say_full(self, why: str) -> None:
+        """Once per cache, not once per image."""
+        if not self._said_full:
+            self._said_full = True
+            logger.warning("The image cache is full: %s. Images stay in memory or are fetched again", why)
+
+
+def _folders(folder: Path) -> list[str]:
+    with os.scandir(folder) as children:
+        return [child.path for child in children if child.is_dir(follow_symlinks=False)]
+
+
+def _header(data: bytes) -> bytes:
+    return _MAGIC + hashlib.sha256(data).digest()
+
+
+def _touch(path: Path) -> None:
+    # Explicit, because the clock that file systems use by themselves is coarse and not time.time_ns.
+    now = time.time_ns()
+    os.utime(path, ns=(now, now))

@@ -1,0 +1,179 @@
+"""Where images come from: SOURCES maps the kind of a task's URI to a function that reads its bytes."""
+
+import base64
+import binascii
+import hashlib
+import os
+import stat
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import parse_qs, unquote_to_bytes, urlsplit
+
+import httpx
+
+from coreset_backend.errors import ImageError
+from coreset_backend.images.wire import Wire, climbs
+
+_SHOWN = 200
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """What a source reads from: Label Studio at ``label_studio`` and, where shared, its local files."""
+
+    label_studio: httpx.URL
+    local_files_root: Path | None
+    wire: Wire
+    max_bytes: int
+
+
+Source = Callable[[Site, int, str], bytes]
+
+
+def read_image_bytes(site: Site, task_id: int, uri: str) -> bytes:
+    """The file behind ``uri`` of task ``task_id``; raises ``ImageError`` with a reason."""
+    source = SOURCES.get(source_kind(site, uri))
+    if source is None:
+        raise ImageError(
+            f"the address {shown_uri(uri)!r} is of no supported kind; supported are {', '.join(SOURCES)}"
+        )
+    return source(site, task_id, uri)
+
+
+def source_kind(site: Site, uri: str) -> str:
+    """The key of SOURCES for ``uri``: a scheme (``s3``) or the start of a Label Studio path (``/data/``)."""
+    if not uri.startswith("/"):
+        return uri.partition(":")[0].lower() if ":" in uri else ""
+    path = _label_studio_path(site, uri)
+    return next((kind for kind in SOURCES if kind.startswith("/") and path.startswith(kind)), "")
+
+
+def read_label_studio(site: Site, task_id: int, uri: str) -> bytes:
+    """A file that Label Studio serves: an upload, or anything it redirects to."""
+    path = _label_studio_path(site, uri)
+    if climbs(path):
+        raise ImageError("the path climbs out of its folder (..), which is refused")
+    return site.wire.get(_url(str(site.label_studio).rstrip("/") + path))
+
+
+def read_local_file(site: Site, task_id: int, uri: str) -> bytes:
+    """``/data/local-files/?d=…``: from the shared folder where there is one, else through Label Studio."""
+    if site.local_files_root is None:
+        if climbs(parse_qs(urlsplit(uri).query).get("d", [""])[0]):
+            raise ImageError("the path climbs out of its folder (..), which is refused")
+        return read_label_studio(site, task_id, uri)
+    # parse_qs takes the percent-encoding off once, as Label Studio's web framework does, and never again.
+    relative = parse_qs(urlsplit(uri).query).get("d", [""])[0].lstrip("/")
+    return _read_regular_file(_inside(site.local_files_root, relative), relative, site.max_bytes)
+
+
+def read_web(site: Site, task_id: int, uri: str) -> bytes:
+    """An absolute http or https URL."""
+    return site.wire.get(_url(uri))
+
+
+def read_presigned(site: Site, task_id: int, uri: str) -> bytes:
+    """A cloud URI, through the storage that the project has in Label Studio: a redirect, or the bytes."""
+    code = base64.urlsafe_b64encode(uri.encode()).decode()
+    address = f"{str(site.label_studio).rstrip('/')}/tasks/{task_id}/presign/?fileuri={code}"
+    return site.wire.get(_url(address))
+
+
+def read_data(site: Site, task_id: int, uri: str) -> bytes:
+    """``data:image/png;base64,…``, the bytes in the URI itself."""
+    head, comma, body = uri.partition(",")
+    if not comma:
+        raise ImageError("the data: address has no comma, so there is no image in it")
+    if len(body) > site.max_bytes * 4 / 3 + 4:
+        raise ImageError(f"the file has more than {site.max_bytes / 1e6:g} MB (CORESET_MAX_IMAGE_MB)")
+    data = unquote_to_bytes(body)
+    try:
+        return base64.b64decode(data, validate=True) if head.lower().endswith(";base64") else data
+    except binascii.Error as error:
+        raise ImageError("the data: address is no valid base64") from error
+
+
+# A kind that starts with / is a path on Label Studio; any other is a scheme.
+SOURCES: dict[str, Source] = {
+    "/data/local-files/": read_local_file,
+    "/data/": read_label_studio,
+    "/storage-data/": read_label_studio,
+    "/tasks/": read_label_studio,
+    "/projects/": read_label_studio,
+    "http": read_web,
+    "https": read_web,
+    "s3": read_presigned,
+    "gs": read_presigned,
+    "azure-blob": read_presigned,
+    "data": read_data,
+}
+
+
+def shown_uri(uri: str) -> str:
+    """``uri`` fit for logs and pages: no password, no query of other hosts (signatures), no image in it."""
+    scheme, colon, rest = uri.partition(":")
+    if colon and scheme.lower() == "data":
+        return f"data:{rest.partition(',')[0][:60]},… ({len(uri)} characters)"
+    if not uri.startswith("/"):
+        uri = uri.partition("?")[0].partition("#")[0]
+        start, slashes, place = uri.partition("//")
+        host, slash, path = place.partition("/")
+        uri = f"{start}{slashes}{host.rpartition('@')[2]}{slash}{path}"
+    return uri if len(uri) <= _SHOWN else f"{uri[:_SHOWN]}…"
+
+
+def uri_digest(site: Site, uri: str, size: int, decoder: int) -> str:
+    """The cache's key: SHA-256 of everything that decides the pixels.
+
+    Label Studio's origin is part of it for paths and cloud URIs, which mean another file on another server.
+    """
+    own = not uri.lower().startswith(("http:", "https:", "data:"))
+    origin = str(site.label_studio).rstrip("/") if own else ""
+    whole = "\0".join((str(decoder), str(size), origin, uri))
+    return hashlib.sha256(whole.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def _label_studio_path(site: Site, uri: str) -> str:
+    """``uri`` without the sub-path that Label Studio is served under, which it writes into some addresses."""
+    prefix = site.label_studio.path.rstrip("/")
+    return uri[len(prefix) :] if prefix and uri.startswith(prefix + "/") else uri
+
+
+def _url(address: str) -> httpx.URL:
+    try:
+        url = httpx.URL(address)
+        url.raw_host.decode("ascii")
+    except (httpx.InvalidURL, ValueError) as error:
+        raise ImageError(f"{shown_uri(address)!r} is no valid address") from error
+    return url.copy_with(fragment=None)
+
+
+def _inside(root: Path, relative: str) -> Path:
+    """The real path of ``relative``, proven to lie in ``root`` after every link is followed."""
+    refused = ImageError(f"the file {relative!r} lies outside LOCAL_FILES_DOCUMENT_ROOT, which is refused")
+    if "\0" in relative or ".." in relative.replace("\\", "/").split("/"):
+        raise refused
+    try:
+        path = (root / relative).resolve(strict=True)
+        if not path.is_relative_to(root.resolve(strict=True)):
+            raise refused
+    except (OSError, RuntimeError) as error:
+        raise ImageError(f"no file {relative!r} in LOCAL_FILES_DOCUMENT_ROOT") from error
+    return path
+
+
+def _read_regular_file(path: Path, relative: str, max_bytes: int) -> bytes:
+    try:
+        # O_NOFOLLOW: the last part was no link when it was checked and must not have become one.
+        # O_NONBLOCK: opening a named pipe would wait for its writer for ever.
+        handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+        with os.fdopen(handle, "rb") as file:
+            if not stat.S_ISREG(os.fstat(handle).st_mode):
+                raise ImageError(f"{relative!r} is no file")
+            data = file.read(max_bytes + 1)
+    except OSError as error:
+        raise ImageError(f"the file {relative!r} cannot be read: {error.strerror}") from error
+    if len(data) > max_bytes:
+        raise ImageError(f"the file has more than {max_bytes / 1e6:g} MB (CORESET_MAX_IMAGE_MB)")
+    return data

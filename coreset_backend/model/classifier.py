@@ -1,0 +1,189 @@
+"""A network with or without a head: embedding and predicting, image after image."""
+
+import contextlib
+import logging
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from ..errors import ConfigError, NotFinite, OutOfMemory
+from .backbones import Backbone
+
+EMBED_BATCH = 128
+Progress = Callable[[int, int], None]
+log = logging.getLogger(__name__)
+
+
+class PixelRows(Protocol):
+    """Images by row, uint8[n, size, size, 3] in RGB; an array, or images on disk that are read as asked."""
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+    def __len__(self) -> int: ...
+    def __getitem__(self, rows: NDArray[np.int64], /) -> NDArray[np.uint8]: ...
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Classifier:
+    """A network in evaluation mode; ``head`` is None as long as there was nothing to learn from.
+
+    ``size`` is the side in pixels of the images it was fitted on and takes. ``mirror``: the embedding
+    is the mean over the image and its mirror image.
+    """
+
+    backbone: Backbone
+    network: nn.Module
+    head: nn.Linear | None
+    size: int
+    multiple: bool
+    seed: int
+    device: torch.device
+    mirror: bool
+    description: str
+
+    @property
+    def classes(self) -> int:
+        """How many classes it tells apart; 0 without a head."""
+        return self.head.out_features if self.head else 0
+
+
+def device_named(name: str) -> torch.device:
+    """'auto' is a GPU if torch can use one, else the CPU; ConfigError for a device torch does not have."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise ConfigError(
+            f"torch cannot use the device {name!r}: {error}. Known are auto, cpu, cuda."
+        ) from error
+    return device
+
+
+def half_precision(device: torch.device) -> contextlib.AbstractContextManager[Any]:
+    """bfloat16 where the device computes with it, else nothing: same accuracy, up to twice as fast."""
+    if device.type == "cuda":
+        able = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        capabilities = torch.cpu.get_capabilities()
+        able = bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
+    return torch.autocast(device.type, torch.bfloat16) if able else contextlib.nullcontext()
+
+
+def images_from(pixels: NDArray[np.uint8] | Tensor, backbone: Backbone, device: torch.device) -> Tensor:
+    """uint8[k, size, size, 3] as the backbone's input: float32[k, 3, size, size], channels last."""
+    images = torch.as_tensor(pixels).to(device).permute(0, 3, 1, 2).float()
+    mean = torch.tensor(backbone.mean, device=device)[:, None, None] * 255
+    deviation = torch.tensor(backbone.deviation, device=device)[:, None, None] * 255
+    return (images - mean) / deviation
+
+
+def size_of(pixels: PixelRows, backbone: Backbone) -> int:
+    """The side of the images in pixels; ConfigError if the backbone cannot take it."""
+    shape = tuple(pixels.shape)
+    if len(shape) != 4 or shape[1] != shape[2] or shape[3] != 3:
+        raise ValueError(f"expected pixels of shape (n, size, size, 3), not {shape}")
+    if shape[1] < 16 or (not backbone.any_size and shape[1] != backbone.size):
+        wanted = "at least 16" if backbone.any_size else f"exactly {backbone.size}"
+        raise ConfigError(f"{backbone.name} takes images of {wanted} pixels, not of {shape[1]}.")
+    return int(shape[1])
+
+
+def halved(batch: int, error: RuntimeError) -> int:
+    """Half the batch if ``error`` says that memory ran out (OutOfMemory at 1); any other is raised again."""
+    if not isinstance(error, torch.OutOfMemoryError) and "can't allocate memory" not in str(error):
+        raise error
+    if batch == 1:
+        raise OutOfMemory(
+            "Not even one image fits into memory. Choose a smaller backbone or image size."
+        ) from error
+    log.warning("out of memory with %d images at a time: going on with %d", batch, batch // 2)
+    return batch // 2
+
+
+def embed(
+    classifier: Classifier, pixels: PixelRows, *, batch: int = EMBED_BATCH, progress: Progress | None = None
+) -> NDArray[np.float32]:
+    """float32[n, dimension]: the pooled features before the head. Raises NotFinite, OutOfMemory."""
+    return embed_and_predict(classifier, pixels, progress, batch=batch)[0]
+
+
+def predict(
+    classifier: Classifier, pixels: PixelRows, *, batch: int = EMBED_BATCH, progress: Progress | None = None
+) -> NDArray[np.float32] | None:
+    """float32[n, classes]: probabilities (adding up to 1, or one by one if multiple); None without a head."""
+    return embed_and_predict(classifier, pixels, progress, batch=batch)[1]
+
+
+def embed_and_predict(
+    classifier: Classifier,
+    pixels: PixelRows,
+    progress: Progress | None = None,
+    *,
+    batch: int = EMBED_BATCH,
+) -> tuple[NDArray[np.float32], NDArray[np.float32] | None]:
+    """Embeddings float32[n, dimension] and probabilities float32[n, classes], reading the pixels once.
+
+    The probabilities are None if the classifier has no head. Raises NotFinite, OutOfMemory.
+    """
+    if (size := size_of(pixels, classifier.backbone)) != classifier.size:
+        raise ValueError(f"the classifier takes images of {classifier.size} pixels, not of {size}")
+    embeddings = np.empty((len(pixels), classifier.backbone.dimension), np.float32)
+    probabilities = np.empty((len(pixels), classifier.classes), np.float32)
+    for rows, features, chances in _forward(classifier, pixels, batch):
+        embeddings[rows], probabilities[rows] = features, chances
+        if not np.isfinite(features).all():
+            raise NotFinite(_not_finite_advice(classifier, rows, features))
+        if progress:
+            progress(int(rows[-1]) + 1, len(pixels))
+    return embeddings, probabilities if classifier.head else None
+
+
+def _not_finite_advice(classifier: Classifier, rows: NDArray[np.int64], features: NDArray[np.float32]) -> str:
+    row = int(rows[~np.isfinite(features).all(1)][0])
+    return (
+        f"{classifier.backbone.name} gave an embedding that is not finite for row {row}. "
+        "Train again, or check the weights file."
+    )
+
+
+def _forward(
+    classifier: Classifier, pixels: PixelRows, batch: int
+) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float32], NDArray[np.float32]]]:
+    start = 0
+    while start < len(pixels):
+        rows = np.arange(start, min(start + batch, len(pixels)), dtype=np.int64)
+        try:
+            features, chances = _forward_rows(classifier, pixels[rows])
+        except RuntimeError as error:
+            batch = halved(batch, error)
+            continue
+        start += len(rows)
+        yield rows, features, chances
+
+
+@torch.inference_mode()
+def _forward_rows(
+    classifier: Classifier, pixels: NDArray[np.uint8]
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    features = features_of(classifier, images_from(pixels, classifier.backbone, classifier.device))
+    if classifier.head is None:
+        return features.cpu().numpy(), np.empty((len(features), 0), np.float32)
+    logits = classifier.head(features)
+    chances = logits.sigmoid() if classifier.multiple else logits.softmax(1)
+    return features.cpu().numpy(), chances.cpu().numpy()
+
+
+def features_of(classifier: Classifier, images: Tensor) -> Tensor:
+    """float32[k, dimension] of float32[k, 3, size, size]."""
+    with half_precision(classifier.device):
+        features: Tensor = classifier.network(images).float()
+        if classifier.mirror:
+            features = (features + classifier.network(images.flip(3)).float()) / 2
+    return features

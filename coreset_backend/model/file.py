@@ -1,0 +1,108 @@
+"""A classifier as one safetensors file: tensors, a JSON manifest, and a hash over both. No pickle."""
+
+import hashlib
+import json
+import os
+import secrets
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from ..errors import CorruptRound
+from .backbones import BACKBONES, PATCH_FEATURES
+from .classifier import Classifier, device_named
+
+FORMAT = 1
+
+
+def save_classifier(classifier: Classifier, path: Path) -> None:
+    """Write the classifier, whole or not at all: a reader never sees half a file."""
+    tensors = {f"network.{name}": value for name, value in classifier.network.state_dict().items()}
+    if classifier.head:
+        tensors |= {f"head.{name}": value for name, value in classifier.head.state_dict().items()}
+    tensors = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
+    manifest = json.dumps(
+        {
+            "format": FORMAT,
+            "backbone": classifier.backbone.name,
+            "classes": classifier.classes,
+            "multiple": classifier.multiple,
+            "size": classifier.size,
+            "seed": classifier.seed,
+            "mirror": classifier.mirror,
+            "description": classifier.description,
+        }
+    )
+    partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    try:
+        save_file(tensors, partial, {"classifier": manifest, "sha256": _digest(manifest, tensors)})
+        with partial.open("rb+") as file:
+            os.fsync(file.fileno())
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def load_classifier(path: Path, device: str = "auto") -> Classifier:
+    """The classifier in that file, on that device; CorruptRound if it is missing, torn or altered."""
+    manifest, tensors = _read(path)
+    if manifest.get("format") != FORMAT:
+        raise CorruptRound(path, f"its format is {manifest.get('format')}, but {FORMAT} was expected")
+    backbone = {**BACKBONES, PATCH_FEATURES.name: PATCH_FEATURES}.get(manifest["backbone"])
+    if backbone is None:
+        raise CorruptRound(path, f"its backbone {manifest['backbone']!r} is unknown")
+    place = device_named(device)
+    network, head = backbone.build(), None
+    try:
+        network.load_state_dict(_part(tensors, "network."), assign=True)
+        if manifest["classes"]:
+            head = nn.Linear(backbone.dimension, manifest["classes"], device="meta")
+            head.load_state_dict(_part(tensors, "head."), assign=True)
+            head.requires_grad_(False).to(place)
+    except RuntimeError as error:
+        raise CorruptRound(path, f"its tensors do not fit {backbone.name}: {error}") from error
+    network.eval().requires_grad_(False).to(place, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return Classifier(
+        backbone=backbone,
+        network=network,
+        head=head,
+        size=manifest["size"],
+        multiple=manifest["multiple"],
+        seed=manifest["seed"],
+        device=place,
+        mirror=manifest["mirror"],
+        description=manifest["description"],
+    )
+
+
+def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except FileNotFoundError as error:
+        raise CorruptRound(path, "the file of the classifier is missing") from error
+    except (OSError, SafetensorError) as error:
+        raise CorruptRound(path, f"it is not a whole safetensors file ({error})") from error
+    manifest = metadata.get("classifier", "")
+    if metadata.get("sha256") != _digest(manifest, tensors):
+        raise CorruptRound(path, "its content does not match the hash written with it")
+    fields: dict[str, Any] = json.loads(manifest)
+    return fields, tensors
+
+
+def _digest(manifest: str, tensors: Mapping[str, Tensor]) -> str:
+    digest = hashlib.sha256(manifest.encode())
+    for name, value in sorted(tensors.items()):
+        digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
+        digest.update(value.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def _part(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
