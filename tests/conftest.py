@@ -1,0 +1,50 @@
+"""A real Redis, a private store and settings for every test; nothing of the caller's environment."""
+
+import contextlib
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from redis import Redis
+
+from coreset_backend.backend import Backend, open_backend
+from coreset_backend.local import embedded_redis, wait_for_redis
+from coreset_backend.settings import Settings, environment_names
+
+
+@pytest.fixture(autouse=True)
+def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    ours = {name for names in environment_names().values() for name in names}
+    for name in set(os.environ) & ours:
+        monkeypatch.delenv(name)
+
+
+@pytest.fixture(scope="session")
+def redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of a real Redis of this session's own."""
+    with contextlib.ExitStack() as stack:
+        server, url = embedded_redis(tmp_path_factory.mktemp("redis"), stack)
+        server.start()
+        stack.callback(server.stop)
+        with Redis.from_url(url) as redis:
+            wait_for_redis(redis)
+        yield url
+
+
+@pytest.fixture
+def make_backend(redis_url: str, tmp_path: Path) -> Iterator[Callable[..., Backend]]:
+    """Makes backends on an empty Redis and a store in the test's folder; settings by name."""
+    opened: list[Backend] = []
+
+    def make(**given: Any) -> Backend:
+        known: dict[str, Any] = {"redis_url": redis_url, "model_dir": tmp_path / "data", "debounce_seconds": 0}
+        opened.append(open_backend(Settings(**{**known, **given})))
+        return opened[-1]
+
+    with Redis.from_url(redis_url) as redis:
+        redis.flushall()
+    yield make
+    for backend in opened:
+        backend.close()
