@@ -270,5 +270,6 @@ def introduce(
     report(
         f"\nOpen   {server.url}/projects/{project_id}/data\n"
         f"User   {server.login.email}\nPassword   {server.login.password}\n"
-        f"and press 'Label All Tasks'. After {settings.batch_size} labels the next batch is chosen by itself.\n"
+        "and press 'Label All Tasks'. "
+        f"After {settings.batch_size} labels the next batch is chosen by itself.\n"
     )

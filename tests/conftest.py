@@ -39,7 +39,11 @@ def make_backend(redis_url: str, tmp_path: Path) -> Iterator[Callable[..., Backe
     opened: list[Backend] = []
 
     def make(**given: Any) -> Backend:
-        known: dict[str, Any] = {"redis_url": redis_url, "model_dir": tmp_path / "data", "debounce_seconds": 0}
+        known: dict[str, Any] = {
+            "redis_url": redis_url,
+            "model_dir": tmp_path / "data",
+            "debounce_seconds": 0,
+        }
         opened.append(open_backend(Settings(**{**known, **given})))
         return opened[-1]
 

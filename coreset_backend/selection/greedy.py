@@ -45,9 +45,7 @@ class _Front:
     threshold: float
 
     def keep(self, kept: NDArray[np.bool_]) -> "_Front":
-        return _Front(
-            self.rows[kept], self.points[kept], self.norms[kept], self.bounds[kept], self.threshold
-        )
+        return _Front(self.rows[kept], self.points[kept], self.norms[kept], self.bounds[kept], self.threshold)
 
 
 class Coverage:

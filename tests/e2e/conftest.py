@@ -52,7 +52,9 @@ class Annotator:
     def next_task(self, project_id: int) -> int | None:
         """'Label All Tasks': the id of the task shown, None when Label Studio has none to show."""
         answer = self.http.post(
-            "/api/dm/actions/", params={"id": "next_task", "project": project_id}, json={"project": project_id}
+            "/api/dm/actions/",
+            params={"id": "next_task", "project": project_id},
+            json={"project": project_id},
         )
         return None if answer.status_code == 404 else int(answer.raise_for_status().json()["id"])
 
@@ -84,7 +86,12 @@ def new_annotator(label_studio: demo.LabelStudioServer) -> Iterator[Callable[[st
         page = http.get("/user/signup/").text
         token = re.search(r'name="csrfmiddlewaretoken" value="([^"]+)"', page)
         assert token, "the sign-up form has no CSRF token"
-        form = {"csrfmiddlewaretoken": token[1], "email": email, "password": "correct horse", "allow_newsletters": ""}
+        form = {
+            "csrfmiddlewaretoken": token[1],
+            "email": email,
+            "password": "correct horse",
+            "allow_newsletters": "",
+        }
         answer = http.post("/user/signup/", data=form, headers={"Referer": label_studio.url})
         assert answer.status_code == 302, answer.text[:500]
         key = http.get("/api/current-user/token").raise_for_status().json()["token"]
@@ -121,11 +128,9 @@ class Stack:
             newest = self.status(project_id)["round"]
             return newest if newest and newest["number"] >= number and newest["published"] else None
 
-        try:
-            return wait_until(published, f"round {number} of project {project_id}", seconds)
-        except pytest.fail.Exception:
-            print(self.log.read_text()[-6000:])
-            raise
+        return wait_until(
+            published, f"round {number} of project {project_id}; {self.log} may say why", seconds
+        )
 
 
 @pytest.fixture(scope="session")

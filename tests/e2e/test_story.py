@@ -1,11 +1,16 @@
 """The whole story on a real Label Studio, asserted on what it serves, not on our own records."""
 
+import contextlib
+import os
+import signal
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
+from conftest import wait_until
 
 from coreset_backend import demo
 from coreset_backend.demo_images import CLASSES, make_images
@@ -103,3 +108,60 @@ def test_a_wrong_token_is_refused_with_the_fix(stack: Any, project_id: int, tmp_
     assert refused.returncode == 2
     assert "LABEL_STUDIO_API_KEY" in refused.stderr
     assert "Traceback" not in refused.stderr
+
+
+def test_the_trained_model_beats_chance_on_the_hold_out(
+    stack: Any, admin: httpx.Client, project_id: int, truth: dict[str, str]
+) -> None:
+    """Label most of the pool through the API, start a round, and look at what was never trained on."""
+    number = stack.wait_for_round(project_id, 1)["number"]
+    page = admin.get(
+        "/api/tasks/", params={"project": project_id, "page_size": 200, "include": "id,is_labeled"}
+    )
+    for task in page.json()["tasks"]:
+        if not task["is_labeled"]:
+            region = {"from_name": "label", "to_name": "image", "type": "choices"}
+            value = {"value": {"choices": [true_class(admin, truth, task["id"])]}}
+            body = {"result": [region | value]}
+            admin.post(f"/api/tasks/{task['id']}/annotations/", json=body).raise_for_status()
+
+    def well_trained() -> Any:
+        newest = stack.status(project_id)["round"]
+        trained = newest["number"] > number and newest["published"] and newest["training"]
+        return newest["training"] if trained and newest["training"]["n_holdout"] >= 35 else None
+
+    training = wait_until(well_trained, "a round on 200 labels", 240)
+    assert training["holdout_accuracy"] > 0.55  # the commonest class is 40 % of the pool
+
+
+def test_a_worker_killed_in_mid_round_loses_nothing(stack: Any, admin: httpx.Client, project_id: int) -> None:
+    before = stack.wait_for_round(project_id, 1)
+    stack.cli("start", "--project", str(project_id))
+
+    def running() -> list[int]:
+        progress = stack.status(project_id)["progress"]
+        busy = progress.get("state") == "running" and progress.get("phase") in ("images", "fit", "embed")
+        return work_processes(stack) if busy else []
+
+    for pid in wait_until(running, "a round in the middle"):
+        os.kill(pid, signal.SIGKILL)
+    killed = time.monotonic()
+    served = admin.get(f"/api/projects/{project_id}/").json()["model_version"]
+    assert served == before["published"]["version"]
+    after = stack.wait_for_round(project_id, before["number"] + 1)
+    assert time.monotonic() - killed < 60 + after["timings"]["fit"] + after["timings"]["embed"]
+    assert after["published"]["serves"][: len(after["batch"])] == after["batch"]
+    versions = admin.get(f"/api/projects/{project_id}/model-versions/").json()
+    assert [version for version in versions if version.startswith("coreset-")] == [after["model_version"]]
+
+
+def work_processes(stack: Any) -> list[int]:
+    """The worker and its children: every process whose command is ours and says work."""
+    found = []
+    for entry in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            command = (entry / "cmdline").read_bytes().split(b"\0")
+            environment = (entry / "environ").read_bytes()
+            if b"work" in command and stack.environment["MODEL_DIR"].encode() in environment:
+                found.append(int(entry.name))
+    return found

@@ -1,0 +1,70 @@
+"""What an annotator sees: the real page in a real browser."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from selenium import webdriver
+from selenium.webdriver.common.by import By
+from selenium.webdriver.support.ui import WebDriverWait
+
+from coreset_backend import demo
+from coreset_backend.demo_images import CLASSES, make_images
+
+pytestmark = pytest.mark.e2e
+CHROMIUM = Path("/usr/bin/chromium")
+DRIVER = Path("/usr/bin/chromedriver")
+QUIET = ("background-networking", "component-update", "sync", "quic", "gpu", "dev-shm-usage")
+
+
+@pytest.fixture
+def browser(tmp_path: Path) -> Iterator[webdriver.Chrome]:
+    if not (CHROMIUM.exists() and DRIVER.exists()):
+        pytest.skip("Chromium is not installed; `apt-get install chromium chromium-driver`")
+    options = webdriver.ChromeOptions()
+    options.binary_location = str(CHROMIUM)
+    for flag in (
+        "--headless=new",
+        "--no-sandbox",
+        "--no-first-run",
+        f"--user-data-dir={tmp_path / 'profile'}",
+    ):
+        options.add_argument(flag)
+    for part in QUIET:
+        options.add_argument(f"--disable-{part}" if part != "dev-shm-usage" else "--disable-dev-shm-usage")
+    options.add_argument("--window-size=1400,900")
+    driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(str(DRIVER)))
+    yield driver
+    driver.quit()
+
+
+def test_label_all_tasks_opens_the_first_of_the_batch(
+    stack: Any, label_studio: demo.LabelStudioServer, browser: webdriver.Chrome, tmp_path: Path
+) -> None:
+    make_images(label_studio.document_root / "browser", 60, seed=3)
+    login = label_studio.login
+    project_id = demo.create_demo_project(
+        label_studio.url, login.token, label_studio.document_root / "browser", "Seen in a browser", CLASSES
+    )
+    assert stack.cli("connect", "--project", str(project_id)).returncode == 0
+    batch = stack.wait_for_round(project_id, 1)["batch"]
+
+    wait = WebDriverWait(browser, 60)
+    browser.get(f"{label_studio.url}/user/login/")
+    browser.find_element(By.NAME, "email").send_keys(login.email)
+    browser.find_element(By.NAME, "password").send_keys(login.password)
+    browser.find_element(By.CSS_SELECTOR, "button[type=submit]").click()
+    wait.until(lambda page: "/login" not in page.current_url)
+    browser.get(f"{label_studio.url}/projects/{project_id}/data")
+    button = "//button[contains(., 'Label') and contains(., 'All Tasks')]"
+    wait.until(lambda page: page.find_elements(By.XPATH, button))[0].click()
+    wait.until(lambda page: f"#{batch[0]}" in page.find_element(By.TAG_NAME, "body").text)
+    browser.save_screenshot(str(tmp_path / "first.png"))
+
+    submit = "//button[contains(., 'Submit')]"
+    wait.until(lambda page: page.find_elements(By.XPATH, submit))
+    choice = f"//label[contains(., '{CLASSES[0]}')]"
+    wait.until(lambda page: page.find_elements(By.XPATH, choice))[0].click()
+    browser.find_elements(By.XPATH, submit)[0].click()
+    wait.until(lambda page: f"#{batch[1]}" in page.find_element(By.TAG_NAME, "body").text)

@@ -1,0 +1,99 @@
+"""The arrows of the house: who may import whom, and one door for each library."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parent.parent / "coreset_backend"
+PURE = {"errors", "settings", "project", "selection"}
+WORLD = {"images", "addresses", "model", "neighbors", "store", "label_studio"}
+MAY_IMPORT = {
+    **{room: {"errors"} for room in PURE | {"images", "addresses", "model"}},
+    "images": {"errors", "addresses"},
+    "neighbors": {"errors", "selection"},
+    "store": {"errors", "project"},
+    "label_studio": {"errors", "project"},
+    "connect": {"errors", "project", "label_studio"},
+    "rounds": PURE | WORLD | {"backend"},
+    "backend": {"errors", "settings", "label_studio", "store", "images"},
+}
+DOORS = {
+    "torch": {"model"},
+    "torchvision": {"model"},
+    "annoy": {"neighbors"},
+    "flask": {"web"},
+    "click": {"cli"},
+    "highspy": {"selection"},
+    "rq": {"jobs", "backend"},
+    "PIL": {"images", "demo_images"},
+}
+
+
+def imports() -> list[tuple[str, str]]:
+    """(room, dotted name) of every import anywhere in the package."""
+    found = []
+    for path in PACKAGE.rglob("*.py"):
+        room = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Import):
+                found += [(room, alias.name) for alias in node.names]
+            elif isinstance(node, ast.ImportFrom) and node.module:
+                inside = (
+                    "coreset_backend."
+                    if node.level == 2
+                    else f"coreset_backend.{room}."
+                    if node.level
+                    else ""
+                )
+                found.append((room, inside + node.module))
+                if node.module == "coreset_backend":
+                    found += [(room, f"coreset_backend.{alias.name}") for alias in node.names]
+    return found
+
+
+def test_rooms_import_only_what_they_may() -> None:
+    wrong = []
+    for room, name in imports():
+        head, _, rest = name.partition(".")
+        target = rest.partition(".")[0]
+        if head == "coreset_backend" and target and room in MAY_IMPORT and target != room:
+            if target not in MAY_IMPORT[room] and not target.startswith("__"):
+                wrong.append(f"{room} imports {target}")
+    assert not wrong
+
+
+def test_each_library_has_its_door() -> None:
+    wrong = [
+        f"{room} imports {name}"
+        for room, name in imports()
+        if room not in DOORS.get(name.split(".")[0], {room})
+    ]
+    assert not wrong
+
+
+def test_no_pickle() -> None:
+    assert not [
+        room for room, name in imports() if name.split(".")[0] in ("pickle", "cPickle", "dill", "joblib")
+    ]
+
+
+@pytest.mark.parametrize(
+    ("module", "absent"),
+    [
+        ("web", ("torch", "annoy", "PIL", "scipy.optimize", "label_studio_ml")),
+        ("selection", ("torch", "flask", "redis", "annoy", "rq")),
+        ("project", ("numpy.random._pickle_none", "httpx", "flask", "torch")),
+    ],
+)
+def test_importing_loads_only_what_is_needed(module: str, absent: tuple[str, ...]) -> None:
+    code = f"import sys, coreset_backend.{module}; print([m for m in {absent!r} if m in sys.modules])"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert loaded.stdout.strip() == "[]"
+
+
+def test_only_settings_and_the_process_tree_read_the_environment() -> None:
+    readers = {path.stem for path in PACKAGE.rglob("*.py") if "os.environ" in path.read_text()}
+    assert readers <= {"settings", "local", "cli"}

@@ -1,0 +1,124 @@
+import json
+import stat
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from coreset_backend.errors import CorruptRound, RoundNotFound
+from coreset_backend.project import Labels
+from coreset_backend.store import Round, Store, StoredRound
+
+LABELS = Labels("label", "image", ("cat", "dog"), multiple=False)
+
+
+def record(number: int = 1, **given: Any) -> Round:
+    known: dict[str, Any] = {
+        "project_id": 7,
+        "number": number,
+        "model_version": f"coreset-{number}-now",
+        "fingerprint": "f",
+        "taken_at": "2026-01-01T00:00:00+00:00",
+        "strategy": "k_center",
+        "backbone": "small_cnn",
+        "seed": 0,
+        "labels": LABELS,
+        "batch": (3, 1),
+        "reserve": (2,),
+        "distances": (3.0, 2.0, 1.0),
+        "radius_before": None,
+        "radius_after": 1.5,
+        "training": None,
+        "holdout": (),
+        "counts": {"pool": 0},
+        "failures": (),
+        "timings": {"fit": 0.5},
+    }
+    return Round(**{**known, **given})
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store(tmp_path / "data")
+
+
+def save(store: Store, **given: Any) -> StoredRound:
+    with store.draft(7) as draft:
+        return draft.save(record(draft.number, **given), {"task_ids": np.array([1, 2, 3])})
+
+
+def test_a_round_comes_back_as_it_was_saved(store: Store) -> None:
+    saved = save(store)
+    found = store.open(7, 1)
+    assert found.record == saved.record
+    assert found.array("task_ids").tolist() == [1, 2, 3]
+    assert found.publication is None
+    found.mark_published({"sent": 3})
+    assert store.open(7, 1).publication == {"sent": 3}
+
+
+def test_a_draft_that_is_not_saved_leaves_nothing(store: Store) -> None:
+    with pytest.raises(KeyError), store.draft(7) as draft:
+        (draft.path / "half.npy").write_bytes(b"half")
+        raise KeyError
+    assert store.numbers(7) == []
+    assert list((store.root / "projects/7").iterdir()) == []
+
+
+def test_what_a_killed_worker_left_is_removed_by_the_next_draft(store: Store) -> None:
+    store.register(7)
+    torn = store.root / "projects/7/.draft-1-dead"
+    torn.mkdir()
+    save(store)
+    assert not torn.exists()
+    assert store.numbers(7) == [1]
+
+
+@pytest.mark.parametrize("name", ["round.json", "task_ids.npy"])
+def test_a_flipped_byte_is_noticed(store: Store, name: str) -> None:
+    path = save(store).path / name
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(CorruptRound, match=name):
+        store.open(7, 1).array("task_ids")
+
+
+def test_latest_passes_over_a_corrupt_round(store: Store, caplog: pytest.LogCaptureFixture) -> None:
+    save(store)
+    (save(store).path / "round.json").write_text("{}")
+    latest = store.latest(7)
+    assert latest and latest.record.number == 1
+    assert "passed over" in caplog.text
+
+
+def test_prune_keeps_the_newest_and_numbers_go_on(store: Store) -> None:
+    for _ in range(4):
+        save(store)
+    store.prune(7, keep=2)
+    assert store.numbers(7) == [3, 4]
+    assert save(store).record.number == 5
+
+
+def test_a_round_that_is_not_there_is_named(store: Store) -> None:
+    with pytest.raises(RoundNotFound, match="Project 7 has no round 9"):
+        store.open(7, 9)
+
+
+def test_the_webhook_secret_is_made_once_and_is_private(store: Store) -> None:
+    secret = store.webhook_secret()
+    assert len(secret) > 30
+    assert Store(store.root).webhook_secret() == secret
+    assert stat.S_IMODE((store.root / "webhook-secret").stat().st_mode) == 0o600
+
+
+def test_no_array_is_read_as_a_pickle(store: Store) -> None:
+    with pytest.raises(ValueError, match="pickle"), store.draft(7) as draft:
+        draft.save(record(), {"task_ids": np.array([object()])})
+    assert store.numbers(7) == []
+
+
+def test_the_record_is_plain_json(store: Store) -> None:
+    body = (save(store).path / "round.json").read_bytes().partition(b"\n")[2]
+    assert json.loads(body)["batch"] == [3, 1]
