@@ -187,7 +187,8 @@ def reconcile_job() -> str:
 def read_progress(backend: Backend, project_id: int) -> dict[str, Any]:
     """How far the project's round is: ``state`` is idle, waiting, running or failed.
 
-    Also ``phase``, ``done``, ``total``, ``reason``, ``error`` and ``at`` (Unix time) where known. Raises QueueError when Redis does not answer.
+    Also ``phase``, ``done``, ``total``, ``reason``, ``error`` and ``at`` (Unix time) where known. Raises
+    QueueError when Redis does not answer.
     """
     try:
         written = json.loads(backend.redis.get(_key(project_id, "progress")) or "{}")

@@ -57,11 +57,10 @@ def imports() -> list[tuple[str, str]]:
 def test_rooms_import_only_what_they_may() -> None:
     wrong = []
     for room, name in imports():
-        head, _, rest = name.partition(".")
-        target = rest.partition(".")[0]
-        if head == "coreset_backend" and target and room in MAY_IMPORT and target != room:
-            if target not in MAY_IMPORT[room] and not target.startswith("__"):
-                wrong.append(f"{room} imports {target}")
+        target = name.removeprefix("coreset_backend.").partition(".")[0]
+        ours = name.startswith("coreset_backend.") and target not in (room, "__version__")
+        if ours and target not in MAY_IMPORT.get(room, {target}):
+            wrong.append(f"{room} imports {target}")
     assert not wrong
 
 
@@ -75,9 +74,10 @@ def test_each_library_has_its_door() -> None:
 
 
 def test_no_pickle() -> None:
-    assert not [
-        room for room, name in imports() if name.split(".")[0] in ("pickle", "cPickle", "dill", "joblib")
-    ]
+    """Nothing is ever loaded from a pickle; the name of its error may be caught."""
+    sources = {path.name: path.read_text() for path in PACKAGE.rglob("*.py")}
+    forbidden = ("import pickle", "pickle.load", "weights_only=False", "allow_pickle=True", "joblib", "dill")
+    assert not [(name, word) for name, text in sources.items() for word in forbidden if word in text]
 
 
 @pytest.mark.parametrize(
@@ -85,7 +85,7 @@ def test_no_pickle() -> None:
     [
         ("web", ("torch", "annoy", "PIL", "scipy.optimize", "label_studio_ml")),
         ("selection", ("torch", "flask", "redis", "annoy", "rq")),
-        ("project", ("numpy.random._pickle_none", "httpx", "flask", "torch")),
+        ("project", ("httpx", "flask", "torch")),
     ],
 )
 def test_importing_loads_only_what_is_needed(module: str, absent: tuple[str, ...]) -> None:

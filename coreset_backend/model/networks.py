@@ -64,7 +64,7 @@ class PatchFeatures(nn.Module):
     def quadrants(self, images: Tensor) -> Tensor:
         """float[k, 4 * CENTROIDS]; the root tames centroids that answer everywhere (sky, wall)."""
         near = F.relu(self.centroids(self.stem(images)))
-        pooled: Tensor = F.adaptive_avg_pool2d(near, 2)  # type: ignore[no-untyped-call]
+        pooled: Tensor = F.adaptive_avg_pool2d(near, 2)
         return pooled.flatten(1).sqrt()
 
     def forward(self, images: Tensor) -> Tensor:
@@ -87,7 +87,8 @@ def fit_stem(stem: nn.Conv2d, images: Tensor, generator: torch.Generator) -> Ten
     with torch.no_grad():
         stem.weight.copy_(whiten.reshape_as(stem.weight))
         _bias(stem).copy_(-whiten @ mean)
-    return ((patches - mean) @ whiten.T).float()
+    whitened: Tensor = ((patches - mean) @ whiten.T).float()
+    return whitened
 
 
 def initialize(network: nn.Module, generator: torch.Generator) -> None:

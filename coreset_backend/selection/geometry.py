@@ -27,12 +27,14 @@ def sample_mean(vectors: Vectors, size: int = 4096) -> NDArray[np.float32]:
     """
     step = -(-len(vectors) // size)
     with np.errstate(over="ignore", invalid="ignore"):
-        return np.mean(vectors[::step], axis=0, dtype=np.float64).astype(np.float32)
+        mean: Floats = np.asarray(vectors[::step].mean(axis=0, dtype=np.float64), dtype=np.float32)
+    return mean
 
 
 def squared_norms(block: Vectors) -> Floats:
     """|x|² of every row of float32[m, d]: float32[m]; inf or NaN where the row is not usable."""
-    return np.einsum("ij,ij->i", block, block)
+    norms: Floats = np.einsum("ij,ij->i", block, block)
+    return norms
 
 
 def require_finite(vectors: Vectors, norms: Floats) -> None:

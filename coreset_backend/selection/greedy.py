@@ -113,7 +113,8 @@ class Coverage:
     def _compare_all_rows(self) -> float:
         """Bounds every row by the first centers; returns the largest squared length."""
         norms = np.empty(len(self.vectors), dtype=np.float32)
-        centers = -2 * self._centers[:FIRST_CENTERS]
+        known = min(FIRST_CENTERS, len(self.center_rows))  # behind them lies room for those to come
+        centers = -2 * self._centers[:known]
         for block in blocks(*self.vectors.shape):
             with np.errstate(over="ignore", invalid="ignore"):
                 points = shifted(self.vectors, block, self._shift)
@@ -312,7 +313,8 @@ def distances_in_order(vectors: Vectors, center_rows: Rows, rows: Rows) -> Float
         squared = norms[start:, None] + norms[part] - 2 * (points[start:] @ points[part].T)
         squared[np.triu_indices(len(squared), m=squared.shape[1])] = np.inf
         np.minimum(nearest[start:], squared.min(axis=1), out=nearest[start:])
-    return np.sqrt(np.maximum(nearest, 0)).astype(np.float32)
+    distances: Floats = np.sqrt(np.maximum(nearest, 0)).astype(np.float32)
+    return distances
 
 
 def _catch_up(coverage: Coverage, pool: Pool) -> None:
