@@ -18,7 +18,8 @@ from PIL import Image, UnidentifiedImageError
 
 from coreset_backend.errors import ImageError
 
-FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "GIF", "BMP", "TIFF")
+# Pillow reads MPO, what phones write, through its door for JPEG, and knows no other by that name.
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
 # Part of the cache's key: raise it whenever the same bytes would give other pixels.
 DECODER = 1
 

@@ -36,11 +36,12 @@ def browser(tmp_path: Path) -> Iterator[webdriver.Chrome]:
     options.add_argument("--window-size=1400,900")
     driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(str(DRIVER)))
     yield driver
+    driver.save_screenshot(str(tmp_path / "last.png"))
     driver.quit()
 
 
 def test_label_all_tasks_opens_the_first_of_the_batch(
-    stack: Any, label_studio: demo.LabelStudioServer, browser: webdriver.Chrome, tmp_path: Path
+    stack: Any, label_studio: demo.LabelStudioServer, browser: webdriver.Chrome
 ) -> None:
     make_images(label_studio.document_root / "browser", 60, seed=3)
     login = label_studio.login
@@ -60,7 +61,6 @@ def test_label_all_tasks_opens_the_first_of_the_batch(
     button = "//button[contains(., 'Label') and contains(., 'All Tasks')]"
     wait.until(lambda page: page.find_elements(By.XPATH, button))[0].click()
     wait.until(lambda page: f"#{batch[0]}" in page.find_element(By.TAG_NAME, "body").text)
-    browser.save_screenshot(str(tmp_path / "first.png"))
 
     submit = "//button[contains(., 'Submit')]"
     wait.until(lambda page: page.find_elements(By.XPATH, submit))

@@ -1,0 +1,141 @@
+import io
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any, ClassVar
+
+import httpx
+import numpy as np
+import pytest
+from PIL import Image
+
+from coreset_backend.errors import TooManyImageFailures
+from coreset_backend.images import open_images
+
+
+def picture(kind: str = "JPEG", mode: str = "RGB", size: tuple[int, int] = (80, 60), **options: Any) -> bytes:
+    body = io.BytesIO()
+    Image.new("RGB", size, (200, 40, 40)).convert(mode).save(body, kind, **options)
+    return body.getvalue()
+
+
+class Wire(BaseHTTPRequestHandler):
+    """A web server that serves FILES, asks for the token below /data/, and remembers what it was asked."""
+
+    FILES: ClassVar[dict[str, bytes]] = {}
+    asked: ClassVar[list[tuple[str, str | None]]] = []
+
+    def do_GET(self) -> None:
+        self.asked.append((self.path, self.headers.get("Authorization")))
+        body = self.FILES.get(self.path)
+        locked = self.path.startswith("/data/") and self.headers.get("Authorization") != "Token t"
+        self.send_response(401 if locked else 404 if body is None else 200)
+        self.end_headers()
+        self.wfile.write(b"" if locked or body is None else body)
+
+    def log_message(self, *_: object) -> None:
+        """Say nothing."""
+
+
+class Token(httpx.Auth):
+    def auth_flow(self, request: httpx.Request) -> Any:
+        request.headers["Authorization"] = "Token t"
+        yield request
+
+
+@pytest.fixture
+def server() -> Iterator[str]:
+    Wire.FILES.clear()
+    Wire.asked.clear()
+    http = ThreadingHTTPServer(("127.0.0.1", 0), Wire)
+    thread = threading.Thread(target=http.serve_forever, args=(0.05,))
+    thread.start()
+    yield f"http://127.0.0.1:{http.server_port}"
+    http.shutdown()
+    thread.join()
+    http.server_close()
+
+
+@pytest.fixture
+def images(server: str, tmp_path: Path) -> Iterator[Any]:
+    opened = open_images(
+        label_studio_url=server, auth=Token(), cache_dir=tmp_path / "cache", max_failed_share=0.9
+    )
+    yield opened
+    opened.close()
+
+
+READABLE = {
+    "plain.jpg": picture(),
+    "grey.png": picture("PNG", "L"),
+    "palette.gif": picture("GIF", "P"),
+    "alpha.png": picture("PNG", "RGBA"),
+    "cmyk.jpg": picture("JPEG", "CMYK"),
+    "one_bit.png": picture("PNG", "1"),
+    "picture.webp": picture("WEBP"),
+}
+
+
+def test_every_readable_kind_becomes_pixels_in_the_order_asked(images: Any) -> None:
+    Wire.FILES.update({f"/data/upload/1/{name}": body for name, body in READABLE.items()})
+    pixels, failures = images.fetch(
+        [(n, f"/data/upload/1/{name}") for n, name in enumerate(READABLE, 10)], 32
+    )
+    assert failures == []
+    assert pixels.task_ids.tolist() == list(range(10, 10 + len(READABLE)))
+    assert pixels.shape == (len(READABLE), 32, 32, 3)
+    red = pixels[np.array([0])][0].reshape(-1, 3).mean(0)
+    np.testing.assert_allclose(red, (200, 40, 40), atol=6)
+
+
+def test_a_bad_image_is_a_failure_with_its_reason_and_the_rest_goes_on(images: Any) -> None:
+    good = picture()
+    Wire.FILES.update(
+        {
+            "/data/upload/1/good.jpg": good,
+            "/data/upload/1/torn.jpg": good[: len(good) // 2],
+            "/data/upload/1/empty.jpg": b"",
+            "/data/upload/1/login.jpg": b"<!DOCTYPE html><html><title>Log in</title></html>",
+        }
+    )
+    names = ["good.jpg", "torn.jpg", "empty.jpg", "login.jpg", "missing.jpg"]
+    tasks: list[tuple[int, str | None]] = [(n, f"/data/upload/1/{name}") for n, name in enumerate(names)]
+    pixels, failures = images.fetch([*tasks, (9, None), (10, "file:///etc/passwd")], 32)
+    assert pixels.task_ids.tolist() == [0]
+    assert [failure.task_id for failure in failures] == [1, 2, 3, 4, 9, 10]
+    assert all(failure.reason for failure in failures)
+
+
+def test_private_addresses_are_refused_and_the_token_stays_with_label_studio(
+    images: Any, server: str
+) -> None:
+    Wire.FILES["/data/upload/1/a.jpg"] = picture()
+    elsewhere = [
+        "http://localhost:9/a.jpg",
+        "http://169.254.169.254/latest",
+        "http://[::1]/a",
+        "http://2130706433/",
+    ]
+    tasks = [(0, "/data/upload/1/a.jpg"), *enumerate(elsewhere, 1)]
+    pixels, failures = images.fetch(tasks, 32)
+    assert pixels.task_ids.tolist() == [0]
+    assert len(failures) == 4
+    assert Wire.asked == [("/data/upload/1/a.jpg", "Token t")]
+
+
+def test_a_pool_once_fetched_needs_no_network(images: Any) -> None:
+    Wire.FILES["/data/upload/1/a.jpg"] = picture()
+    first, _ = images.fetch([(1, "/data/upload/1/a.jpg")], 32)
+    Wire.FILES.clear()
+    again, failures = images.fetch([(1, "/data/upload/1/a.jpg")], 32)
+    assert failures == []
+    np.testing.assert_array_equal(again[np.array([0])], first[np.array([0])])
+    assert len(Wire.asked) == 1
+
+
+def test_a_pool_of_failures_stops_the_round(server: str, tmp_path: Path) -> None:
+    opened = open_images(label_studio_url=server, auth=Token(), cache_dir=tmp_path / "cache")
+    with pytest.raises(TooManyImageFailures, match="100%"):
+        opened.fetch([(1, "/data/upload/1/none.jpg"), (2, None)], 32)
+    opened.close()
