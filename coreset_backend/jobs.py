@@ -80,7 +80,8 @@ def _still_waits(backend: Backend, waiting: str) -> bool:
 def _queue(backend: Backend, project_id: int, job_id: str, delay: float) -> None:
     options: dict[str, Any] = {
         "job_id": job_id,
-        "retry": Retry(max=3, interval=[10, 30, 60]),
+        # The first at once: a killed worker's scheduler holds its lock for another minute.
+        "retry": Retry(max=3, interval=[0, 30, 60]),
         "result_ttl": 3600,
         "failure_ttl": DAY,
     }
@@ -99,7 +100,8 @@ def run_round_job(project_id: int) -> str:
     backend = open_backend(read_settings(), patient=True)
     with contextlib.closing(backend):
         lease = backend.redis.lock(_key(project_id, "lease"), timeout=LEASE_SECONDS, thread_local=False)
-        if not lease.acquire(blocking=False):
+        # Long enough for the lease of a killed worker to run out.
+        if not lease.acquire(blocking_timeout=LEASE_SECONDS + 5):
             job_id = f"round-{project_id}-{secrets.token_hex(4)}"
             backend.redis.set(_key(project_id, "waiting"), job_id, ex=DAY)
             _queue(backend, project_id, job_id, BUSY_RETRY_SECONDS)
