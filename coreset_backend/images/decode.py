@@ -76,7 +76,7 @@ def _opened_image(data: bytes, max_pixels: int) -> Image.Image:
     if width * height > max_pixels:
         raise ImageError(
             f"the image has {width}x{height} = {width * height / 1e6:.0f} megapixels, "
-            f"more than the {max_pixels / 1e6:g} allowed (CORESET_MAX_MEGAPIXELS)"
+            f"more than the {max_pixels / 1e6:g} allowed"
         )
     return image
 

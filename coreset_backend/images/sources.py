@@ -86,7 +86,7 @@ def read_data(site: Site, task_id: int, uri: str) -> bytes:
     if not comma:
         raise ImageError("the data: address has no comma, so there is no image in it")
     if len(body) > site.max_bytes * 4 / 3 + 4:
-        raise ImageError(f"the file has more than {site.max_bytes / 1e6:g} MB (CORESET_MAX_IMAGE_MB)")
+        raise ImageError(f"the file has more than the {site.max_bytes / 1e6:g} MB allowed")
     data = unquote_to_bytes(body)
     try:
         return base64.b64decode(data, validate=True) if head.lower().endswith(";base64") else data
@@ -175,5 +175,5 @@ def _read_regular_file(path: Path, relative: str, max_bytes: int) -> bytes:
     except OSError as error:
         raise ImageError(f"the file {relative!r} cannot be read: {error.strerror}") from error
     if len(data) > max_bytes:
-        raise ImageError(f"the file has more than {max_bytes / 1e6:g} MB (CORESET_MAX_IMAGE_MB)")
+        raise ImageError(f"the file has more than the {max_bytes / 1e6:g} MB allowed")
     return data

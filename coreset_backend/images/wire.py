@@ -29,6 +29,7 @@ _WORTH_ANOTHER_TRY = (408, 425, 429, 500, 502, 503, 504)
 # Where Label Studio serves files. Nothing else there gets the token, so that a task's URL cannot make us
 # call its API with our rights.
 _FILE_PATHS = ("/data/", "/storage-data/", "/tasks/", "/projects/")
+_SHORT_BODY = 65_536
 _HEADERS = {"Accept": "image/*,*/*;q=0.5", "Accept-Encoding": "identity", "User-Agent": "coreset-backend"}
 
 
@@ -238,6 +239,7 @@ class Wire:
                 if response.status_code not in _REDIRECTS:
                     return self._body(url, response)
                 url = self._redirected_url(url, response)
+                _drain(response)
         raise ImageError(f"more than {self._limits.max_redirects} redirects; the last led to {url.host}")
 
     @contextlib.contextmanager
@@ -267,7 +269,7 @@ class Wire:
         if response.status_code != 200:
             raise self._status_failure(url, response)
         limit = self._limits.max_bytes
-        too_large = ImageError(f"the file has more than {limit / 1e6:g} MB (CORESET_MAX_IMAGE_MB)")
+        too_large = ImageError(f"the file has more than the {limit / 1e6:g} MB allowed")
         if _whole_number(response.headers.get("content-length", "0")) > limit:
             raise too_large
         body = bytearray()
@@ -352,6 +354,16 @@ def _readable_failures(url: httpx.URL, limits: Limits) -> Iterator[None]:
         raise Unanswered(f"{url.host}:{_port(url)} does not accept connections") from error
     except (httpcore.NetworkError, httpcore.ProtocolError) as error:
         raise Unanswered(f"the connection to {url.host} broke off") from error
+
+
+def _drain(response: httpx.Response) -> None:
+    """Read the few bytes of a redirect, so that its connection can be used again."""
+    if _whole_number(response.headers.get("content-length", "")) <= _SHORT_BODY:
+        read = 0
+        for chunk in response.iter_raw():
+            read += len(chunk)
+            if read > _SHORT_BODY:
+                return
 
 
 def _unpacked(data: bytes, encoding: str, limit: int) -> bytes:
