@@ -42,8 +42,8 @@ def browser(tmp_path: Path) -> Iterator[webdriver.Chrome]:
 
 
 def shown_task(page: webdriver.Chrome) -> int | None:
-    """The task's id at the bottom left, above '1 of 1'; its # is drawn by the style sheet."""
-    found = re.search(r"(\d+)\s*\n1 of", page.execute_script("return document.body.innerText"))
+    """The task's id at the bottom left, above "1 of 1"; its # is drawn by the style sheet."""
+    found = re.search(r"(\d+)\s*\n\d+ of", page.execute_script("return document.body.innerText"))
     return int(found[1]) if found else None
 
 
