@@ -44,27 +44,30 @@ class NeighborIndex:
         return self.manifest.n
 
     def nearest(
-        self, queries: NDArray[np.floating] | NDArray[np.int64], k: int
+        self, queries: NDArray[np.floating] | NDArray[np.int64], k: int, *, effort: int = -1
     ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
         """The k nearest rows of each query, nearest first: rows int64[m, k], distances float32[m, k].
 
         ``queries`` are vectors float[m, d], or rows int64[m] of the index, which find themselves first.
-        Where fewer than k are found the rest is -1, at distance inf.
+        Where fewer than k are found the rest is -1, at distance inf. ``effort`` is how many items are
+        looked at, -1 for trees x k. Raises ValueError for queries of another shape or unknown rows,
+        NotFinite for NaN.
         """
+        self._check(queries, k)
         rows = np.full((len(queries), k), -1, dtype=np.int64)
         distances = np.full((len(queries), k), np.inf, dtype=np.float32)
         by_row = np.issubdtype(queries.dtype, np.integer)
         for position, query in enumerate(queries):
             if by_row:
-                found, far = self._index.get_nns_by_item(int(query), k, include_distances=True)
+                found, far = self._index.get_nns_by_item(int(query), k, effort, include_distances=True)
             else:
-                found, far = self._index.get_nns_by_vector(query, k, include_distances=True)
+                found, far = self._index.get_nns_by_vector(query, k, effort, include_distances=True)
             rows[position, : len(found)], distances[position, : len(far)] = found, far
         return rows, distances
 
-    def graph(self, k: int) -> NeighborGraph:
-        """The k nearest other rows of every row."""
-        rows, distances = self.nearest(np.arange(self.manifest.n, dtype=np.int64), k + 1)
+    def graph(self, k: int, *, effort: int = -1) -> NeighborGraph:
+        """The k nearest other rows of every row; at most n - 1 of them, the rest is -1 at inf."""
+        rows, distances = self.nearest(np.arange(self.manifest.n, dtype=np.int64), k + 1, effort=effort)
         others = rows != np.arange(len(rows))[:, None]
         others[others.all(1), -1] = False  # approximate: a row may have missed itself
         return NeighborGraph(
@@ -72,6 +75,19 @@ class NeighborIndex:
             distances[others].reshape(-1, k),
             normalized=self.manifest.metric == "angular",
         )
+
+    def _check(self, queries: NDArray[np.floating] | NDArray[np.int64], k: int) -> None:
+        if k < 1:
+            raise ValueError(f"k must be 1 or more, not {k}")
+        if np.issubdtype(queries.dtype, np.integer):
+            if len(queries) and not 0 <= queries.min() <= queries.max() < self.manifest.n:
+                raise ValueError(f"rows must lie in [0, {self.manifest.n})")
+        elif queries.ndim != 2 or queries.shape[1] != self.manifest.dimension:
+            raise ValueError(
+                f"queries must be float[m, {self.manifest.dimension}], not {list(queries.shape)}"
+            )
+        elif not np.isfinite(queries).all():
+            raise NotFinite("a query holds NaN or infinity; Annoy would answer it without a word.")
 
 
 def build_index(

@@ -8,7 +8,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from coreset_backend.errors import ConfigError, NotFinite
-from coreset_backend.selection import STRATEGIES, Pool, covering_radius, k_center_greedy, strategy_named
+from coreset_backend.selection import (
+    STRATEGIES,
+    NeighborGraph,
+    Pool,
+    covering_radius,
+    k_center_greedy,
+    strategy_named,
+)
 
 K_CENTER = ("k_center", "k_center_cosine")
 
@@ -19,6 +26,17 @@ def cloud(n: int = 60, d: int = 5, seed: int = 0) -> np.ndarray:
 
 def rows(*values: int) -> np.ndarray:
     return np.array(values, dtype=np.int64)
+
+
+def full_pool(vectors: np.ndarray, labeled: np.ndarray) -> Pool:
+    """A pool with all that any strategy may ask for: probabilities and exact neighbours."""
+    distances = np.linalg.norm(vectors[:, None] - vectors[None], axis=2).astype(np.float32)
+    np.fill_diagonal(distances, np.inf)
+    near = np.argsort(distances, axis=1, kind="stable")[:, : min(10, len(vectors) - 1)]
+    graph = NeighborGraph(near.astype(np.int32), np.take_along_axis(distances, near, axis=1))
+    logits = vectors[:, :4] if vectors.shape[1] >= 4 else np.tile(vectors[:, :1], 4)
+    odds = np.exp(logits - logits.max(1, keepdims=True))
+    return Pool(vectors, labeled, odds / odds.sum(1, keepdims=True), graph)
 
 
 def textbook_greedy(vectors: np.ndarray, labeled: np.ndarray, batch: int) -> list[int]:
@@ -35,7 +53,7 @@ def textbook_greedy(vectors: np.ndarray, labeled: np.ndarray, batch: int) -> lis
 @pytest.mark.parametrize("name", STRATEGIES)
 @pytest.mark.parametrize("labeled", [rows(), rows(3, 9, 3)])
 def test_picks_are_distinct_and_unlabelled_and_follow_the_seed(name: str, labeled: np.ndarray) -> None:
-    pool = Pool(cloud(), labeled)
+    pool = full_pool(cloud(), labeled)
     first, second = (STRATEGIES[name](pool, 12, np.random.default_rng(5)) for _ in range(2))
     assert len(set(first.rows.tolist())) == 12
     assert not set(first.rows.tolist()) & set(labeled.tolist())
@@ -45,7 +63,7 @@ def test_picks_are_distinct_and_unlabelled_and_follow_the_seed(name: str, labele
 
 @pytest.mark.parametrize("name", STRATEGIES)
 def test_more_than_the_pool_gives_all_that_is_left(name: str) -> None:
-    pool = Pool(cloud(10), rows(0, 1))
+    pool = full_pool(cloud(10), rows(0, 1))
     assert sorted(STRATEGIES[name](pool, 99, np.random.default_rng(0)).rows.tolist()) == list(range(2, 10))
 
 

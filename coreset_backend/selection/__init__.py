@@ -8,14 +8,24 @@ the contract suite then tests it.
 import importlib
 
 from coreset_backend.errors import ConfigError
+from coreset_backend.selection.approximate import approximate_k_center
 from coreset_backend.selection.baselines import random_rows
 from coreset_backend.selection.greedy import Coverage, covering_radius, k_center_cosine, k_center_greedy
 from coreset_backend.selection.pool import NeighborGraph, Pool, Selection, Strategy
+from coreset_backend.selection.typicality import typiclust
+from coreset_backend.selection.uncertainty import badge, entropy, margin, margin_k_center, weighted_k_center
 
 STRATEGIES: dict[str, Strategy] = {
     "k_center": k_center_greedy,
     "k_center_cosine": k_center_cosine,
+    "annoy": approximate_k_center,
     "random": random_rows,
+    "margin": margin,
+    "entropy": entropy,
+    "margin_k_center": margin_k_center,
+    "weighted_k_center": weighted_k_center,
+    "badge": badge,
+    "typiclust": typiclust,
 }
 
 __all__ = [

@@ -42,10 +42,13 @@ class _Front:
     points: NDArray[np.floating]
     norms: NDArray[np.floating]
     bounds: NDArray[np.floating]
+    scale: NDArray[np.floating]
     threshold: float
 
     def keep(self, kept: NDArray[np.bool_]) -> "_Front":
-        return _Front(self.rows[kept], self.points[kept], self.norms[kept], self.bounds[kept], self.threshold)
+        arrays = (self.points, self.norms, self.bounds, self.scale)
+        points, norms, bounds, scale = (array[kept] for array in arrays)
+        return _Front(self.rows[kept], points, norms, bounds, scale, self.threshold)
 
 
 class Coverage:
@@ -55,13 +58,22 @@ class Coverage:
     Beside the vectors it holds 12 bytes a row, the centers, and two blocks of candidates.
     """
 
-    def __init__(self, vectors: Vectors, center_rows: Rows, rng: np.random.Generator | None = None) -> None:
+    def __init__(
+        self,
+        vectors: Vectors,
+        center_rows: Rows,
+        rng: np.random.Generator | None = None,
+        *,
+        weights: Floats | None = None,
+    ) -> None:
         """Reads ``vectors`` (float[n, d]) once; raises NotFinite for values that cannot be compared.
 
         ``rng`` shuffles the centers (default: seed 0), because the first ones are those that every
-        row is compared with, and neighbours in a file are often alike.
+        row is compared with, and neighbours in a file are often alike. ``weights`` (float32[n], in
+        (0, 1]) multiply every distance: a row is then as far as it is far and heavy.
         """
         self.vectors = vectors
+        self._scale = np.ones(1, dtype=np.float32) if weights is None else np.square(weights)
         self.center_rows = np.empty(0, dtype=np.int64)
         self._shift: NDArray[np.floating] = sample_mean(vectors)
         self._centers: NDArray[np.floating] = np.empty((0, vectors.shape[1]), dtype=np.float32)
@@ -121,11 +133,15 @@ class Coverage:
                 norms[block] = squared_norms(points)
                 if len(centers):
                     products = points @ centers.T + self._center_norms[: len(centers)]
-                    free = np.maximum(products.min(axis=1) + norms[block], 0)
+                    free = np.maximum(products.min(axis=1) + norms[block], 0) * self._scale_of(block)
                     self._bounds[block] = np.where(self._bounds[block] == CENTER, CENTER, free)
         require_finite(self.vectors, norms)
         self._compared[:] = len(centers)
         return float(norms.max())
+
+    def _scale_of(self, rows: Rows | slice) -> Floats:
+        """What squared distances of ``rows`` are multiplied by: float32[m], or [1] without weights."""
+        return self._scale if len(self._scale) == 1 else self._scale[rows]
 
     def _reserve(self, more: int) -> None:
         """Makes room for ``more`` centers, so that a pick appends without copying."""
@@ -155,7 +171,9 @@ class Coverage:
         if not len(rows):
             return None
         points = shifted(self.vectors, rows, self._shift)
-        return _Front(rows, points, squared_norms(points), self._bounds[rows].astype(points.dtype), lowest)
+        scale = np.broadcast_to(self._scale_of(rows), len(rows))
+        bounds = self._bounds[rows].astype(points.dtype)
+        return _Front(rows, points, squared_norms(points), bounds, scale, lowest)
 
     def _refresh(self, front: _Front) -> _Front:
         """Compares the front with the centers it has not seen; keeps the rows above its threshold.
@@ -171,7 +189,7 @@ class Coverage:
             products = front.points[group] @ self._centers[start:stop].T
             products *= -2
             products += self._center_norms[start:stop]
-            fresh = np.maximum(products.min(axis=1) + front.norms[group], 0)
+            fresh = np.maximum(products.min(axis=1) + front.norms[group], 0) * front.scale[group]
             front.bounds[group] = np.minimum(front.bounds[group], fresh)
             compared[group] = stop
         self._bounds[front.rows], self._compared[front.rows] = front.bounds, compared
@@ -220,6 +238,7 @@ class Coverage:
         distances += front.norms
         distances += front.norms[farthest]
         np.maximum(distances, 0, out=distances)
+        distances *= front.scale
         np.minimum(front.bounds, distances, out=front.bounds)
         front.bounds[farthest] = CENTER
 
