@@ -90,4 +90,3 @@ def _farthest(pool: Pool, bounds: Floats, centers: Floats, shift: NDArray[np.flo
         if bounds[row] > best_distance:
             best, best_distance = row, float(bounds[row])
     return best
-
