@@ -23,8 +23,9 @@ _GLOBAL_UNICAST = ipaddress.IPv6Network("2000::/3")
 _NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
 # Not routed, and newer than the tables of Python 3.11.
 _DOCUMENTATION = ipaddress.IPv6Network("3fff::/20")
-# Was the anycast of 6to4 relays, withdrawn by RFC 7526.
-_RELAY_ANYCAST = ipaddress.IPv4Network("192.88.99.0/24")
+# Not public either, and not in every table of Python 3.11: protocol assignments (RFC 6890), and the anycast
+# of 6to4 relays that RFC 7526 withdrew.
+_SPECIAL = tuple(ipaddress.IPv4Network(network) for network in ("192.0.0.0/24", "192.88.99.0/24"))
 
 
 class AddressRefused(ImageError):
@@ -59,7 +60,7 @@ def _is_public(address: Address) -> bool:
     if isinstance(address, ipaddress.IPv6Address):
         if address not in _GLOBAL_UNICAST or address in _DOCUMENTATION:
             return False
-    elif address in _RELAY_ANYCAST:
+    elif any(address in network for network in _SPECIAL):
         return False
     return address.is_global and not address.is_multicast and not address.is_reserved
 

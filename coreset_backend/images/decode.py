@@ -20,6 +20,7 @@ from coreset_backend.errors import ImageError
 
 # Pillow reads MPO, what phones write, through its door for JPEG, and knows no other by that name.
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
+_SIGNATURES = (b"\xff\xd8\xff", b"\x89PNG", b"RIFF", b"GIF8", b"BM", b"II*\0", b"MM\0*")
 # Part of the cache's key: raise it whenever the same bytes would give other pixels.
 DECODER = 1
 
@@ -91,14 +92,17 @@ def _foreign_format(data: bytes) -> str:
         return "the answer is JSON, not an image"
     if start.startswith((b"<?xml", b"<error")):
         return "the answer is XML, not an image (an error of the object store?)"
+    if data.startswith(_SIGNATURES):
+        return f"the image file is damaged or cut off at its start ({len(data)} bytes)"
     return f"the file is no image that can be read; supported are {', '.join(FORMATS)}"
 
 
 def _resized_pixels(image: Image.Image, size: int) -> NDArray[np.uint8]:
     """uint8[size, size, 3] of the first frame, upright."""
-    orientation = _orientation(image)
     # JPEG only: decodes at 1/2, 1/4 or 1/8 where that is still at least as large as what is asked for.
     image.draft(None, (size, size))
+    image.load()
+    orientation = _orientation(image)  # after load, in which Pillow turns a TIFF upright by itself
     resized = _rgb_image(image).resize((size, size), Image.Resampling.BILINEAR, reducing_gap=2.0)
     # Turned after the resize, which costs least; both sides are equal, so the order does not matter.
     if orientation in _UPRIGHT:

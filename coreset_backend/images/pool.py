@@ -2,7 +2,9 @@
 
 import itertools
 import logging
+import os
 import ssl
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
@@ -107,12 +109,40 @@ class _CachedRows:
         return pixels
 
 
-@dataclass(slots=True)
 class _Haul:
-    """What a fetch has so far, by key: ``pixels`` held in memory, ``reasons`` of what failed."""
+    """What a fetch of ``count`` tasks has so far.
 
-    pixels: dict[str, Array]
-    reasons: dict[str, str]
+    ``small`` is uint8[count, size, size, 3], filled by rows, where pools of this size live in memory, else
+    ``None``. ``kept`` are pixels that found no room on disk and ``reasons`` what failed, both by key.
+    """
+
+    def __init__(self, count: int, size: int) -> None:
+        self.small = np.empty((count, size, size, 3), np.uint8) if size <= SMALL else None
+        self.kept: dict[str, Array] = {}
+        self.reasons: dict[str, str] = {}
+        self._room = _KEPT_BYTES
+        self._lock = threading.Lock()
+
+    def keep(self, image: _Wanted, pixels: Array, stored: bool) -> None:
+        """Take the ``pixels`` of ``image``, uint8[size, size, 3], unless they are safe on disk."""
+        if self.small is not None:
+            self.small[image.rows] = pixels
+        elif not stored:
+            with self._lock:
+                if self._room >= pixels.nbytes:
+                    self.kept[image.key] = pixels
+                    self._room -= pixels.nbytes
+
+    def small_rows(self, rows: list[int]) -> Array | None:
+        """``small`` reduced to ``rows`` (ascending) in place, read-only: no second copy in memory."""
+        if self.small is None:
+            return None
+        for place, row in enumerate(rows):
+            if place != row:
+                self.small[place] = self.small[row]
+        reduced = self.small[: len(rows)]
+        reduced.flags.writeable = False
+        return reduced
 
 
 class Images:
@@ -123,6 +153,8 @@ class Images:
     ) -> None:
         self._site, self._cache, self._limits = site, cache, limits
         self._threads, self._max_failed_share = threads, max_failed_share
+        # Threads wait for the network side by side; a decode fills a core, and up to 0.5 GB of memory.
+        self._decoding = threading.BoundedSemaphore(os.cpu_count() or 1)
 
     def fetch(
         self, tasks: Iterable[tuple[int, str | None]], size: int, progress: Progress | None = None
@@ -130,32 +162,28 @@ class Images:
         """Read the image of every (task_id, uri) at ``size`` x ``size`` pixels.
 
         ``progress(done, total)`` counts tasks; what it raises ends the fetch. Images that fail are in the
-        list, in the order of the tasks; raises ``TooManyImageFailures`` when they are too many.
+        list, in the order of the tasks. Raises ``TooManyImageFailures`` when they are too many, and what
+        ``auth`` raises when Label Studio no longer takes the token.
         """
-        given = list(tasks)
+        given = [(task_id, (uri or "").strip()) for task_id, uri in tasks]
         started_ns = time.time_ns()
         self._site.wire.forget_silent_hosts()
+        haul = _Haul(len(given), size)
         wanted = self._wanted_images(given, size)
-        done = len(given) - sum(len(image.rows) for image in wanted)
-        haul = _Haul({}, {})
-        missing = []
-        for image in wanted:
-            if self._found(image, size, haul):
-                done += len(image.rows)
-            else:
-                missing.append(image)
+        missing = [image for image in wanted if not self._found(image, size, haul)]
+        done = len(given) - sum(len(image.rows) for image in missing)
+        if progress:
+            progress(done, len(given))
         for image in self._read_all(missing, size, started_ns, haul):
             done += len(image.rows)
             if progress:
                 progress(done, len(given))
-        if progress and not missing:
-            progress(done, len(given))
         return self._result(given, wanted, size, haul)
 
     def check(self, task_id: int, uri: str | None) -> ImageError | None:
         """Fetch and decode one image past the cache; the ``ImageError`` that it met, or ``None``."""
         try:
-            self._fetched_pixels(task_id, uri or "", SMALL)
+            self._fetched_pixels(task_id, (uri or "").strip(), SMALL)
         except ImageError as error:
             return error
         return None
@@ -173,7 +201,7 @@ class Images:
         self._cache.write(image.key, pixels, in_use_since_ns=0)
         return pixels
 
-    def _wanted_images(self, given: Sequence[tuple[int, str | None]], size: int) -> list[_Wanted]:
+    def _wanted_images(self, given: Sequence[tuple[int, str]], size: int) -> list[_Wanted]:
         """One entry per image: tasks that show the same URI share it."""
         by_key: dict[str, _Wanted] = {}
         for row, (task_id, uri) in enumerate(given):
@@ -183,92 +211,78 @@ class Images:
         return list(by_key.values())
 
     def _found(self, image: _Wanted, size: int, haul: _Haul) -> bool:
-        if not self._cache.has(image.key, size):
-            return False
         if size > SMALL:
-            return True  # read, and its hash checked, when the row is asked for
-        pixels = self._cache.read(image.key, size)
+            return self._cache.has(image.key, size)  # its hash is checked when the row is asked for
+        pixels = self._cache.read(image.key, size) if self._cache.has(image.key, size) else None
         if pixels is not None:
-            haul.pixels[image.key] = pixels
+            haul.keep(image, pixels, stored=True)
         return pixels is not None
 
-    def _read_all(self, missing: list[_Wanted], size: int, started_ns: int, haul: _Haul) -> Iterator[_Wanted]:
+    def _read_all(
+        self, missing: Iterable[_Wanted], size: int, started_ns: int, haul: _Haul
+    ) -> Iterator[_Wanted]:
         """Fetch ``missing`` side by side into the cache and ``haul``; yields each image when it is done."""
-        room = _KEPT_BYTES
-        for image, outcome in self._outcomes(missing, size, started_ns):
-            if isinstance(outcome, ImageError):
-                haul.reasons[image.key] = str(outcome)
-                logger.warning("Task %d: %s: %s", image.task_id, shown_uri(image.uri), outcome)
-            elif outcome is not None and (size <= SMALL or room >= outcome.nbytes):
-                haul.pixels[image.key] = outcome
-                room -= 0 if size <= SMALL else outcome.nbytes
-            yield image
-
-    def _outcomes(
-        self, missing: list[_Wanted], size: int, started_ns: int
-    ) -> Iterator[tuple[_Wanted, Array | ImageError | None]]:
-        """(image, pixels to hold in memory or the reason or ``None`` when it is safe on disk)."""
-        rest = iter(missing)
+        waiting = iter(missing)
         threads = ThreadPoolExecutor(self._threads, thread_name_prefix="images")
 
-        def start(count: int) -> dict[Future[Array | ImageError | None], _Wanted]:
-            return {
-                threads.submit(self._outcome, image, size, started_ns): image
-                for image in itertools.islice(rest, count)
-            }
+        def start(count: int) -> dict[Future[None], _Wanted]:
+            some = itertools.islice(waiting, count)
+            return {threads.submit(self._read_one, image, size, started_ns, haul): image for image in some}
 
         running = start(self._threads * _WAITING)
         try:
             while running:
                 finished, _ = wait(running, return_when=FIRST_COMPLETED)
                 for future in finished:
-                    yield running.pop(future), future.result()
+                    future.result()
+                    yield running.pop(future)
                 running |= start(len(finished))
         finally:
+            # Not waited for: who cancels a round should not wait for the slowest server.
             threads.shutdown(wait=False, cancel_futures=True)
 
-    def _outcome(self, image: _Wanted, size: int, started_ns: int) -> Array | ImageError | None:
+    def _read_one(self, image: _Wanted, size: int, started_ns: int, haul: _Haul) -> None:
         try:
             pixels = self._fetched_pixels(image.task_id, image.uri, size)
         except ImageError as error:
-            return error
-        stored = self._cache.write(image.key, pixels, started_ns)
-        return None if stored and size > SMALL else pixels
+            haul.reasons[image.key] = str(error)
+            logger.info("Task %d: %s: %s", image.task_id, shown_uri(image.uri), error)
+        else:
+            haul.keep(image, pixels, self._cache.write(image.key, pixels, started_ns))
 
     def _fetched_pixels(self, task_id: int, uri: str, size: int) -> Array:
         if not uri:
             raise ImageError(_NO_IMAGE)
         data = read_image_bytes(self._site, task_id, uri)
-        return decoded_pixels(data, size, self._limits.max_pixels)
+        with self._decoding:
+            return decoded_pixels(data, size, self._limits.max_pixels)
 
     def _result(
-        self, given: Sequence[tuple[int, str | None]], wanted: list[_Wanted], size: int, haul: _Haul
+        self, given: Sequence[tuple[int, str]], wanted: list[_Wanted], size: int, haul: _Haul
     ) -> tuple[Pixels, list[ImageFailure]]:
-        by_row = {row: image for image in wanted for row in image.rows}
-        readable: list[tuple[int, _Wanted]] = []
-        failures: list[ImageFailure] = []
-        for row, (task_id, uri) in enumerate(given):
-            image = by_row.get(row)
-            reason = _NO_IMAGE if image is None else haul.reasons.get(image.key)
-            if image is not None and reason is None:
-                readable.append((task_id, image))
-            else:
-                failures.append(ImageFailure(task_id, shown_uri(uri) if uri else None, reason or _NO_IMAGE))
-        if len(failures) > self._max_failed_share * len(given):
-            raise TooManyImageFailures(len(failures) / len(given), failures[0].reason)
-        images = [image for _, image in readable]
-        rows = self._small_array(images, size, haul) if size <= SMALL else self._on_disk(images, size, haul)
-        return Pixels(np.array([task_id for task_id, _ in readable], np.int64), rows), failures
+        readable = {row: image for image in wanted if image.key not in haul.reasons for row in image.rows}
+        reasons = {row: haul.reasons.get(image.key) for image in wanted for row in image.rows}
+        failures = [
+            ImageFailure(task_id, shown_uri(uri) if uri else None, reasons.get(row) or _NO_IMAGE)
+            for row, (task_id, uri) in enumerate(given)
+            if row not in readable
+        ]
+        self._refuse_torn_pool(failures, len(given))
+        rows = sorted(readable)
+        task_ids = np.array([given[row][0] for row in rows], np.int64)
+        small = haul.small_rows(rows)
+        if small is not None:
+            return Pixels(task_ids, small), failures
+        return Pixels(task_ids, _CachedRows(self, [readable[row] for row in rows], size, haul.kept)), failures
 
-    def _small_array(self, images: list[_Wanted], size: int, haul: _Haul) -> Array:
-        array = np.empty((len(images), size, size, 3), np.uint8)
-        for row, image in enumerate(images):
-            array[row] = haul.pixels[image.key]
-        array.flags.writeable = False
-        return array
-
-    def _on_disk(self, images: list[_Wanted], size: int, haul: _Haul) -> _CachedRows:
-        return _CachedRows(self, images, size, haul.pixels)
+    def _refuse_torn_pool(self, failures: Sequence[ImageFailure], count: int) -> None:
+        if not failures:
+            return
+        logger.warning(
+            "%d of %d images cannot be used; the first: %s", len(failures), count, failures[0].reason
+        )
+        if len(failures) > self._max_failed_share * count:
+            raise TooManyImageFailures(len(failures) / count, failures[0].reason)
 
 
 def open_images(

@@ -13,7 +13,7 @@ from urllib.parse import parse_qs, unquote_to_bytes, urlsplit
 import httpx
 
 from coreset_backend.errors import ImageError
-from coreset_backend.images.wire import Wire, climbs
+from coreset_backend.images.wire import CLIMBS, Wire, climbs
 
 _SHOWN = 200
 
@@ -52,19 +52,18 @@ def source_kind(site: Site, uri: str) -> str:
 def read_label_studio(site: Site, task_id: int, uri: str) -> bytes:
     """A file that Label Studio serves: an upload, or anything it redirects to."""
     path = _label_studio_path(site, uri)
-    if climbs(path):
-        raise ImageError("the path climbs out of its folder (..), which is refused")
+    if climbs(path.partition("?")[0]):
+        raise ImageError(CLIMBS)
     return site.wire.get(_url(str(site.label_studio).rstrip("/") + path))
 
 
 def read_local_file(site: Site, task_id: int, uri: str) -> bytes:
     """``/data/local-files/?d=…``: from the shared folder where there is one, else through Label Studio."""
     if site.local_files_root is None:
-        if climbs(parse_qs(urlsplit(uri).query).get("d", [""])[0]):
-            raise ImageError("the path climbs out of its folder (..), which is refused")
+        if climbs(_local_path(uri)):
+            raise ImageError(CLIMBS)
         return read_label_studio(site, task_id, uri)
-    # parse_qs takes the percent-encoding off once, as Label Studio's web framework does, and never again.
-    relative = parse_qs(urlsplit(uri).query).get("d", [""])[0].lstrip("/")
+    relative = _local_path(uri)
     return _read_regular_file(_inside(site.local_files_root, relative), relative, site.max_bytes)
 
 
@@ -138,6 +137,11 @@ def _label_studio_path(site: Site, uri: str) -> str:
     """``uri`` without the sub-path that Label Studio is served under, which it writes into some addresses."""
     prefix = site.label_studio.path.rstrip("/")
     return uri[len(prefix) :] if prefix and uri.startswith(prefix + "/") else uri
+
+
+def _local_path(uri: str) -> str:
+    """The ``d`` of ``uri``. Its percent-encoding is taken off once, as Label Studio does, never again."""
+    return parse_qs(urlsplit(uri).query).get("d", [""])[0].lstrip("/")
 
 
 def _url(address: str) -> httpx.URL:

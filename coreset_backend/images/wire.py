@@ -1,20 +1,20 @@
-"""The bytes behind a URL, over one guarded HTTP client. The only door to httpx and httpcore for images.
+"""The bytes behind a URL, over one guarded HTTP client, with tries, limits and reasons.
 
-The guard sits where sockets are opened, below httpx: whatever a URL or a redirect says, a connection goes
-only to an address that was checked, and Host, SNI and the pool of connections keep the real name. The token
-goes only to Label Studio's exact origin and only to its paths for files. Proxies and .netrc of the
-environment are not used: a proxy would resolve names by itself, past the guard, and .netrc holds passwords.
+The token goes only to Label Studio's exact origin and only to its paths for files. Proxies and .netrc of
+the environment are not used: a proxy would resolve names by itself, past the guard of network.py, and .netrc
+holds passwords.
 """
 
 import contextlib
 import email.utils
 import http.cookiejar
 import logging
+import re
 import ssl
 import threading
 import time
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from urllib.parse import unquote
 
@@ -23,12 +23,15 @@ import httpx
 
 from coreset_backend.addresses import AddressGuard, HostUnknown
 from coreset_backend.errors import ImageError
+from coreset_backend.images.network import CheckedNetwork, CheckedTransport, Deadline
+
+CLIMBS = "the path climbs out of its folder (..), which is refused"
 
 _REDIRECTS = (301, 302, 303, 307, 308)
 _WORTH_ANOTHER_TRY = (408, 425, 429, 500, 502, 503, 504)
 # Where Label Studio serves files. Nothing else there gets the token, so that a task's URL cannot make us
 # call its API with our rights.
-_FILE_PATHS = ("/data/", "/storage-data/", "/tasks/", "/projects/")
+_FILE_PATH = re.compile(r"/data/|/storage-data/|/(tasks|projects)/\d+/(presign|resolve)/")
 _SHORT_BODY = 65_536
 _HEADERS = {"Accept": "image/*,*/*;q=0.5", "Accept-Encoding": "identity", "User-Agent": "coreset-backend"}
 
@@ -50,116 +53,11 @@ class Limits:
 
 
 class Unanswered(ImageError):
-    """No usable answer this time; another try may get one, after ``wait_s`` seconds if not None."""
+    """No usable answer of ``url`` this time; another try may get one, after ``wait_s`` seconds if given."""
 
-    def __init__(self, reason: str, wait_s: float | None = None) -> None:
+    def __init__(self, url: httpx.URL, reason: str, wait_s: float | None = None) -> None:
         super().__init__(reason)
-        self.wait_s = wait_s
-
-
-class _Deadline(threading.local):
-    """When the request of this thread must be over, by ``time.monotonic``."""
-
-    at = float("inf")
-
-    def left(self, timeout: float | None) -> float:
-        """``timeout`` cut to what is left; raises ``httpcore.ReadTimeout`` when nothing is."""
-        left = self.at - time.monotonic()
-        if left <= 0:
-            raise httpcore.ReadTimeout("the whole request took too long")
-        return left if timeout is None else min(timeout, left)
-
-
-class _TimedStream(httpcore.NetworkStream):
-    """A connection on which every step obeys the deadline, headers that drip in byte by byte too."""
-
-    def __init__(self, stream: httpcore.NetworkStream, deadline: _Deadline) -> None:
-        self._stream, self._deadline = stream, deadline
-
-    def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
-        return self._stream.read(max_bytes, self._deadline.left(timeout))
-
-    def write(self, buffer: bytes, timeout: float | None = None) -> None:
-        self._stream.write(buffer, self._deadline.left(timeout))
-
-    def close(self) -> None:
-        self._stream.close()
-
-    def start_tls(
-        self, ssl_context: ssl.SSLContext, server_hostname: str | None = None, timeout: float | None = None
-    ) -> httpcore.NetworkStream:
-        left = self._deadline.left(timeout)
-        return _TimedStream(self._stream.start_tls(ssl_context, server_hostname, left), self._deadline)
-
-    def get_extra_info(self, info: str) -> object:
-        return self._stream.get_extra_info(info)
-
-
-class _CheckedNetwork(httpcore.NetworkBackend):
-    """Opens connections to addresses that the guard has checked, and to no other."""
-
-    def __init__(self, guard: AddressGuard, deadline: _Deadline) -> None:
-        self._guard, self._deadline, self._network = guard, deadline, httpcore.SyncBackend()
-
-    def connect_tcp(
-        self,
-        host: str,
-        port: int,
-        timeout: float | None = None,
-        local_address: str | None = None,
-        socket_options: Iterable[httpcore.SOCKET_OPTION] | None = None,
-    ) -> httpcore.NetworkStream:
-        failure: Exception = httpcore.ConnectError(f"no address of {host} answers")
-        for address in self._guard.checked_addresses(host, port):
-            left = self._deadline.left(timeout)
-            try:
-                stream = self._network.connect_tcp(address, port, left, local_address, socket_options)
-            except (httpcore.ConnectError, httpcore.ConnectTimeout) as error:
-                failure = error
-            else:
-                return _TimedStream(stream, self._deadline)
-        raise failure
-
-
-class _Body(httpx.SyncByteStream):
-    def __init__(self, response: httpcore.Response) -> None:
-        self._response = response
-
-    def __iter__(self) -> Iterator[bytes]:
-        yield from self._response.iter_stream()
-
-    def close(self) -> None:
-        self._response.close()
-
-
-class _Transport(httpx.BaseTransport):
-    """httpx over our network; httpx's own transport has no public way to exchange it."""
-
-    def __init__(self, network: _CheckedNetwork, verify: ssl.SSLContext, connections: int) -> None:
-        self._pool = httpcore.ConnectionPool(
-            ssl_context=verify,
-            max_connections=connections,
-            max_keepalive_connections=connections,
-            keepalive_expiry=30.0,
-            network_backend=network,
-        )
-
-    def handle_request(self, request: httpx.Request) -> httpx.Response:
-        url = request.url
-        target = httpcore.URL(scheme=url.raw_scheme, host=url.raw_host, port=url.port, target=url.raw_path)
-        response = self._pool.handle_request(
-            httpcore.Request(
-                request.method,
-                target,
-                headers=request.headers.raw,
-                content=request.read(),
-                extensions=request.extensions,
-            )
-        )
-        return httpx.Response(response.status, headers=response.headers, stream=_Body(response))
-
-    def close(self) -> None:
-        self._pool.close()
+        self.origin, self.wait_s = _origin(url), wait_s
 
 
 class Wire:
@@ -175,12 +73,12 @@ class Wire:
         connections: int,
     ) -> None:
         self._label_studio, self._auth, self._limits = label_studio, auth, limits
-        self._deadline = _Deadline()
+        self._deadline = Deadline()
         self._closing = threading.Event()
         self._silent: dict[str, int] = {}
         context = verify if isinstance(verify, ssl.SSLContext) else httpx.create_ssl_context(verify)
         self._client = httpx.Client(
-            transport=_Transport(_CheckedNetwork(guard, self._deadline), context, connections),
+            transport=CheckedTransport(CheckedNetwork(guard, self._deadline), context, connections),
             timeout=httpx.Timeout(limits.read_s, connect=limits.connect_s, pool=limits.total_s),
             headers=_HEADERS,
             trust_env=False,
@@ -191,19 +89,16 @@ class Wire:
 
     def get(self, url: httpx.URL) -> bytes:
         """The body of ``url`` after redirects and tries; raises ``ImageError`` with a reason."""
-        self._refuse_silent_host(url)
         self._deadline.at = time.monotonic() + self._limits.total_s
-        for tried in range(1, self._limits.tries + 1):
+        tried = 0
+        while True:
+            tried += 1
             try:
-                body = self._follow(url)
+                return self._follow(url)
             except Unanswered as failure:
-                if tried == self._limits.tries or not self._waited(failure, tried):
-                    self._count_silence(url)
+                if tried >= self._limits.tries or not self._waited(failure, tried):
+                    self._silent[failure.origin] = self._silent.get(failure.origin, 0) + 1
                     raise
-            else:
-                self._silent.pop(_origin(url), None)
-                return body
-        raise AssertionError("Limits.tries is at least 1")
 
     def forget_silent_hosts(self) -> None:
         """Give every host its chance again; called when a new pool is fetched."""
@@ -213,16 +108,6 @@ class Wire:
         """End waiting tries and close all connections."""
         self._closing.set()
         self._client.close()
-
-    def _refuse_silent_host(self, url: httpx.URL) -> None:
-        # A dead host of 100,000 images would otherwise cost 100,000 times all tries: days.
-        if self._silent.get(_origin(url), 0) >= self._limits.give_up_after:
-            raise ImageError(
-                f"{url.host} failed for {self._limits.give_up_after} images in a row, so it was asked no more"
-            )
-
-    def _count_silence(self, url: httpx.URL) -> None:
-        self._silent[_origin(url)] = self._silent.get(_origin(url), 0) + 1
 
     def _waited(self, failure: Unanswered, tried: int) -> bool:
         """Wait before the next try; False when the deadline comes first or the wire is closed."""
@@ -235,26 +120,36 @@ class Wire:
     def _follow(self, url: httpx.URL) -> bytes:
         for _ in range(self._limits.max_redirects + 1):
             self._refuse_strange_url(url)
+            self._refuse_silent_host(url)
             with _readable_failures(url, self._limits), self._opened(url) as response:
                 if response.status_code not in _REDIRECTS:
-                    return self._body(url, response)
+                    body = self._body(url, response)
+                    self._silent.pop(_origin(url), None)
+                    return body
                 url = self._redirected_url(url, response)
                 _drain(response)
         raise ImageError(f"more than {self._limits.max_redirects} redirects; the last led to {url.host}")
 
-    @contextlib.contextmanager
-    def _opened(self, url: httpx.URL) -> Iterator[httpx.Response]:
+    def _opened(self, url: httpx.URL) -> contextlib.AbstractContextManager[httpx.Response]:
         auth = self._auth if self._is_label_studio_file(url) else None
-        with self._client.stream("GET", url, auth=auth, follow_redirects=False) as response:
-            yield response
+        return self._client.stream("GET", url, auth=auth, follow_redirects=False)
 
     def _refuse_strange_url(self, url: httpx.URL) -> None:
         if url.scheme not in ("http", "https") or not url.host:
             raise ImageError(f"{url.scheme or 'an address without scheme'}: only http and https are followed")
+        if not 0 < _port(url) < 65536:
+            raise ImageError(f"{url.port} is no port")
         if url.userinfo:
             raise ImageError("the address carries a user name or password (user@host), which is refused")
-        if self._is_label_studio(url) and climbs(url.raw_path.decode("ascii", "replace")):
-            raise ImageError("the path climbs out of its folder (..), which is refused")
+        if self._is_label_studio(url) and climbs(url.raw_path.partition(b"?")[0].decode("ascii")):
+            raise ImageError(CLIMBS)
+
+    def _refuse_silent_host(self, url: httpx.URL) -> None:
+        # A dead host of 100,000 images would otherwise cost 100,000 times all tries: days.
+        if self._silent.get(_origin(url), 0) >= self._limits.give_up_after:
+            raise ImageError(
+                f"{url.host} failed for {self._limits.give_up_after} images in a row, so it was asked no more"
+            )
 
     def _redirected_url(self, url: httpx.URL, response: httpx.Response) -> httpx.URL:
         try:
@@ -286,7 +181,8 @@ class Wire:
         status = response.status_code
         who = "Label Studio" if self._is_label_studio(url) else url.host
         if status in _WORTH_ANOTHER_TRY:
-            return Unanswered(f"{who} answered {status}", _retry_after(response.headers.get("retry-after")))
+            wait_s = _retry_after(response.headers.get("retry-after"))
+            return Unanswered(url, f"{who} answered {status}", wait_s)
         if status in (401, 403):
             return ImageError(f"{who} answered {status}: {self._who_is_refused(url)}")
         if status in (404, 410):
@@ -319,14 +215,15 @@ class Wire:
 
     def _is_label_studio_file(self, url: httpx.URL) -> bool:
         prefix = self._label_studio.path.rstrip("/")
-        return self._is_label_studio(url) and url.path.startswith(tuple(prefix + p for p in _FILE_PATHS))
+        if not self._is_label_studio(url) or not url.path.startswith(prefix):
+            return False
+        return _FILE_PATH.match(url.path, len(prefix)) is not None
 
 
 def climbs(path: str) -> bool:
     """True when ``path`` has a ``..`` part, a backslash or a NUL, however often it is percent-encoded."""
     for _ in range(5):
-        plain = path.replace("\\", "/")
-        if plain != path or "\0" in path or ".." in plain.partition("?")[0].split("/"):
+        if "\\" in path or "\0" in path or ".." in path.split("/"):
             return True
         unquoted = unquote(path)
         if unquoted == path:
@@ -341,19 +238,20 @@ def _readable_failures(url: httpx.URL, limits: Limits) -> Iterator[None]:
     try:
         yield
     except HostUnknown as error:
-        raise Unanswered(str(error)) from error
+        raise Unanswered(url, str(error)) from error
     except (httpcore.ConnectTimeout, httpcore.PoolTimeout) as error:
-        raise Unanswered(f"{url.host} could not be reached within {limits.connect_s:g} s") from error
+        raise Unanswered(url, f"{url.host} could not be reached within {limits.connect_s:g} s") from error
     except httpcore.TimeoutException as error:
         raise Unanswered(
-            f"{url.host} was too slow ({limits.read_s:g} s without a byte, or {limits.total_s:g} s in all)"
+            url,
+            f"{url.host} was too slow ({limits.read_s:g} s without a byte, or {limits.total_s:g} s in all)",
         ) from error
     except httpcore.ConnectError as error:
         if "CERTIFICATE" in str(error).upper():
             raise ImageError(f"the certificate of {url.host} is not trusted (VERIFY_SSL)") from error
-        raise Unanswered(f"{url.host}:{_port(url)} does not accept connections") from error
+        raise Unanswered(url, f"{url.host}:{_port(url)} does not accept connections") from error
     except (httpcore.NetworkError, httpcore.ProtocolError) as error:
-        raise Unanswered(f"the connection to {url.host} broke off") from error
+        raise Unanswered(url, f"the connection to {url.host} broke off") from error
 
 
 def _drain(response: httpx.Response) -> None:
@@ -375,7 +273,7 @@ def _unpacked(data: bytes, encoding: str, limit: int) -> bytes:
     try:
         return zlib.decompressobj(wbits=zlib.MAX_WBITS | 32).decompress(data, limit + 1)
     except zlib.error as error:
-        raise Unanswered("the answer is packed, and damaged") from error
+        raise ImageError("the answer is packed, and damaged") from error
 
 
 def _retry_after(header: str | None) -> float | None:
@@ -396,7 +294,7 @@ def _whole_number(header: str) -> int:
 
 
 def _port(url: httpx.URL) -> int:
-    return url.port or (443 if url.scheme == "https" else 80)
+    return (443 if url.scheme == "https" else 80) if url.port is None else url.port
 
 
 def _origin(url: httpx.URL) -> str:

@@ -1,0 +1,250 @@
+import io
+import struct
+import zlib
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from PIL import Image
+
+from coreset_backend.errors import ImageError
+from coreset_backend.images.decode import decoded_pixels
+
+RED, WHITE, BLACK = (200, 40, 40), (255, 255, 255), (0, 0, 0)
+Pixels = NDArray[np.uint8]
+
+
+def encoded(image: Image.Image, kind: str, **options: Any) -> bytes:
+    body = io.BytesIO()
+    image.save(body, kind, **options)
+    return body.getvalue()
+
+
+def red(mode: str = "RGB", size: tuple[int, int] = (80, 60)) -> Image.Image:
+    return Image.new("RGB", size, RED).convert(mode)
+
+
+def decode(data: bytes, size: int = 32, max_pixels: int = 50_000_000) -> Pixels:
+    return decoded_pixels(data, size, max_pixels)
+
+
+def noise() -> Image.Image:
+    return Image.fromarray(np.random.default_rng(0).integers(0, 256, (60, 80, 3), np.uint8))
+
+
+def quadrants() -> Image.Image:
+    """Red, green / blue, white: which way is up can be seen at the corners."""
+    corners = np.zeros((64, 64, 3), np.uint8)
+    corners[:32, :32], corners[:32, 32:] = (255, 0, 0), (0, 255, 0)
+    corners[32:, :32], corners[32:, 32:] = (0, 0, 255), (255, 255, 255)
+    return Image.fromarray(corners)
+
+
+@pytest.mark.parametrize(
+    ("kind", "mode", "options"),
+    [
+        ("JPEG", "RGB", {}),
+        ("JPEG", "RGB", {"progressive": True}),
+        ("JPEG", "CMYK", {}),
+        ("MPO", "RGB", {}),
+        ("PNG", "RGB", {}),
+        ("PNG", "RGBA", {}),
+        ("PNG", "P", {}),
+        ("GIF", "P", {}),
+        ("WEBP", "RGB", {}),
+        ("WEBP", "RGBA", {"lossless": True}),
+        ("BMP", "RGB", {}),
+        ("TIFF", "RGB", {"compression": "tiff_lzw"}),
+        ("TIFF", "CMYK", {}),
+        ("TIFF", "RGBA", {}),
+    ],
+)
+def test_every_supported_kind(kind: str, mode: str, options: dict[str, Any]) -> None:
+    pixels = decode(encoded(red(mode), kind, **options))
+    assert pixels.shape == (32, 32, 3)
+    assert pixels.dtype == np.uint8
+    np.testing.assert_allclose(pixels.reshape(-1, 3).mean(0), RED, atol=8)
+
+
+@pytest.mark.parametrize("mode", ["L", "1", "LA"])
+def test_grey_becomes_three_equal_channels(mode: str) -> None:
+    pixels = decode(encoded(Image.new("L", (40, 30), 255).convert(mode), "PNG"))
+    assert (pixels == 255).all()
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA"])
+def test_transparent_is_white(mode: str) -> None:
+    assert (decode(encoded(Image.new(mode, (40, 30)), "PNG")) == 255).all()
+
+
+def test_half_transparent_is_half_white() -> None:
+    pixels = decode(encoded(Image.new("RGBA", (40, 30), (0, 0, 0, 128)), "PNG"))
+    np.testing.assert_allclose(pixels, 127, atol=1)
+
+
+def test_a_palette_with_a_transparent_entry() -> None:
+    image = Image.new("P", (40, 30), 1)
+    image.putpalette([*RED, *BLACK])
+    assert (decode(encoded(image, "PNG", transparency=1)) == 255).all()
+    assert (decode(encoded(image, "GIF", transparency=1)) == 255).all()
+    assert (decode(encoded(image, "PNG", transparency=b"\xff\x00")) == 255).all()
+
+
+def test_one_colour_of_an_rgb_png_may_be_transparent() -> None:
+    assert (decode(encoded(Image.new("RGB", (40, 30), RED), "PNG", transparency=RED)) == 255).all()
+
+
+@pytest.mark.parametrize("kind", ["PNG", "TIFF"])
+def test_sixteen_bits_keep_their_scale(kind: str) -> None:
+    ramp = np.linspace(0, 65535, 32, dtype=np.uint16)[None].repeat(32, 0)
+    pixels = decode(encoded(Image.fromarray(ramp), kind))
+    np.testing.assert_array_equal(pixels[0, :, 0], np.rint(ramp[0] / 257))
+    assert (pixels[..., 0] == pixels[..., 2]).all()
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.int32])
+def test_values_without_a_scale_are_stretched(dtype: type) -> None:
+    ramp: NDArray[Any] = np.linspace(-1000, 9000, 32).astype(dtype)[None].repeat(32, 0)
+    pixels = decode(encoded(Image.fromarray(ramp), "TIFF"))
+    assert (pixels[0, 0], pixels[0, -1]) == (pytest.approx(BLACK), pytest.approx(WHITE))
+    assert (np.diff(pixels[0, :, 0].astype(int)) >= 0).all()
+
+
+def test_values_that_are_no_numbers_do_no_harm() -> None:
+    values = np.full((32, 32), np.nan, np.float32)
+    assert (decode(encoded(Image.fromarray(values), "TIFF")) == 0).all()
+    values[0] = np.inf
+    values[1] = 5
+    assert decode(encoded(Image.fromarray(values), "TIFF"))[1].min() == 255
+
+
+@pytest.mark.parametrize("kind", ["GIF", "WEBP", "PNG", "TIFF"])
+def test_an_animation_is_its_first_frame(kind: str) -> None:
+    frames = [Image.new("RGB", (40, 30), RED), Image.new("RGB", (40, 30), BLACK)]
+    data = encoded(frames[0], kind, save_all=True, append_images=frames[1:])
+    np.testing.assert_allclose(decode(data).reshape(-1, 3).mean(0), RED, atol=8)
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_the_camera_may_be_held_any_way(kind: str, orientation: int) -> None:
+    back = {
+        2: Image.Transpose.FLIP_LEFT_RIGHT,
+        3: Image.Transpose.ROTATE_180,
+        4: Image.Transpose.FLIP_TOP_BOTTOM,
+        5: Image.Transpose.TRANSPOSE,
+        6: Image.Transpose.ROTATE_90,
+        7: Image.Transpose.TRANSVERSE,
+        8: Image.Transpose.ROTATE_270,
+    }
+    image = quadrants()
+    stored = image.transpose(back[orientation]) if orientation in back else image
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    pixels = decode(encoded(stored, kind, exif=exif)).astype(int)
+    for corner, colour in (((2, 2), (255, 0, 0)), ((2, -3), (0, 255, 0)), ((-3, 2), (0, 0, 255))):
+        np.testing.assert_allclose(pixels[corner], colour, atol=40)
+
+
+# A warning of Pillow in production, an error in this suite unless it is let through.
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF data")
+def test_damaged_exif_does_not_cost_the_picture() -> None:
+    pixels = decode(encoded(red(), "JPEG", exif=b"Exif\0\0MM\0*\0\0\0\x08\0\x01\x01"))
+    np.testing.assert_allclose(pixels.reshape(-1, 3).mean(0), RED, atol=8)
+
+
+def test_the_whole_picture_is_kept_and_stretched() -> None:
+    wide = Image.new("RGB", (320, 80), RED)
+    wide.paste(WHITE, (0, 0, 32, 80))
+    pixels = decode(encoded(wide, "PNG"), size=40)
+    assert pixels[:, :3].min() == 255
+    np.testing.assert_array_equal(pixels[:, 5:], np.broadcast_to(RED, (40, 35, 3)))
+
+
+def test_an_image_of_the_right_size_is_unchanged() -> None:
+    source = np.random.default_rng(0).integers(0, 256, (32, 32, 3), np.uint8)
+    np.testing.assert_array_equal(decode(encoded(Image.fromarray(source), "PNG")), source)
+
+
+def test_small_stripes_fade_to_grey_instead_of_aliasing() -> None:
+    stripes = np.zeros((512, 512, 3), np.uint8)
+    stripes[:, ::2] = 255
+    for kind in ("PNG", "JPEG"):
+        assert abs(decode(encoded(Image.fromarray(stripes), kind), 64).astype(int) - 127).max() <= 12
+
+
+def test_reduced_decode_agrees_with_the_full_one() -> None:
+    ramp = np.linspace(0, 255, 1600, dtype=np.uint8)[None, :, None].repeat(1200, 0).repeat(3, 2)
+    data = encoded(Image.fromarray(ramp), "JPEG", quality=95)
+    full = np.array(Image.open(io.BytesIO(data)).resize((96, 96), Image.Resampling.BILINEAR))
+    assert abs(decode(data, 96).astype(int) - full).max() <= 3
+
+
+def png_header(width: int, height: int) -> bytes:
+    body = b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    head = b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + body + struct.pack(">I", zlib.crc32(body))
+    return head + struct.pack(">I", 10) + b"IDAT"
+
+
+def bomb() -> bytes:
+    """A real PNG of 30,000 x 30,000 pixels of one bit in about 110 kB."""
+    body = b"IHDR" + struct.pack(">IIBBBBB", 30_000, 30_000, 1, 0, 0, 0, 0)
+    data = b"IDAT" + zlib.compress(bytes(30_000 * 3_751), 9)
+    parts = (body, data, b"IEND")
+    chunks = b"".join(struct.pack(">I", len(p) - 4) + p + struct.pack(">I", zlib.crc32(p)) for p in parts)
+    return b"\x89PNG\r\n\x1a\n" + chunks
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        (b"", r"empty \(0 bytes\)"),
+        (b"\x00" * 100, "no image that can be read; supported are JPEG"),
+        (b"<!DOCTYPE html><html><title>Log in</title>", "web page.*login"),
+        (b"\xef\xbb\xbf\n <HTML lang=en>", "web page"),
+        (b'{"detail": "not found"}', "JSON"),
+        (b"<?xml version='1.0'?><Error><Code>AccessDenied</Code></Error>", "XML"),
+        (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "SVG"),
+        (b"<?xml version='1.0'?><svg xmlns='http://www.w3.org/2000/svg'/>", "SVG"),
+        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "no image that can be read"),
+        (b"8BPS\0\1" + bytes(200), "no image that can be read"),
+        (b"SIMPLE  =                    T".ljust(2880), "no image that can be read"),
+        (b"%PDF-1.7\n", "no image that can be read"),
+        (encoded(red(), "JPEG")[:400], "damaged"),
+        (encoded(red(), "PNG")[:60], "damaged"),
+        (encoded(noise(), "GIF")[:-200], "damaged"),
+        (encoded(red(), "BMP")[:-2000], "damaged"),
+        (encoded(red(), "PPM"), "no image that can be read"),
+        (encoded(red(), "ICO"), "no image that can be read"),
+        (png_header(20_000, 20_000), "megapixels"),
+        (png_header(8_000, 8_000), r"8000x8000 = 64 megapixels, more than the 50 allowed"),
+        (bomb(), "megapixels"),
+    ],
+)
+def test_what_cannot_be_read_has_a_reason(data: bytes, reason: str) -> None:
+    with pytest.raises(ImageError, match=reason):
+        decode(data)
+
+
+def test_the_pixel_limit_is_the_callers() -> None:
+    assert decode(encoded(red(size=(100, 100)), "PNG"), max_pixels=10_000).shape == (32, 32, 3)
+    with pytest.raises(ImageError, match="megapixels"):
+        decode(encoded(red(size=(100, 101)), "PNG"), max_pixels=10_000)
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF"])
+def test_any_damage_is_one_reason_and_no_crash(kind: str) -> None:
+    rng = np.random.default_rng(7)
+    whole = np.frombuffer(encoded(quadrants(), kind), np.uint8)
+    outcomes = {"read": 0, "reason": 0}
+    for _ in range(300):
+        damaged = whole[: rng.integers(1, len(whole) + 1)].copy()
+        damaged[rng.integers(0, len(damaged), rng.integers(1, 8))] = rng.integers(0, 256)
+        try:
+            assert decode(damaged.tobytes(), 16, 1_000_000).shape == (16, 16, 3)
+            outcomes["read"] += 1
+        except ImageError as error:
+            assert str(error)
+            outcomes["reason"] += 1
+    assert outcomes["reason"] > 0
