@@ -49,9 +49,6 @@ def _silent(_message: str) -> None:
     """Report nothing."""
 
 
-# ---------------------------------------------------------------- Label Studio on this machine
-
-
 @dataclass(frozen=True, slots=True)
 class Login:
     """The first user of a scratch Label Studio; the token is a legacy API token."""
@@ -120,7 +117,8 @@ def start_label_studio(
     """
     data_dir.mkdir(parents=True, exist_ok=True)
     port = port or free_port()
-    _require_free(port)
+    if not is_free(port):  # Label Studio would silently take the next one
+        raise ConfigError(f"Port {port} is in use: Label Studio cannot start there. Choose another.")
     login = _login(data_dir)
     environment = _environment(data_dir) | _service_environment(document_root, login, hostname)
     command = [str(executable), "start", "--no-browser", "--internal-host", LOCALHOST, "--port", str(port)]
@@ -145,12 +143,6 @@ def is_free(port: int) -> bool:
     """Whether nobody listens on the port of this machine."""
     with socket.socket() as probe:
         return probe.connect_ex((LOCALHOST, port)) != 0
-
-
-def _require_free(port: int) -> None:
-    """Refuse a busy port: Label Studio would silently take the next one."""
-    if not is_free(port):
-        raise ConfigError(f"Port {port} is in use: Label Studio cannot start there. Choose another.")
 
 
 def _login(data_dir: Path) -> Login:
@@ -270,9 +262,6 @@ def _failed_start(server: LabelStudioServer, seconds: float) -> str:
     return f"Label Studio {what} within {seconds:.0f} s. The end of {log}:\n{last}"
 
 
-# ---------------------------------------------------------------- the golden data directory
-
-
 def golden_data_dir(executable: Path, cache: Path, report: Report = _silent) -> Path:
     """The migrated data directory of this Label Studio version below ``cache``, made if it is not there.
 
@@ -327,9 +316,6 @@ def _migrate(executable: Path, data_dir: Path) -> None:
     (data_dir / ".env").unlink(missing_ok=True)  # the secret key
 
 
-# ---------------------------------------------------------------- a project to label
-
-
 def open_session(url: str, token: str) -> httpx.Client:
     """A client that speaks to one Label Studio, past any proxy of the environment; the caller closes it."""
     headers = {"Authorization": f"Token {token}"}
@@ -359,7 +345,7 @@ def create_demo_project(url: str, token: str, images: Path, title: str, labels: 
 
 
 def create_project(session: httpx.Client, title: str, label_config: str) -> int:
-    """The id of a new project; Label Studio wants at least three characters of title."""
+    """The id of a new project; Label Studio takes titles of 3 to 50 characters."""
     wanted = {"title": title, "label_config": label_config}
     return int(_ask(session, "POST", "/api/projects/", json=wanted)["id"])
 
@@ -401,5 +387,13 @@ def _ask(session: httpx.Client, method: str, path: str, **content: Any) -> Any:
     except httpx.TransportError as error:
         raise Unreachable(f"{session.base_url} gave no answer to {method} {path}: {error!r}") from error
     if answer.is_error:
-        raise Rejected(answer.status_code, answer.text, f"{method} {path}")
+        raise Rejected(answer.status_code, _objection(answer), f"{method} {path}")
     return answer.json()
+
+
+def _objection(answer: httpx.Response) -> str:
+    """What Label Studio objects to, without the wrapping that alone would fill a message."""
+    try:
+        return json.dumps(answer.json()["validation_errors"])
+    except (ValueError, LookupError, TypeError):
+        return answer.text
