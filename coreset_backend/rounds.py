@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from coreset_backend.answers import Answers
+from coreset_backend.batch import Choice, choose_batch, state_code
 from coreset_backend.errors import EmptyPool
 from coreset_backend.label_studio import BATCH_VERSION_PREFIX
-from coreset_backend.project import Prediction, Snapshot, Task, class_targets, holdout_task_ids
-from coreset_backend.selection import Pool, Selection, covering_radius, strategy_named
+from coreset_backend.project import Snapshot, class_targets, holdout_task_ids
 from coreset_backend.store import STATES, Draft, Round, StoredRound
 
 if TYPE_CHECKING:
@@ -76,7 +77,7 @@ def _due(settings: "Settings", stored: StoredRound, annotated: dict[int, bool]) 
     if batch and done >= settings.batch_done * len(batch):
         return f"{done} of the batch's {len(batch)} tasks are done"
     states = stored.array("states")
-    before = set(stored.array("task_ids")[states == _code("labeled")].tolist())
+    before = set(stored.array("task_ids")[states == state_code("labeled")].tolist())
     new = sum(labeled and task_id not in before for task_id, labeled in annotated.items())
     return f"{new} new labels" if new >= settings.labels_for_a_round else None
 
@@ -105,7 +106,7 @@ def _compute(
         with clock.phase("neighbors"):
             build_index(embeddings, draft.path / "neighbors.ann", seed=settings.seed)
         with clock.phase("select"):
-            choice = _select(backend, snapshot, readable, embeddings, probabilities)
+            choice = choose_batch(settings, snapshot, readable, embeddings, probabilities)
         with clock.phase("save"):
             model.save_classifier(classifier, draft.path / "model.safetensors")
             record = _record(backend, snapshot, draft, choice, failures, clock)
@@ -179,100 +180,6 @@ class PixelSubset:
         return self.pixels[self.rows[rows]]
 
 
-@dataclass(frozen=True, slots=True)
-class Choice:
-    """What was chosen, in task ids, and where every task of the snapshot stands.
-
-    ``states``: uint8[n], positions in STATES. ``scores``: float32[n] in [0, 1], by distance to the
-    nearest center: 0 is the farthest of the pool, 1 a center or a task without an embedding.
-    """
-
-    strategy: str
-    batch: tuple[int, ...]
-    reserve: tuple[int, ...]
-    distances: NDArray[np.float32]
-    radius_before: float
-    radius_after: float
-    states: NDArray[np.uint8]
-    scores: NDArray[np.float32]
-
-
-def _select(
-    backend: "Backend",
-    snapshot: Snapshot,
-    readable: Rows,
-    embeddings: NDArray[np.float32],
-    probabilities: NDArray[np.float32] | None,
-) -> Choice:
-    """The batch and, as its continuation, the reserve: a greedy order may be cut anywhere."""
-    settings = backend.settings
-    states = _states_before(snapshot.tasks, readable)
-    eligible = np.flatnonzero(np.isin(states[readable], _codes("pool", "labeled")))
-    vectors = embeddings[eligible]
-    rows = readable[eligible]  # position among the vectors -> row of the snapshot
-    centers = np.flatnonzero(states[rows] == _code("labeled")).astype(np.int64)
-    pool = Pool(vectors, centers, None if probabilities is None else probabilities[eligible])
-    strategy = strategy_named(settings.strategy)
-    rng = np.random.default_rng(settings.seed)
-    asked = settings.batch_size + settings.reserve_size
-    selection = strategy(pool, asked, rng) if len(centers) < len(vectors) else _nothing(vectors, centers)
-    batch, reserve = np.split(selection.rows, [settings.batch_size])
-    states[rows[batch]], states[rows[reserve]] = _code("selected"), _code("reserve")
-    chosen = np.concatenate([centers, batch])
-    scores = np.ones(len(states), dtype=np.float32)
-    scores[rows] = _scores(vectors, chosen)
-    return Choice(
-        strategy=settings.strategy,
-        batch=tuple(snapshot.task_ids[rows[batch]].tolist()),
-        reserve=tuple(snapshot.task_ids[rows[reserve]].tolist()),
-        distances=selection.distances,
-        radius_before=selection.radius_before,
-        radius_after=covering_radius(vectors, chosen),
-        states=states,
-        scores=scores,
-    )
-
-
-def _nothing(vectors: NDArray[np.float32], centers: Rows) -> Selection:
-    """The selection from a pool that is labelled to its last task."""
-    radius = covering_radius(vectors, centers)
-    return Selection(np.empty(0, np.int64), np.empty(0, np.float32), radius, radius)
-
-
-def _states_before(tasks: Sequence[Task], readable: Rows) -> NDArray[np.uint8]:
-    """uint8[n]: where each task stands before the choice; of equal images only the first is in the pool."""
-    states = np.full(len(tasks), _code("unreadable"), dtype=np.uint8)
-    seen = {tasks[row].uri for row in readable if tasks[row].state == "labeled"}
-    for row in readable:
-        task = tasks[row]
-        states[row] = _code(task.state)
-        if task.state == "pool":
-            if task.uri in seen:
-                states[row] = _code("duplicate")
-            seen.add(task.uri)
-    return states
-
-
-def _code(state: str) -> int:
-    return STATES.index(state)
-
-
-def _codes(*states: str) -> list[int]:
-    return [_code(state) for state in states]
-
-
-def _scores(vectors: NDArray[np.float32], center_rows: Rows) -> NDArray[np.float32]:
-    """float32[n]: 1 at a center, falling to 0 at the row farthest from all of them."""
-    centers = vectors[center_rows].astype(np.float64)
-    distances = np.empty(len(vectors))
-    for start in range(0, len(vectors), 1024):
-        block = vectors[start : start + 1024].astype(np.float64)
-        squared = (block**2).sum(1)[:, None] + (centers**2).sum(1)[None] - 2 * block @ centers.T
-        distances[start : start + 1024] = np.sqrt(np.maximum(squared, 0)).min(1)
-    farthest = distances.max()
-    return (1 - distances / farthest if farthest else np.ones(len(vectors))).astype(np.float32)
-
-
 def _record(
     backend: "Backend",
     snapshot: Snapshot,
@@ -334,58 +241,6 @@ def publish_round(backend: "Backend", stored: StoredRound) -> None:
             )
         )
     stored.mark_published({**publication, "at": datetime.now(UTC).isoformat()})
-
-
-class Answers:
-    """What a round's model says of each task, from the store; light enough for the web process."""
-
-    def __init__(self, stored: StoredRound) -> None:
-        self.record = stored.record
-        self._task_ids = stored.array("task_ids")
-        self._scores = stored.array("scores")
-        self._embedded = stored.array("embedded_task_ids")
-        has_model = "probabilities.npy" in stored.record.hashes
-        self._probabilities = stored.array("probabilities") if has_model else None
-
-    def knows(self, task_id: int) -> bool:
-        """Whether the task was in the round's snapshot."""
-        return _position(self._task_ids, task_id) is not None
-
-    def score(self, task_id: int) -> float:
-        """In [0, 1], 0 first; a task that the round has not seen comes last."""
-        row = _position(self._task_ids, task_id)
-        return 1.0 if row is None else float(self._scores[row])
-
-    def answer(self, task_id: int) -> tuple[tuple[str, ...], float] | None:
-        """The classes the model names and how sure it is, in [0, 1]; None without a model or an image."""
-        row = _position(self._embedded, task_id)
-        labels = self.record.labels
-        if row is None or labels is None or self._probabilities is None:
-            return None
-        probabilities = self._probabilities[row]
-        if not labels.multiple:
-            best = int(probabilities.argmax())
-            return (labels.names[best],), float(probabilities[best])
-        named = tuple(name for name, p in zip(labels.names, probabilities, strict=True) if p >= 0.5)
-        sureness = np.maximum(probabilities, 1 - probabilities).min()
-        return (named, float(sureness)) if named else None
-
-    def prediction(self, task_id: int, score: float, version: str, preannotate: str) -> Prediction:
-        """The task's prediction; it shows the answer only where ``preannotate`` lets it."""
-        answer = self.answer(task_id)
-        if answer is None or not self._is_shown(answer[1], preannotate):
-            return Prediction(task_id, score, version)
-        return Prediction(task_id, score, version, *answer)
-
-    def _is_shown(self, confidence: float, preannotate: str) -> bool:
-        # An answer already chosen on a task that the model knows least invites a wrong click.
-        accuracy = (self.record.training or {}).get("holdout_accuracy") or 0.0
-        return preannotate == "on" or (preannotate == "auto" and confidence >= 0.9 and accuracy >= 0.8)
-
-
-def _position(ascending: NDArray[np.int64], task_id: int) -> int | None:
-    row = int(np.searchsorted(ascending, task_id))
-    return row if row < len(ascending) and ascending[row] == task_id else None
 
 
 @dataclass(slots=True)

@@ -16,6 +16,7 @@ from flask import Blueprint, Flask, Response, current_app, jsonify, request
 from werkzeug.exceptions import BadRequest, HTTPException, NotFound, Unauthorized
 
 from coreset_backend import __version__
+from coreset_backend.answers import Answers
 from coreset_backend.backend import Backend
 from coreset_backend.connect import SECRET_HEADER
 from coreset_backend.errors import (
@@ -29,7 +30,6 @@ from coreset_backend.errors import (
 )
 from coreset_backend.jobs import note_unseen, read_progress, request_round, workers_alive
 from coreset_backend.project import Json, result_json
-from coreset_backend.rounds import Answers
 
 log = logging.getLogger(__name__)
 

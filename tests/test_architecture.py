@@ -17,7 +17,9 @@ MAY_IMPORT = {
     "store": {"errors", "project"},
     "label_studio": {"errors", "project"},
     "connect": {"errors", "project", "label_studio"},
-    "rounds": PURE | WORLD | {"backend"},
+    "answers": {"project", "store"},
+    "batch": {"settings", "project", "selection", "store"},
+    "rounds": PURE | WORLD | {"backend", "answers", "batch"},
     "backend": {"errors", "settings", "label_studio", "store", "images"},
 }
 DOORS = {

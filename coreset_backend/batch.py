@@ -1,0 +1,110 @@
+"""From embeddings to the batch: what is chosen, and where every task of the snapshot then stands."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from coreset_backend.project import Snapshot, Task
+from coreset_backend.selection import Pool, Selection, covering_radius, strategy_named
+from coreset_backend.store import STATES
+
+if TYPE_CHECKING:
+    from coreset_backend.settings import Settings
+
+Rows = NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """What was chosen, in task ids, and where every task of the snapshot stands.
+
+    ``states``: uint8[n], positions in STATES. ``scores``: float32[n] in [0, 1], by distance to the
+    nearest center: 0 is the farthest of the pool, 1 a center or a task without an embedding.
+    """
+
+    strategy: str
+    batch: tuple[int, ...]
+    reserve: tuple[int, ...]
+    distances: NDArray[np.float32]
+    radius_before: float
+    radius_after: float
+    states: NDArray[np.uint8]
+    scores: NDArray[np.float32]
+
+
+def choose_batch(
+    settings: "Settings",
+    snapshot: Snapshot,
+    readable: Rows,
+    embeddings: NDArray[np.float32],
+    probabilities: NDArray[np.float32] | None,
+) -> Choice:
+    """The batch and, as its continuation, the reserve: a greedy order may be cut anywhere."""
+    states = _states_before(snapshot.tasks, readable)
+    eligible = np.flatnonzero(np.isin(states[readable], _codes("pool", "labeled")))
+    vectors = embeddings[eligible]
+    rows = readable[eligible]  # position among the vectors -> row of the snapshot
+    centers = np.flatnonzero(states[rows] == state_code("labeled")).astype(np.int64)
+    pool = Pool(vectors, centers, None if probabilities is None else probabilities[eligible])
+    strategy = strategy_named(settings.strategy)
+    rng = np.random.default_rng(settings.seed)
+    asked = settings.batch_size + settings.reserve_size
+    selection = strategy(pool, asked, rng) if len(centers) < len(vectors) else _nothing(vectors, centers)
+    batch, reserve = np.split(selection.rows, [settings.batch_size])
+    states[rows[batch]], states[rows[reserve]] = state_code("selected"), state_code("reserve")
+    chosen = np.concatenate([centers, batch])
+    scores = np.ones(len(states), dtype=np.float32)
+    scores[rows] = _scores(vectors, chosen)
+    return Choice(
+        strategy=settings.strategy,
+        batch=tuple(snapshot.task_ids[rows[batch]].tolist()),
+        reserve=tuple(snapshot.task_ids[rows[reserve]].tolist()),
+        distances=selection.distances,
+        radius_before=selection.radius_before,
+        radius_after=covering_radius(vectors, chosen),
+        states=states,
+        scores=scores,
+    )
+
+
+def _nothing(vectors: NDArray[np.float32], centers: Rows) -> Selection:
+    """The selection from a pool that is labelled to its last task."""
+    radius = covering_radius(vectors, centers)
+    return Selection(np.empty(0, np.int64), np.empty(0, np.float32), radius, radius)
+
+
+def _states_before(tasks: Sequence[Task], readable: Rows) -> NDArray[np.uint8]:
+    """uint8[n]: where each task stands before the choice; of equal images only the first is in the pool."""
+    states = np.full(len(tasks), state_code("unreadable"), dtype=np.uint8)
+    seen = {tasks[row].uri for row in readable if tasks[row].state == "labeled"}
+    for row in readable:
+        task = tasks[row]
+        states[row] = state_code(task.state)
+        if task.state == "pool":
+            if task.uri in seen:
+                states[row] = state_code("duplicate")
+            seen.add(task.uri)
+    return states
+
+
+def state_code(state: str) -> int:
+    return STATES.index(state)
+
+
+def _codes(*states: str) -> list[int]:
+    return [state_code(state) for state in states]
+
+
+def _scores(vectors: NDArray[np.float32], center_rows: Rows) -> NDArray[np.float32]:
+    """float32[n]: 1 at a center, falling to 0 at the row farthest from all of them."""
+    centers = vectors[center_rows].astype(np.float64)
+    distances = np.empty(len(vectors))
+    for start in range(0, len(vectors), 1024):
+        block = vectors[start : start + 1024].astype(np.float64)
+        squared = (block**2).sum(1)[:, None] + (centers**2).sum(1)[None] - 2 * block @ centers.T
+        distances[start : start + 1024] = np.sqrt(np.maximum(squared, 0)).min(1)
+    farthest = distances.max()
+    return (1 - distances / farthest if farthest else np.ones(len(vectors))).astype(np.float32)
