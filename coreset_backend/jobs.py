@@ -189,7 +189,8 @@ def reconcile_job() -> str:
 def read_progress(backend: Backend, project_id: int) -> dict[str, Any]:
     """How far the project's round is: ``state`` is idle, waiting, running or failed.
 
-    Also ``phase``, ``done``, ``total``, ``reason``, ``error`` and ``at`` (Unix time) where known. Raises
+    Also ``phase``, ``done``, ``total``, ``reason``, ``error``, ``phase_started`` and ``at`` (Unix times)
+    where known. Raises
     QueueError when Redis does not answer.
     """
     try:
@@ -213,11 +214,13 @@ def _write_progress(backend: Backend, project_id: int, **news: Any) -> None:
 
 def _reporter(backend: Backend, project_id: int, reason: str) -> Any:
     """Progress of run_round, written at each phase and at most twice a second within one."""
-    last = ("", 0.0)
+    last, started = ("", 0.0), 0.0
 
     def report(phase: str, done: int, total: int) -> None:
-        nonlocal last
+        nonlocal last, started
         now = time.monotonic()
+        if phase != last[0]:
+            started = time.time()
         if phase != last[0] or now > last[1] + 0.5 or done == total:
             last = (phase, now)
             _write_progress(
@@ -227,6 +230,7 @@ def _reporter(backend: Backend, project_id: int, reason: str) -> Any:
                 phase=phase,
                 done=done,
                 total=total,
+                phase_started=started,
                 reason=reason,
                 error=None,
             )

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from coreset_backend.answers import Answers
 from coreset_backend.batch import Choice, choose_batch, state_code
 from coreset_backend.errors import EmptyPool
+from coreset_backend.evidence import label_codes, pick_neighbors
 from coreset_backend.label_studio import BATCH_VERSION_PREFIX
 from coreset_backend.project import Snapshot, class_targets, holdout_task_ids
 from coreset_backend.store import STATES, Draft, Round, StoredRound
@@ -121,9 +122,25 @@ def _compute(
                     "scores": choice.scores,
                     "embedded_task_ids": pixels.task_ids,
                     "embeddings": embeddings,
+                    "image_keys": pixels.keys,
+                    **_evidence(snapshot, choice, pixels, embeddings),
                     **({} if probabilities is None else {"probabilities": probabilities}),
                 },
             )
+
+
+def _evidence(
+    snapshot: Snapshot, choice: Choice, pixels: "Pixels", embeddings: NDArray[np.float32]
+) -> dict[str, NDArray[Any]]:
+    """The arrays that the pages show."""
+    labeled = snapshot.task_ids[choice.states == state_code("labeled")]
+    picked = (*choice.batch, *choice.reserve)
+    neighbors, far = pick_neighbors(pixels.task_ids, embeddings, picked, labeled)
+    return {
+        "label_codes": label_codes(snapshot.tasks, snapshot.labels),
+        "pick_neighbors": neighbors,
+        "pick_distances": far,
+    }
 
 
 def _holdout(snapshot: Snapshot, previous: StoredRound | None, share: float, seed: int) -> frozenset[int]:
@@ -212,6 +229,7 @@ def _record(
         counts=dict(zip(STATES, counts.tolist(), strict=True)),
         failures=tuple(asdict(failure) for failure in failures),
         timings=clock.timings,
+        title=snapshot.title,
     )
 
 

@@ -75,6 +75,10 @@ class Settings(BaseSettings):
     url: str = Field(
         "http://localhost:9090", description="Address of this backend as Label Studio reaches it"
     )
+    label_studio_browser_url: str | None = Field(
+        None,
+        description="Address of Label Studio in a person's browser, for links; unset: LABEL_STUDIO_URL",
+    )
     webhook_secret: SecretStr | None = Field(
         None, description="Secret on annotation webhooks; unset: made once and kept in MODEL_DIR"
     )
@@ -128,7 +132,7 @@ class Settings(BaseSettings):
         (), description="Private hosts or networks that images may come from, separated by commas"
     )
 
-    @field_validator("label_studio_url", "url")
+    @field_validator("label_studio_url", "label_studio_browser_url", "url")
     @classmethod
     def _http_address(cls, value: str | None) -> str | None:
         if value is not None and not value.startswith(("http://", "https://")):

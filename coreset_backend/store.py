@@ -38,7 +38,7 @@ class Round:
     ``distances``: from each task of batch and reserve to its nearest center when it was picked.
     ``counts``: tasks by state; every task of the snapshot is in exactly one. ``training``: the fields of
     the fit's report, None on a cold start. ``failures``: ``{task_id, uri, reason}`` of unreadable images.
-    ``timings``: seconds by phase. ``hashes``: SHA-256 of every file of the round.
+    ``timings``: seconds by phase. ``hashes``: SHA-256 of every file of the round. ``title``: the project's.
     """
 
     project_id: int
@@ -62,6 +62,7 @@ class Round:
     timings: dict[str, float]
     hashes: dict[str, str] = field(default_factory=dict)
     format: int = FORMAT
+    title: str = ""
 
     @property
     def pool_version(self) -> str:
@@ -75,6 +76,10 @@ class StoredRound:
 
     record: Round
     path: Path
+
+    def has(self, name: str) -> bool:
+        """Whether the round was saved with that array; older rounds lack some."""
+        return f"{name}.npy" in self.record.hashes
 
     def array(self, name: str) -> NDArray[Any]:
         """The array saved as ``name``, checked against its hash; raises CorruptRound."""

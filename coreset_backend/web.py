@@ -29,6 +29,7 @@ from coreset_backend.errors import (
     RoundNotFound,
 )
 from coreset_backend.jobs import note_unseen, read_progress, request_round, workers_alive
+from coreset_backend.pages import pages
 from coreset_backend.project import Json, result_json
 
 log = logging.getLogger(__name__)
@@ -66,6 +67,7 @@ def create_app(backend: Backend) -> Flask:
     app.extensions["answers"] = AnswerCache(backend)
     app.before_request(_require_login)
     app.register_blueprint(protocol)
+    app.register_blueprint(pages)
     app.register_error_handler(Exception, _answer_error)
     return app
 

@@ -8,6 +8,7 @@ is fsynced: after a power cut the worst is a fetch.
 
 import hashlib
 import logging
+import math
 import os
 import shutil
 import tempfile
@@ -85,7 +86,7 @@ class PixelCache:
         return True
 
     def _path(self, key: str) -> Path:
-        return self._folder / key[:2] / f"{key}{_SUFFIX}"
+        return _entry_path(self._folder, key)
 
     def _write_whole(self, path: Path, data: bytes) -> None:
         path.parent.mkdir(exist_ok=True)
@@ -151,6 +152,22 @@ class PixelCache:
         if not self._said_full:
             self._said_full = True
             logger.warning("The image cache is full: %s. Images stay in memory or are fetched again", why)
+
+
+def read_pixels(folder: Path, key: str) -> NDArray[np.uint8] | None:
+    """The square pixels under ``key`` without opening the whole cache: uint8[size, size, 3], or None."""
+    try:
+        data = _entry_path(folder, key).read_bytes()
+    except OSError:
+        return None
+    size = math.isqrt(max(len(data) - _HEADER, 0) // 3)
+    if not size or len(data) != _HEADER + size * size * 3 or data[:_HEADER] != _header(data[_HEADER:]):
+        return None
+    return np.frombuffer(data, dtype=np.uint8, offset=_HEADER).reshape(size, size, 3)
+
+
+def _entry_path(folder: Path, key: str) -> Path:
+    return folder / key[:2] / f"{key}{_SUFFIX}"
 
 
 def _folders(folder: Path) -> list[str]:

@@ -70,10 +70,11 @@ class Pixels:
     ``task_ids`` is int64[n]; ``pixels[rows]`` is uint8[len(rows), size, size, 3] for a slice or int64 rows
     (a row is a position in ``task_ids``). Small pools are one array; others are read from the cache.
     Raises ``ImageError`` in the rare case that an entry was lost and its image can no longer be fetched.
+    ``keys`` is uint8[n, 32]: each image's key in the cache.
     """
 
-    def __init__(self, task_ids: NDArray[np.int64], rows: PixelRows) -> None:
-        self.task_ids, self._rows = task_ids, rows
+    def __init__(self, task_ids: NDArray[np.int64], keys: Array, rows: PixelRows) -> None:
+        self.task_ids, self.keys, self._rows = task_ids, keys, rows
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -270,10 +271,11 @@ class Images:
         self._refuse_torn_pool(failures, len(given))
         rows = sorted(readable)
         task_ids = np.array([given[row][0] for row in rows], np.int64)
+        shown = [readable[row] for row in rows]
+        keys = np.frombuffer(bytes.fromhex("".join(image.key for image in shown)), np.uint8).reshape(-1, 32)
         small = haul.small_rows(rows)
-        if small is not None:
-            return Pixels(task_ids, small), failures
-        return Pixels(task_ids, _CachedRows(self, [readable[row] for row in rows], size, haul.kept)), failures
+        pixels: PixelRows = _CachedRows(self, shown, size, haul.kept) if small is None else small
+        return Pixels(task_ids, keys, pixels), failures
 
     def _refuse_torn_pool(self, failures: Sequence[ImageFailure], count: int) -> None:
         if not failures:

@@ -1,0 +1,236 @@
+"""What the pages say of a project, as plain JSON values, read from the store and Redis."""
+
+from typing import Any
+
+import numpy as np
+
+from coreset_backend.backend import Backend
+from coreset_backend.errors import CorruptRound, QueueError
+from coreset_backend.jobs import read_progress, workers_alive
+from coreset_backend.store import STATES, Round, StoredRound
+
+Json = Any
+# Every task of a snapshot is in exactly one of these.
+STATE_WORDS = {
+    "labeled": ("Labelled", "somebody has annotated it"),
+    "selected": ("Selected", "in the batch that is served now"),
+    "reserve": ("Reserve", "served when the whole batch is locked by others"),
+    "pool": ("Pool", "waits to be chosen"),
+    "skipped": ("Skipped", "annotators passed it over"),
+    "unreadable": ("Unreadable", "its image could not be read"),
+    "duplicate": ("Duplicate", "shows the same file as another task"),
+}
+PHASE_WORDS = {
+    "snapshot": "Reading the project",
+    "images": "Reading images",
+    "fit": "Training",
+    "embed": "Embedding",
+    "neighbors": "Indexing neighbours",
+    "select": "Choosing",
+    "save": "Saving",
+    "publish": "Publishing",
+}
+
+
+def project_list(backend: Backend) -> list[Json]:
+    """One entry for each known project, in the order of their ids."""
+    return [project_line(backend, project_id) for project_id in backend.store.projects()]
+
+
+def project_line(backend: Backend, project_id: int) -> Json:
+    """What the list of projects says of one."""
+    stored = backend.store.latest(project_id)
+    counts = stored.record.counts if stored else {}
+    return {
+        "project": project_id,
+        "title": title(stored, project_id),
+        "number": stored.record.number if stored else None,
+        "labeled": counts.get("labeled", 0),
+        "total": sum(counts.values()),
+        "accuracy": (stored.record.training or {}).get("holdout_accuracy") if stored else None,
+        "progress": progress(backend, project_id, stored),
+    }
+
+
+def project_overview(backend: Backend, project_id: int) -> Json:
+    """Everything on the page of one project."""
+    rounds = readable_rounds(backend, project_id)
+    newest = rounds[0] if rounds else None
+    overview: Json = {
+        "project": project_id,
+        "title": title(newest, project_id),
+        "label_studio": label_studio_address(backend, project_id),
+        "progress": progress(backend, project_id, newest),
+        "round": None,
+        "rounds": [round_line(stored) for stored in rounds],
+    }
+    if newest:
+        record = newest.record
+        overview["round"] = round_line(newest) | {
+            "counts": counts(record),
+            "total": sum(record.counts.values()),
+            "batch": picks(newest),
+            "failures": list(record.failures),
+            "classes": list(record.labels.names) if record.labels else [],
+        }
+    return overview
+
+
+def readable_rounds(backend: Backend, project_id: int) -> list[StoredRound]:
+    """The rounds in the store, newest first, without those that cannot be read."""
+    found = []
+    for number in reversed(backend.store.numbers(project_id)):
+        try:
+            found.append(backend.store.open(project_id, number))
+        except CorruptRound:  # its reader has logged it
+            continue
+    return found
+
+
+def title(stored: StoredRound | None, project_id: int) -> str:
+    return (stored.record.title if stored else "") or f"Project {project_id}"
+
+
+def label_studio_address(backend: Backend, project_id: int) -> str | None:
+    """The project's Data Manager as a person's browser reaches it."""
+    settings = backend.settings
+    url = settings.label_studio_browser_url or settings.label_studio_url
+    return f"{url}/projects/{project_id}/data" if url else None
+
+
+def counts(record: Round) -> list[Json]:
+    """The tasks by state in a fixed order, states that never occurred included."""
+    return [
+        {"state": state, "name": STATE_WORDS[state][0], "meaning": STATE_WORDS[state][1], "count": count}
+        for state in STATES
+        for count in [record.counts.get(state, 0)]
+    ]
+
+
+def round_line(stored: StoredRound) -> Json:
+    """One row of the table of rounds."""
+    record = stored.record
+    training, publication = record.training or {}, stored.publication
+    return {
+        "number": record.number,
+        "model_version": record.model_version,
+        "taken_at": record.taken_at,
+        "strategy": record.strategy,
+        "backbone": record.backbone,
+        "labeled": record.counts.get("labeled", 0),
+        "selected": len(record.batch),
+        "radius_before": record.radius_before,
+        "radius_after": record.radius_after,
+        "accuracy": training.get("holdout_accuracy"),
+        "n_holdout": training.get("n_holdout"),
+        "seconds": round(sum(record.timings.values()), 1),
+        "published": publication is not None,
+        "published_at": (publication or {}).get("at"),
+    }
+
+
+def picks(stored: StoredRound) -> list[Json]:
+    """The batch in pick order, each with its distance and what it was nearest to."""
+    record = stored.record
+    names = record.labels.names if record.labels else ()
+    label_of = _label_names(stored, names)
+    known = stored.has("pick_neighbors") and stored.has("pick_distances")
+    near = stored.array("pick_neighbors") if known else np.empty((0, 2), np.int64)
+    far = stored.array("pick_distances") if known else np.empty((0, 2), np.float32)
+    return [
+        {
+            "rank": rank + 1,
+            "task_id": task_id,
+            "distance": None if distance < 0 else distance,
+            "labeled": _neighbor(near[rank, 0], far[rank, 0], label_of) if rank < len(near) else None,
+            "earlier": _neighbor(near[rank, 1], far[rank, 1], {}) if rank < len(near) else None,
+        }
+        for rank, (task_id, distance) in enumerate(zip(record.batch, record.distances, strict=False))
+    ]
+
+
+def _neighbor(task_id: np.int64, distance: np.float32, label_of: dict[int, str]) -> Json:
+    if task_id < 0:
+        return None
+    return {"task_id": int(task_id), "distance": float(distance), "label": label_of.get(int(task_id))}
+
+
+def _label_names(stored: StoredRound, names: tuple[str, ...]) -> dict[int, str]:
+    """Task id -> the name of its label, for the labelled tasks."""
+    if not stored.has("label_codes"):
+        return {}
+    codes = stored.array("label_codes")
+    task_ids = stored.array("task_ids")
+    return {int(task_ids[row]): names[codes[row]] for row in np.flatnonzero(codes >= 0)}
+
+
+# ---------------------------------------------------------------- progress
+
+
+def progress(backend: Backend, project_id: int, newest: StoredRound | None) -> Json:
+    """``read_progress`` with ``seconds_left``, ``steps`` and words; its state is unknown without Redis."""
+    try:
+        known = read_progress(backend, project_id)
+        workers = workers_alive(backend)
+    except QueueError as error:
+        return {"state": "unknown", "sentence": str(error), "steps": [], "seconds_left": None}
+    timings = newest.record.timings if newest else {}
+    known["seconds_left"] = seconds_left(known, timings) if known["state"] == "running" else None
+    known["steps"] = steps(known)
+    known["sentence"] = sentence(known, newest, workers)
+    return known
+
+
+def seconds_left(known: Json, timings: dict[str, float]) -> float | None:
+    """How long the running round will still take, going by what the newest round's phases took.
+
+    Within a phase that counts its steps the pace seen so far is taken. None on a first round, for
+    phases after this one are not known then.
+    """
+    phase = known.get("phase")
+    if not timings or phase not in timings:
+        return None
+    order = list(timings)
+    later = sum(timings[name] for name in order[order.index(phase) + 1 :])
+    done, total = known.get("done") or 0, known.get("total") or 0
+    spent = max(known.get("at", 0.0) - known.get("phase_started", known.get("at", 0.0)), 0.0)
+    if done and total and spent:
+        return float(spent / done * (total - done) + later)
+    return float(max(timings[phase] - spent, 0.0) + later)
+
+
+def steps(known: Json) -> list[Json]:
+    """The phases in order, each done, current or still to come."""
+    phases = list(PHASE_WORDS)
+    phase = known.get("phase") if known["state"] == "running" else None
+    if phase and phase not in phases:
+        phases.insert(0, phase)
+    place = phases.index(phase) if phase else -1
+    return [
+        {
+            "phase": name,
+            "name": PHASE_WORDS.get(name, name.capitalize()),
+            "is": "done" if number < place else "current" if number == place else "ahead",
+        }
+        for number, name in enumerate(phases)
+    ]
+
+
+def sentence(known: Json, newest: StoredRound | None, workers: int) -> str:
+    """The state in words."""
+    state = known["state"]
+    if state in ("running", "waiting") and not workers:
+        return "A round is wanted, but no worker listens. Start one with `coreset-backend work`."
+    if state == "running":
+        phase = PHASE_WORDS.get(known.get("phase", ""), "Working")
+        done, total = known.get("done"), known.get("total")
+        return f"{phase}: {done:,} of {total:,}." if total else f"{phase}."
+    if state == "waiting":
+        return "A round is queued and starts in a moment."
+    if state == "failed":
+        return f"The last round failed: {known.get('error')}"
+    if newest is None:
+        return "No round yet. Start one, or connect the project and wait."
+    return (
+        f"Round {newest.record.number} is being labelled. The next starts by itself when its batch is done."
+    )

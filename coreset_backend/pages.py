@@ -1,0 +1,136 @@
+"""The pages for people: projects, one project, and the images on them. Loads no torch.
+
+A page is whole without JavaScript; that keeps it live and draws the charts.
+"""
+
+import datetime
+
+import numpy as np
+from flask import Blueprint, Response, current_app, jsonify, render_template
+from werkzeug.exceptions import HTTPException, NotFound
+
+from coreset_backend.backend import Backend
+from coreset_backend.errors import CoresetError, RoundNotFound
+from coreset_backend.overview import Json, progress, project_list, project_overview
+from coreset_backend.store import StoredRound
+
+THUMBNAIL_SIDE = 192
+UNCHANGING = "private, max-age=86400, immutable"
+
+pages = Blueprint("pages", __name__)
+
+
+def _backend() -> Backend:
+    backend: Backend = current_app.extensions["backend"]
+    return backend
+
+
+@pages.get("/projects")
+def projects() -> str:
+    """All connected projects."""
+    return render_template("projects.html", projects=project_list(_backend()))
+
+
+@pages.get("/projects/<int:project_id>")
+def project(project_id: int) -> str:
+    """One project: what is happening, what the labels bought, when to stop."""
+    return render_template("project.html", view=project_overview(_backend(), _known(project_id)))
+
+
+@pages.get("/api/projects/<int:project_id>/overview")
+def overview(project_id: int) -> Response:
+    """Every number of the project's page."""
+    return jsonify(project_overview(_backend(), _known(project_id)))
+
+
+@pages.get("/api/projects/<int:project_id>/progress")
+def live_progress(project_id: int) -> Response:
+    """How far the running round is, and the number of the newest; asked for every second."""
+    newest = _backend().store.latest(_known(project_id))
+    known = progress(_backend(), project_id, newest)
+    return jsonify(project=project_id, progress=known, number=newest.record.number if newest else 0)
+
+
+@pages.get("/projects/<int:project_id>/rounds/<int:number>/thumbnails/<int:task_id>.jpg")
+def thumbnail(project_id: int, number: int, task_id: int) -> Response:
+    """The image of a task of that round, from the cache. 404 for a task of another project."""
+    from coreset_backend.images.thumbnails import cached_thumbnail
+
+    stored = _round(project_id, number)
+    key = _image_key(stored, task_id)
+    jpeg = cached_thumbnail(_backend().store.image_cache, key, THUMBNAIL_SIDE) if key else None
+    if jpeg is None:
+        raise NotFound(f"Round {number} of project {project_id} has no cached image of task {task_id}.")
+    return Response(jpeg, mimetype="image/jpeg", headers={"Cache-Control": UNCHANGING})
+
+
+def _known(project_id: int) -> int:
+    if project_id not in _backend().store.projects():
+        raise NotFound(f"Project {project_id} is not connected. Run `coreset-backend connect --project N`.")
+    return project_id
+
+
+def _round(project_id: int, number: int) -> StoredRound:
+    try:
+        return _backend().store.open(_known(project_id), number)
+    except RoundNotFound as error:
+        raise NotFound(str(error)) from None
+
+
+def _image_key(stored: StoredRound, task_id: int) -> str | None:
+    if not stored.has("image_keys"):
+        return None
+    task_ids = stored.array("embedded_task_ids")
+    row = int(np.searchsorted(task_ids, task_id))
+    known = row < len(task_ids) and task_ids[row] == task_id
+    return stored.array("image_keys")[row].tobytes().hex() if known else None
+
+
+@pages.errorhandler(HTTPException)
+@pages.errorhandler(CoresetError)
+def _show_error(error: HTTPException | CoresetError) -> tuple[str, int]:
+    status = error.code or 500 if isinstance(error, HTTPException) else 500
+    words = error.description if isinstance(error, HTTPException) else str(error)
+    return render_template("error.html", status=status, words=words), status
+
+
+# ---------------------------------------------------------------- words for numbers
+
+
+@pages.app_template_filter("percent")
+def percent(share: float | None) -> str:
+    return "–" if share is None else f"{100 * share:.1f} %"
+
+
+@pages.app_template_filter("number")
+def number(value: float | None, digits: int = 0) -> str:
+    """With thin spaces between thousands; a dash for what is not known."""
+    return "–" if value is None else f"{value:,.{digits}f}".replace(",", "\u202f")
+
+
+@pages.app_template_filter("duration")
+def duration(seconds: float | None) -> str:
+    if seconds is None:
+        return "–"
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+@pages.app_template_filter("moment")
+def moment(text: str | None) -> str:
+    """An ISO time as day and minute, UTC."""
+    return f"{datetime.datetime.fromisoformat(text):%d %b %Y, %H:%M}" if text else "–"
+
+
+def bar(counts: list[Json], width: float = 1000) -> list[Json]:
+    """Where each state's part of a stacked bar begins and how wide it is, of ``width`` in all."""
+    total, start, parts = sum(item["count"] for item in counts) or 1, 0.0, []
+    for item in counts:
+        wide = width * item["count"] / total
+        parts.append(item | {"x": round(start, 2), "width": round(wide, 2)})
+        start += wide
+    return parts
+
+
+pages.add_app_template_global(bar, "bar")

@@ -1,0 +1,144 @@
+// Keeps the page of a project live: progress while a round runs, the whole page when a new round is there.
+
+const $ = (id) => document.getElementById(id);
+const view = () => JSON.parse($("view").textContent);
+const project = Number($("live").dataset.project);
+const pause = (milliseconds) => new Promise((resolve) => setTimeout(resolve, milliseconds));
+
+function element(name, attributes = {}, ...children) {
+  const made = Object.assign(document.createElement(name), attributes);
+  made.append(...children);
+  return made;
+}
+
+function say(words, bad = false) {
+  const line = element("p", { textContent: words, className: bad ? "bad" : "" });
+  $("said").append(line);
+  setTimeout(() => line.remove(), 12000);
+}
+
+async function ask(path, options) {
+  const answer = await fetch(path, { headers: { Accept: "application/json" }, ...options });
+  const body = await answer.json();
+  if (!answer.ok) throw new Error(body.error || `The backend answered ${answer.status}.`);
+  return body;
+}
+
+// ---------------------------------------------------------------- live
+
+function duration(seconds) {
+  if (seconds < 90) return `${Math.max(1, Math.round(seconds))} s`;
+  return seconds < 5400 ? `${Math.round(seconds / 60)} min` : `${(seconds / 3600).toFixed(1)} h`;
+}
+
+function showProgress(progress) {
+  const running = progress.state === "running";
+  $("state").textContent = progress.state;
+  $("state").className = `pill ${progress.state}`;
+  $("sentence").textContent = progress.sentence;
+  $("steps").hidden = $("left").hidden = !running;
+  for (const button of document.querySelectorAll('[data-action="start"]')) button.disabled = running || progress.state === "waiting";
+  for (const button of document.querySelectorAll('[data-action="cancel"]')) button.disabled = !running && progress.state !== "waiting";
+  if (!running) return;
+  $("steps").replaceChildren(...progress.steps.map((step) => {
+    const item = element("li", { className: step.is, textContent: step.name });
+    if (step.is === "current") item.setAttribute("aria-current", "step");
+    return item;
+  }));
+  if (progress.total) $("meter").value = progress.done / progress.total;
+  else $("meter").removeAttribute("value");
+  $("time-left").textContent = progress.seconds_left == null ? "" : `about ${duration(progress.seconds_left)} left`;
+}
+
+async function showNewPage() {
+  const text = await (await fetch(location.pathname)).text();
+  const fresh = new DOMParser().parseFromString(text, "text/html");
+  const place = window.scrollY;
+  $("live").replaceWith(fresh.getElementById("live"));
+  $("view").textContent = fresh.getElementById("view").textContent;
+  window.scrollTo(0, place);
+  document.dispatchEvent(new Event("fresh"));
+}
+
+async function follow() {
+  for (;;) {
+    await pause(document.hidden ? 10000 : 1500);
+    try {
+      const { progress, number } = await ask(`/api/projects/${project}/progress`);
+      if (number !== Number($("live").dataset.round) && progress.state !== "running") {
+        await showNewPage();
+        say(`Round ${number} is ready.`);
+      }
+      showProgress(progress);
+    } catch (error) {
+      $("sentence").textContent = `The backend does not answer (${error.message}). Trying again.`;
+    }
+  }
+}
+
+// ---------------------------------------------------------------- actions
+
+function confirmed(words, yes) {
+  $("ask-words").textContent = words;
+  $("ask-yes").textContent = yes;
+  $("ask").returnValue = "no";
+  $("ask").showModal();
+  return new Promise((resolve) => $("ask").addEventListener("close", () => resolve($("ask").returnValue === "yes"), { once: true }));
+}
+
+const DONE = {
+  start: (answer) => answer.status === "queued" ? "A round is queued." : "A round is waiting already.",
+};
+
+async function act(button) {
+  if (!await confirmed(button.dataset.ask, button.textContent.trim())) return;
+  button.disabled = true;
+  try {
+    const answer = await ask(button.dataset.path || `/api/projects/${project}/${button.dataset.action}`, { method: "POST" });
+    say(answer.message || DONE[button.dataset.action]?.(answer) || answer.status);
+  } catch (error) {
+    say(error.message, true);
+  }
+  button.disabled = false;
+}
+
+// ---------------------------------------------------------------- why this one?
+
+const thumbnail = (number, task) => `/projects/${project}/rounds/${number}/thumbnails/${task}.jpg`;
+
+function figure(number, task, words) {
+  const image = element("img", { src: thumbnail(number, task), alt: `Task ${task}`, className: "thumbnail", width: 192, height: 192 });
+  return element("figure", {}, image, element("figcaption", { textContent: words }));
+}
+
+function why(pick, round) {
+  const { labeled, earlier } = pick;
+  if (!labeled && !earlier) return "It is the most central image of a pool without labels: the first center.";
+  const words = [`It was pick ${pick.rank} of round ${round.number}.`];
+  if (labeled) words.push(`Its nearest labelled image, task ${labeled.task_id}${labeled.label ? ` (“${labeled.label}”)` : ""}, is ${labeled.distance.toFixed(2)} away.`);
+  if (earlier) words.push(`The nearest image picked before it, task ${earlier.task_id}, is ${earlier.distance.toFixed(2)} away.`);
+  if (round.strategy.startsWith("k_center")) words.push("No other image in the pool was farther from all labelled and picked ones.");
+  return words.join(" ");
+}
+
+function explain(pick) {
+  const { round, label_studio } = view();
+  const figures = [figure(round.number, pick.task_id, `Pick ${pick.rank}: task ${pick.task_id}`)];
+  if (pick.labeled) figures.push(figure(round.number, pick.labeled.task_id, `Nearest labelled: ${pick.labeled.label || "no class"}, ${pick.labeled.distance.toFixed(2)} away`));
+  else if (pick.earlier) figures.push(figure(round.number, pick.earlier.task_id, `Nearest earlier pick, ${pick.earlier.distance.toFixed(2)} away`));
+  $("why-pair").replaceChildren(...figures);
+  $("why-words").textContent = why(pick, round);
+  $("why-link").hidden = !label_studio;
+  $("why-link").href = `${label_studio}?task=${pick.task_id}`;
+  $("why").showModal();
+}
+
+document.addEventListener("click", (event) => {
+  const pick = event.target.closest("[data-pick]");
+  if (pick) explain(view().round.batch[Number(pick.dataset.pick)]);
+  const button = event.target.closest("[data-action]");
+  if (button) act(button);
+});
+
+showProgress(view().progress);
+follow();

@@ -1,0 +1,187 @@
+"""The pages as a browser without JavaScript gets them; e2e/test_pages.py has the rest."""
+
+import io
+import json
+import re
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from flask.testing import FlaskClient
+from PIL import Image
+from test_store import record
+
+from coreset_backend.backend import Backend
+from coreset_backend.evidence import label_codes, pick_neighbors
+from coreset_backend.images.cache import PixelCache
+from coreset_backend.overview import seconds_left
+from coreset_backend.project import Labels, Task
+from coreset_backend.web import create_app
+
+MakeBackend = Callable[..., Backend]
+COUNTS = {
+    "labeled": 1,
+    "selected": 2,
+    "reserve": 1,
+    "pool": 95,
+    "skipped": 1,
+    "unreadable": 1,
+    "duplicate": 0,
+}
+KEYS = np.arange(3 * 32, dtype=np.uint8).reshape(3, 32)
+
+
+@pytest.fixture
+def backend(make_backend: MakeBackend) -> Backend:
+    return make_backend(
+        label_studio_url="http://label-studio:8080", label_studio_browser_url="https://label.example"
+    )
+
+
+@pytest.fixture
+def client(backend: Backend) -> FlaskClient:
+    return create_app(backend).test_client()
+
+
+def save_round(backend: Backend, project_id: int = 7, **given: Any) -> None:
+    with backend.store.draft(project_id) as draft:
+        known: dict[str, Any] = {
+            "project_id": project_id,
+            "title": "Pets <b>",
+            "counts": COUNTS,
+            "failures": ({"task_id": 9, "uri": "/data/x.jpg", "reason": "no <image>"},),
+        }
+        draft.save(
+            record(draft.number, **{**known, **given}),
+            {
+                "task_ids": np.array([1, 2, 3, 4]),
+                "label_codes": np.array([-1, -1, -1, 1], dtype=np.int16),
+                "embedded_task_ids": np.array([1, 3, 4]),
+                "image_keys": KEYS,
+                "pick_neighbors": np.array([[4, -1], [4, 3], [4, 1]]),
+                "pick_distances": np.array([[3.0, np.inf], [2.5, 2.0], [2.0, 1.0]], dtype=np.float32),
+            },
+        )
+
+
+def text(html: str) -> str:
+    return re.sub(r"\s+", " ", re.sub(r"<[^>]+>", " ", html))
+
+
+def test_projects_are_listed_with_their_counts(backend: Backend, client: FlaskClient) -> None:
+    assert "No project is connected yet" in text(client.get("/projects").text)
+    save_round(backend)
+    shown = text(client.get("/projects").text)
+    assert "1 of 101" in shown
+    assert "Pets &lt;b&gt;" in shown
+
+
+def test_the_page_shows_what_the_overview_says(backend: Backend, client: FlaskClient) -> None:
+    save_round(backend)
+    html = client.get("/projects/7").text
+    overview = client.get("/api/projects/7/overview").json or {}
+    found = dict(re.findall(r'data-count="(\w+)">([\d\u202f]+)<', html))
+    assert {state: int(count) for state, count in found.items()} == COUNTS
+    assert overview["round"]["total"] == sum(COUNTS.values())
+    first, second = overview["round"]["batch"]
+    assert first["labeled"] == {"task_id": 4, "distance": 3.0, "label": "dog"}
+    assert first["earlier"] is None
+    assert second["earlier"]["task_id"] == 3
+    assert overview["label_studio"] == "https://label.example/projects/7/data"
+    assert "no &lt;image&gt;" in html
+    assert "Pets <b>" not in html
+    shown = json.loads(re.search(r'id="view">(.*?)</script>', html)[1])  # type: ignore[index]
+    assert shown == overview
+
+
+def test_a_round_saved_by_an_older_version_is_shown_too(backend: Backend, client: FlaskClient) -> None:
+    with backend.store.draft(7) as draft:
+        draft.save(record(1), {"task_ids": np.array([1, 2, 3])})
+    assert "Project 7" in client.get("/projects/7").text
+    batch = (client.get("/api/projects/7/overview").json or {})["round"]["batch"]
+    assert [pick["labeled"] for pick in batch] == [None, None]
+    assert client.get("/projects/7/rounds/1/thumbnails/3.jpg").status_code == 404
+
+
+def test_a_project_without_a_round_and_one_that_nobody_knows(backend: Backend, client: FlaskClient) -> None:
+    backend.store.register(7)
+    assert "Nothing chosen yet" in client.get("/projects/7").text
+    for path in (
+        "/projects/8",
+        "/api/projects/8/overview",
+        "/api/projects/8/progress",
+        "/projects/7/rounds/3/thumbnails/1.jpg",
+    ):
+        answer = client.get(path)
+        assert answer.status_code == 404
+        assert "Traceback" not in answer.text
+
+
+def test_thumbnails_are_cut_from_the_cache_and_only_of_the_rounds_own_tasks(
+    backend: Backend, client: FlaskClient
+) -> None:
+    cache = PixelCache(backend.store.image_cache, 10**9, 0)
+    pixels = np.full((224, 224, 3), 200, dtype=np.uint8)
+    cache.write(KEYS[1].tobytes().hex(), pixels, 0)
+    save_round(backend)
+    answer = client.get("/projects/7/rounds/1/thumbnails/3.jpg")
+    assert answer.status_code == 200
+    image = Image.open(io.BytesIO(answer.data))
+    assert image.size == (192, 192)
+    assert abs(int(np.asarray(image).mean()) - 200) < 3
+    assert client.get("/projects/7/rounds/1/thumbnails/1.jpg").status_code == 404  # not cached
+    assert client.get("/projects/7/rounds/1/thumbnails/2.jpg").status_code == 404  # has no image
+    with backend.store.draft(8) as draft:
+        draft.save(record(1, project_id=8), {"embedded_task_ids": np.array([5]), "image_keys": KEYS[:1]})
+    assert client.get("/projects/8/rounds/1/thumbnails/3.jpg").status_code == 404  # another project's task
+
+
+def test_pages_ask_for_the_login(make_backend: MakeBackend) -> None:
+    backend = make_backend(basic_auth_user="ops", basic_auth_pass="pass")
+    save_round(backend)
+    client = create_app(backend).test_client()
+    for path in (
+        "/projects",
+        "/projects/7",
+        "/api/projects/7/overview",
+        "/projects/7/rounds/1/thumbnails/3.jpg",
+    ):
+        assert client.get(path).status_code == 401
+
+
+def test_with_redis_away_the_page_is_shown_and_says_so(make_backend: MakeBackend) -> None:
+    backend = make_backend(redis_url="redis://127.0.0.1:1")
+    save_round(backend)
+    answer = create_app(backend).test_client().get("/projects/7")
+    assert answer.status_code == 200
+    assert "Redis does not answer" in answer.text
+
+
+def test_time_left_goes_by_the_pace_in_the_phase_and_by_the_last_round_for_the_rest() -> None:
+    timings = {"images": 40.0, "fit": 60.0, "publish": 5.0}
+    now = time.time()
+    running = {"phase": "images", "done": 25, "total": 100, "phase_started": now - 5, "at": now}
+    assert seconds_left(running, timings) == pytest.approx(15 + 65, abs=0.1)
+    assert seconds_left({"phase": "fit", "phase_started": now - 20, "at": now}, timings) == pytest.approx(
+        45, abs=0.1
+    )
+    assert seconds_left(running, {}) is None
+    assert seconds_left({"phase": "pretrain"}, timings) is None
+
+
+def test_each_pick_is_explained_by_what_it_is_nearest_to() -> None:
+    ids = np.array([10, 20, 30, 40])
+    embeddings = np.array([[0, 0], [3, 0], [9, 0], [10, 0]], dtype=np.float32)
+    near, far = pick_neighbors(ids, embeddings, (40, 20, 30), np.array([10]))
+    assert near.tolist() == [[10, -1], [10, 40], [10, 40]]
+    assert far.tolist() == [[10, np.inf], [3, 7], [9, 1]]
+    near, far = pick_neighbors(ids, embeddings, (40,), np.array([], dtype=np.int64))
+    assert near.tolist() == [[-1, -1]]
+
+
+def test_label_codes_follow_the_order_of_the_classes() -> None:
+    tasks = [Task(1, "a", "labeled", ("dog",)), Task(2, "b"), Task(3, "c", "labeled", None)]
+    assert label_codes(tasks, Labels("l", "i", ("cat", "dog"), False)).tolist() == [1, -1, -1]
+    assert label_codes(tasks, None).tolist() == [-1, -1, -1]
