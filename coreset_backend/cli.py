@@ -1,18 +1,18 @@
-"""The command line: run · serve · work · connect · doctor · start."""
+"""The command line: run · serve · work · connect · start · status · doctor."""
 
+import json
 import logging
 import os
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import click
 
 from coreset_backend import __version__
-from coreset_backend.backend import Backend, open_backend
+from coreset_backend.backend import open_backend
 from coreset_backend.errors import CoresetError
-from coreset_backend.settings import read_settings
+from coreset_backend.settings import Settings, read_settings
 
 
 class Commands(click.Group):
@@ -34,6 +34,19 @@ def main() -> None:
         level=os.environ.get("LOG_LEVEL", "INFO"), format="%(asctime)s %(levelname)s %(name)s: %(message)s"
     )
     logging.getLogger("httpx").setLevel(logging.WARNING)
+
+
+def running_settings() -> Settings:
+    """The settings; what they leave open comes from the `coreset-backend run` of this folder, if it runs."""
+    from coreset_backend.local import settings_of_run
+
+    settings = read_settings()
+    given = {
+        name: value
+        for name, value in settings_of_run(settings.model_dir).items()
+        if name not in settings.model_fields_set
+    }
+    return read_settings(**given)
 
 
 @main.command()
@@ -74,7 +87,7 @@ def connect(project_id: int) -> None:
     from coreset_backend.connect import connect as steps
     from coreset_backend.jobs import request_round
 
-    backend = open_backend(read_settings())
+    backend = open_backend(running_settings())
     for done in steps(
         backend.label_studio,
         project_id,
@@ -94,64 +107,41 @@ def start(project_id: int) -> None:
     """Start a round now, due or not."""
     from coreset_backend.jobs import request_round
 
-    backend = open_backend(read_settings())
+    backend = open_backend(running_settings())
     backend.store.register(project_id)
     queued = request_round(backend, project_id, "started by hand", force=True)
     click.echo("A round is queued." if queued else "A round is waiting already.")
 
 
 @main.command()
-@click.option("--project", "project_id", type=click.IntRange(1), help="Check this project's connection too.")
+@click.option("--project", "project_id", type=click.IntRange(1), help="Only this one.")
+@click.option("--json", "as_json", is_flag=True, help="As the API answers it.")
+def status(project_id: int | None, as_json: bool) -> None:
+    """How far each project's round is, what its last one chose, and the counts of its tasks."""
+    from coreset_backend.status import project_status, status_lines
+
+    backend = open_backend(running_settings())
+    project_ids = [project_id] if project_id else backend.store.projects()
+    found = [project_status(backend, each) for each in project_ids]
+    if as_json:
+        click.echo(json.dumps(found, indent=2))
+    elif not found:
+        click.echo("No project is connected. Run `coreset-backend connect --project N`.")
+    else:
+        click.echo("\n".join(line for each in found for line in status_lines(each)))
+
+
+@main.command()
+@click.option("--project", "project_id", type=click.IntRange(1), help="Only this one of the projects.")
 def doctor(project_id: int | None) -> None:
-    """Check settings, Redis, worker, Label Studio and a project; says the fix for each problem."""
-    backend = open_backend(read_settings())
-    checks: list[tuple[str, Callable[[], list[str]]]] = [
-        ("Store", lambda: _store_problems(backend)),
-        ("Redis and worker", lambda: _worker_problems(backend)),
-        ("Label Studio", lambda: _label_studio_problems(backend)),
-    ]
-    if project_id:
-        checks.append((f"Project {project_id}", lambda: _project_problems(backend, project_id)))
-    failed = sum(_report_check(name, check) for name, check in checks)
-    sys.exit(1 if failed else 0)
+    """Check store, Redis, worker, web, Label Studio and every project; says the fix for each problem."""
+    from coreset_backend.doctor import examine
 
-
-def _report_check(name: str, check: Callable[[], list[str]]) -> bool:
-    """Print the outcome of one check; whether it found a problem."""
-    try:
-        found = check()
-    except CoresetError as error:
-        found = [str(error)]
-    click.echo(f"{'PROBLEM' if found else 'ok     '}  {name}")
-    for problem in found:
-        click.echo(f"         {problem}")
-    return bool(found)
-
-
-def _store_problems(backend: Backend) -> list[str]:
-    folder = backend.settings.model_dir
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        backend.store.webhook_secret()
-    except OSError as error:
-        return [
-            f"{folder} cannot be written ({error.strerror}). Run: chown -R {os.getuid()} {folder.absolute()}"
-        ]
-    return []
-
-
-def _label_studio_problems(backend: Backend) -> list[str]:
-    backend.label_studio.whoami()
-    return []
-
-
-def _worker_problems(backend: Backend) -> list[str]:
-    from coreset_backend.jobs import workers_alive
-
-    return [] if workers_alive(backend) else ["No worker listens. Start one with `coreset-backend work`."]
-
-
-def _project_problems(backend: Backend, project_id: int) -> list[str]:
-    from coreset_backend.connect import problems
-
-    return list(problems(backend.label_studio, project_id, url=backend.settings.url))
+    backend = open_backend(running_settings())
+    sound = True
+    for name, problems in examine(backend, [project_id] if project_id else backend.store.projects()):
+        click.echo(f"{'PROBLEM' if problems else 'ok     '}  {name}")
+        for problem in problems:
+            click.echo(f"         {problem}")
+        sound = sound and not problems
+    sys.exit(0 if sound else 1)

@@ -144,13 +144,26 @@ def _make_tab(label_studio: LabelStudio, project_id: int) -> str:
     return f"Tab '{TAB}' made, sorted by score."
 
 
-def problems(label_studio: LabelStudio, project_id: int, *, url: str) -> Iterator[str]:
+def problems(
+    label_studio: LabelStudio,
+    project_id: int,
+    *,
+    url: str,
+    secret: str,
+    basic_auth: tuple[str, str] | None = None,
+) -> Iterator[str]:
     """What keeps the connection of the project from working, each with its fix; nothing when it is sound."""
     project = _project(label_studio, project_id)
     parse_label_config(project["label_config"])
     again = f"run `coreset-backend connect --project {project_id}`"
-    if not _ours(label_studio, project_id, url):
+    backends = _ours(label_studio, project_id, url)
+    if not backends:
         yield f"No backend with the address {url} is connected; {again}."
+    if basic_auth and any(backend.get("auth_method") != "BASIC_AUTH" for backend in backends):
+        yield (
+            "Label Studio calls the backend without the login of BASIC_AUTH_USER and is refused; "
+            f"delete the backend in Settings > Model, then {again}."
+        )
     webhooks = _our_webhooks(label_studio, project_id, f"{url}/webhook")
     if not webhooks:
         yield (
@@ -158,8 +171,10 @@ def problems(label_studio: LabelStudio, project_id: int, *, url: str) -> Iterato
             "leaves it out when it blocks private addresses: set LABEL_STUDIO_SSRF_PROTECTION_ENABLED=false, "
             f"then {again}."
         )
-    if webhooks and not any(SECRET_HEADER in (hook.get("headers") or {}) for hook in webhooks):
-        yield f"The webhook carries no secret and is answered with 401; {again}."
+    if webhooks and not any((hook.get("headers") or {}).get(SECRET_HEADER) == secret for hook in webhooks):
+        yield f"The webhook does not carry this backend's secret and is answered with 401; {again}."
+    if webhooks and not any(hook.get("is_active", True) for hook in webhooks):
+        yield f"The webhook is switched off; {again}."
     if project.get("sampling") != SAMPLING:
         yield f"Task sampling is '{project.get('sampling')}', so the batch is not served first; {again}."
     version = project.get("model_version") or ""

@@ -147,7 +147,7 @@ def _advance(backend: Backend, project_id: int) -> str:
     except CoresetError as error:
         _failed(backend, project_id, error)
         raise
-    backend.redis.delete(_key(project_id, "forced"))
+    backend.redis.delete(_key(project_id, "forced"), _key(project_id, "unseen"))
     _write_progress(backend, project_id, state="idle", error=None, phase=None)
     return f"round {stored.record.number}: {reason}"
 
@@ -190,19 +190,20 @@ def read_progress(backend: Backend, project_id: int) -> dict[str, Any]:
     """How far the project's round is: ``state`` is idle, waiting, running or failed.
 
     Also ``phase``, ``done``, ``total``, ``reason``, ``error``, ``phase_started`` and ``at`` (Unix times)
-    where known. Raises
+    where known, and ``unseen``, how many tasks Label Studio asked about that no round has seen yet. Raises
     QueueError when Redis does not answer.
     """
     try:
         written = json.loads(backend.redis.get(_key(project_id, "progress")) or "{}")
         leased = bool(backend.redis.exists(_key(project_id, "lease")))
         waits = bool(backend.redis.exists(_key(project_id, "waiting")))
+        unseen: int = backend.redis.scard(_key(project_id, "unseen"))
     except RedisError as error:
         raise QueueError(f"Redis does not answer ({error}), so progress is unknown.") from error
     state = written.get("state", "idle")
     if state == "running" and not leased:  # its worker died; the job comes back by itself
         state = "waiting"
-    return {**written, "state": "waiting" if waits and state != "running" else state}
+    return {**written, "state": "waiting" if waits and state != "running" else state, "unseen": unseen}
 
 
 def _write_progress(backend: Backend, project_id: int, **news: Any) -> None:

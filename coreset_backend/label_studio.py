@@ -165,6 +165,11 @@ class LabelStudio:
     def fetch_project(self, project_id: int) -> Json:
         return self.get(f"/api/projects/{project_id}/")
 
+    def fetch_first_task(self, project_id: int) -> Json | None:
+        """Id and data of some task of the project; None where it has none."""
+        found = self.get("/api/tasks/", project=project_id, page=1, page_size=1, include="id,data")["tasks"]
+        return found[0] if found else None
+
     def fetch_snapshot(self, project_id: int, progress: Callable[[int, int], None] | None = None) -> Snapshot:
         """The project with all its tasks and the annotations of those that have any."""
         project = self.fetch_project(project_id)

@@ -1,6 +1,7 @@
 """`coreset-backend run`: Redis, worker and web as one process tree, and a Label Studio to try it on."""
 
 import contextlib
+import json
 import logging
 import os
 import shutil
@@ -32,6 +33,7 @@ DEMO_IMAGES = 300
 DEMO_TITLE = "Core-Set demo"
 # A Unix socket's path may not be longer.
 LONGEST_SOCKET = 100
+RUN_FILE = "run.json"
 
 
 @dataclass(slots=True)
@@ -96,6 +98,7 @@ def run(settings: Settings, root: Path, report: Report, label_studio_command: st
             environment |= {"LABEL_STUDIO_URL": server.url, "LABEL_STUDIO_API_KEY": server.login.token}
         os.environ.update(environment)  # from here on this process reads what its children read
         settings = read_settings()
+        stack.enter_context(_announced(settings))
         backend = open_backend(settings)
         stack.callback(backend.close)
         wait_for_redis(backend.redis)
@@ -107,12 +110,45 @@ def run(settings: Settings, root: Path, report: Report, label_studio_command: st
         if server:
             introduce(backend, server, report, stopping)
         else:
-            report(f"Serving {settings.label_studio_url}. Next: coreset-backend connect --project N")
+            report(
+                f"Serving {settings.label_studio_url}. Next: .venv/bin/coreset-backend connect --project N"
+            )
         report("Press Ctrl-C to stop.")
         while not stopping.wait(0.5):
             for child in children:
                 child.restart_if_dead()
         report("Stopping.")
+
+
+@contextlib.contextmanager
+def _announced(settings: Settings) -> Iterator[None]:
+    """Keep in the store's folder, for the owner's eyes only, how other commands reach what runs here."""
+    path = settings.model_dir / RUN_FILE
+    key = settings.label_studio_api_key
+    found = {
+        "pid": os.getpid(),
+        "redis_url": settings.redis_url,
+        "label_studio_url": settings.label_studio_url,
+        "label_studio_api_key": key.get_secret_value() if key else None,
+        "url": settings.url,
+    }
+    path.unlink(missing_ok=True)
+    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+        json.dump(found, file)
+    try:
+        yield
+    finally:
+        path.unlink(missing_ok=True)
+
+
+def settings_of_run(model_dir: Path) -> dict[str, str]:
+    """How to reach what a running `coreset-backend run` started below ``model_dir``; empty if none runs."""
+    try:
+        found = json.loads((model_dir / RUN_FILE).read_text())
+        os.kill(found.pop("pid"), 0)
+    except (OSError, ValueError):
+        return {}
+    return {name: value for name, value in found.items() if value}
 
 
 def stop_all(children: Sequence[Child]) -> None:

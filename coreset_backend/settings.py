@@ -73,7 +73,8 @@ class Settings(BaseSettings):
         "INFO", validation_alias=_environment("LOG_LEVEL"), description="Least severe message logged"
     )
     url: str = Field(
-        "http://localhost:9090", description="Address of this backend as Label Studio reaches it"
+        default_factory=lambda known: f"http://localhost:{known.get('port', 9090)}",
+        description="Address of this backend as Label Studio reaches it; unset: this machine's, on PORT",
     )
     label_studio_browser_url: str | None = Field(
         None,

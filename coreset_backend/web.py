@@ -28,9 +28,10 @@ from coreset_backend.errors import (
     QueueError,
     RoundNotFound,
 )
-from coreset_backend.jobs import note_unseen, read_progress, request_round, workers_alive
+from coreset_backend.jobs import note_unseen, request_round, workers_alive
 from coreset_backend.pages import pages
 from coreset_backend.project import Json, result_json
+from coreset_backend.status import project_status
 
 log = logging.getLogger(__name__)
 
@@ -238,26 +239,7 @@ def versions() -> Response:
 @protocol.get("/api/projects/<project>/status")
 def status(project: str) -> Response:
     """Progress and the newest round of the project."""
-    project_id = _known_project(project)
-    stored = _backend().store.latest(project_id)
-    newest = None
-    if stored:
-        record = stored.record
-        newest = {
-            "number": record.number,
-            "model_version": record.model_version,
-            "strategy": record.strategy,
-            "backbone": record.backbone,
-            "batch": record.batch,
-            "counts": record.counts,
-            "radius_before": record.radius_before,
-            "radius_after": record.radius_after,
-            "training": record.training,
-            "unreadable": record.failures,
-            "timings": record.timings,
-            "published": stored.publication,
-        }
-    return jsonify(project=project_id, progress=read_progress(_backend(), project_id), round=newest)
+    return jsonify(project_status(_backend(), _known_project(project)))
 
 
 @protocol.post("/api/projects/<project>/start")

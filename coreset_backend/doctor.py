@@ -1,0 +1,113 @@
+"""What keeps rounds from running, each with its fix: the checks behind `coreset-backend doctor`."""
+
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from functools import partial
+
+import httpx
+
+from coreset_backend.backend import Backend
+from coreset_backend.connect import problems as connection_problems
+from coreset_backend.errors import CoresetError, ProjectError
+from coreset_backend.jobs import read_progress, workers_alive
+from coreset_backend.label_studio import LabelStudio
+from coreset_backend.project import parse_label_config, parse_task
+
+LEAST_FREE_BYTES = 1_000_000_000
+Check = Callable[[Backend], Iterator[str]]
+
+
+def examine(backend: Backend, project_ids: list[int]) -> Iterator[tuple[str, list[str]]]:
+    """(what was checked, its problems in a line each with the fix) for every check; none when it is sound."""
+    for name, check in CHECKS.items():
+        yield name, _found(check, backend)
+    for project_id in project_ids:
+        yield f"Project {project_id}", _found(partial(_project, project_id=project_id), backend)
+
+
+def _found(check: Check, backend: Backend) -> list[str]:
+    found: list[str] = []
+    try:
+        for problem in check(backend):
+            found.append(problem)
+    except CoresetError as error:
+        found.append(str(error))
+    return found
+
+
+def _store(backend: Backend) -> Iterator[str]:
+    folder = backend.settings.model_dir.absolute()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        backend.store.webhook_secret()
+        free = shutil.disk_usage(folder).free
+    except OSError as error:
+        yield f"{folder} cannot be written ({error.strerror}). Run: chown -R {os.getuid()} {folder}"
+        return
+    if free < LEAST_FREE_BYTES:
+        yield (
+            f"Only {free / 1e9:.1f} GB are free below {folder}; a round may fail to be saved. Make room, "
+            "or lower CORESET_CACHE_GB and CORESET_KEEP_ROUNDS."
+        )
+
+
+def _redis(backend: Backend) -> Iterator[str]:
+    if not workers_alive(backend):
+        yield (
+            f"No worker listens to the queue '{backend.settings.queue_name}', so no round will run. "
+            "Start one with `coreset-backend work`, on the same REDIS_URL and RQ_QUEUE_NAME."
+        )
+
+
+def _web(backend: Backend) -> Iterator[str]:
+    url = backend.settings.url
+    try:
+        answer = httpx.get(f"{url}/health", timeout=5, verify=backend.settings.verify_ssl, trust_env=False)
+    except httpx.HTTPError as error:
+        yield (
+            f"Nobody answers at {url} from here ({type(error).__name__}). Start `coreset-backend serve`, and "
+            "set CORESET_URL to its address as Label Studio reaches it (from here it may have another)."
+        )
+        return
+    if answer.status_code != 200 or "Coreset" not in answer.text:
+        yield f"{url}/health answered {answer.status_code}, not as this backend does. Check CORESET_URL."
+
+
+def _label_studio(backend: Backend) -> Iterator[str]:
+    backend.label_studio.whoami()
+    yield from ()
+
+
+def _project(backend: Backend, project_id: int) -> Iterator[str]:
+    label_studio, settings = backend.label_studio, backend.settings
+    yield from connection_problems(
+        label_studio,
+        project_id,
+        url=settings.url,
+        secret=backend.webhook_secret,
+        basic_auth=backend.basic_auth,
+    )
+    yield from _first_image(backend, label_studio, project_id)
+    error = read_progress(backend, project_id).get("error")
+    if error:
+        yield f"The last round failed: {error}"
+
+
+def _first_image(backend: Backend, label_studio: LabelStudio, project_id: int) -> Iterator[str]:
+    config = parse_label_config(label_studio.fetch_project(project_id)["label_config"])
+    first = label_studio.fetch_first_task(project_id)
+    if first is None:
+        raise ProjectError("The project has no task yet. Import images into it.")
+    task = parse_task(first, config)
+    failure = backend.images.check(task.task_id, task.uri)
+    if failure:
+        yield f"The image of task {task.task_id} cannot be read: {failure}"
+
+
+CHECKS: dict[str, Check] = {
+    "Store": _store,
+    "Redis and worker": _redis,
+    "Web": _web,
+    "Label Studio": _label_studio,
+}
