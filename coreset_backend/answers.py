@@ -1,10 +1,18 @@
 """What a round's model says of each task, read from the store; light enough for the web process."""
 
+import logging
+import threading
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 
-from coreset_backend.project import Prediction
-from coreset_backend.store import StoredRound
+from coreset_backend.errors import CorruptRound
+from coreset_backend.project import Json, Prediction, result_json
+from coreset_backend.store import Store, StoredRound
+
+log = logging.getLogger(__name__)
+NO_ROUND_VERSION = "pool-0"
 
 
 class Answers:
@@ -52,6 +60,55 @@ class Answers:
         # An answer already chosen on a task that the model knows least invites a wrong click.
         accuracy = (self.record.training or {}).get("holdout_accuracy") or 0.0
         return preannotate == "on" or (preannotate == "auto" and confidence >= 0.9 and accuracy >= 0.8)
+
+
+class AnswerCache:
+    """The answers of each project's newest round, read once per round and process."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._answers: dict[int, Answers] = {}
+        self._lock = threading.Lock()
+
+    def latest(self, project_id: int) -> Answers | None:
+        """None while the project has no round that can be read."""
+        numbers = self._store.numbers(project_id)
+        with self._lock:
+            cached = self._answers.get(project_id)
+            if cached and numbers and cached.record.number == numbers[-1]:
+                return cached
+            for number in reversed(numbers):
+                try:
+                    answers = Answers(self._store.open(project_id, number))
+                except CorruptRound as error:
+                    log.error("passed over: %s", error)
+                    continue
+                self._answers[project_id] = answers
+                return answers
+        return None
+
+
+def pool_version(answers: Answers | None) -> str:
+    """What /setup and /predict answer under; never a batch's version, or a task would join the batch."""
+    return answers.record.pool_version if answers else NO_ROUND_VERSION
+
+
+def predict_results(answers: Answers | None, task_ids: Sequence[int], preannotate: str) -> list[Json]:
+    """The answer to /predict: one result for each task, in order; an empty one where nothing is known."""
+    version = pool_version(answers)
+    if answers is None:
+        return [{"result": [], "score": 1.0, "model_version": version} for _ in task_ids]
+    predictions = (
+        answers.prediction(task_id, answers.score(task_id), version, preannotate) for task_id in task_ids
+    )
+    return [
+        {
+            "result": result_json(prediction, answers.record.labels),
+            "score": prediction.score,
+            "model_version": version,
+        }
+        for prediction in predictions
+    ]
 
 
 def _position(ascending: NDArray[np.int64], task_id: int) -> int | None:

@@ -96,6 +96,20 @@ class Prediction:
     confidence: float | None = None
 
 
+def parse_project_id(value: object) -> int:
+    """The id in what Label Studio calls a project: ``<id>`` or ``<id>.<created at>``; else ValueError."""
+    number = str(value).partition(".")[0] if isinstance(value, str | int | float) else ""
+    if isinstance(value, bool) or not (number.isascii() and number.isdecimal() and len(number) < 19):
+        raise ValueError(f"The project must be a number, as in 7 or '7.1795444315', not {str(value)[:40]!r}.")
+    return int(number)
+
+
+def task_id_of(task: Json) -> int:
+    """The task's id; -1, which no round knows, for a task that is not stored yet."""
+    value = task.get("id")
+    return value if isinstance(value, int) and 0 <= value < 2**63 else -1
+
+
 def parse_label_config(label_config: str) -> LabelConfig:
     """The image key and the first <Choices> on that <Image>.
 

@@ -9,28 +9,27 @@ import binascii
 import hmac
 import logging
 import secrets
-import threading
 from typing import Any
 
 from flask import Blueprint, Flask, Response, current_app, jsonify, request
 from werkzeug.exceptions import BadRequest, HTTPException, NotFound, Unauthorized
 
 from coreset_backend import __version__
-from coreset_backend.answers import Answers
+from coreset_backend.answers import AnswerCache, Answers, pool_version, predict_results
 from coreset_backend.backend import Backend
 from coreset_backend.connect import SECRET_HEADER
 from coreset_backend.errors import (
     ConfigError,
     CoresetError,
-    CorruptRound,
     LabelStudioError,
     ProjectError,
     QueueError,
     RoundNotFound,
 )
+from coreset_backend.events import START_TRAINING, concerns_us, take_event
 from coreset_backend.jobs import note_unseen, request_round, workers_alive
 from coreset_backend.pages import pages
-from coreset_backend.project import Json, result_json
+from coreset_backend.project import parse_project_id, task_id_of
 from coreset_backend.status import project_status
 
 log = logging.getLogger(__name__)
@@ -44,18 +43,6 @@ STATUS = {
     ConfigError: 500,
     CoresetError: 500,
 }
-# What people do to annotations and tasks. PROJECT_UPDATED is not among them: our own switch of the
-# version fires it, and training on it would never end.
-WORK_EVENTS = {
-    "ANNOTATION_CREATED",
-    "ANNOTATIONS_CREATED",
-    "ANNOTATION_UPDATED",
-    "ANNOTATION_DELETED",
-    "ANNOTATIONS_DELETED",
-    "TASKS_CREATED",
-    "TASKS_DELETED",
-}
-START_TRAINING = "START_TRAINING"
 
 protocol = Blueprint("protocol", __name__)
 
@@ -65,38 +52,12 @@ def create_app(backend: Backend) -> Flask:
     app = Flask("coreset_backend")
     app.config["MAX_CONTENT_LENGTH"] = MAX_BODY
     app.extensions["backend"] = backend
-    app.extensions["answers"] = AnswerCache(backend)
+    app.extensions["answers"] = AnswerCache(backend.store)
     app.before_request(_require_login)
     app.register_blueprint(protocol)
     app.register_blueprint(pages)
     app.register_error_handler(Exception, _answer_error)
     return app
-
-
-class AnswerCache:
-    """The answers of each project's newest round, read once per round and process."""
-
-    def __init__(self, backend: Backend) -> None:
-        self._backend = backend
-        self._answers: dict[int, Answers] = {}
-        self._lock = threading.Lock()
-
-    def latest(self, project_id: int) -> Answers | None:
-        """None while the project has no round that can be read."""
-        numbers = self._backend.store.numbers(project_id)
-        with self._lock:
-            cached = self._answers.get(project_id)
-            if cached and numbers and cached.record.number == numbers[-1]:
-                return cached
-            for number in reversed(numbers):
-                try:
-                    answers = Answers(self._backend.store.open(project_id, number))
-                except CorruptRound as error:
-                    log.error("passed over: %s", error)
-                    continue
-                self._answers[project_id] = answers
-                return answers
-        return None
 
 
 def _backend() -> Backend:
@@ -175,7 +136,7 @@ def setup() -> Response:
             request_round(backend, project_id, "the project was connected")
         except QueueError as error:  # the poll will find the project in the store
             log.warning("project %d: %s", project_id, error)
-    return jsonify(model_version=_pool_version(_answers(project_id)))
+    return jsonify(model_version=pool_version(_answers(project_id)))
 
 
 @protocol.post("/predict")
@@ -186,24 +147,10 @@ def predict() -> Response:
     if not isinstance(tasks, list) or not all(isinstance(task, dict) for task in tasks):
         raise BadRequest("`tasks` must be a list of task objects, as Label Studio sends them.")
     answers = _answers(project_id)
-    task_ids = [_task_id(task) for task in tasks]
+    task_ids = [task_id_of(task) for task in tasks]
     unseen = [task_id for task_id in task_ids if task_id >= 0 and not (answers and answers.knows(task_id))]
     note_unseen(_backend(), project_id, unseen)
-    return jsonify(results=[_result(answers, task_id) for task_id in task_ids])
-
-
-def _result(answers: Answers | None, task_id: int) -> Json:
-    if answers is None:
-        return {"result": [], "score": 1.0, "model_version": _pool_version(None)}
-    version = _pool_version(answers)
-    shown = current_app.extensions["backend"].settings.preannotate
-    prediction = answers.prediction(task_id, answers.score(task_id), version, shown)
-    result = result_json(prediction, answers.record.labels)
-    return {"result": result, "score": prediction.score, "model_version": version}
-
-
-def _pool_version(answers: Answers | None) -> str:
-    return answers.record.pool_version if answers else "pool-0"
+    return jsonify(results=predict_results(answers, task_ids, _backend().settings.preannotate))
 
 
 @protocol.post("/webhook")
@@ -214,17 +161,14 @@ def webhook() -> tuple[Response, int]:
     if not isinstance(action, str):
         raise BadRequest("`action` must name the event, as in ANNOTATION_CREATED.")
     _require_webhook_secret(action)
-    if action not in WORK_EVENTS and action != START_TRAINING:
+    if not concerns_us(action):
         return jsonify(status="ignored", action=action), 200
     project = body.get("project")
     project_id = _project_id(project.get("id") if isinstance(project, dict) else project)
-    backend = _backend()
-    backend.store.register(project_id)
-    forced = action == START_TRAINING
-    if backend.settings.trigger == "manual" and not forced:
+    taken = take_event(_backend(), project_id, action)
+    if taken == "manual":
         return jsonify(status="ignored", reason="rounds start on Start Training only"), 200
-    queued = request_round(backend, project_id, action, force=forced)
-    return jsonify(status="queued" if queued else "already waiting"), 202
+    return jsonify(status=taken), 202
 
 
 @protocol.get("/versions")
@@ -260,11 +204,10 @@ def _body() -> dict[str, Any]:
 
 
 def _project_id(value: object) -> int:
-    """Label Studio writes ``<id>`` or ``<id>.<time of creation>``."""
-    number = str(value).partition(".")[0] if isinstance(value, str | int | float) else ""
-    if isinstance(value, bool) or not (number.isascii() and number.isdecimal() and len(number) < 19):
-        raise BadRequest(f"The project must be a number, as in 7 or '7.1795444315', not {str(value)[:40]!r}.")
-    return int(number)
+    try:
+        return parse_project_id(value)
+    except ValueError as error:
+        raise BadRequest(str(error)) from None
 
 
 def _known_project(value: str) -> int:
@@ -272,12 +215,6 @@ def _known_project(value: str) -> int:
     if project_id not in _backend().store.projects():
         raise NotFound(f"Project {project_id} is not connected. Run `coreset-backend connect --project N`.")
     return project_id
-
-
-def _task_id(task: Json) -> int:
-    """The task's id; -1, which no round knows, for a task that is not stored yet."""
-    value = task.get("id")
-    return value if isinstance(value, int) and 0 <= value < 2**63 else -1
 
 
 def _answer_error(error: Exception) -> tuple[Response, int]:

@@ -5,7 +5,6 @@ import re
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,20 +12,11 @@ from typing import Any
 
 import httpx
 import pytest
+from waiting import wait_until
 
 from coreset_backend import demo
 
 ROOT = Path(__file__).parent.parent.parent
-
-
-def wait_until(look: Callable[[], Any], what: str, seconds: float = 120.0) -> Any:
-    """The first true value of ``look``, asked for again and again; fails after ``seconds``."""
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        if value := look():
-            return value
-        time.sleep(0.3)
-    pytest.fail(f"waited {seconds:.0f} s in vain for {what}")
 
 
 @pytest.fixture(scope="session")

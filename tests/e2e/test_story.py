@@ -10,7 +10,7 @@ from typing import Any
 
 import httpx
 import pytest
-from conftest import wait_until
+from waiting import wait_until
 
 from coreset_backend import demo
 from coreset_backend.demo_images import CLASSES, make_images

@@ -1,0 +1,17 @@
+"""Waiting for what other processes do, without a sleep of a guessed length."""
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+
+def wait_until(look: Callable[[], Any], what: str, seconds: float = 120.0) -> Any:
+    """The first true value of ``look``, asked for again and again; fails after ``seconds``."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if value := look():
+            return value
+        time.sleep(0.2)
+    pytest.fail(f"waited {seconds:.0f} s in vain for {what}")
