@@ -5,14 +5,62 @@ is what every array "by embedded task" is aligned with.
 """
 
 from collections.abc import Sequence
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.sparse import coo_array  # type: ignore[import-untyped]
+from scipy.sparse.csgraph import connected_components  # type: ignore[import-untyped]
 
-from coreset_backend.project import Labels, Task
+from coreset_backend.layout import layout
+from coreset_backend.project import Labels, Snapshot, Task
+from coreset_backend.selection import NeighborGraph
 
 Ids = NDArray[np.int64]
 Vectors = NDArray[np.float32]
+
+CLOSE = 0.35  # near-duplicates lie closer than this share of the median distance of any two images
+SAME = 10.0  # and their thumbnails differ by less than this, root mean square, of 255
+COMPARED = 16  # pixels a side of the thumbnails compared
+PAIRS_A_ROW = 3
+ASKED = 10  # labelled neighbours that a label is compared with
+LABELS_COMPARED = 20_000
+
+
+class PixelRows(Protocol):
+    """Images by rows, uint8[m, side, side, 3], and whose they are, int64[m]."""
+
+    task_ids: Ids
+
+    def __getitem__(self, rows: Ids, /) -> NDArray[np.uint8]: ...
+
+
+def gather_evidence(
+    snapshot: Snapshot,
+    pixels: PixelRows,
+    embeddings: Vectors,
+    graph: NeighborGraph,
+    picked: Sequence[int],
+    seed: int,
+) -> dict[str, NDArray[Any]]:
+    """The arrays by name. ``pixels`` and ``embeddings`` have the same rows; ``picked`` are task ids."""
+    rows = np.searchsorted(snapshot.task_ids, pixels.task_ids)
+    codes = label_codes(snapshot.tasks, snapshot.labels)
+    labeled = np.array([snapshot.tasks[row].state == "labeled" for row in rows], dtype=bool)
+    neighbors, far = pick_neighbors(pixels.task_ids, embeddings, picked, pixels.task_ids[labeled])
+    evidence: dict[str, NDArray[Any]] = {
+        "label_codes": codes,
+        "pick_neighbors": neighbors,
+        "pick_distances": far,
+        "layout": layout(embeddings, graph, seed),
+        "duplicate_groups": duplicate_groups(embeddings, graph, pixels, seed),
+    }
+    if snapshot.labels and not snapshot.labels.multiple:
+        known = np.flatnonzero(codes[rows] >= 0)
+        suspects, other, shares = label_suspects(embeddings[known], codes[rows][known], seed)
+        evidence["suspects"] = pixels.task_ids[known[suspects]]
+        evidence["suspect_codes"], evidence["suspect_shares"] = other, shares
+    return evidence
 
 
 def label_codes(tasks: Sequence[Task], labels: Labels | None) -> NDArray[np.int16]:
@@ -43,3 +91,104 @@ def pick_neighbors(
                 nearest = int(far.argmin())
                 ids[place, column], distances[place, column] = names[nearest], far[nearest]
     return ids, distances
+
+
+def duplicate_groups(
+    embeddings: Vectors, graph: NeighborGraph, pixels: PixelRows, seed: int
+) -> NDArray[np.int32]:
+    """int32[m] by embedded task: the number of its group of near-duplicates, -1 where it stands alone.
+
+    Two images are near-duplicates when their embeddings are close for this pool and their thumbnails look
+    the same; groups are what such pairs connect, numbered from 0, the largest first.
+    """
+    pairs = _close_pairs(embeddings, graph, seed)
+    pairs = pairs[_look_same(pixels, pairs)]
+    n = len(embeddings)
+    joined = coo_array((np.ones(len(pairs), dtype=bool), (pairs[:, 0], pairs[:, 1])), shape=(n, n))
+    _, component = connected_components(joined, directed=False)
+    sizes = np.bincount(component, minlength=1)
+    largest_first = np.argsort(-sizes, kind="stable")
+    number = np.full(len(sizes), -1, dtype=np.int32)
+    grouped = largest_first[sizes[largest_first] > 1]
+    number[grouped] = np.arange(len(grouped))
+    groups: NDArray[np.int32] = number[component]
+    return groups
+
+
+def _close_pairs(embeddings: Vectors, graph: NeighborGraph, seed: int) -> Ids:
+    """int64[p, 2]: pairs of rows that are each other's near neighbours and close, each pair once."""
+    rng = np.random.default_rng(seed)
+    some = rng.integers(0, len(embeddings), (2, 2000))
+    usual = float(np.median(np.linalg.norm(embeddings[some[0]] - embeddings[some[1]], axis=1)))
+    rows = np.repeat(np.arange(len(embeddings)), PAIRS_A_ROW).reshape(-1, PAIRS_A_ROW)[
+        :, : graph.rows.shape[1]
+    ]
+    others, far = graph.rows[:, :PAIRS_A_ROW], graph.distances[:, :PAIRS_A_ROW]
+    close = (others >= 0) & (far < CLOSE * usual)
+    pairs = np.stack([rows[close], others[close]], axis=1).astype(np.int64)
+    return np.unique(np.sort(pairs, axis=1), axis=0)
+
+
+def _look_same(pixels: PixelRows, pairs: Ids) -> NDArray[np.bool_]:
+    """bool[p]: whether the two images of a pair differ little at COMPARED x COMPARED pixels."""
+    rows = np.unique(pairs)
+    small = np.empty((len(rows), COMPARED, COMPARED, 3), dtype=np.float32)
+    for start in range(0, len(rows), 256):
+        small[start : start + 256] = _small(pixels[rows[start : start + 256]])
+    first, second = (small[np.searchsorted(rows, pairs[:, column])] for column in (0, 1))
+    same: NDArray[np.bool_] = np.sqrt(((first - second) ** 2).mean((1, 2, 3))) < SAME
+    return same
+
+
+def _small(images: NDArray[np.uint8]) -> Vectors:
+    """float32[m, COMPARED, COMPARED, 3]: the images as means of blocks."""
+    block = images.shape[1] // COMPARED
+    side = block * COMPARED
+    blocks = images[:, :side, :side].reshape(len(images), COMPARED, block, COMPARED, block, 3)
+    means: Vectors = blocks.mean((2, 4), dtype=np.float32)
+    return means
+
+
+def label_suspects(
+    vectors: Vectors, codes: NDArray[np.int16], seed: int
+) -> tuple[Ids, NDArray[np.int16], Vectors]:
+    """Labels that their neighbours contradict, the worst first: rows int64[s], the class that the
+    neighbours name int16[s], and the share of them that does float32[s].
+
+    ``vectors`` float32[l, d] and ``codes`` int16[l] are of the labelled images. A label is suspect when, of
+    its nearest labelled images (ASKED, but no more than its class has others, or rare classes would always
+    be suspect), at most a tenth share it and three quarters agree on one other class.
+    """
+    classes, n = int(codes.max(initial=-1)) + 1, len(codes)
+    asked = np.minimum(np.bincount(codes, minlength=classes)[codes] - 1, ASKED) if n else np.zeros(0, int)
+    compared = np.random.default_rng(seed).permutation(n)[:LABELS_COMPARED]
+    near = _nearest_codes(vectors, codes, compared)
+    shares = np.stack(
+        [
+            np.bincount(near[row, : max(asked[row], 1)], minlength=classes)[:classes] / max(asked[row], 1)
+            for row in range(n)
+        ]
+        or [np.zeros(classes)]
+    )[:n]
+    own = shares[np.arange(n), codes] if n else np.zeros(0)
+    shares[np.arange(n), codes] = 0
+    other = shares.argmax(1) if classes else np.zeros(0, dtype=np.int64)
+    agreeing = shares.max(1, initial=0)
+    rows = np.flatnonzero((asked >= 4) & (own <= 0.1) & (agreeing >= 0.75))
+    rows = rows[np.argsort(-agreeing[rows], kind="stable")]
+    return rows, other[rows].astype(np.int16), agreeing[rows].astype(np.float32)
+
+
+def _nearest_codes(vectors: Vectors, codes: NDArray[np.int16], compared: Ids) -> NDArray[np.int16]:
+    """int16[l, ASKED]: the classes of each row's nearest others among ``compared``, nearest first."""
+    others = vectors[compared]
+    squares = np.einsum("ij,ij->i", others, others)
+    near = np.zeros((len(vectors), ASKED), dtype=np.int16)
+    for start in range(0, len(vectors), 512):
+        rows = np.arange(start, min(start + 512, len(vectors)))
+        far = squares - 2 * vectors[rows] @ others.T  # the row's own square changes no order
+        far[rows[:, None] == compared] = np.inf
+        few = np.argpartition(far, min(ASKED, len(others) - 1), axis=1)[:, :ASKED]
+        found = np.take_along_axis(few, np.argsort(np.take_along_axis(far, few, 1), axis=1), 1)
+        near[rows, : found.shape[1]] = codes[compared[found]]
+    return near

@@ -27,6 +27,7 @@ PHASE_WORDS = {
     "embed": "Embedding",
     "neighbors": "Indexing neighbours",
     "select": "Choosing",
+    "map": "Drawing the map",
     "save": "Saving",
     "publish": "Publishing",
 }
@@ -72,6 +73,9 @@ def project_overview(backend: Backend, project_id: int) -> Json:
             "batch": picks(newest),
             "failures": list(record.failures),
             "classes": list(record.labels.names) if record.labels else [],
+            "map": newest.has("layout"),
+            "duplicates": duplicates(newest),
+            "suspects": suspects(newest),
         }
     return overview
 
@@ -162,6 +166,57 @@ def _label_names(stored: StoredRound, names: tuple[str, ...]) -> dict[int, str]:
     codes = stored.array("label_codes")
     task_ids = stored.array("task_ids")
     return {int(task_ids[row]): names[codes[row]] for row in np.flatnonzero(codes >= 0)}
+
+
+def duplicates(stored: StoredRound) -> list[list[int]]:
+    """Task ids of each group of near-duplicates, the largest group first."""
+    if not stored.has("duplicate_groups"):
+        return []
+    groups, task_ids = stored.array("duplicate_groups"), stored.array("embedded_task_ids")
+    grouped = np.flatnonzero(groups >= 0)
+    by_group = grouped[np.argsort(groups[grouped], kind="stable")]
+    starts = np.flatnonzero(np.diff(groups[by_group])) + 1
+    return [task_ids[rows].tolist() for rows in np.split(by_group, starts) if len(rows)]
+
+
+def suspects(stored: StoredRound) -> list[Json]:
+    """Labels that their neighbours contradict, the worst first."""
+    labels = stored.record.labels
+    if labels is None or not stored.has("suspects"):
+        return []
+    given = _label_names(stored, labels.names)
+    found = zip(
+        stored.array("suspects").tolist(),
+        stored.array("suspect_codes").tolist(),
+        stored.array("suspect_shares").tolist(),
+        strict=True,
+    )
+    return [
+        {"task_id": task_id, "label": given.get(task_id), "neighbors_say": labels.names[code], "share": share}
+        for task_id, code, share in found
+    ]
+
+
+def map_bytes(stored: StoredRound) -> bytes:
+    """The embedding map for a browser, little-endian: uint32 n and version 1; then n values of each of
+
+    float64 task id, uint16 x and y (in pairs), int16 label, int16 what the model says (classes by index, -1
+    none), uint8 state (by index in STATES). Raises CorruptRound.
+    """
+    task_ids, embedded = stored.array("task_ids"), stored.array("embedded_task_ids")
+    rows = np.searchsorted(task_ids, embedded)
+    said = np.full(len(rows), -1)
+    if stored.has("probabilities"):
+        said = stored.array("probabilities").argmax(1)
+    parts = (
+        np.array([len(rows), 1], dtype="<u4"),
+        embedded.astype("<f8"),
+        stored.array("layout").astype("<u2"),
+        stored.array("label_codes")[rows].astype("<i2"),
+        said.astype("<i2"),
+        stored.array("states")[rows].astype("u1"),
+    )
+    return b"".join(part.tobytes() for part in parts)
 
 
 # ---------------------------------------------------------------- progress

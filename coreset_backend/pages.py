@@ -11,7 +11,7 @@ from werkzeug.exceptions import HTTPException, NotFound
 
 from coreset_backend.backend import Backend
 from coreset_backend.errors import CoresetError, RoundNotFound
-from coreset_backend.overview import Json, progress, project_list, project_overview
+from coreset_backend.overview import Json, map_bytes, progress, project_list, project_overview
 from coreset_backend.store import StoredRound
 
 THUMBNAIL_SIDE = 192
@@ -62,6 +62,16 @@ def thumbnail(project_id: int, number: int, task_id: int) -> Response:
     if jpeg is None:
         raise NotFound(f"Round {number} of project {project_id} has no cached image of task {task_id}.")
     return Response(jpeg, mimetype="image/jpeg", headers={"Cache-Control": UNCHANGING})
+
+
+@pages.get("/projects/<int:project_id>/rounds/<int:number>/map")
+def embedding_map(project_id: int, number: int) -> Response:
+    """The points of the round's embedding map; `map_bytes` has the format."""
+    stored = _round(project_id, number)
+    if not stored.has("layout"):
+        raise NotFound(f"Round {number} of project {project_id} was saved without a map.")
+    headers = {"Cache-Control": UNCHANGING}
+    return Response(map_bytes(stored), mimetype="application/octet-stream", headers=headers)
 
 
 def _known(project_id: int) -> int:

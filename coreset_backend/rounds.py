@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 from coreset_backend.answers import Answers
 from coreset_backend.batch import Choice, choose_batch, state_code
 from coreset_backend.errors import EmptyPool
-from coreset_backend.evidence import label_codes, pick_neighbors
+from coreset_backend.evidence import gather_evidence
 from coreset_backend.label_studio import BATCH_VERSION_PREFIX
+from coreset_backend.layout import NEIGHBORS
 from coreset_backend.project import Snapshot, class_targets, holdout_task_ids
 from coreset_backend.store import STATES, Draft, Round, StoredRound
 
@@ -105,9 +106,13 @@ def _compute(
         embeddings, probabilities = model.embed_and_predict(classifier, pixels, step)
     with backend.store.draft(snapshot.project_id) as draft:
         with clock.phase("neighbors"):
-            build_index(embeddings, draft.path / "neighbors.ann", seed=settings.seed)
+            index = build_index(embeddings, draft.path / "neighbors.ann", seed=settings.seed)
+            graph = index.graph(min(NEIGHBORS, max(len(index) - 1, 1)))
         with clock.phase("select"):
             choice = choose_batch(settings, snapshot, readable, embeddings, probabilities)
+        with clock.phase("map"):
+            picked = (*choice.batch, *choice.reserve)
+            evidence = gather_evidence(snapshot, pixels, embeddings, graph, picked, settings.seed)
         with clock.phase("save"):
             model.save_classifier(classifier, draft.path / "model.safetensors")
             record = _record(backend, snapshot, draft, choice, failures, clock)
@@ -123,24 +128,10 @@ def _compute(
                     "embedded_task_ids": pixels.task_ids,
                     "embeddings": embeddings,
                     "image_keys": pixels.keys,
-                    **_evidence(snapshot, choice, pixels, embeddings),
+                    **evidence,
                     **({} if probabilities is None else {"probabilities": probabilities}),
                 },
             )
-
-
-def _evidence(
-    snapshot: Snapshot, choice: Choice, pixels: "Pixels", embeddings: NDArray[np.float32]
-) -> dict[str, NDArray[Any]]:
-    """The arrays that the pages show."""
-    labeled = snapshot.task_ids[choice.states == state_code("labeled")]
-    picked = (*choice.batch, *choice.reserve)
-    neighbors, far = pick_neighbors(pixels.task_ids, embeddings, picked, labeled)
-    return {
-        "label_codes": label_codes(snapshot.tasks, snapshot.labels),
-        "pick_neighbors": neighbors,
-        "pick_distances": far,
-    }
 
 
 def _holdout(snapshot: Snapshot, previous: StoredRound | None, share: float, seed: int) -> frozenset[int]:

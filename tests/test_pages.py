@@ -14,10 +14,9 @@ from PIL import Image
 from test_store import record
 
 from coreset_backend.backend import Backend
-from coreset_backend.evidence import label_codes, pick_neighbors
 from coreset_backend.images.cache import PixelCache
 from coreset_backend.overview import seconds_left
-from coreset_backend.project import Labels, Task
+from coreset_backend.store import STATES
 from coreset_backend.web import create_app
 
 MakeBackend = Callable[..., Backend]
@@ -57,6 +56,13 @@ def save_round(backend: Backend, project_id: int = 7, **given: Any) -> None:
             record(draft.number, **{**known, **given}),
             {
                 "task_ids": np.array([1, 2, 3, 4]),
+                "states": np.array([1, 5, 1, 0], dtype=np.uint8),
+                "layout": np.array([[0, 5], [65535, 7], [9, 9]], dtype=np.uint16),
+                "duplicate_groups": np.array([0, -1, 0], dtype=np.int32),
+                "suspects": np.array([4]),
+                "suspect_codes": np.array([0], dtype=np.int16),
+                "suspect_shares": np.array([0.9], dtype=np.float32),
+                "probabilities": np.array([[0.9, 0.1], [0.2, 0.8], [0.7, 0.3]], dtype=np.float32),
                 "label_codes": np.array([-1, -1, -1, 1], dtype=np.int16),
                 "embedded_task_ids": np.array([1, 3, 4]),
                 "image_keys": KEYS,
@@ -171,17 +177,29 @@ def test_time_left_goes_by_the_pace_in_the_phase_and_by_the_last_round_for_the_r
     assert seconds_left({"phase": "pretrain"}, timings) is None
 
 
-def test_each_pick_is_explained_by_what_it_is_nearest_to() -> None:
-    ids = np.array([10, 20, 30, 40])
-    embeddings = np.array([[0, 0], [3, 0], [9, 0], [10, 0]], dtype=np.float32)
-    near, far = pick_neighbors(ids, embeddings, (40, 20, 30), np.array([10]))
-    assert near.tolist() == [[10, -1], [10, 40], [10, 40]]
-    assert far.tolist() == [[10, np.inf], [3, 7], [9, 1]]
-    near, far = pick_neighbors(ids, embeddings, (40,), np.array([], dtype=np.int64))
-    assert near.tolist() == [[-1, -1]]
+def test_the_map_holds_every_readable_image_with_class_and_state(
+    backend: Backend, client: FlaskClient
+) -> None:
+    save_round(backend)
+    data = client.get("/projects/7/rounds/1/map").data
+    n = 3
+    assert np.frombuffer(data, "<u4", 2).tolist() == [n, 1]
+    assert np.frombuffer(data, "<f8", n, 8).tolist() == [1, 3, 4]
+    assert np.frombuffer(data, "<u2", 2 * n, 8 + 8 * n).tolist() == [0, 5, 65535, 7, 9, 9]
+    assert np.frombuffer(data, "<i2", n, 8 + 12 * n).tolist() == [-1, -1, 1]
+    assert np.frombuffer(data, "<i2", n, 8 + 14 * n).tolist() == [0, 1, 0]
+    states = np.frombuffer(data, "u1", n, 8 + 16 * n)
+    assert [STATES[state] for state in states] == ["selected", "selected", "labeled"]
+    assert len(data) == 8 + 17 * n
 
 
-def test_label_codes_follow_the_order_of_the_classes() -> None:
-    tasks = [Task(1, "a", "labeled", ("dog",)), Task(2, "b"), Task(3, "c", "labeled", None)]
-    assert label_codes(tasks, Labels("l", "i", ("cat", "dog"), False)).tolist() == [1, -1, -1]
-    assert label_codes(tasks, None).tolist() == [-1, -1, -1]
+def test_suspects_and_duplicates_are_listed(backend: Backend, client: FlaskClient) -> None:
+    save_round(backend)
+    found = (client.get("/api/projects/7/overview").json or {})["round"]
+    assert found["duplicates"] == [[1, 4]]
+    assert found["suspects"] == [
+        {"task_id": 4, "label": "dog", "neighbors_say": "cat", "share": pytest.approx(0.9)}
+    ]
+    shown = text(client.get("/projects/7").text)
+    assert "1 suspected label error " in shown
+    assert "cat (90 %)" in shown

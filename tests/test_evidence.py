@@ -1,0 +1,159 @@
+"""What the pages show of a round, against pools whose answer is known."""
+
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from coreset_backend.demo_images import make_images
+from coreset_backend.evidence import (
+    duplicate_groups,
+    gather_evidence,
+    label_codes,
+    label_suspects,
+    pick_neighbors,
+)
+from coreset_backend.layout import _spread, layout, principal_plane
+from coreset_backend.neighbors import build_index
+from coreset_backend.project import Labels, Snapshot, Task
+from coreset_backend.selection import NeighborGraph
+
+Vectors = NDArray[np.float32]
+CLASSES = 8
+
+
+def graph_of(vectors: Vectors, folder: Path, k: int = 10) -> NeighborGraph:
+    return build_index(vectors, folder / "neighbors.ann").graph(k)
+
+
+@pytest.fixture(scope="module")
+def clusters() -> tuple[Vectors, NDArray[np.int16]]:
+    """800 vectors around eight centers in 16 dimensions, and whose center each is."""
+    rng = np.random.default_rng(0)
+    codes = rng.integers(0, CLASSES, 800).astype(np.int16)
+    vectors = rng.normal(0, 1, (CLASSES, 16))[codes] * 2 + rng.normal(0, 0.4, (800, 16))
+    return vectors.astype(np.float32), codes
+
+
+def kept_neighbors(points: NDArray[np.uint16], graph: NeighborGraph, among: int = 20) -> float:
+    """The share of each row's ten near rows that are among its ``among`` nearest on the map."""
+    places = points.astype(np.float64)
+    far = ((places[:, None] - places[None]) ** 2).sum(2)
+    np.fill_diagonal(far, np.inf)
+    near = np.argsort(far, axis=1)[:, :among]
+    return float(np.mean([np.isin(rows, near[row]).mean() for row, rows in enumerate(graph.rows)]))
+
+
+def test_the_map_keeps_neighbours_together_better_than_its_two_main_directions(
+    clusters: tuple[Vectors, NDArray[np.int16]], tmp_path: Path
+) -> None:
+    vectors, codes = clusters
+    graph = graph_of(vectors, tmp_path)
+    points = layout(vectors, graph, seed=0)
+    plain = _spread(principal_plane(vectors, np.random.default_rng(0)))
+    assert kept_neighbors(points, graph) > kept_neighbors(plain, graph) + 0.15
+    assert np.array_equal(points, layout(vectors, graph, seed=0))
+    centers = np.array([points[codes == code].mean(0) for code in range(CLASSES)])
+    own = ((points[:, None] - centers[None]) ** 2).sum(2).argmin(1) == codes
+    assert own.mean() > 0.97
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 12])
+def test_tiny_and_equal_pools_have_a_map(n: int, tmp_path: Path) -> None:
+    vectors = np.ones((n, 4), dtype=np.float32)
+    points = layout(vectors, graph_of(vectors, tmp_path, max(1, min(10, n - 1))), seed=0)
+    assert points.shape == (n, 2)
+
+
+def test_near_copies_are_grouped_and_nothing_else(tmp_path: Path) -> None:
+    """Every ninth generated image is a blurred copy of the one before it."""
+    from PIL import Image
+
+    names = [name for name, _ in make_images(tmp_path / "images", 90, seed=5, size=64)]
+    pixels = np.stack([np.asarray(Image.open(tmp_path / "images" / name)) for name in names])
+    vectors = pixels.reshape(90, 8, 8, 8, 8, 3).mean((2, 4)).reshape(90, -1).astype(np.float32)
+    groups = duplicate_groups(vectors, graph_of(vectors, tmp_path), pixels, seed=0)
+    copies = [row for row in range(90) if row % 9 in (7, 8)]
+    assert np.flatnonzero(groups >= 0).tolist() == copies
+    assert all(groups[row] == groups[row + 1] for row in copies[::2])
+    assert groups.max() + 1 == len(copies) // 2
+
+
+def test_alike_embeddings_of_unlike_images_are_no_near_copies(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    vectors = rng.normal(0, 1, (40, 8)).astype(np.float32)
+    vectors[1] = vectors[0]
+    pixels = rng.integers(0, 2, (40, 4, 4, 3), dtype=np.uint8).repeat(8, 1).repeat(8, 2) * 255
+    pixels[1] = 255 - pixels[0]
+    graph = graph_of(vectors, tmp_path)
+    assert duplicate_groups(vectors, graph, pixels, seed=0).max() == -1
+    pixels[1] = pixels[0]
+    assert np.flatnonzero(duplicate_groups(vectors, graph, pixels, seed=0) >= 0).tolist() == [0, 1]
+
+
+def test_wrong_labels_are_suspected_and_rare_classes_are_not(
+    clusters: tuple[Vectors, NDArray[np.int16]],
+) -> None:
+    vectors, codes = clusters
+    rare = np.flatnonzero(codes == 7)[3:]
+    keep = np.setdiff1d(np.arange(800), rare)  # class 7 keeps three labels
+    vectors, given = vectors[keep], codes[keep].copy()
+    wrong = np.random.default_rng(1).choice(np.flatnonzero(given < 7), 12, replace=False)
+    given[wrong] = (given[wrong] + 1) % 7
+    rows, other, shares = label_suspects(vectors, given, seed=0)
+    assert set(wrong.tolist()) == set(rows.tolist())
+    assert (other == codes[keep][rows]).all()
+    assert (np.diff(shares) <= 0).all()
+
+
+def test_few_or_no_labels_make_no_suspects() -> None:
+    for n in (0, 1, 3):
+        rows, other, shares = label_suspects(np.ones((n, 2), np.float32), np.zeros(n, np.int16), seed=0)
+        assert len(rows) == len(other) == len(shares) == 0
+
+
+@pytest.mark.parametrize(
+    "labels", [None, Labels("l", "i", ("a", "b"), False), Labels("l", "i", ("a", "b"), True)]
+)
+def test_evidence_of_a_round_is_aligned_with_its_embeddings(labels: Labels | None, tmp_path: Path) -> None:
+    class Pixels:
+        task_ids = np.arange(20, 40, 2)
+
+        def __getitem__(self, rows: NDArray[np.int64]) -> NDArray[np.uint8]:
+            return (
+                np.zeros((len(rows), 32, 32, 3), np.uint8)
+                + (rows * 12 % 256).astype(np.uint8)[:, None, None, None]
+            )
+
+    tasks = tuple(
+        Task(task_id, "x", "labeled" if task_id in (20, 24) else "pool", ("b",) if task_id == 24 else None)
+        for task_id in range(20, 40)
+    )
+    snapshot = Snapshot(7, "Pets", None, labels, tasks, datetime.now(UTC))
+    embeddings = np.random.default_rng(0).normal(0, 1, (10, 4)).astype(np.float32)
+    graph = graph_of(embeddings, tmp_path, 5)
+    evidence = gather_evidence(snapshot, Pixels(), embeddings, graph, (22, 26), seed=0)
+    assert evidence["layout"].shape == (10, 2)
+    assert evidence["duplicate_groups"].shape == (10,)
+    assert len(evidence["label_codes"]) == 20
+    assert evidence["label_codes"][4] == (1 if labels else -1)
+    assert set(evidence["pick_neighbors"][:, 0]) <= {20, 24}
+    assert ("suspects" in evidence) == bool(labels and not labels.multiple)
+
+
+def test_each_pick_is_explained_by_what_it_is_nearest_to() -> None:
+    ids = np.array([10, 20, 30, 40])
+    embeddings = np.array([[0, 0], [3, 0], [9, 0], [10, 0]], dtype=np.float32)
+    near, far = pick_neighbors(ids, embeddings, (40, 20, 30), np.array([10]))
+    assert near.tolist() == [[10, -1], [10, 40], [10, 40]]
+    assert far.tolist() == [[10, np.inf], [3, 7], [9, 1]]
+    near, far = pick_neighbors(ids, embeddings, (40,), np.array([], dtype=np.int64))
+    assert near.tolist() == [[-1, -1]]
+
+
+def test_label_codes_follow_the_order_of_the_classes() -> None:
+    tasks = [Task(1, "a", "labeled", ("dog",)), Task(2, "b"), Task(3, "c", "labeled", None)]
+    assert label_codes(tasks, Labels("l", "i", ("cat", "dog"), False)).tolist() == [1, -1, -1]
+    assert label_codes(tasks, None).tolist() == [-1, -1, -1]
