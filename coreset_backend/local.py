@@ -132,6 +132,7 @@ def _announced(settings: Settings) -> Iterator[None]:
         "label_studio_api_key": key.get_secret_value() if key else None,
         "url": settings.url,
     }
+    settings.model_dir.mkdir(parents=True, exist_ok=True)
     path.unlink(missing_ok=True)
     with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
         json.dump(found, file)

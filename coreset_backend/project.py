@@ -221,31 +221,6 @@ def class_targets(tasks: Sequence[Task], labels: Labels) -> NDArray[np.float32]:
     return targets
 
 
-def holdout_task_ids(
-    tasks: Iterable[Task], previous: Iterable[int], share: float, seed: int
-) -> frozenset[int]:
-    """The labelled tasks that measure the model and never train it: ``share`` of each class, rounded down.
-
-    Once chosen, a task stays (``previous``) for as long as it has a label: accuracies of different rounds
-    are comparable. Which tasks join is decided by a hash of their id, not by their order.
-    """
-    by_class: dict[tuple[str, ...], list[int]] = {}
-    for task in tasks:
-        if task.label:
-            by_class.setdefault(task.label, []).append(task.task_id)
-    fixed = set(previous)
-    holdout: set[int] = set()
-    for members in by_class.values():
-        members.sort(key=lambda task_id: (task_id not in fixed, _draw(task_id, seed)))
-        stay = sum(task_id in fixed for task_id in members)
-        holdout.update(members[: max(stay, int(share * len(members)))])
-    return frozenset(holdout)
-
-
-def _draw(task_id: int, seed: int) -> bytes:
-    return hashlib.sha256(f"{seed}:{task_id}".encode()).digest()
-
-
 def prediction_json(prediction: Prediction, labels: Labels | None) -> Json:
     """The body of one prediction as Label Studio's import takes it; ``result`` is empty without a label."""
     return {

@@ -13,11 +13,12 @@ from numpy.typing import NDArray
 
 from coreset_backend.answers import Answers
 from coreset_backend.batch import Choice, choose_batch, state_code
-from coreset_backend.errors import EmptyPool
+from coreset_backend.errors import CorruptRound, EmptyPool
+from coreset_backend.evaluation import evaluate, holdout_task_ids
 from coreset_backend.evidence import gather_evidence
 from coreset_backend.label_studio import BATCH_VERSION_PREFIX
 from coreset_backend.layout import NEIGHBORS
-from coreset_backend.project import Snapshot, class_targets, holdout_task_ids
+from coreset_backend.project import Snapshot, class_targets
 from coreset_backend.store import STATES, Draft, Round, StoredRound
 
 if TYPE_CHECKING:
@@ -117,7 +118,11 @@ def _compute(
             model.save_classifier(classifier, draft.path / "model.safetensors")
             record = _record(backend, snapshot, draft, choice, failures, clock)
             record = replace(
-                record, backbone=classifier.description, training=training, holdout=tuple(sorted(holdout))
+                record,
+                backbone=classifier.description,
+                training=training,
+                holdout=tuple(sorted(holdout)),
+                evaluation=hold_out_figures(snapshot, previous, pixels.task_ids, holdout, probabilities),
             )
             return draft.save(
                 record,
@@ -136,6 +141,47 @@ def _compute(
 
 def _holdout(snapshot: Snapshot, previous: StoredRound | None, share: float, seed: int) -> frozenset[int]:
     return holdout_task_ids(snapshot.tasks, previous.record.holdout if previous else (), share, seed)
+
+
+def hold_out_figures(
+    snapshot: Snapshot,
+    previous: StoredRound | None,
+    embedded: Rows,
+    holdout: frozenset[int],
+    probabilities: NDArray[np.float32] | None,
+) -> dict[str, Any] | None:
+    """The figures of the model on the readable tasks of the hold-out, as plain values; None without any."""
+    labels = snapshot.labels
+    rows = np.flatnonzero(np.isin(embedded, list(holdout)))
+    if labels is None or probabilities is None or not len(rows):
+        return None
+    tasks = [snapshot.tasks[row] for row in np.searchsorted(snapshot.task_ids, embedded[rows])]
+    before = _said_before(snapshot, previous, embedded[rows])
+    figures = evaluate(
+        labels.names,
+        class_targets(tasks, labels),
+        probabilities[rows],
+        multiple=labels.multiple,
+        before=before,
+    )
+    return asdict(figures)
+
+
+def _said_before(
+    snapshot: Snapshot, previous: StoredRound | None, task_ids: Rows
+) -> NDArray[np.float32] | None:
+    """float32[n, classes]: what the previous model said of these tasks; NaN but for its own hold-out."""
+    if previous is None or previous.record.labels != snapshot.labels or not previous.has("probabilities"):
+        return None
+    try:
+        embedded, probabilities = previous.array("embedded_task_ids"), previous.array("probabilities")
+    except CorruptRound as error:
+        log.error("round %d is not compared with: %s", previous.record.number, error)
+        return None
+    said = np.full((len(task_ids), probabilities.shape[1]), np.nan, dtype=np.float32)
+    known = np.isin(task_ids, embedded) & np.isin(task_ids, previous.record.holdout)
+    said[known] = probabilities[np.searchsorted(embedded, task_ids[known])]
+    return said
 
 
 def _fit(

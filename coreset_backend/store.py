@@ -2,6 +2,7 @@
 
     MODEL_DIR/webhook-secret
     MODEL_DIR/projects/<id>/round-00003/round.json, *.npy, model.safetensors, neighbors.ann, published.json
+    MODEL_DIR/projects/<id>/history.json         what rounds that are pruned had measured
     MODEL_DIR/images/                            the image cache
 
 ``round.json`` holds the SHA-256 of every other file; a round becomes visible by one rename.
@@ -39,6 +40,7 @@ class Round:
     ``counts``: tasks by state; every task of the snapshot is in exactly one. ``training``: the fields of
     the fit's report, None on a cold start. ``failures``: ``{task_id, uri, reason}`` of unreadable images.
     ``timings``: seconds by phase. ``hashes``: SHA-256 of every file of the round. ``title``: the project's.
+    ``evaluation``: the fields of :class:`coreset_backend.evaluation.Evaluation`, None without a hold-out.
     """
 
     project_id: int
@@ -63,6 +65,7 @@ class Round:
     hashes: dict[str, str] = field(default_factory=dict)
     format: int = FORMAT
     title: str = ""
+    evaluation: dict[str, Any] | None = None
 
     @property
     def pool_version(self) -> str:
@@ -211,12 +214,33 @@ class Store:
             shutil.rmtree(path, ignore_errors=True)
 
     def prune(self, project_id: int, keep: int) -> None:
-        """Remove all but the newest ``keep`` rounds."""
-        for number in self.numbers(project_id)[:-keep]:
+        """Remove all but the newest ``keep`` rounds; what they measured stays in the history."""
+        numbers = self.numbers(project_id)
+        if numbers[:-keep]:
+            history = [asdict(record) for record in self.history(project_id)]
+            body = json.dumps({"format": FORMAT, "rounds": history}).encode()
+            _write_atomically(self._project(project_id) / "history.json", _sealed(body))
+        for number in numbers[:-keep]:
             shutil.rmtree(self._project(project_id) / _folder(number), ignore_errors=True)
+
+    def history(self, project_id: int) -> list[Round]:
+        """The records of all rounds there ever were, oldest first, without their lists by task.
+
+        Those of pruned rounds come from ``history.json``. A record that cannot be read is passed over.
+        """
+        records = {record.number: record for record in _read_history(self._project(project_id))}
+        for number in self.numbers(project_id):
+            try:
+                records[number] = self.open(project_id, number).record
+            except CorruptRound as error:
+                log.error("passed over: %s", error)
+        return [replace(records[number], **_NO_LISTS) for number in sorted(records)]
 
     def _project(self, project_id: int) -> Path:
         return self.root / "projects" / str(int(project_id))
+
+
+_NO_LISTS: dict[str, Any] = {"batch": (), "reserve": (), "distances": (), "holdout": (), "failures": ()}
 
 
 def _folder(number: int) -> str:
@@ -224,23 +248,39 @@ def _folder(number: int) -> str:
 
 
 def _read_record(path: Path) -> Round:
+    return _record(_read_sealed(path, "round.json"))
+
+
+def _read_history(path: Path) -> list[Round]:
+    if not (path / "history.json").exists():
+        return []
     try:
-        seal, _, body = (path / "round.json").read_bytes().partition(b"\n")
+        return [_record(fields) for fields in _read_sealed(path, "history.json")["rounds"]]
+    except CorruptRound as error:
+        log.error("passed over: %s", error)
+        return []
+
+
+def _read_sealed(path: Path, name: str) -> dict[str, Any]:
+    try:
+        seal, _, body = (path / name).read_bytes().partition(b"\n")
     except OSError as error:
-        raise CorruptRound(path, f"round.json cannot be read ({error.strerror})") from error
+        raise CorruptRound(path, f"{name} cannot be read ({error.strerror})") from error
     if seal != hashlib.sha256(body).hexdigest().encode():
-        raise CorruptRound(path, "round.json does not match its hash")
-    fields = json.loads(body)
+        raise CorruptRound(path, f"{name} does not match its hash")
+    fields: dict[str, Any] = json.loads(body)
     if fields.get("format") != FORMAT:
         raise CorruptRound(path, f"its format is {fields.get('format')}, this version reads {FORMAT}")
+    return fields
+
+
+def _record(fields: dict[str, Any]) -> Round:
     labels = fields["labels"]
     return Round(
         **{
             **fields,
             "labels": Labels(**{**labels, "names": tuple(labels["names"])}) if labels else None,
-            **{
-                name: tuple(fields[name]) for name in ("batch", "reserve", "distances", "holdout", "failures")
-            },
+            **{name: tuple(fields[name]) for name in _NO_LISTS},
         }
     )
 

@@ -27,6 +27,7 @@ from coreset_backend.errors import (
     RoundNotFound,
 )
 from coreset_backend.events import START_TRAINING, concerns_us, take_event
+from coreset_backend.history import project_history
 from coreset_backend.jobs import note_unseen, request_round, workers_alive
 from coreset_backend.pages import pages
 from coreset_backend.project import parse_project_id, task_id_of
@@ -184,6 +185,12 @@ def versions() -> Response:
 def status(project: str) -> Response:
     """Progress and the newest round of the project."""
     return jsonify(project_status(_backend(), _known_project(project)))
+
+
+@protocol.get("/api/projects/<project>/history")
+def history(project: str) -> Response:
+    """What every round measured, also those whose files are gone; `project_history` has the shape."""
+    return jsonify(project_history(_backend().store, _known_project(project)))
 
 
 @protocol.post("/api/projects/<project>/start")

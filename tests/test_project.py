@@ -1,4 +1,3 @@
-import itertools
 from datetime import UTC, datetime
 from typing import Any
 
@@ -12,7 +11,6 @@ from coreset_backend.project import (
     Task,
     agreed_label,
     class_targets,
-    holdout_task_ids,
     parse_label_config,
     parse_snapshot,
     prediction_json,
@@ -124,27 +122,6 @@ def test_class_targets_are_one_hot_by_class_index() -> None:
     tasks = [Task(1, "/a", "labeled", ("d",)), Task(2, "/b", "labeled", ("cat",))]
     assert class_targets(tasks, LABELS).tolist() == [[0, 1], [1, 0]]
     assert class_targets(tasks, LABELS).dtype == np.float32
-
-
-def labeled_tasks(counts: dict[str, int]) -> list[Task]:
-    ids = itertools.count(1)
-    return [Task(next(ids), "/", "labeled", (name,)) for name, n in counts.items() for _ in range(n)]
-
-
-def test_holdout_takes_its_share_of_each_class_and_stays() -> None:
-    first = labeled_tasks({"cat": 20, "dog": 10, "rare": 3})
-    chosen = holdout_task_ids(first, (), 0.2, seed=0)
-    by_class = [task.label for task in first if task.task_id in chosen]
-    assert sorted(map(str, by_class)) == ["('cat',)"] * 4 + ["('dog',)"] * 2
-    more = [*first, *(Task(100 + n, "/", "labeled", ("cat",)) for n in range(20))]
-    assert chosen < holdout_task_ids(reversed(more), chosen, 0.2, seed=0)
-
-
-def test_holdout_forgets_a_task_whose_label_was_deleted() -> None:
-    tasks = labeled_tasks({"cat": 10})
-    chosen = holdout_task_ids(tasks, (), 0.2, seed=0)
-    left = [task for task in tasks if task.task_id not in chosen]
-    assert not chosen & holdout_task_ids(left, chosen, 0.2, seed=0)
 
 
 def test_prediction_json_keeps_order_and_confidence_apart() -> None:

@@ -1,3 +1,4 @@
+import hashlib
 import json
 import stat
 from pathlib import Path
@@ -122,3 +123,39 @@ def test_no_array_is_read_as_a_pickle(store: Store) -> None:
 def test_the_record_is_plain_json(store: Store) -> None:
     body = (save(store).path / "round.json").read_bytes().partition(b"\n")[2]
     assert json.loads(body)["batch"] == [3, 1]
+
+
+def test_what_pruned_rounds_measured_stays_without_their_lists(store: Store) -> None:
+    measured = {"accuracy": {"value": 0.5, "low": 0.3, "high": 0.7, "n": 20}}
+    for _ in range(3):
+        save(store, evaluation=measured, holdout=(1,))
+    before = store.history(7)
+    for _ in range(2):
+        store.prune(7, keep=2)
+        save(store)
+    assert store.numbers(7) == [3, 4, 5]
+    assert [record.number for record in store.history(7)] == [1, 2, 3, 4, 5]
+    assert store.history(7)[:3] == before
+    assert before[0].evaluation == measured
+    assert before[0].batch == before[0].holdout == ()
+
+
+def test_a_torn_history_is_said_and_costs_only_the_pruned_rounds(
+    store: Store, caplog: pytest.LogCaptureFixture
+) -> None:
+    for _ in range(3):
+        save(store)
+    store.prune(7, keep=2)
+    path = store.root / "projects/7/history.json"
+    path.write_bytes(path.read_bytes()[:-9])
+    assert [record.number for record in store.history(7)] == [2, 3]
+    assert "history.json does not match its hash" in caplog.text
+
+
+def test_a_round_saved_before_a_field_was_added_still_opens(store: Store) -> None:
+    path = save(store).path / "round.json"
+    fields = json.loads(path.read_bytes().partition(b"\n")[2])
+    del fields["evaluation"], fields["title"]
+    body = json.dumps(fields).encode()
+    path.write_bytes(hashlib.sha256(body).hexdigest().encode() + b"\n" + body)
+    assert store.open(7, 1).record.evaluation is None

@@ -1,0 +1,49 @@
+"""What a project's rounds have measured, pruned ones included, as the API answers it."""
+
+from typing import Any
+
+from coreset_backend.store import Round, Store
+
+Json = Any
+
+
+def project_history(store: Store, project_id: int) -> Json:
+    """``{project, title, rounds}``; ``rounds`` are :func:`history_line`, the oldest first."""
+    records = store.history(project_id)
+    return {
+        "project": project_id,
+        "title": records[-1].title if records else "",
+        "rounds": [history_line(record) for record in records],
+    }
+
+
+def history_line(record: Round) -> Json:
+    """A point of the learning curve:
+
+    ``number``, ``taken_at`` (ISO 8601, UTC), ``strategy``, ``backbone``, ``model_version``;
+    ``labels``: tasks that somebody had annotated, ``trained``: those of them that the model was fitted on,
+    ``selected``: tasks in the batch that it then chose;
+    ``accuracy``, ``macro_f1``: ``{value, low, high, n}`` on the hold-out, shares in [0, 1] with their 95 %
+    interval and the number of images, None without a model or a hold-out;
+    ``gain``: alike in [-1, 1], the accuracy minus that of the round before on the same images, or None;
+    ``per_class``: ``[{name, n, precision, recall, f1}]``, the figures None where ``n`` images cannot tell;
+    ``radius_before``, ``radius_after``: the covering radius before and after the batch, in the space of this
+    round's embeddings; None without a label. Compare the two of one round, not those of different rounds.
+    """
+    training, figures = record.training or {}, record.evaluation or {}
+    return {
+        "number": record.number,
+        "taken_at": record.taken_at,
+        "strategy": record.strategy,
+        "backbone": record.backbone,
+        "model_version": record.model_version,
+        "labels": record.counts.get("labeled", 0),
+        "trained": training.get("n_train", 0),
+        "selected": record.counts.get("selected", 0),
+        "accuracy": figures.get("accuracy"),
+        "macro_f1": figures.get("macro_f1"),
+        "gain": figures.get("gain"),
+        "per_class": figures.get("per_class", []),
+        "radius_before": record.radius_before,
+        "radius_after": record.radius_after,
+    }

@@ -1,0 +1,45 @@
+from collections.abc import Callable
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+from test_store import record
+
+from coreset_backend.backend import Backend
+from coreset_backend.evaluation import evaluate
+from coreset_backend.web import create_app
+
+
+def figures(right: int, n: int = 40) -> dict[str, Any]:
+    """The figures of a model that names ``right`` of ``n`` images, half cats and half dogs, rightly."""
+    codes = np.arange(n) % 2
+    said = np.where(np.arange(n) < right, codes, 1 - codes)
+    found = evaluate(["cat", "dog"], np.eye(2)[codes], np.eye(2)[said], multiple=False)
+    return asdict(found)
+
+
+def test_history_over_http_outlives_pruned_rounds(make_backend: Callable[..., Backend]) -> None:
+    backend = make_backend()
+    for labels in (0, 50, 100):
+        with backend.store.draft(7) as draft:
+            measured = {"evaluation": figures(20 + labels // 10)} if labels else {}
+            training = {"n_train": labels - 10} if labels else None
+            counts = {"labeled": labels, "selected": 50}
+            draft.save(record(draft.number, title="Pets", counts=counts, training=training, **measured), {})
+    backend.store.prune(7, keep=1)
+    found = create_app(backend).test_client().get("/api/projects/7/history").json or {}
+    assert (found["project"], found["title"]) == (7, "Pets")
+    assert [line["number"] for line in found["rounds"]] == [1, 2, 3]
+    assert [line["labels"] for line in found["rounds"]] == [0, 50, 100]
+    assert [line["trained"] for line in found["rounds"]] == [0, 40, 90]
+    assert found["rounds"][0]["accuracy"] is None and found["rounds"][0]["per_class"] == []
+    newest = found["rounds"][2]
+    assert newest["accuracy"]["value"] == 0.75 and newest["accuracy"]["n"] == 40
+    assert newest["accuracy"]["low"] < 0.75 < newest["accuracy"]["high"]
+    assert newest["macro_f1"]["low"] <= newest["macro_f1"]["value"] <= newest["macro_f1"]["high"]
+    assert [(line["name"], line["n"]) for line in newest["per_class"]] == [("cat", 20), ("dog", 20)]
+    assert newest["radius_before"] is None and newest["radius_after"] == 1.5
+
+
+def test_a_project_that_is_not_connected_has_no_history(make_backend: Callable[..., Backend]) -> None:
+    assert create_app(make_backend()).test_client().get("/api/projects/7/history").status_code == 404

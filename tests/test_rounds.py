@@ -1,0 +1,51 @@
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+import pytest
+from test_store import LABELS, record
+
+from coreset_backend.project import Snapshot, Task
+from coreset_backend.rounds import hold_out_figures
+from coreset_backend.store import Store, StoredRound
+
+CLASSES = ("cat", "dog")
+TASKS = tuple(Task(n, f"/{n}", "labeled", (CLASSES[n % 2],)) for n in range(1, 9))
+SNAPSHOT = Snapshot(7, "Pets", None, LABELS, TASKS, datetime.now(UTC))
+EMBEDDED = np.array([1, 2, 3, 4, 5, 6, 8])  # the image of task 7 could not be read
+RIGHT = np.eye(2, dtype=np.float32)[EMBEDDED % 2]
+WRONG = RIGHT[:, ::-1]
+
+
+def previous_round(tmp_path: Path, probabilities: np.ndarray) -> StoredRound:
+    with Store(tmp_path).draft(7) as draft:
+        arrays = {"embedded_task_ids": EMBEDDED, "probabilities": probabilities}
+        return draft.save(record(draft.number, holdout=(2, 5, 7)), arrays)
+
+
+def test_a_round_is_measured_on_the_readable_tasks_of_its_hold_out() -> None:
+    figures = hold_out_figures(SNAPSHOT, None, EMBEDDED, frozenset({2, 3, 5, 7}), RIGHT)
+    assert figures and figures["accuracy"]["value"] == 1 and figures["accuracy"]["n"] == 3
+    assert [(each["name"], each["n"]) for each in figures["per_class"]] == [("cat", 1), ("dog", 2)]
+    assert figures["gain"] is None
+
+
+def test_two_rounds_are_compared_on_what_neither_was_trained_on(tmp_path: Path) -> None:
+    previous = previous_round(tmp_path, WRONG)
+    figures = hold_out_figures(SNAPSHOT, previous, EMBEDDED, frozenset({2, 3, 5, 7}), RIGHT)
+    assert figures and figures["gain"]["value"] == 1 and figures["gain"]["n"] == 2  # tasks 2 and 5
+
+
+def test_a_torn_previous_round_costs_the_comparison_only(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    previous = previous_round(tmp_path, WRONG)
+    (previous.path / "probabilities.npy").write_bytes(b"torn")
+    figures = hold_out_figures(SNAPSHOT, previous, EMBEDDED, frozenset({2, 5}), RIGHT)
+    assert figures and figures["accuracy"]["n"] == 2 and figures["gain"] is None
+    assert "round 1 is not compared with" in caplog.text
+
+
+def test_without_a_model_or_a_hold_out_nothing_is_measured() -> None:
+    assert hold_out_figures(SNAPSHOT, None, EMBEDDED, frozenset(), RIGHT) is None
+    assert hold_out_figures(SNAPSHOT, None, EMBEDDED, frozenset({2}), None) is None
