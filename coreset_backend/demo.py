@@ -29,6 +29,11 @@ LOCALHOST = "127.0.0.1"
 DATABASE = "label_studio.sqlite3"
 LOG = "label-studio.log"
 EMAIL = "annotator@example.com"
+# Both are needed: with only the first, webhooks are silently not sent.
+PRIVATE_ADDRESSES = {
+    "LABEL_STUDIO_ML_BLOCK_LOCAL_IP": "false",
+    "LABEL_STUDIO_SSRF_PROTECTION_ENABLED": "false",
+}
 
 Report = Callable[[str], None]
 
@@ -36,9 +41,9 @@ Report = Callable[[str], None]
 # child too. A preexec_fn would do the same but is unsafe in a process with threads.
 _TIED_TO_PARENT = """
 import ctypes, os, sys
-parent, command = int(sys.argv[1]), sys.argv[2:]
+parent, number, command = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3:]
 if sys.platform == "linux":
-    ctypes.CDLL(None).prctl(1, 15)  # PR_SET_PDEATHSIG, SIGTERM
+    ctypes.CDLL(None).prctl(1, number)  # PR_SET_PDEATHSIG
     if os.getppid() != parent:
         sys.exit("the parent died before the start")
 os.execv(command[0], command)
@@ -106,14 +111,16 @@ def start_label_studio(
     *,
     port: int | None = None,
     hostname: str | None = None,
+    reaches_private_addresses: bool = True,
     report: Report = _silent,
     patience: float = 600.0,
 ) -> LabelStudioServer:
     """Start Label Studio on ``data_dir`` and wait until it answers; without ``port`` a free one is taken.
 
     It serves local files below ``document_root``. ``hostname`` is what it writes in front of the image
-    addresses that it stores: leave it out, or images are lost when the port changes. On Linux the child
-    ends with the *thread* that started it, so start it from one that stays.
+    addresses that it stores: leave it out, or images are lost when the port changes. Without
+    ``reaches_private_addresses`` it refuses backends on this machine, as it does by default. On Linux the
+    child ends with the *thread* that started it, so start it from one that stays.
     """
     data_dir.mkdir(parents=True, exist_ok=True)
     port = port or free_port()
@@ -121,6 +128,8 @@ def start_label_studio(
         raise ConfigError(f"Port {port} is in use: Label Studio cannot start there. Choose another.")
     login = _login(data_dir)
     environment = _environment(data_dir) | _service_environment(document_root, login, hostname)
+    if reaches_private_addresses:
+        environment |= PRIVATE_ADDRESSES
     command = [str(executable), "start", "--no-browser", "--internal-host", LOCALHOST, "--port", str(port)]
     process = _spawn(command, environment, data_dir)
     server = LabelStudioServer(f"http://{LOCALHOST}:{port}", login, data_dir, document_root, process)
@@ -173,22 +182,20 @@ def _environment(data_dir: Path) -> dict[str, str]:
 
 
 def _service_environment(document_root: Path, login: Login, hostname: str | None) -> dict[str, str]:
-    """What a serving Label Studio needs on top: the user, local files, and a backend on this machine."""
+    """What a serving Label Studio needs on top: the user and local files."""
     return {
         "LABEL_STUDIO_USERNAME": login.email,
         "LABEL_STUDIO_PASSWORD": login.password,
         "LABEL_STUDIO_USER_TOKEN": login.token,
         "LABEL_STUDIO_ENABLE_LEGACY_API_TOKEN": "true",
-        "LABEL_STUDIO_ML_BLOCK_LOCAL_IP": "false",
-        "LABEL_STUDIO_SSRF_PROTECTION_ENABLED": "false",
         "LABEL_STUDIO_LOCAL_FILES_SERVING_ENABLED": "true",
         "LABEL_STUDIO_LOCAL_FILES_DOCUMENT_ROOT": str(document_root.absolute()),
     } | ({"LABEL_STUDIO_HOST": hostname} if hostname else {})
 
 
-def tied_to_parent(command: Sequence[str]) -> list[str]:
-    """``command``, to be ended by the kernel when this process dies."""
-    return [sys.executable, "-I", "-c", _TIED_TO_PARENT, str(os.getpid()), *command]
+def tied_to_parent(command: Sequence[str], number: signal.Signals = signal.SIGTERM) -> list[str]:
+    """``command``, to be sent the signal ``number`` by the kernel when this process dies."""
+    return [sys.executable, "-I", "-c", _TIED_TO_PARENT, str(os.getpid()), str(number.value), *command]
 
 
 def _spawn(command: Sequence[str], environment: dict[str, str], data_dir: Path) -> subprocess.Popen[bytes]:

@@ -8,6 +8,7 @@ import contextlib
 import ctypes
 import json
 import logging
+import os
 import secrets
 import signal
 import sys
@@ -15,6 +16,7 @@ import threading
 import time
 from collections.abc import Iterator
 from datetime import timedelta
+from functools import partial
 from typing import Any
 
 from redis.exceptions import LockError, RedisError
@@ -34,6 +36,7 @@ DAY = 86_400
 RESERVED_SECONDS = 10
 LEASE_SECONDS = 20
 BUSY_RETRY_SECONDS = 5
+PR_SET_PDEATHSIG = 1
 
 
 def request_round(backend: Backend, project_id: int, reason: str, *, force: bool = False) -> bool:
@@ -44,7 +47,8 @@ def request_round(backend: Backend, project_id: int, reason: str, *, force: bool
     """
     try:
         if force:
-            backend.redis.set(_key(project_id, "forced"), reason, ex=DAY)
+            backend.redis.rpush(_key(project_id, "demands"), reason)
+            backend.redis.expire(_key(project_id, "demands"), DAY)
         return _queue_once(backend, project_id, reason, backend.settings.debounce_seconds)
     except RedisError as error:
         raise QueueError(
@@ -137,22 +141,28 @@ def _kept_alive(lease: Any) -> Iterator[None]:
 def _advance(backend: Backend, project_id: int) -> str:
     from coreset_backend.rounds import round_due, run_round
 
-    forced: bytes | None = backend.redis.get(_key(project_id, "forced"))  # type: ignore[assignment]
+    forced: list[bytes] = backend.redis.lrange(_key(project_id, "demands"), 0, -1)  # type: ignore[assignment]
     try:
-        reason = forced.decode() if forced else round_due(backend, project_id)
+        reason = forced[-1].decode() if forced else round_due(backend, project_id)
         if reason is None:
             return "no round is due"
         log.info("project %d: a round starts: %s", project_id, reason)
         stored = run_round(backend, project_id, _reporter(backend, project_id, reason))
     except CoresetError as error:
-        _failed(backend, project_id, error)
+        _failed(backend, project_id, error, len(forced))
         raise
-    backend.redis.delete(_key(project_id, "forced"), _key(project_id, "unseen"))
+    _answer_forced(backend, project_id, len(forced))
+    backend.redis.delete(_key(project_id, "unseen"))
     _write_progress(backend, project_id, state="idle", error=None, phase=None)
     return f"round {stored.record.number}: {reason}"
 
 
-def _failed(backend: Backend, project_id: int, error: CoresetError) -> None:
+def _answer_forced(backend: Backend, project_id: int, count: int) -> None:
+    """Drop the oldest ``count`` demands for a round; one that came while the round ran stays for the next."""
+    backend.redis.ltrim(_key(project_id, "demands"), count, -1)
+
+
+def _failed(backend: Backend, project_id: int, error: CoresetError, forced: int = 0) -> None:
     if isinstance(error, Rejected) and error.status == 404 and f"/api/projects/{project_id}/" in str(error):
         log.info("project %d is gone from Label Studio, so it is forgotten", project_id)
         backend.store.forget(project_id)
@@ -161,7 +171,7 @@ def _failed(backend: Backend, project_id: int, error: CoresetError) -> None:
     job = get_current_job(connection=backend.redis)
     passing = isinstance(error, LabelStudioError | StoreError)
     if job and not passing:  # trying again cannot help: wait for a person or for more labels
-        backend.redis.delete(_key(project_id, "forced"))
+        _answer_forced(backend, project_id, forced)
         job.retries_left = 0
         job.save()
 
@@ -256,15 +266,9 @@ def _key(project_id: int, name: str) -> str:
 
 
 class RoundWorker(Worker):
-    """RQ's worker with a short heartbeat, a poll, and children that die with it."""
+    """RQ's worker with a short heartbeat and a poll."""
 
     poll_seconds = 60.0
-
-    def main_work_horse(self, job: Job, queue: Queue) -> None:
-        if sys.platform == "linux":
-            # Else the child of a killed worker goes on beside the job's second run.
-            ctypes.CDLL(None).prctl(1, signal.SIGKILL)
-        super().main_work_horse(job, queue)
 
     def get_heartbeat_ttl(self, job: Job, working_time: float = 0.0) -> int:
         return int(self.job_monitoring_interval) + 10
@@ -285,6 +289,9 @@ class RoundWorker(Worker):
 
 def work(backend: Backend) -> None:
     """Run rounds until the process is told to stop."""
+    if sys.platform == "linux":
+        # Else the child of a killed worker goes on beside its job's second run, and RQ's scheduler for ever.
+        os.register_at_fork(after_in_child=partial(ctypes.CDLL(None).prctl, PR_SET_PDEATHSIG, signal.SIGKILL))
     worker = RoundWorker(
         [backend.queue],
         connection=backend.redis,

@@ -1,6 +1,7 @@
 """`coreset-backend run`: Redis, worker and web as one process tree, and a Label Studio to try it on."""
 
 import contextlib
+import fcntl
 import json
 import logging
 import os
@@ -38,18 +39,22 @@ RUN_FILE = "run.json"
 
 @dataclass(slots=True)
 class Child:
-    """A process of the tree: started again when it dies, ended with the tree."""
+    """A process of the tree: started again when it dies, ended with the tree.
+
+    ``when_orphaned`` is the signal it gets if the tree's first process is killed.
+    """
 
     name: str
     command: Sequence[str]
     environment: Mapping[str, str]
+    when_orphaned: signal.Signals = signal.SIGTERM
     process: subprocess.Popen[bytes] | None = None
     started: float = field(default=0.0)
 
     def start(self) -> None:
         self.started = time.monotonic()
         self.process = subprocess.Popen(
-            demo.tied_to_parent(self.command),
+            demo.tied_to_parent(self.command, self.when_orphaned),
             env=dict(self.environment),
             stdin=subprocess.DEVNULL,
             start_new_session=True,
@@ -85,6 +90,8 @@ def run(settings: Settings, root: Path, report: Report, label_studio_command: st
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stopping.set())
     with contextlib.ExitStack() as stack:
+        stack.enter_context(_alone_in(settings.model_dir))
+        _require_free_port(settings.port)
         environment = dict(os.environ) | {"MODEL_DIR": str(settings.model_dir.absolute())}
         children: list[Child] = []
         stack.callback(stop_all, children)
@@ -118,6 +125,21 @@ def run(settings: Settings, root: Path, report: Report, label_studio_command: st
             for child in children:
                 child.restart_if_dead()
         report("Stopping.")
+
+
+@contextlib.contextmanager
+def _alone_in(model_dir: Path) -> Iterator[None]:
+    """Hold the folder's lock; ConfigError when another run holds it: two would tear one Redis apart."""
+    model_dir.mkdir(parents=True, exist_ok=True)
+    with (model_dir / ".run.lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ConfigError(
+                f"Another `coreset-backend run` uses {model_dir}. Stop it first, or set MODEL_DIR to another "
+                "folder."
+            ) from None
+        yield
 
 
 @contextlib.contextmanager
@@ -220,7 +242,9 @@ def wait_for_redis(redis: Redis, patience: float = 20.0) -> None:
 
 
 def worker_child(environment: Mapping[str, str]) -> Child:
-    return Child("worker", [sys.executable, "-m", "coreset_backend", "work"], environment)
+    # Asked to end, it would wait minutes for a Redis that is ending too; killed, it loses nothing.
+    command = [sys.executable, "-m", "coreset_backend", "work"]
+    return Child("worker", command, environment, when_orphaned=signal.SIGKILL)
 
 
 def web_child(settings: Settings, environment: Mapping[str, str]) -> Child:
@@ -234,8 +258,15 @@ def gunicorn_command(settings: Settings) -> list[str]:
         *("-m", "gunicorn", "_wsgi:app", "--bind", f"{settings.host}:{settings.port}"),
         *("--chdir", str(Path(__file__).parent.parent), "--worker-class", "gthread"),
         *("--workers", "1", "--threads", "8", "--timeout", "120", "--graceful-timeout", "10"),
+        "--no-control-socket",
         *("--log-level", settings.log_level.lower()),
     ]
+
+
+def _require_free_port(port: int) -> None:
+    """ConfigError when somebody listens there, who would answer in place of our web server."""
+    if not demo.is_free(port):
+        raise ConfigError(f"Port {port} is in use by another program. Stop that, or set PORT to another one.")
 
 
 def wait_for_web(settings: Settings, stopping: threading.Event, patience: float = 60.0) -> None:
@@ -247,8 +278,7 @@ def wait_for_web(settings: Settings, stopping: threading.Event, patience: float 
                 return
         if time.monotonic() > deadline:
             raise ConfigError(
-                f"The web server does not answer on port {settings.port}. If another program has it, "
-                "set PORT."
+                f"The web server does not answer on port {settings.port}; its log above says why."
             )
 
 

@@ -13,6 +13,7 @@ PHASES = {
     "embed": 10.0,
     "neighbors": 1.0,
     "select": 1.0,
+    "map": 2.0,
     "save": 1.0,
     "publish": 5.0,
 }

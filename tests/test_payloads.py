@@ -73,7 +73,7 @@ def test_every_event_starts_one_job_or_none(make_backend: MakeBackend, name: str
         answer = client.post("/webhook", json=body(name), headers={SECRET_HEADER: backend.webhook_secret})
         assert answer.status_code in (200, 202)
     assert len(backend.queue.jobs) == (name in START_ROUNDS)
-    assert bool(backend.redis.exists("coreset:1:forced")) == (name == "start_training")
+    assert bool(backend.redis.exists("coreset:1:demands")) == (name == "start_training")
 
 
 def test_the_recorded_events_are_all_that_label_studio_sends() -> None:
@@ -148,7 +148,7 @@ def test_the_recorded_payloads_through_the_sdk(sdk_url: str, make_backend: MakeB
         assert predicted[0]["result"][0]["value"] == {"choices": ["cat"]}
         for name, jobs in (("project_updated", 0), ("annotations_deleted", 1), ("start_training", 1)):
             assert studio.post("/webhook", json=body(name)).status_code == 201
-            forced = "coreset:1:forced" if name == "start_training" else None
+            forced = "coreset:1:demands" if name == "start_training" else None
             if jobs:
                 wait_until(
                     lambda forced=forced: backend.redis.exists(forced) if forced else backend.queue.jobs,

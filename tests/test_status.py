@@ -18,8 +18,8 @@ def running(backend: Backend, **progress: object) -> None:
 
 def test_percent_and_time_left_come_from_the_last_round() -> None:
     half_fitted = whole_round({"phase": "fit", "done": 50, "total": 100}, TIMINGS)
-    # 1 + 4 + 5 of 20 s, and one second each that is assumed for the three phases without a time
-    assert half_fitted == {"percent": 43, "seconds_left": 13.0}
+    # 1 + 4 + 5 of 20 s, and the five seconds that are assumed for the four phases without a time
+    assert half_fitted == {"percent": 40, "seconds_left": 15.0}
 
 
 def test_before_a_first_round_percent_is_a_guess_and_no_time_is_promised() -> None:
@@ -45,9 +45,9 @@ def test_status_of_a_running_round(make_backend: Callable[..., Backend]) -> None
     found = project_status(backend, 7)
     assert found["progress"]["phase"] == "embed"
     assert found["progress"]["unseen"] == 2
-    assert found["progress"]["percent"] == pytest.approx(100 * 16.5 / 23, abs=1)
+    assert found["progress"]["percent"] == pytest.approx(100 * 16.5 / 25, abs=1)
     text = "\n".join(status_lines(found))
-    assert "71 %, embed (30 of 60), about 6 s left" in text
+    assert "66 %, embed (30 of 60), about 8 s left" in text
     assert "Round 1 of" in text
     assert "not published yet" in text
 

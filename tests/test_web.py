@@ -112,7 +112,7 @@ def test_fifty_events_make_one_job(backend: Backend, client: FlaskClient, action
     answers = [client.post("/webhook", json=body, headers=signed(backend)) for _ in range(50)]
     assert {answer.status_code for answer in answers} == {202}
     assert waiting_jobs(backend) == 1
-    assert bool(backend.redis.exists("coreset:7:forced")) == (action == "START_TRAINING")
+    assert bool(backend.redis.exists("coreset:7:demands")) == (action == "START_TRAINING")
 
 
 @pytest.mark.parametrize("action", ["PROJECT_UPDATED", "LABEL_LINK_CREATED", "SOMETHING_NEW"])

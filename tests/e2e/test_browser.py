@@ -3,9 +3,9 @@
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
+from e2e_stack import Stack
 from selenium import webdriver
 from selenium.webdriver.common.by import By
 from selenium.webdriver.support.ui import WebDriverWait
@@ -48,14 +48,14 @@ def shown_task(page: webdriver.Chrome) -> int | None:
 
 
 def test_label_all_tasks_opens_the_first_of_the_batch(
-    stack: Any, label_studio: demo.LabelStudioServer, browser: webdriver.Chrome
+    stack: Stack, label_studio: demo.LabelStudioServer, browser: webdriver.Chrome
 ) -> None:
     make_images(label_studio.document_root / "browser", 60, seed=3)
     login = label_studio.login
     project_id = demo.create_demo_project(
         label_studio.url, login.token, label_studio.document_root / "browser", "Seen in a browser", CLASSES
     )
-    assert stack.cli("connect", "--project", str(project_id)).returncode == 0
+    stack.connect(project_id)
     batch = stack.wait_for_round(project_id, 1)["batch"]
 
     wait = WebDriverWait(browser, 60)

@@ -1,0 +1,170 @@
+"""The whole backend as its users start it, and annotators who speak to Label Studio as the browser does."""
+
+import contextlib
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+from waiting import wait_until
+
+from coreset_backend import demo
+
+ROOT = Path(__file__).parent.parent.parent
+
+
+@dataclass(frozen=True)
+class Annotator:
+    """A person with an account, who presses the same buttons as in the browser."""
+
+    http: httpx.Client
+
+    def next_task(self, project_id: int) -> int | None:
+        """'Label All Tasks': the id of the task shown, None when Label Studio has none to show."""
+        answer = self.http.post(
+            "/api/dm/actions/",
+            params={"id": "next_task", "project": project_id},
+            json={"project": project_id},
+        )
+        return None if answer.status_code == 404 else int(answer.raise_for_status().json()["id"])
+
+    def submit(self, task_id: int, choice: str | None) -> None:
+        """'Submit' with the choice, or with nothing chosen."""
+        value = {"from_name": "label", "to_name": "image", "type": "choices", "value": {"choices": [choice]}}
+        body = {"result": [value] if choice else [], "lead_time": 1.0}
+        self.http.post(f"/api/tasks/{task_id}/annotations/", json=body).raise_for_status()
+
+    def skip(self, task_id: int) -> None:
+        body = {"result": [], "was_cancelled": True}
+        self.http.post(f"/api/tasks/{task_id}/annotations/", json=body).raise_for_status()
+
+
+def sign_up(label_studio_url: str, email: str) -> Annotator:
+    """A new user, made through the form as a person would; the caller closes its ``http``."""
+    http = httpx.Client(base_url=label_studio_url, timeout=60, trust_env=False)
+    page = http.get("/user/signup/").text
+    token = re.search(r'name="csrfmiddlewaretoken" value="([^"]+)"', page)
+    assert token, "the sign-up form has no CSRF token"
+    form = {
+        "csrfmiddlewaretoken": token[1],
+        "email": email,
+        "password": "correct horse",
+        "allow_newsletters": "",
+    }
+    answer = http.post("/user/signup/", data=form, headers={"Referer": label_studio_url})
+    assert answer.status_code == 302, answer.text[:500]
+    key = http.get("/api/current-user/token").raise_for_status().json()["token"]
+    http.headers["Authorization"] = f"Token {key}"
+    http.cookies.clear()
+    return Annotator(http)
+
+
+@dataclass(frozen=True)
+class Stack:
+    """A running `coreset-backend run`: its address, what its commands read, its process and its output."""
+
+    url: str
+    environment: dict[str, str]
+    process: subprocess.Popen[bytes]
+    log: Path
+
+    def cli(self, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+        """A command typed in a second terminal, with ``environment`` on top of that of the run."""
+        command = [sys.executable, "-m", "coreset_backend", *arguments]
+        return subprocess.run(
+            command, env=self.environment | environment, capture_output=True, text=True, timeout=120
+        )
+
+    def connect(self, project_id: int) -> str:
+        """Connect the project; what the command said."""
+        connected = self.cli("connect", "--project", str(project_id))
+        assert connected.returncode == 0, connected.stderr
+        return connected.stdout
+
+    def status(self, project_id: int) -> Any:
+        """The status of the project, with ``round`` None while it is unknown to the backend."""
+        answer = httpx.get(f"{self.url}/api/projects/{project_id}/status", trust_env=False, timeout=30)
+        return answer.json() if answer.status_code == 200 else {"round": None, "progress": {}}
+
+    def wait_for_round(self, project_id: int, number: int, seconds: float = 240.0) -> Any:
+        """The record of the newest round once it is published and has that number, or a higher one."""
+
+        def published() -> Any:
+            newest = self.status(project_id)["round"]
+            return newest if newest and newest["number"] >= number and newest["published"] else None
+
+        return wait_until(
+            published, f"round {number} of project {project_id}; {self.log} may say why", seconds
+        )
+
+    def wait_for_error(self, project_id: int, seconds: float = 120.0) -> str:
+        """What the status says went wrong, as soon as it says so."""
+
+        def failed() -> Any:
+            progress = self.status(project_id)["progress"]
+            return progress.get("error") if progress.get("state") in ("failed", "waiting") else None
+
+        return str(wait_until(failed, f"an error in project {project_id}", seconds))
+
+    def wait_until_idle(self, project_id: int, seconds: float = 120.0) -> None:
+        """Return when no round of the project runs or waits."""
+
+        def idle() -> bool:
+            return bool(self.status(project_id)["progress"].get("state") == "idle")
+
+        wait_until(idle, f"project {project_id} to be idle", seconds)
+
+    def processes(self, word: str) -> list[int]:
+        """The pids of the run's processes with ``word`` in their command, as `work` for worker and child."""
+        found = []
+        for entry in Path("/proc").glob("[0-9]*"):
+            with contextlib.suppress(OSError):
+                command = (entry / "cmdline").read_bytes().split(b"\0")
+                environment = (entry / "environ").read_bytes()
+                if word.encode() in command and self.environment["MODEL_DIR"].encode() in environment:
+                    found.append(int(entry.name))
+        return found
+
+
+@contextlib.contextmanager
+def running_stack(folder: Path, label_studio_url: str, api_key: str, **settings: str) -> Iterator[Stack]:
+    """`coreset-backend run` with its data in ``folder``, which may hold those of an earlier run."""
+    port = demo.free_port()
+    environment = {
+        "PATH": os.environ["PATH"],
+        "PYTHONPATH": str(ROOT),
+        "HOME": str(folder),
+        "LABEL_STUDIO_URL": label_studio_url,
+        "LABEL_STUDIO_API_KEY": api_key,
+        "MODEL_DIR": str(folder / "data"),
+        "PORT": str(port),
+        "CORESET_URL": f"http://localhost:{port}",
+        "CORESET_BATCH_SIZE": "24",
+        "CORESET_DEBOUNCE_SECONDS": "1",
+        "CORESET_POLL_SECONDS": "5",
+        **settings,
+    }
+    log = folder / f"run-{port}.log"
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "coreset_backend", "run"],
+            env=environment,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            cwd=ROOT,
+            start_new_session=True,
+        )
+    try:
+        wait_until(lambda: "Press Ctrl-C" in log.read_text() or process.poll() is not None, "the backend")
+        assert process.poll() is None, log.read_text()
+        yield Stack(f"http://127.0.0.1:{port}", environment, process, log)
+    finally:
+        if process.poll() is None:
+            process.send_signal(signal.SIGINT)
+        process.wait(40)

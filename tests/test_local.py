@@ -1,0 +1,189 @@
+"""`coreset-backend run` as its users start it: a real process tree with a real Redis of its own."""
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from waiting import wait_until
+
+from coreset_backend import demo
+from coreset_backend.local import settings_of_run
+
+ROOT = Path(__file__).parent.parent
+PARTS = ("redis-server", "work", "gunicorn")
+
+
+@dataclass(frozen=True)
+class Run:
+    """A running tree: its data, its address, its first process."""
+
+    folder: Path
+    port: int
+    process: subprocess.Popen[bytes]
+
+    @property
+    def log(self) -> str:
+        return (self.folder / "run.log").read_text()
+
+    def processes(self) -> list[int]:
+        """Every process of the tree but the first: known by its data directory or its socket."""
+        found = []
+        data = str(self.folder / "data").encode()
+        for entry in Path("/proc").glob("[0-9]*"):
+            with contextlib.suppress(OSError):
+                told = (entry / "cmdline").read_bytes() + (entry / "environ").read_bytes()
+                # A process that has ended and is not yet collected has an empty command.
+                if data in told and int(entry.name) != self.process.pid:
+                    found.append(int(entry.name))
+        return found
+
+    def pid_of(self, word: str) -> int | None:
+        for pid in self.processes():
+            with contextlib.suppress(OSError):
+                if word.encode() in Path(f"/proc/{pid}/cmdline").read_bytes():
+                    return pid
+        return None
+
+    def get(self, path: str) -> int:
+        with contextlib.suppress(httpx.TransportError):
+            return httpx.get(f"http://127.0.0.1:{self.port}{path}", trust_env=False).status_code
+        return 0
+
+    def stop(self) -> None:
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGINT)
+        self.process.wait(30)
+
+
+def environment(folder: Path, port: int) -> dict[str, str]:
+    """That of a run which serves a Label Studio that is away."""
+    return {
+        "PATH": os.environ["PATH"],
+        "PYTHONPATH": str(ROOT),
+        "HOME": str(folder),
+        "MODEL_DIR": str(folder / "data"),
+        "PORT": str(port),
+        "LABEL_STUDIO_URL": "http://127.0.0.1:9",
+        "LABEL_STUDIO_API_KEY": "0123456789abcdef",
+    }
+
+
+def command(*arguments: str) -> list[str]:
+    return [sys.executable, "-m", "coreset_backend", *arguments]
+
+
+@contextlib.contextmanager
+def running(folder: Path, port: int) -> Iterator[Run]:
+    with (folder / "run.log").open("wb") as log:
+        process = subprocess.Popen(command("run"), env=environment(folder, port), stdout=log, stderr=log)
+    run = Run(folder, port, process)
+    try:
+        wait_until(lambda: "Press Ctrl-C" in run.log or process.poll() is not None, "the tree", 60)
+        assert process.poll() is None, run.log
+        yield run
+    finally:
+        run.stop()
+
+
+def test_the_tree_survives_its_redis_and_ends_whole(tmp_path: Path) -> None:
+    with running(tmp_path, demo.free_port()) as run:
+        wait_until(lambda: run.get("/ready") == 200, "a worker that listens")
+        found = settings_of_run(tmp_path / "data")
+        assert found["redis_url"].startswith("unix://")
+        assert found["label_studio_url"] == "http://127.0.0.1:9"
+        assert (tmp_path / "data/run.json").stat().st_mode & 0o077 == 0
+
+        before = dict.fromkeys(PARTS)
+        for part in PARTS:
+            before[part] = run.pid_of(part)
+            assert before[part], f"no {part} in the tree"
+        httpx.post(f"http://127.0.0.1:{run.port}/setup", json={"project": "7.1"}, trust_env=False)
+        os.kill(before["redis-server"], signal.SIGKILL)
+        wait_until(lambda: run.pid_of("redis-server") not in (None, before["redis-server"]), "a new Redis")
+        wait_until(lambda: run.get("/api/projects/7/status") == 200, "a status after the restart")
+        wait_until(lambda: run.get("/ready") == 200, "the worker to be back", 60)
+        os.kill(before["gunicorn"], signal.SIGKILL)
+        wait_until(lambda: run.get("/health") == 200, "a new web server")
+
+    assert run.process.returncode == 0, run.log
+    wait_until(lambda: not run.processes(), "the end of all it started", 15)
+    assert settings_of_run(tmp_path / "data") == {}
+    assert "Traceback" not in run.log
+
+
+def test_a_killed_run_leaves_no_orphan_and_its_data_can_be_used_again(tmp_path: Path) -> None:
+    port = demo.free_port()
+    with running(tmp_path, port) as run:
+        run.process.kill()
+        wait_until(lambda: not run.processes(), "the end of the orphans", 15)
+    assert settings_of_run(tmp_path / "data") == {}
+    with running(tmp_path, port) as run:
+        assert run.get("/health") == 200
+
+
+def test_other_commands_find_the_run_and_a_second_run_is_refused(tmp_path: Path) -> None:
+    with running(tmp_path, demo.free_port()) as run:
+        named = ("PATH", "PYTHONPATH", "HOME", "MODEL_DIR")
+        bare = {name: environment(tmp_path, 0)[name] for name in named}
+        wait_until(lambda: run.get("/ready") == 200, "a worker that listens")
+
+        def typed(*arguments: str, **more: str) -> subprocess.CompletedProcess[str]:
+            return subprocess.run(
+                command(*arguments), env=bare | more, capture_output=True, text=True, timeout=60
+            )
+
+        assert typed("status").stdout.startswith("No project is connected.")
+        examined = typed("doctor")
+        assert examined.returncode == 1
+        lines = examined.stdout.splitlines()
+        assert [line.split(maxsplit=1) for line in lines[:4]] == [
+            ["ok", "Store"],
+            ["ok", "Redis and worker"],
+            ["ok", "Web"],
+            ["PROBLEM", "Label Studio"],
+        ]
+        assert "Label Studio at http://127.0.0.1:9 does not answer" in lines[4]
+
+        second = typed("run", PORT=str(demo.free_port()))
+        assert second.returncode == 2
+        assert "Another `coreset-backend run` uses" in second.stderr
+        assert run.get("/health") == 200
+
+
+def test_a_port_in_use_is_refused_before_anything_starts(tmp_path: Path) -> None:
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = other.getsockname()[1]
+        refused = subprocess.run(
+            command("run"),
+            env=environment(tmp_path, port),
+            capture_output=True,
+            text=True,
+            cwd=ROOT,
+            timeout=60,
+        )
+    assert refused.returncode == 2
+    assert refused.stderr.startswith(f"Error: Port {port} is in use")
+
+
+@pytest.mark.parametrize("content", ["", "{", json.dumps({"pid": 2**22 + 1, "url": "x"})])
+def test_a_run_file_that_a_crash_left_is_no_run(tmp_path: Path, content: str) -> None:
+    (tmp_path / "run.json").write_text(content)
+    assert settings_of_run(tmp_path) == {}
+
+
+def test_what_a_run_leaves_open_is_left_open(tmp_path: Path) -> None:
+    given: dict[str, Any] = {"pid": os.getpid(), "url": "http://a:1", "label_studio_url": None}
+    (tmp_path / "run.json").write_text(json.dumps(given))
+    assert settings_of_run(tmp_path) == {"url": "http://a:1"}
