@@ -2,8 +2,7 @@
 
 Pure: arrays in, figures out. An interval is a 95 % interval for what the figure would be on endless images
 of the hold-out's kind. The hold-out is made of labelled tasks, and a batch is no fair sample of the pool: it
-holds more rare and hard images. Its accuracy is therefore, as a rule, below that on the pool, and it compares
-rounds; a random slice (``CORESET_RANDOM_SLICE``) measures the pool itself.
+holds more rare and hard images. Its accuracy compares rounds; it is, as a rule, below that on the pool.
 """
 
 import hashlib

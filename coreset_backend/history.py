@@ -1,20 +1,46 @@
 """What a project's rounds have measured, pruned ones included, as the API answers it."""
 
+from collections.abc import Sequence
 from typing import Any
 
+from coreset_backend.curves import Point, stop_advice
 from coreset_backend.store import Round, Store
 
 Json = Any
 
 
 def project_history(store: Store, project_id: int) -> Json:
-    """``{project, title, rounds}``; ``rounds`` are :func:`history_line`, the oldest first."""
+    """``{project, title, rounds, advice}``; ``rounds`` are :func:`history_line`, the oldest first.
+
+    ``advice`` is that of :func:`coreset_backend.curves.stop_advice`, None before a first round.
+    """
     records = store.history(project_id)
     return {
         "project": project_id,
         "title": records[-1].title if records else "",
         "rounds": [history_line(record) for record in records],
+        "advice": advice(records) if records else None,
     }
+
+
+def advice(records: Sequence[Round]) -> Json:
+    """When to stop, from the records of all rounds, oldest first; at least one.
+
+    Rounds of another label config measured something else and are left out.
+    """
+    newest = records[-1]
+    alike = [record for record in records if record.labels == newest.labels]
+    points = [
+        Point(record.counts.get("labeled", 0), accuracy["value"], accuracy["n"])
+        for record in alike
+        if record.evaluation and (accuracy := record.evaluation["accuracy"])
+    ]
+    radii = [
+        (record.radius_before, record.radius_after)
+        for record in records
+        if record.radius_before is not None and record.radius_after is not None
+    ]
+    return stop_advice(points, max(newest.counts.get("selected", 0), 1), radii)
 
 
 def history_line(record: Round) -> Json:

@@ -3,6 +3,7 @@
 from typing import Any
 
 from coreset_backend.backend import Backend
+from coreset_backend.history import advice
 from coreset_backend.jobs import read_progress
 from coreset_backend.store import StoredRound
 
@@ -25,12 +26,19 @@ def project_status(backend: Backend, project_id: int) -> dict[str, Any]:
 
     ``progress`` is that of :func:`coreset_backend.jobs.read_progress` and, while a round runs, ``percent``
     of the whole round and ``seconds_left``, None before a first round has shown how long its phases take.
-    ``round`` is None before the first. Raises QueueError when Redis does not answer.
+    ``round`` and ``advice`` (:func:`coreset_backend.history.advice`) are None before the first.
+    Raises QueueError when Redis does not answer.
     """
     progress, stored = read_progress(backend, project_id), backend.store.latest(project_id)
     if progress["state"] == "running":
         progress |= whole_round(progress, stored.record.timings if stored else None)
-    return {"project": project_id, "progress": progress, "round": round_status(stored) if stored else None}
+    records = backend.store.history(project_id)
+    return {
+        "project": project_id,
+        "progress": progress,
+        "round": round_status(stored) if stored else None,
+        "advice": advice(records) if records else None,
+    }
 
 
 def whole_round(progress: dict[str, Any], timings: dict[str, float] | None) -> dict[str, Any]:
@@ -73,6 +81,7 @@ def status_lines(status: dict[str, Any]) -> list[str]:
         f"Project {status['project']}: {_state_line(progress)}",
         *([f"  Last error: {progress['error']}"] if progress.get("error") else []),
         *(_round_lines(newest) if newest else ["  No round yet."]),
+        *([f"  {status['advice']['sentence']}"] if status["advice"] else []),
     ]
 
 

@@ -7,6 +7,9 @@ from test_store import record
 
 from coreset_backend.backend import Backend
 from coreset_backend.evaluation import evaluate
+from coreset_backend.history import advice
+from coreset_backend.project import Labels
+from coreset_backend.status import project_status, status_lines
 from coreset_backend.web import create_app
 
 
@@ -38,7 +41,32 @@ def test_history_over_http_outlives_pruned_rounds(make_backend: Callable[..., Ba
     assert newest["accuracy"]["low"] < 0.75 < newest["accuracy"]["high"]
     assert newest["macro_f1"]["low"] <= newest["macro_f1"]["value"] <= newest["macro_f1"]["high"]
     assert [(line["name"], line["n"]) for line in newest["per_class"]] == [("cat", 20), ("dog", 20)]
+    assert found["advice"]["verdict"] == "too early"
     assert newest["radius_before"] is None and newest["radius_after"] == 1.5
+
+
+def test_advice_comes_from_the_measured_rounds_of_the_same_label_config() -> None:
+    foxes = Labels("label", "image", ("cat", "fox"), multiple=False)
+    other = record(1, labels=foxes, counts={"labeled": 25, "selected": 25}, evaluation=figures(39))
+    rounds = [
+        record(n + 1, counts={"labeled": 50 * n, "selected": 50}, evaluation=figures(right))
+        for n, right in ((1, 24), (2, 30), (3, 33), (4, 35))
+    ]
+    found = advice([other, *rounds])
+    assert found == advice(rounds)
+    assert found["next_batch"]["labels"] == 50 and found["further"]["labels"] == 100
+    assert advice(rounds[:2])["verdict"] == "too early"
+
+
+def test_status_ends_with_the_advice(make_backend: Callable[..., Backend]) -> None:
+    backend = make_backend()
+    with backend.store.draft(7) as draft:
+        draft.save(record(draft.number, radius_before=2.0), {})
+    lines = status_lines(project_status(backend, 7))
+    assert lines[-1] == (
+        "  Too early to say: a forecast needs 3 measured rounds, and there are 0. "
+        "A batch lately shrinks the covering radius by 25 %."
+    )
 
 
 def test_a_project_that_is_not_connected_has_no_history(make_backend: Callable[..., Backend]) -> None:
