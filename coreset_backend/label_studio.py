@@ -6,6 +6,7 @@ surprising. Every method raises Unreachable, Unauthorized or Rejected, never an 
 
 import base64
 import binascii
+import contextlib
 import json
 import logging
 import threading
@@ -25,6 +26,8 @@ log = logging.getLogger(__name__)
 BATCH_VERSION_PREFIX = "coreset-"
 POOL_VERSION_PREFIX = "pool-"
 PAGE_SIZE = 1000
+PASSING = (500, 502, 503, 504)
+LONGEST_PAUSE = 30.0
 # Label Studio recounts the whole project inside the import request: 34 s at 20,000 tasks.
 PATIENT = httpx.Timeout(30.0, read=600.0)
 ANNOTATED = {
@@ -90,10 +93,11 @@ class TokenAuth(httpx.Auth):
     def _buy_access(self) -> Generator[httpx.Request, httpx.Response, None]:
         response = yield httpx.Request("POST", self._refresh_url, json={"refresh": self._api_key})
         response.read()
-        if response.status_code != 200:
+        if response.status_code in (400, 401, 403):
             raise Unauthorized(TOKEN_REFUSED)
+        answer = _answer(response, "POST /api/token/refresh/", ("access",))
         with self._lock:
-            self._access = response.json()["access"]
+            self._access = answer["access"]
             self._expires = time.monotonic() + 240
 
 
@@ -123,9 +127,15 @@ class Publication:
 
 
 class LabelStudio:
-    """A Label Studio at ``url``, spoken to with one kept-alive connection pool."""
+    """A Label Studio at ``url``, spoken to with one kept-alive connection pool.
 
-    def __init__(self, url: str, api_key: str, *, verify: bool = True) -> None:
+    ``pauses``: seconds between the tries of a request, one try more than there are pauses.
+    """
+
+    def __init__(
+        self, url: str, api_key: str, *, verify: bool = True, pauses: Sequence[float] = (1.0, 2.0)
+    ) -> None:
+        self._pauses = pauses
         self.url = url.rstrip("/")
         self.auth = TokenAuth(self.url, api_key)
         self._client = httpx.Client(
@@ -135,24 +145,28 @@ class LabelStudio:
     def close(self) -> None:
         self._client.close()
 
-    def request(self, method: str, path: str, **options: Any) -> httpx.Response:
-        """One request; a GET is tried three times when the server is away or overloaded."""
-        tries = 3 if method == "GET" else 1
-        for attempt in range(tries):
-            last = attempt == tries - 1
+    def request(self, method: str, path: str, *, expect: Sequence[str] = (), **options: Any) -> Json:
+        """The JSON of the answer, which has the keys of ``expect``; None where it has no body.
+
+        Tried again where that is safe: a GET when the server is away or answers 5xx, and any method that
+        was refused by a 429. Raises Unreachable, Unauthorized or Rejected.
+        """
+        for pause in (*self._pauses, None):
             try:
                 response = self._client.request(method, self.url + path, **options)
             except httpx.HTTPError as error:
-                if last:
+                if pause is None or method != "GET":
                     raise Unreachable(_unreachable(self.url, error)) from error
             else:
-                if response.status_code not in (429, 500, 502, 503, 504) or last:
-                    return _accepted(response, f"{method} {path}")
-            time.sleep(2.0**attempt)
+                busy = response.status_code == 429 or (method == "GET" and response.status_code in PASSING)
+                if pause is None or not busy:
+                    return _answer(response, f"{method} {path}", expect)
+                pause = max(pause, _retry_after(response))
+            time.sleep(pause)
         raise AssertionError("the last try returns or raises")
 
-    def get(self, path: str, **params: Any) -> Json:
-        return self.request("GET", path, params=params).json()
+    def get(self, path: str, *, expect: Sequence[str] = (), **params: Any) -> Json:
+        return self.request("GET", path, expect=expect, params=params)
 
     def whoami(self) -> Json:
         """The user whose token this is."""
@@ -163,12 +177,14 @@ class LabelStudio:
         return str(self.get("/api/version").get("release", "unknown"))
 
     def fetch_project(self, project_id: int) -> Json:
-        return self.get(f"/api/projects/{project_id}/")
+        return self.get(f"/api/projects/{project_id}/", expect=("id", "label_config"))
 
     def fetch_first_task(self, project_id: int) -> Json | None:
         """Id and data of some task of the project; None where it has none."""
-        found = self.get("/api/tasks/", project=project_id, page=1, page_size=1, include="id,data")["tasks"]
-        return found[0] if found else None
+        answer = self.get(
+            "/api/tasks/", expect=("tasks",), project=project_id, page=1, page_size=1, include="id,data"
+        )
+        return answer["tasks"][0] if answer["tasks"] else None
 
     def fetch_snapshot(self, project_id: int, progress: Callable[[int, int], None] | None = None) -> Snapshot:
         """The project with all its tasks and the annotations of those that have any."""
@@ -204,9 +220,10 @@ class LabelStudio:
                 answer = self.request(
                     "GET",
                     "/api/tasks/",
+                    expect=("tasks", "total"),
                     params={"project": project_id, "page": page, "page_size": PAGE_SIZE, **params},
                     timeout=PATIENT,
-                ).json()
+                )
             except Rejected as error:
                 if error.status == 404 and page > 1:  # tasks were deleted meanwhile: this page is gone
                     return
@@ -290,7 +307,7 @@ class LabelStudio:
     ) -> int:
         body = [prediction_json(prediction, labels) for prediction in predictions]
         path = f"/api/projects/{project_id}/import/predictions"
-        return int(self.request("POST", path, json=body, timeout=PATIENT).json()["created"])
+        return int(self.request("POST", path, expect=("created",), json=body, timeout=PATIENT)["created"])
 
     def model_versions(self, project_id: int) -> dict[str, int]:
         """Version -> how many predictions of it the project holds."""
@@ -315,10 +332,12 @@ class LabelStudio:
         itself would lock tasks for the token's user.
         """
         query = json.dumps({"ordering": ["tasks:predictions_score"], "filters": IN_THE_BATCH})
-        tasks = self.get(
-            "/api/tasks/", project=project_id, page=1, page_size=max(count, 1), include="id", query=query
+        answer = self.get(
+            "/api/tasks/",
+            expect=("tasks",),
+            **{"project": project_id, "page": 1, "page_size": max(count, 1), "include": "id", "query": query},
         )
-        return [task["id"] for task in tasks["tasks"]]
+        return [task["id"] for task in answer["tasks"]]
 
     def backends(self, project_id: int) -> list[Json]:
         return list(self.get("/api/ml", project=project_id))
@@ -335,16 +354,26 @@ def _unreachable(url: str, error: Exception) -> str:
     )
 
 
-def _accepted(response: httpx.Response, request: str) -> httpx.Response:
+def _retry_after(response: httpx.Response) -> float:
+    """Seconds that the answer asks to wait, at most half a minute: a round is not held up for longer."""
+    asked = response.headers.get("retry-after", "")
+    return min(float(asked), LONGEST_PAUSE) if asked.isascii() and asked.isdecimal() else 0.0
+
+
+def _answer(response: httpx.Response, request: str, expect: Sequence[str]) -> Json:
     if response.status_code == 401:
         off = "legacy token" in response.text and "disabled" in response.text
         raise Unauthorized(LEGACY_TOKENS_OFF if off else TOKEN_REFUSED)
     if response.is_error:
         raise Rejected(response.status_code, response.text, request)
-    if response.is_redirect or "json" not in response.headers.get("content-type", "json"):
-        raise Unreachable(
-            f"{request} was answered with {response.status_code} "
-            f"{response.headers.get('content-type', '')}, not with JSON. LABEL_STUDIO_URL does not seem to "
-            "be the address of a Label Studio; with a sub-path it must be included."
-        )
-    return response
+    if not response.content and not response.is_redirect and not expect:
+        return None
+    with contextlib.suppress(ValueError):  # a login page of something else, or half an answer
+        answer = response.json()
+        if not expect or (isinstance(answer, dict) and set(expect) <= set(answer)):
+            return answer
+    raise Unreachable(
+        f"{request} was answered with {response.status_code} {response.headers.get('content-type', '')}, "
+        f"not with the JSON of a Label Studio: {response.text[:80]!r}. LABEL_STUDIO_URL does not seem to be "
+        "its address; with a sub-path it must be included."
+    )

@@ -7,11 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from fake_label_studio import FakeLabelStudio, running
 from redis import Redis
 
 from coreset_backend.backend import Backend, open_backend
 from coreset_backend.local import embedded_redis, wait_for_redis
 from coreset_backend.settings import Settings, environment_names
+
+pytest.register_assert_rewrite("label_studio_contract")
 
 
 @pytest.fixture(autouse=True)
@@ -31,6 +34,13 @@ def redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         with Redis.from_url(url) as redis:
             wait_for_redis(redis)
         yield url
+
+
+@pytest.fixture
+def studio() -> Iterator[FakeLabelStudio]:
+    """A fake Label Studio of the test's own."""
+    with running() as studio:
+        yield studio
 
 
 @pytest.fixture

@@ -1,0 +1,133 @@
+"""What the recipe of publishing relies on: asked of the real Label Studio and of the fake one alike."""
+
+import httpx
+import pytest
+
+from coreset_backend import demo
+from coreset_backend.errors import LabelStudioError, Rejected, Unauthorized
+from coreset_backend.label_studio import LabelStudio
+from coreset_backend.project import Prediction
+
+CLASSES = ("cat", "dog")
+
+
+def predictions(task_ids: list[int], version: str, label: str | None = "cat") -> list[Prediction]:
+    return [
+        Prediction(
+            task_id, rank / len(task_ids), version, (label,) if label else None, 0.9 if label else None
+        )
+        for rank, task_id in enumerate(task_ids)
+    ]
+
+
+def create_project(admin: httpx.Client) -> tuple[int, list[int]]:
+    """A project of six tasks, and their ids."""
+    project_id = demo.create_project(admin, "Published to", demo.choices_config(CLASSES))
+    tasks = [{"image": f"https://example.com/{n}.jpg"} for n in range(6)]
+    admin.post(f"/api/projects/{project_id}/import", json=tasks).raise_for_status()
+    page = admin.get("/api/tasks/", params={"project": project_id, "include": "id"}).json()
+    return project_id, sorted(task["id"] for task in page["tasks"])
+
+
+class LabelStudioContract:
+    """Needs fixtures ``client`` (ours), ``admin`` (a plain session) and ``project`` (of create_project)."""
+
+    def test_publishing_switches_the_version_serves_the_order_and_can_be_repeated(
+        self, client: LabelStudio, admin: httpx.Client, project: tuple[int, list[int]]
+    ) -> None:
+        project_id, task_ids = project
+        labels = client.fetch_snapshot(project_id).labels
+        for version in ("coreset-1-a", "coreset-2-b", "coreset-2-b"):
+            order = task_ids[::-1] if version == "coreset-2-b" else task_ids
+            published = client.publish(project_id, predictions(order[:4], version), labels)
+            assert published.serves == tuple(order[:4])
+        assert client.model_versions(project_id) == {"coreset-2-b": 4}
+        assert admin.get(f"/api/projects/{project_id}/").json()["model_version"] == "coreset-2-b"
+        stored = admin.get("/api/predictions/", params={"task": task_ids[-1]}).json()[0]
+        assert stored["result"][0]["score"] == pytest.approx(0.9)
+
+    def test_a_task_deleted_since_the_snapshot_is_left_out(
+        self, client: LabelStudio, admin: httpx.Client, project: tuple[int, list[int]]
+    ) -> None:
+        project_id, task_ids = project
+        labels = client.fetch_snapshot(project_id).labels
+        admin.delete(f"/api/tasks/{task_ids[1]}/").raise_for_status()
+        published = client.publish(project_id, predictions(task_ids, "coreset-1-a"), labels)
+        assert published.gone == (task_ids[1],)
+        assert published.sent == 5
+        assert task_ids[1] not in published.serves
+        for task_id in task_ids:
+            admin.delete(f"/api/tasks/{task_id}/")
+        with pytest.raises(LabelStudioError, match="have been deleted"):
+            client.publish(project_id, predictions(task_ids, "coreset-2-b"), labels)
+
+    def test_a_label_removed_since_the_snapshot_keeps_the_order_without_answers(
+        self, client: LabelStudio, admin: httpx.Client, project: tuple[int, list[int]]
+    ) -> None:
+        project_id, task_ids = project
+        labels = client.fetch_snapshot(project_id).labels
+        fewer = demo.choices_config(["dog", "horse"])
+        admin.patch(f"/api/projects/{project_id}/", json={"label_config": fewer}).raise_for_status()
+        published = client.publish(project_id, predictions(task_ids, "coreset-1-a"), labels)
+        assert published.sent == 6
+        assert admin.get("/api/predictions/", params={"task": task_ids[0]}).json()[0]["result"] == []
+
+    def test_a_version_that_somebody_chose_is_left_if_asked(
+        self, client: LabelStudio, admin: httpx.Client, project: tuple[int, list[int]]
+    ) -> None:
+        project_id, task_ids = project
+        body = [{"task": task_ids[0], "result": [], "score": 0.5, "model_version": "by hand"}]
+        admin.post(f"/api/projects/{project_id}/import/predictions", json=body).raise_for_status()
+        admin.patch(f"/api/projects/{project_id}/", json={"model_version": "by hand"}).raise_for_status()
+        chosen = predictions(task_ids, "coreset-1-a", None)
+        with pytest.raises(LabelStudioError, match="'by hand', which somebody chose"):
+            client.publish(project_id, chosen, None, override_chosen_version=False)
+        assert client.publish(project_id, chosen, None).sent == 6
+
+    def test_labels_skips_and_empty_results_are_read_as_they_are(
+        self, client: LabelStudio, admin: httpx.Client, project: tuple[int, list[int]]
+    ) -> None:
+        project_id, task_ids = project
+        region = {"from_name": "label", "to_name": "image", "type": "choices", "value": {"choices": ["dog"]}}
+        for task_id, body in zip(
+            task_ids,
+            ({"result": [region]}, {"result": [], "was_cancelled": True}, {"result": []}),
+            strict=False,
+        ):
+            admin.post(f"/api/tasks/{task_id}/annotations/", json=body).raise_for_status()
+        tasks = client.fetch_snapshot(project_id).tasks
+        assert [task.state for task in tasks] == ["labeled", "skipped", "labeled", "pool", "pool", "pool"]
+        assert [task.label for task in tasks[:3]] == [("dog",), None, None]
+        assert client.fetch_annotated(project_id) == {
+            task_ids[0]: True,
+            task_ids[1]: False,
+            task_ids[2]: True,
+        }
+
+    def test_a_personal_access_token_works_and_is_bought_anew(
+        self, client: LabelStudio, admin: httpx.Client, project: tuple[int, list[int]]
+    ) -> None:
+        answer = admin.post("/api/token/", json={})
+        if answer.status_code == 409:
+            pytest.skip("this user has a personal access token already, which is shown only once")
+        key = answer.raise_for_status().json()["token"]
+        personal = LabelStudio(client.url, key)
+        assert len(personal.fetch_snapshot(project[0]).tasks) == 6
+        personal.auth._access = "dead"  # as after a restart of Label Studio with another secret
+        assert personal.whoami()["email"] == client.whoami()["email"]
+        personal.close()
+        with pytest.raises(Unauthorized, match="access token, which dies"):
+            LabelStudio(
+                client.url,
+                httpx.post(f"{client.url}/api/token/refresh/", json={"refresh": key}).json()["access"],
+            )
+
+    def test_a_deleted_project_is_404_whatever_is_asked_of_it(
+        self, client: LabelStudio, admin: httpx.Client, project: tuple[int, list[int]]
+    ) -> None:
+        project_id, _ = project
+        admin.delete(f"/api/projects/{project_id}/").raise_for_status()
+        for ask in (client.fetch_project, client.fetch_annotated, client.model_versions):
+            with pytest.raises(Rejected) as refusal:
+                ask(project_id)
+            assert refusal.value.status == 404
