@@ -3,10 +3,12 @@
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from coreset_backend.backend import Backend
 from coreset_backend.errors import CorruptRound, QueueError
 from coreset_backend.jobs import read_progress, workers_alive
+from coreset_backend.status import PHASES, whole_round
 from coreset_backend.store import STATES, Round, StoredRound
 
 Json = Any
@@ -72,7 +74,7 @@ def project_overview(backend: Backend, project_id: int) -> Json:
             "total": sum(record.counts.values()),
             "batch": picks(newest),
             "failures": list(record.failures),
-            "classes": list(record.labels.names) if record.labels else [],
+            "classes": class_table(newest),
             "map": newest.has("layout"),
             "duplicates": duplicates(newest),
             "suspects": suspects(newest),
@@ -168,6 +170,43 @@ def _label_names(stored: StoredRound, names: tuple[str, ...]) -> dict[int, str]:
     return {int(task_ids[row]): names[codes[row]] for row in np.flatnonzero(codes >= 0)}
 
 
+def class_table(stored: StoredRound) -> list[Json]:
+    """One entry for each class: how many carry it, are said to be it, and were right on the hold-out.
+
+    ``said`` counts the tasks without a label; ``right`` of ``held_out`` are None where nothing was measured.
+    """
+    labels = stored.record.labels
+    if labels is None or not stored.has("label_codes"):
+        return []
+    size, codes = len(labels.names), stored.array("label_codes")
+    columns = {"labeled": np.bincount(codes[codes >= 0], minlength=size).tolist()}
+    if stored.has("probabilities"):
+        columns |= _answers_by_class(stored, codes, size)
+    missing = [None] * size
+    return [
+        {
+            "name": name,
+            **{key: columns.get(key, missing)[code] for key in ("labeled", "said", "held_out", "right")},
+        }
+        for code, name in enumerate(labels.names)
+    ]
+
+
+def _answers_by_class(stored: StoredRound, codes: NDArray[np.int16], size: int) -> dict[str, list[int]]:
+    task_ids, embedded = stored.array("task_ids"), stored.array("embedded_task_ids")
+    given = codes[np.searchsorted(task_ids, embedded)]
+    said = stored.array("probabilities").argmax(1)
+    columns = {"said": np.bincount(said[given < 0], minlength=size).tolist()}
+    if not stored.record.labels or stored.record.labels.multiple:
+        return columns
+    held = np.isin(embedded, stored.record.holdout) & (given >= 0)
+    right = held & (said == given)
+    return columns | {
+        "held_out": np.bincount(given[held], minlength=size).tolist(),
+        "right": np.bincount(given[right], minlength=size).tolist(),
+    }
+
+
 def duplicates(stored: StoredRound) -> list[list[int]]:
     """Task ids of each group of near-duplicates, the largest group first."""
     if not stored.has("duplicate_groups"):
@@ -223,40 +262,25 @@ def map_bytes(stored: StoredRound) -> bytes:
 
 
 def progress(backend: Backend, project_id: int, newest: StoredRound | None) -> Json:
-    """``read_progress`` with ``seconds_left``, ``steps`` and words; its state is unknown without Redis."""
+    """``read_progress`` with ``steps``, words and, of a running round, ``percent`` and ``seconds_left``.
+
+    The state is ``unknown`` without Redis.
+    """
     try:
         known = read_progress(backend, project_id)
         workers = workers_alive(backend)
     except QueueError as error:
-        return {"state": "unknown", "sentence": str(error), "steps": [], "seconds_left": None}
-    timings = newest.record.timings if newest else {}
-    known["seconds_left"] = seconds_left(known, timings) if known["state"] == "running" else None
+        return {"state": "unknown", "sentence": str(error), "steps": []}
+    if known["state"] == "running":
+        known |= whole_round(known, newest.record.timings if newest else None)
     known["steps"] = steps(known)
     known["sentence"] = sentence(known, newest, workers)
     return known
 
 
-def seconds_left(known: Json, timings: dict[str, float]) -> float | None:
-    """How long the running round will still take, going by what the newest round's phases took.
-
-    Within a phase that counts its steps the pace seen so far is taken. None on a first round, for
-    phases after this one are not known then.
-    """
-    phase = known.get("phase")
-    if not timings or phase not in timings:
-        return None
-    order = list(timings)
-    later = sum(timings[name] for name in order[order.index(phase) + 1 :])
-    done, total = known.get("done") or 0, known.get("total") or 0
-    spent = max(known.get("at", 0.0) - known.get("phase_started", known.get("at", 0.0)), 0.0)
-    if done and total and spent:
-        return float(spent / done * (total - done) + later)
-    return float(max(timings[phase] - spent, 0.0) + later)
-
-
 def steps(known: Json) -> list[Json]:
     """The phases in order, each done, current or still to come."""
-    phases = list(PHASE_WORDS)
+    phases = list(PHASES)
     phase = known.get("phase") if known["state"] == "running" else None
     if phase and phase not in phases:
         phases.insert(0, phase)

@@ -25,7 +25,7 @@ MAY_IMPORT = {
     "layout": {"selection"},
     "evidence": {"project", "selection", "layout"},
     "rounds": PURE | WORLD | {"backend", "answers", "batch", "evaluation", "evidence", "layout"},
-    "overview": {"errors", "backend", "store", "jobs", "project"},
+    "overview": {"errors", "backend", "store", "jobs", "project", "status", "history"},
     "pages": {"errors", "backend", "store", "jobs", "overview", "images"},
     "backend": {"errors", "settings", "label_studio", "store", "images"},
 }

@@ -3,7 +3,6 @@
 import io
 import json
 import re
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -15,7 +14,8 @@ from test_store import record
 
 from coreset_backend.backend import Backend
 from coreset_backend.images.cache import PixelCache
-from coreset_backend.overview import seconds_left
+from coreset_backend.overview import PHASE_WORDS
+from coreset_backend.status import PHASES
 from coreset_backend.store import STATES
 from coreset_backend.web import create_app
 
@@ -165,18 +165,6 @@ def test_with_redis_away_the_page_is_shown_and_says_so(make_backend: MakeBackend
     assert "Redis does not answer" in answer.text
 
 
-def test_time_left_goes_by_the_pace_in_the_phase_and_by_the_last_round_for_the_rest() -> None:
-    timings = {"images": 40.0, "fit": 60.0, "publish": 5.0}
-    now = time.time()
-    running = {"phase": "images", "done": 25, "total": 100, "phase_started": now - 5, "at": now}
-    assert seconds_left(running, timings) == pytest.approx(15 + 65, abs=0.1)
-    assert seconds_left({"phase": "fit", "phase_started": now - 20, "at": now}, timings) == pytest.approx(
-        45, abs=0.1
-    )
-    assert seconds_left(running, {}) is None
-    assert seconds_left({"phase": "pretrain"}, timings) is None
-
-
 def test_the_map_holds_every_readable_image_with_class_and_state(
     backend: Backend, client: FlaskClient
 ) -> None:
@@ -203,3 +191,15 @@ def test_suspects_and_duplicates_are_listed(backend: Backend, client: FlaskClien
     shown = text(client.get("/projects/7").text)
     assert "1 suspected label error " in shown
     assert "cat (90 %)" in shown
+
+
+def test_the_class_table_adds_up_and_measures_on_the_hold_out(backend: Backend, client: FlaskClient) -> None:
+    save_round(backend, holdout=(4,))
+    cat, dog = (client.get("/api/projects/7/overview").json or {})["round"]["classes"]
+    assert cat == {"name": "cat", "labeled": 0, "said": 1, "held_out": 0, "right": 0}
+    assert dog == {"name": "dog", "labeled": 1, "said": 1, "held_out": 1, "right": 0}
+    assert "dog 1 1 0 of 1" in text(client.get("/projects/7").text)
+
+
+def test_every_phase_of_a_round_has_words() -> None:
+    assert list(PHASE_WORDS) == list(PHASES)

@@ -46,7 +46,7 @@ class EmbeddingMap {
   constructor(points, view) {
     Object.assign(this, points);
     this.page = view;
-    this.classes = view.round.classes;
+    this.classes = view.round.classes.map(({ name }) => name);
     this.box = $("map");
     this.canvas = $("map-points");
     this.over = $("map-over").getContext("2d");
@@ -65,6 +65,7 @@ class EmbeddingMap {
     this.colourBy("state");
     new ResizeObserver(() => this.resize()).observe(this.box);
     $("map-count").textContent = `${this.n.toLocaleString("en")} images`;
+    this.box.embeddingMap = this;
     this.box.dataset.ready = this.n;
   }
 

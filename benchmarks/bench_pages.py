@@ -1,0 +1,178 @@
+"""How long the page of a project takes with many tasks, in a real Chromium.
+
+    python benchmarks/bench_pages.py --tasks 100000 [--screenshot page.png]
+
+The store is made up: places and states are drawn, the images are a few hundred drawn ones. Printed are
+the answer of the web process, the browser's load event, and the map drawn, each the median of five.
+"""
+
+import argparse
+import json
+import statistics
+import tempfile
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+from selenium import webdriver
+from selenium.webdriver.support.ui import WebDriverWait
+from werkzeug.serving import make_server
+
+from coreset_backend.backend import Backend, open_backend
+from coreset_backend.demo_images import CLASSES, make_images
+from coreset_backend.images.cache import PixelCache
+from coreset_backend.project import Labels
+from coreset_backend.settings import Settings
+from coreset_backend.store import STATES, Round
+from coreset_backend.web import create_app
+
+IMAGES = 300
+LABELED, BATCH, RESERVE, UNREADABLE = 900, 100, 100, 250
+
+
+def cached_images(backend: Backend, folder: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Keys in the image cache, uint8[m, 32], and classes, int16[m], of the drawn images."""
+    cache = PixelCache(backend.store.image_cache, 10**9, 0)
+    made = make_images(folder, IMAGES, seed=1)
+    keys = np.random.default_rng(0).integers(0, 256, (IMAGES, 32), dtype=np.uint8)
+    for (name, _), key in zip(made, keys, strict=True):
+        pixels = np.asarray(Image.open(folder / name).convert("RGB").resize((128, 128)))
+        cache.write(key.tobytes().hex(), pixels, 0)
+    return keys, np.array([CLASSES.index(kind) for _, kind in made], dtype=np.int16)
+
+
+def save_round(backend: Backend, n: int, keys: np.ndarray, kinds: np.ndarray) -> None:
+    rng = np.random.default_rng(0)
+    image = rng.integers(0, len(keys), n)
+    codes = kinds[image]
+    centers = rng.uniform(9000, 56000, (len(CLASSES) * 4, 2))
+    places = centers[codes * 4 + rng.integers(0, 4, n)] + rng.normal(0, 3500, (n, 2))
+    states = np.full(n, STATES.index("pool"), dtype=np.uint8)
+    order = rng.permutation(n)
+    parts = np.split(order, np.cumsum([LABELED, BATCH, RESERVE, UNREADABLE]))
+    for state, rows in zip(("labeled", "selected", "reserve", "unreadable"), parts, strict=False):
+        states[rows] = STATES.index(state)
+    readable = np.flatnonzero(states != STATES.index("unreadable"))
+    task_ids = np.arange(1, n + 1)
+    batch, reserve = task_ids[parts[1]], task_ids[parts[2]]
+    probabilities = rng.dirichlet(np.ones(len(CLASSES)), n).astype(np.float32) * 0.3
+    probabilities[np.arange(n), codes] += 0.7
+    groups = np.full(n, -1, dtype=np.int32)
+    groups[order[:600]] = np.arange(600) // 3
+    suspects = task_ids[parts[0][:40]]
+    record = Round(
+        project_id=1,
+        number=1,
+        model_version="coreset-1-now",
+        fingerprint="f",
+        taken_at="2026-01-01T09:30:00+00:00",
+        strategy="k_center",
+        backbone="small_cnn",
+        seed=0,
+        labels=Labels("label", "image", CLASSES, multiple=False),
+        batch=tuple(batch.tolist()),
+        reserve=tuple(reserve.tolist()),
+        distances=tuple(np.linspace(9, 4, BATCH + RESERVE).tolist()),
+        radius_before=9.1,
+        radius_after=6.5,
+        training={"holdout_accuracy": 0.871, "n_holdout": 180, "n_train": 720},
+        holdout=(),
+        counts=dict(zip(STATES, np.bincount(states, minlength=len(STATES)).tolist(), strict=True)),
+        failures=tuple(
+            {
+                "task_id": int(task_ids[row]),
+                "uri": f"/data/local-files/?d=pool/{row}.jpg",
+                "reason": "no JPEG",
+            }
+            for row in parts[3]
+        ),
+        timings={"images": 40.0, "fit": 60.0, "embed": 30.0, "publish": 5.0},
+        title="A hundred thousand",
+    )
+    with backend.store.draft(1) as draft:
+        draft.save(
+            record,
+            {
+                "task_ids": task_ids,
+                "states": states,
+                "scores": rng.random(n).astype(np.float32),
+                "embedded_task_ids": task_ids[readable],
+                "image_keys": keys[image[readable]],
+                "layout": places.clip(0, 65535).astype(np.uint16)[readable],
+                "label_codes": np.where(states == 0, codes, -1).astype(np.int16),
+                "probabilities": probabilities[readable],
+                "duplicate_groups": groups[readable],
+                "suspects": suspects,
+                "suspect_codes": ((codes[suspects - 1] + 1) % len(CLASSES)).astype(np.int16),
+                "suspect_shares": np.linspace(1, 0.75, len(suspects)).astype(np.float32),
+                "pick_neighbors": np.column_stack(
+                    [np.resize(task_ids[parts[0]], BATCH + RESERVE), np.r_[-1, batch, reserve[:-1]]]
+                ),
+                "pick_distances": np.full((BATCH + RESERVE, 2), 5, dtype=np.float32),
+            },
+        )
+
+
+def browser() -> webdriver.Chrome:
+    options = webdriver.ChromeOptions()
+    options.binary_location = "/usr/bin/chromium"
+    for flag in ("headless=new", "no-sandbox", "use-angle=swiftshader", "enable-unsafe-swiftshader"):
+        options.add_argument(f"--{flag}")
+    for flag in ("disable-dev-shm-usage", "disable-background-networking", "window-size=1400,1000"):
+        options.add_argument(f"--{flag}")
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    return webdriver.Chrome(options=options, service=webdriver.ChromeService("/usr/bin/chromedriver"))
+
+
+def timings(page: webdriver.Chrome, url: str) -> dict[str, float]:
+    """Milliseconds from the start of the navigation."""
+    started = time.monotonic()
+    page.get(url)
+    WebDriverWait(page, 60, 0.02).until(
+        lambda page: page.execute_script("return document.getElementById('map').dataset.ready")
+    )
+    drawn = 1000 * (time.monotonic() - started)
+    found: dict[str, Any] = json.loads(
+        page.execute_script("return JSON.stringify(performance.getEntriesByType('navigation')[0])")
+    )
+    return {"answer": found["responseEnd"], "load": found["loadEventEnd"], "map": drawn}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--tasks", type=int, default=100_000)
+    parser.add_argument("--screenshot", type=Path)
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        settings = Settings(
+            model_dir=Path(folder) / "data",
+            redis_url="redis://127.0.0.1:1",
+            label_studio_url="http://localhost:8080",
+        )
+        backend = open_backend(settings)
+        keys, kinds = cached_images(backend, Path(folder) / "images")
+        save_round(backend, arguments.tasks, keys, kinds)
+        server = make_server("127.0.0.1", 0, create_app(backend), threaded=True)
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        page = browser()
+        try:
+            runs = [timings(page, f"http://127.0.0.1:{server.port}/projects/1") for _ in range(5)]
+            for name in runs[0]:
+                print(f"{name:8} {statistics.median(run[name] for run in runs):6.0f} ms")
+            for line in page.get_log("browser"):  # type: ignore[no-untyped-call]
+                print(line["level"], line["message"])
+            if arguments.screenshot:
+                height = page.execute_script("return document.documentElement.scrollHeight")
+                page.set_window_size(1400, min(height + 100, 6000))
+                time.sleep(2)
+                page.save_screenshot(str(arguments.screenshot))
+        finally:
+            page.quit()
+            server.shutdown()
+
+
+if __name__ == "__main__":
+    main()

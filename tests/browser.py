@@ -1,0 +1,80 @@
+"""A real Chromium for tests, and what they ask of a page: its console, its accessibility."""
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from selenium import webdriver
+from selenium.webdriver.support.ui import WebDriverWait
+
+CHROMIUM = Path("/usr/bin/chromium")
+DRIVER = Path("/usr/bin/chromedriver")
+AXE = Path(__file__).parent / "vendor/axe-core/axe.min.js"
+FLAGS = (
+    "headless=new",
+    "no-sandbox",
+    "no-first-run",
+    "disable-background-networking",
+    "disable-component-update",
+    "disable-sync",
+    "disable-quic",
+    "disable-dev-shm-usage",
+    "use-angle=swiftshader",  # WebGL without a graphics card
+    "enable-unsafe-swiftshader",
+)
+
+
+@contextlib.contextmanager
+def open_browser(folder: Path, width: int = 1400, height: int = 900) -> Iterator[webdriver.Chrome]:
+    """A headless Chromium with its profile and downloads in ``folder``; skips where none is installed."""
+    if not (CHROMIUM.exists() and DRIVER.exists()):
+        pytest.skip("Chromium is not installed; `apt-get install chromium chromium-driver`")
+    options = webdriver.ChromeOptions()
+    options.binary_location = str(CHROMIUM)
+    for flag in (*FLAGS, f"window-size={width},{height}", f"user-data-dir={folder / 'profile'}"):
+        options.add_argument(f"--{flag}")
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    options.add_experimental_option("prefs", {"download.default_directory": str(folder)})
+    page = webdriver.Chrome(options=options, service=webdriver.ChromeService(str(DRIVER)))
+    try:
+        yield page
+    finally:
+        with contextlib.suppress(OSError):
+            page.save_screenshot(str(folder / "last.png"))
+        page.quit()
+
+
+def wait_for(page: webdriver.Chrome, expression: str, seconds: float = 30.0) -> Any:
+    """The first true value of the JavaScript expression."""
+    return WebDriverWait(page, seconds, 0.05).until(lambda page: page.execute_script(f"return {expression}"))
+
+
+def prefer_colours(page: webdriver.Chrome, scheme: str) -> None:
+    """Have the page believe that its reader's system is ``light`` or ``dark``."""
+    features = [{"name": "prefers-color-scheme", "value": scheme}]
+    page.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
+
+
+def console_errors(page: webdriver.Chrome) -> list[str]:
+    """What the console has said since last asked, warnings and errors."""
+    return [
+        line["message"]
+        for line in page.get_log("browser")  # type: ignore[no-untyped-call]
+        if line["level"] in ("WARNING", "SEVERE") and "GPU stall" not in line["message"]
+    ]
+
+
+def accessibility_violations(page: webdriver.Chrome) -> list[str]:
+    """What axe-core finds wrong with the page as it is shown, WCAG 2.2 AA and best practices."""
+    page.execute_script(AXE.read_text())
+    found = page.execute_async_script(
+        "const done = arguments[arguments.length - 1];"
+        "axe.run(document).then((result) => done(result.violations),"
+        " (error) => done([{id: String(error), nodes: []}]))"
+    )
+    return [
+        f"{each['id']}: {each.get('help')}: {[node['html'][:120] for node in each['nodes'][:3]]}"
+        for each in found
+    ]

@@ -1,0 +1,243 @@
+"""The pages in a real Chromium, on a round saved to the store: what needs no Label Studio."""
+
+import csv
+import io
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from browser import accessibility_violations, console_errors, open_browser, prefer_colours, wait_for
+from numpy.typing import NDArray
+from PIL import Image
+from selenium import webdriver
+from selenium.webdriver.common.action_chains import ActionChains
+from selenium.webdriver.common.by import By
+from selenium.webdriver.common.keys import Keys
+from selenium.webdriver.remote.webelement import WebElement
+from test_store import record
+from waiting import wait_until
+from werkzeug.serving import make_server
+
+from coreset_backend.backend import Backend
+from coreset_backend.images.cache import PixelCache
+from coreset_backend.store import STATES
+from coreset_backend.web import create_app
+
+N = 400
+LABELED, PICKED = np.arange(1, 41), np.arange(41, 61)
+
+
+@pytest.fixture(scope="module")
+def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[webdriver.Chrome, Path]]:
+    folder = tmp_path_factory.mktemp("chromium")
+    with open_browser(folder) as page:
+        yield page, folder
+
+
+@pytest.fixture
+def page(chromium: tuple[webdriver.Chrome, Path]) -> webdriver.Chrome:
+    chromium[0].get("about:blank")
+    console_errors(chromium[0])
+    return chromium[0]
+
+
+def save_round(backend: Backend, n: int = N) -> None:
+    """Two classes on two islands: cats left, dogs right; tasks 1 to 40 labelled, 41 to 60 picked."""
+    rng = np.random.default_rng(0)
+    task_ids = np.arange(1, n + 1)
+    kinds = task_ids % 2
+    states = np.full(n, STATES.index("pool"), dtype=np.uint8)
+    states[LABELED - 1], states[PICKED - 1] = STATES.index("labeled"), STATES.index("selected")
+    places = np.column_stack([16000 + 32000 * kinds, np.full(n, 32000)]) + rng.uniform(-7000, 7000, (n, 2))
+    probabilities = np.where(kinds[:, None] == [0, 1], 0.9, 0.1).astype(np.float32)
+    keys = rng.integers(0, 256, (N, 32), dtype=np.uint8)
+    cache = PixelCache(backend.store.image_cache, 10**9, 0)
+    for key in keys:
+        cache.write(key.tobytes().hex(), rng.integers(0, 256, (32, 32, 3), dtype=np.uint8), 0)
+    with backend.store.draft(7) as draft:
+        draft.save(
+            record(
+                draft.number,
+                title="Pets",
+                batch=tuple(PICKED.tolist()),
+                reserve=(),
+                distances=tuple(np.linspace(9, 5, len(PICKED)).tolist()),
+                holdout=tuple(LABELED[:10].tolist()),
+                counts=dict(zip(STATES, np.bincount(states, minlength=len(STATES)).tolist(), strict=True)),
+                failures=({"task_id": n + 1, "uri": "/data/x.jpg", "reason": "no image"},),
+            ),
+            {
+                "task_ids": task_ids,
+                "states": states,
+                "embedded_task_ids": task_ids,
+                "image_keys": np.resize(keys, (n, 32)),
+                "layout": places.clip(0, 65535).astype(np.uint16),
+                "label_codes": np.where(states == 0, kinds, -1).astype(np.int16),
+                "probabilities": probabilities,
+                "duplicate_groups": np.where(task_ids > n - 4, 0, -1).astype(np.int32),
+                "suspects": LABELED[:2],
+                "suspect_codes": np.array([0, 1], dtype=np.int16),
+                "suspect_shares": np.array([1.0, 0.8], dtype=np.float32),
+                "pick_neighbors": np.column_stack([np.resize(LABELED, 20), np.r_[-1, PICKED[:-1]]]),
+                "pick_distances": np.full((20, 2), 9, dtype=np.float32),
+            },
+        )
+
+
+@pytest.fixture
+def backend(make_backend: Callable[..., Backend]) -> Backend:
+    return make_backend(label_studio_url="http://label-studio.invalid")
+
+
+@pytest.fixture
+def address(backend: Backend) -> Iterator[str]:
+    """Where the pages are served."""
+    server = make_server("127.0.0.1", 0, create_app(backend), threaded=True)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    yield f"http://127.0.0.1:{server.port}"
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+def open_project(page: webdriver.Chrome, address: str) -> None:
+    page.get(f"{address}/projects/7")
+    wait_for(page, "document.getElementById('map').dataset.ready")
+
+
+def on_map(page: webdriver.Chrome, task_id: int) -> tuple[float, float]:
+    """Where the map shows the task, from the middle of its box."""
+    x, y = page.execute_script(
+        "const map = document.getElementById('map').embeddingMap;"
+        "const [x, y] = map.toScreen(map.task.indexOf(arguments[0]));"
+        "return [x - map.box.clientWidth / 2, y - map.box.clientHeight / 2]",
+        task_id,
+    )
+    return x, y
+
+
+def pixels(shown: WebElement) -> NDArray[np.int64]:
+    """int64[height, width, 3]: the element as it is drawn."""
+    return np.asarray(Image.open(io.BytesIO(shown.screenshot_as_png)).convert("RGB"), dtype=np.int64)
+
+
+def pointer(page: webdriver.Chrome) -> ActionChains:
+    return ActionChains(page, duration=20)
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_pages_are_accessible_and_the_console_silent(
+    backend: Backend, address: str, page: webdriver.Chrome, scheme: str
+) -> None:
+    save_round(backend)
+    prefer_colours(page, scheme)
+    open_project(page, address)
+    assert accessibility_violations(page) == []
+    page.find_element(By.CSS_SELECTOR, "[data-pick]").click()
+    assert accessibility_violations(page) == []
+    page.get(f"{address}/projects")
+    assert accessibility_violations(page) == []
+    assert console_errors(page) == []
+    page.get(f"{address}/projects/8")
+    assert accessibility_violations(page) == []
+
+
+def test_a_pick_says_why_it_was_made(backend: Backend, address: str, page: webdriver.Chrome) -> None:
+    save_round(backend)
+    open_project(page, address)
+    pick = page.find_elements(By.CSS_SELECTOR, "[data-pick]")[1]
+    pick.send_keys(Keys.ENTER)
+    dialog = page.find_element(By.ID, "why")
+    assert "pick 2 of round 1" in dialog.text
+    assert "Its nearest labelled image, task 2 (“cat”), is 9.00 away." in dialog.text
+    assert dialog.find_element(By.ID, "why-link").get_attribute("href").endswith("/projects/7/data?task=42")
+    dialog.send_keys(Keys.ESCAPE)
+    assert not dialog.is_displayed()
+    assert page.switch_to.active_element == pick
+
+
+def test_hovering_the_map_shows_the_image_and_the_lasso_lists_and_exports(
+    backend: Backend, address: str, chromium: tuple[webdriver.Chrome, Path], page: webdriver.Chrome
+) -> None:
+    save_round(backend)
+    open_project(page, address)
+    canvas = page.find_element(By.ID, "map-points")
+    drawn = pixels(canvas)
+    yellow = (abs(drawn - (0xFB, 0xBF, 0x24)).sum(2) < 40).sum()
+    assert yellow > 20 * 50  # the batch's points are drawn
+
+    page.execute_script("arguments[0].scrollIntoView({block: 'center'})", canvas)
+    x, y = on_map(page, 41)
+    pointer(page).move_to_element_with_offset(canvas, int(x), int(y)).perform()
+    tip = page.find_element(By.ID, "map-tip")
+    assert "selected, pick " in tip.text
+    assert wait_for(page, "document.querySelector('#map-tip img').naturalWidth") == 32
+
+    page.find_element(By.ID, "map-lasso").click()
+    width, height = canvas.size["width"], canvas.size["height"]
+    lasso = pointer(page).move_to_element_with_offset(canvas, -width // 2 + 4, -height // 2 + 4)
+    lasso.click_and_hold()
+    for dx, dy in ((width // 2 - 8, 0), (0, height - 8), (-width // 2 + 8, 0)):
+        lasso.move_by_offset(dx, dy)
+    lasso.release().perform()
+    cats = [task_id for task_id in range(1, N + 1) if task_id % 2 == 0]
+    title = page.find_element(By.ID, "chosen-title")
+    assert title.text == f"Inside the lasso: {len(cats)} images, the first 120 shown"
+    assert len(page.find_elements(By.CSS_SELECTOR, "#chosen-list img")) == 120
+    page.find_element(By.ID, "chosen-export").click()
+    file = chromium[1] / "project-7-round-1.csv"
+    wait_until(file.exists, "the exported file", 10)
+    lines = list(csv.DictReader(file.read_text().splitlines()))
+    file.unlink()
+    assert [int(line["task_id"]) for line in lines] == cats
+    assert lines[0]["label"] == lines[0]["model_says"] == "cat"
+    assert lines[20]["pick"] == "2"
+    page.find_element(By.ID, "chosen-clear").click()
+    assert not title.is_displayed()
+    assert console_errors(page) == []
+
+
+def test_the_map_is_used_by_keyboard(backend: Backend, address: str, page: webdriver.Chrome) -> None:
+    save_round(backend)
+    open_project(page, address)
+    canvas = page.find_element(By.ID, "map-points")
+    before = on_map(page, 41)
+    canvas.send_keys("+", Keys.ARROW_LEFT)
+    assert on_map(page, 41)[0] == pytest.approx(1.3 * before[0] + 40, abs=1)
+    canvas.send_keys("0")
+    assert on_map(page, 41) == pytest.approx(before)
+    legend = page.find_element(By.CSS_SELECTOR, "#map-legend button")
+    assert legend.text == "Labelled 40"
+    legend.send_keys(Keys.ENTER)
+    assert page.switch_to.active_element.text == "Labelled: 40 images"
+
+
+def test_a_hundred_thousand_points_are_drawn(backend: Backend, address: str, page: webdriver.Chrome) -> None:
+    save_round(backend, 100_000)
+    open_project(page, address)
+    assert page.find_element(By.ID, "map-count").text == "100,000 images"
+    assert page.find_element(By.CSS_SELECTOR, "[data-count=pool]").text == "99\u202f940"
+    canvas = page.find_element(By.ID, "map-points")
+    drawn = pixels(canvas)
+    pool = (abs(drawn - (0x5B, 0x6A, 0x99)).sum(2) < 60).mean()
+    assert pool > 0.1
+    assert console_errors(page) == []
+
+
+def test_the_page_follows_a_round_without_a_reload(
+    backend: Backend, address: str, page: webdriver.Chrome
+) -> None:
+    backend.store.register(7)
+    page.get(f"{address}/projects/7")
+    assert "Nothing chosen yet" in page.find_element(By.TAG_NAME, "main").text
+    save_round(backend)
+    wait_for(page, "document.getElementById('map')?.dataset.ready")
+    assert "Round 1 is ready." in page.find_element(By.ID, "said").text
+    first = page.find_elements(By.CSS_SELECTOR, "[data-pick]")[0]
+    save_round(backend)
+    wait_for(page, "document.getElementById('live').dataset.round === '2'")
+    wait_for(page, "document.getElementById('map')?.dataset.ready")
+    assert page.find_elements(By.CSS_SELECTOR, "[data-pick]")[0] != first
