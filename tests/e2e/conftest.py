@@ -47,5 +47,6 @@ def new_annotator(label_studio: demo.LabelStudioServer) -> Iterator[Callable[[st
 @pytest.fixture(scope="session")
 def stack(label_studio: demo.LabelStudioServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     folder = tmp_path_factory.mktemp("stack")
-    with running_stack(folder, label_studio.url, label_studio.login.token) as running:
+    url, token = label_studio.url, label_studio.login.token
+    with running_stack(folder, url, token, CORESET_ALLOWED_HOSTS="127.0.0.1") as running:
         yield running

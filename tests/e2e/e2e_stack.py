@@ -140,6 +140,7 @@ def running_stack(folder: Path, label_studio_url: str, api_key: str, **settings:
         "PATH": os.environ["PATH"],
         "PYTHONPATH": str(ROOT),
         "HOME": str(folder),
+        "OMP_NUM_THREADS": "1",  # two threads that wait for each other crawl on a busy machine
         "LABEL_STUDIO_URL": label_studio_url,
         "LABEL_STUDIO_API_KEY": api_key,
         "MODEL_DIR": str(folder / "data"),
