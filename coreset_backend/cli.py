@@ -1,4 +1,4 @@
-"""The command line: run · serve · work · connect · start · status · doctor."""
+"""The command line: run · serve · work · connect · start · status · doctor · simulate."""
 
 import json
 import logging
@@ -145,3 +145,43 @@ def doctor(project_id: int | None) -> None:
             click.echo(f"         {problem}")
         sound = sound and not problems
     sys.exit(0 if sound else 1)
+
+
+@main.command()
+@click.option(
+    "--images", "folder", type=click.Path(path_type=Path), required=True, help="A subfolder a class."
+)
+@click.option(
+    "--test", "test_folder", type=click.Path(path_type=Path), help="Test images; else a fifth of them."
+)
+@click.option("--strategy", "strategies", default="k_center,random", show_default=True, help="By commas.")
+@click.option("--batch", "batches", default="50", show_default=True, help="Tasks in a batch, by commas.")
+@click.option("--rounds", type=click.IntRange(1), default=5, show_default=True)
+@click.option("--seeds", type=click.IntRange(1), default=3, show_default=True, help="Repetitions.")
+@click.option("--target", type=click.FloatRange(0, 1), help="An accuracy, as in 0.9.")
+@click.option("--out", type=click.Path(path_type=Path), default="simulation", show_default=True)
+def simulate(
+    folder: Path,
+    test_folder: Path | None,
+    strategies: str,
+    batches: str,
+    rounds: int,
+    seeds: int,
+    target: float | None,
+    out: Path,
+) -> None:
+    """Replay rounds on labelled images: which strategy, which batch size, how many labels. Resumable."""
+    from coreset_backend.simulate import run_simulation
+
+    for line in run_simulation(
+        read_settings(),
+        folder,
+        test_folder,
+        strategies=strategies.split(","),
+        batches=batches.split(","),
+        rounds=rounds,
+        seeds=seeds,
+        target=target,
+        out=out,
+    ):
+        click.echo(line)

@@ -23,7 +23,8 @@ from coreset_backend.store import STATES, Draft, Round, StoredRound
 
 if TYPE_CHECKING:
     from coreset_backend.backend import Backend
-    from coreset_backend.images import ImageFailure, Pixels
+    from coreset_backend.images import ImageFailure
+    from coreset_backend.model import PixelRows
     from coreset_backend.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -102,7 +103,7 @@ def _compute(
     readable = np.searchsorted(snapshot.task_ids, pixels.task_ids)
     holdout = _holdout(snapshot, previous, settings.holdout, settings.seed)
     with clock.phase("fit") as step:
-        classifier, training = _fit(backend, chosen, snapshot, pixels, readable, holdout, step)
+        classifier, training = fit_snapshot(settings, chosen, snapshot, pixels, readable, holdout, step)
     with clock.phase("embed") as step:
         embeddings, probabilities = model.embed_and_predict(classifier, pixels, step)
     with backend.store.draft(snapshot.project_id) as draft:
@@ -184,19 +185,22 @@ def _said_before(
     return said
 
 
-def _fit(
-    backend: "Backend",
+def fit_snapshot(
+    settings: "Settings",
     chosen: Any,
     snapshot: Snapshot,
-    pixels: "Pixels",
+    pixels: "PixelRows",
     readable: Rows,
     holdout: frozenset[int],
-    step: Callable[[int, int], None],
+    step: Callable[[int, int], None] | None = None,
 ) -> tuple[Any, dict[str, Any] | None]:
-    """A classifier and its report; without two classes to tell apart, one without a head and None."""
+    """A classifier and its report; without two classes to tell apart, one without a head and None.
+
+    ``pixels`` are those of the tasks in the rows ``readable`` int64[m] of the snapshot.
+    """
     from coreset_backend import model
 
-    settings, labels = backend.settings, snapshot.labels
+    labels = snapshot.labels
     tasks = [snapshot.tasks[row] for row in readable]
     rows = np.array([row for row, task in enumerate(tasks) if task.label], dtype=np.int64)
     trained = {name for row in rows if tasks[row].task_id not in holdout for name in tasks[row].label or ()}
@@ -220,7 +224,7 @@ def _fit(
 class PixelSubset:
     """Some rows of ``pixels``, still read from it as they are asked for."""
 
-    pixels: "Pixels"
+    pixels: "PixelRows"
     rows: Rows
 
     @property

@@ -27,6 +27,7 @@ MAY_IMPORT = {
     "rounds": PURE | WORLD | {"backend", "answers", "batch", "evaluation", "evidence", "layout"},
     "overview": {"errors", "backend", "store", "jobs", "project", "status", "history"},
     "pages": {"errors", "backend", "store", "jobs", "overview", "images"},
+    "simulate": PURE | {"batch", "curves", "evaluation", "images", "model", "rounds"},
     "backend": {"errors", "settings", "label_studio", "store", "images"},
 }
 DOORS = {
