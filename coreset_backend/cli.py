@@ -70,9 +70,9 @@ def serve() -> None:
 @main.command()
 def work() -> None:
     """A worker: runs rounds one at a time, and polls for what webhooks missed."""
-    from coreset_backend import jobs
+    from coreset_backend import worker
 
-    jobs.work(open_backend(read_settings(), patient=True))
+    worker.work(open_backend(read_settings(), patient=True))
 
 
 project_option = click.option(

@@ -1,33 +1,37 @@
-"""Rounds as jobs: ask for one, run it, look after what a lost webhook missed, and the worker that does so.
+"""Rounds as jobs: ask for one, run it, look after what a lost webhook missed.
 
 Redis holds, for each project, which job waits, who runs, and how far it is. All of it may be lost:
 the truth about rounds is in the store, the truth about labels in Label Studio.
 """
 
 import contextlib
-import ctypes
 import json
 import logging
-import os
 import secrets
-import signal
-import sys
 import threading
 import time
 from collections.abc import Iterator
 from datetime import timedelta
-from functools import partial
 from typing import Any
 
-from redis.exceptions import LockError, RedisError
+from redis.exceptions import LockError, LockNotOwnedError, RedisError
+from redis.lock import Lock
 from rq import Retry, Worker, get_current_job
 from rq.exceptions import NoSuchJobError
 from rq.job import Job, JobStatus
-from rq.queue import Queue
 from rq.serializers import JSONSerializer
+from rq.timeouts import JobTimeoutException
 
 from coreset_backend.backend import Backend, open_backend
-from coreset_backend.errors import CoresetError, LabelStudioError, QueueError, Rejected, StoreError
+from coreset_backend.errors import (
+    CoresetError,
+    LabelStudioError,
+    OutOfMemory,
+    ProjectError,
+    QueueError,
+    Rejected,
+    StoreError,
+)
 from coreset_backend.settings import read_settings
 
 log = logging.getLogger(__name__)
@@ -36,7 +40,8 @@ DAY = 86_400
 RESERVED_SECONDS = 10
 LEASE_SECONDS = 20
 BUSY_RETRY_SECONDS = 5
-PR_SET_PDEATHSIG = 1
+ROUND_JOB = "coreset_backend.jobs.run_round_job"
+OUT_OF_MEMORY = "The usual cause is that memory ran out: give the worker more, or lower CORESET_IMAGE_SIZE."
 
 
 def request_round(backend: Backend, project_id: int, reason: str, *, force: bool = False) -> bool:
@@ -89,11 +94,10 @@ def _queue(backend: Backend, project_id: int, job_id: str, delay: float) -> None
         "result_ttl": 3600,
         "failure_ttl": DAY,
     }
-    function = "coreset_backend.jobs.run_round_job"
     if delay:
-        backend.queue.enqueue_in(timedelta(seconds=delay), function, project_id, **options)
+        backend.queue.enqueue_in(timedelta(seconds=delay), ROUND_JOB, project_id, **options)
     else:
-        backend.queue.enqueue(function, project_id, **options)
+        backend.queue.enqueue(ROUND_JOB, project_id, **options)
 
 
 def run_round_job(project_id: int) -> str:
@@ -103,9 +107,10 @@ def run_round_job(project_id: int) -> str:
     """
     backend = open_backend(read_settings(), patient=True)
     with contextlib.closing(backend):
-        lease = backend.redis.lock(_key(project_id, "lease"), timeout=LEASE_SECONDS, thread_local=False)
+        lease = project_lease(backend, project_id)
+        job = get_current_job()
         # Long enough for the lease of a killed worker to run out.
-        if not lease.acquire(blocking_timeout=LEASE_SECONDS + 5):
+        if not lease.acquire(blocking_timeout=LEASE_SECONDS + 5, token=job.id if job else None):
             job_id = f"round-{project_id}-{secrets.token_hex(4)}"
             backend.redis.set(_key(project_id, "waiting"), job_id, ex=DAY)
             _queue(backend, project_id, job_id, BUSY_RETRY_SECONDS)
@@ -113,6 +118,12 @@ def run_round_job(project_id: int) -> str:
         with _kept_alive(lease):
             backend.redis.delete(_key(project_id, "waiting"))
             return _advance(backend, project_id)
+
+
+def project_lease(backend: Backend, project_id: int) -> Lock:
+    """The lock to hold while writing to the project's rounds; its value is the id of the job that runs."""
+    lease: Lock = backend.redis.lock(_key(project_id, "lease"), timeout=LEASE_SECONDS, thread_local=False)
+    return lease
 
 
 @contextlib.contextmanager
@@ -124,6 +135,9 @@ def _kept_alive(lease: Any) -> Iterator[None]:
         while not done.wait(LEASE_SECONDS / 4):
             try:
                 lease.reacquire()
+            except LockNotOwnedError:  # Redis was away for longer than the lease lasts
+                if not lease.redis.set(lease.name, lease.local.token, nx=True, ex=LEASE_SECONDS):
+                    log.error("another job has taken over; what this one saves is refused or the same")
             except (LockError, RedisError) as error:
                 log.warning("the lease could not be renewed: %s", error)
 
@@ -148,11 +162,12 @@ def _advance(backend: Backend, project_id: int) -> str:
             return "no round is due"
         log.info("project %d: a round starts: %s", project_id, reason)
         stored = run_round(backend, project_id, _reporter(backend, project_id, reason))
-    except CoresetError as error:
-        _failed(backend, project_id, error, len(forced))
-        raise
+    except Exception as error:  # whatever it was, the state must say it
+        ours = _explained(backend, error)
+        _failed(backend, project_id, ours, len(forced))
+        raise ours from error
     _answer_forced(backend, project_id, len(forced))
-    backend.redis.delete(_key(project_id, "unseen"))
+    backend.redis.delete(*(_key(project_id, name) for name in ("unseen", "failures", "spared")))
     _write_progress(backend, project_id, state="idle", error=None, phase=None)
     return f"round {stored.record.number}: {reason}"
 
@@ -162,18 +177,78 @@ def _answer_forced(backend: Backend, project_id: int, count: int) -> None:
     backend.redis.ltrim(_key(project_id, "demands"), count, -1)
 
 
+def _explained(backend: Backend, error: Exception) -> CoresetError:
+    """The error as one of ours, which says what to do."""
+    if isinstance(error, CoresetError):
+        return error
+    if isinstance(error, MemoryError):
+        return OutOfMemory(OUT_OF_MEMORY)
+    if isinstance(error, JobTimeoutException):
+        seconds = backend.settings.job_timeout
+        return CoresetError(f"The round was given up after {seconds} s. Raise CORESET_JOB_TIMEOUT.")
+    if isinstance(error, OSError):
+        folder = backend.settings.model_dir.absolute()
+        return StoreError(
+            f"The round could not be saved below {folder}: {error.strerror or error}. Nothing of it "
+            "was kept. Make room or mend the disk; the round is run again by itself."
+        )
+    log.exception("this was not foreseen")
+    return CoresetError(
+        f"An unexpected error ({type(error).__name__}: {error}). The worker's log has its traceback."
+    )
+
+
 def _failed(backend: Backend, project_id: int, error: CoresetError, forced: int = 0) -> None:
     if isinstance(error, Rejected) and error.status == 404 and f"/api/projects/{project_id}/" in str(error):
         log.info("project %d is gone from Label Studio, so it is forgotten", project_id)
         backend.store.forget(project_id)
-    log.error("project %d: %s: %s", project_id, type(error).__name__, error)
+    log.error(
+        "project %d, %s: %s: %s", project_id, _round_name(backend, project_id), type(error).__name__, error
+    )
     _write_progress(backend, project_id, state="failed", error=str(error))
-    job = get_current_job(connection=backend.redis)
+    if not isinstance(error, LabelStudioError | ProjectError):
+        _spare(backend, project_id)
+    job = get_current_job()
     passing = isinstance(error, LabelStudioError | StoreError)
     if job and not passing:  # trying again cannot help: wait for a person or for more labels
         _answer_forced(backend, project_id, forced)
         job.retries_left = 0
         job.save()
+
+
+def _round_name(backend: Backend, project_id: int) -> str:
+    return f"round {max(backend.store.numbers(project_id), default=0) + 1}"
+
+
+def _spare(backend: Backend, project_id: int) -> None:
+    """Keep the poll from repeating a costly failure: for a minute, then two, four, up to an hour."""
+    with contextlib.suppress(RedisError):
+        failures: int = backend.redis.incr(_key(project_id, "failures"))
+        backend.redis.expire(_key(project_id, "failures"), DAY)
+        backend.redis.set(_key(project_id, "spared"), "1", ex=min(30 * 2 ** min(failures, 10), 3600))
+
+
+def _left_alone(backend: Backend, project_id: int) -> bool:
+    """Whether the poll passes the project over: its round runs, or has just failed at some cost."""
+    return bool(backend.redis.exists(_key(project_id, "lease"), _key(project_id, "spared")))
+
+
+def lost(backend: Backend, job: Job, how: str, *, dead: bool) -> None:
+    """Say that a round's process ended before it could say so itself.
+
+    ``dead``: it is known to have ended, so that its lease is free at once.
+    """
+    if job.func_name != ROUND_JOB:
+        return
+    project_id, again = int(job.args[0]), bool(job.retries_left)
+    if dead and backend.redis.get(_key(project_id, "lease")) == job.id.encode():
+        backend.redis.delete(_key(project_id, "lease"))
+    error = f"The process of the round ended in the middle ({how}). {OUT_OF_MEMORY}"
+    name = _round_name(backend, project_id)
+    log.error("project %d, %s: %s%s", project_id, name, error, " It is run again." if again else "")
+    _write_progress(backend, project_id, state="waiting" if again else "failed", error=error)
+    if not again:
+        _spare(backend, project_id)
 
 
 def reconcile_job() -> str:
@@ -184,6 +259,8 @@ def reconcile_job() -> str:
     asked = []
     with contextlib.closing(backend):
         for project_id in backend.store.projects():
+            if _left_alone(backend, project_id):
+                continue
             try:
                 if backend.settings.trigger == "auto" and round_due(backend, project_id):
                     asked.append(project_id)
@@ -260,49 +337,6 @@ def note_unseen(backend: Backend, project_id: int, task_ids: list[int]) -> None:
 
 def _key(project_id: int, name: str) -> str:
     return f"coreset:{project_id}:{name}"
-
-
-# ---------------------------------------------------------------- the worker
-
-
-class RoundWorker(Worker):
-    """RQ's worker with a short heartbeat and a poll."""
-
-    poll_seconds = 60.0
-
-    def get_heartbeat_ttl(self, job: Job, working_time: float = 0.0) -> int:
-        return int(self.job_monitoring_interval) + 10
-
-    @property
-    def dequeue_timeout(self) -> int:
-        return 5
-
-    def run_maintenance_tasks(self) -> None:
-        super().run_maintenance_tasks()  # type: ignore[no-untyped-call]
-        queue: Queue = self.queues[0]
-        # The key lets one worker of all ask, once per period.
-        if self.connection.set("coreset:poll", "1", nx=True, px=int(self.poll_seconds * 1000)):
-            queue.enqueue(
-                "coreset_backend.jobs.reconcile_job", result_ttl=60, failure_ttl=3600, job_timeout=600
-            )
-
-
-def work(backend: Backend) -> None:
-    """Run rounds until the process is told to stop."""
-    if sys.platform == "linux":
-        # Else the child of a killed worker goes on beside its job's second run, and RQ's scheduler for ever.
-        os.register_at_fork(after_in_child=partial(ctypes.CDLL(None).prctl, PR_SET_PDEATHSIG, signal.SIGKILL))
-    worker = RoundWorker(
-        [backend.queue],
-        connection=backend.redis,
-        serializer=JSONSerializer,
-        worker_ttl=30,
-        maintenance_interval=5,
-        job_monitoring_interval=5,
-    )
-    worker.poll_seconds = backend.settings.poll_seconds
-    # RQ writes two lines at every look at its registries, each five seconds.
-    worker.work(with_scheduler=True, logging_level="WARNING")
 
 
 def workers_alive(backend: Backend) -> int:

@@ -25,6 +25,7 @@ MAY_IMPORT = {
     "layout": {"selection"},
     "evidence": {"project", "selection", "layout"},
     "rounds": PURE | WORLD | {"backend", "answers", "batch", "evaluation", "evidence", "layout"},
+    "worker": {"errors", "backend", "jobs"},
     "overview": {"errors", "backend", "store", "jobs", "project", "status", "history"},
     "pages": {"errors", "backend", "store", "jobs", "overview", "images"},
     "simulate": PURE | {"batch", "curves", "evaluation", "images", "model", "rounds"},
@@ -38,7 +39,7 @@ DOORS = {
     "flask": {"web", "pages"},
     "click": {"cli"},
     "highspy": {"selection"},
-    "rq": {"jobs", "backend"},
+    "rq": {"jobs", "backend", "worker"},
     "PIL": {"images", "demo_images"},
 }
 

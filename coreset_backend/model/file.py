@@ -44,6 +44,8 @@ def save_classifier(classifier: Classifier, path: Path) -> None:
         with partial.open("rb+") as file:
             os.fsync(file.fileno())
         partial.replace(path)
+    except SafetensorError as error:  # how a full disk looks from there
+        raise OSError(f"{path.name}: {error}") from error
     finally:
         partial.unlink(missing_ok=True)
 

@@ -1,0 +1,87 @@
+"""The worker: RQ's, made to notice a death within seconds, to poll, and to say each failure in one line."""
+
+import ctypes
+import logging
+import os
+import signal
+import sys
+from functools import partial
+from typing import Any
+
+from redis.exceptions import OutOfMemoryError
+from rq import Queue, Worker
+from rq.exceptions import AbandonedJobError
+from rq.executions import Execution
+from rq.job import Job
+from rq.serializers import JSONSerializer
+
+from coreset_backend.backend import Backend
+from coreset_backend.errors import CoresetError
+from coreset_backend.jobs import lost
+
+log = logging.getLogger(__name__)
+PR_SET_PDEATHSIG = 1
+
+
+class RoundWorker(Worker):
+    """RQ's worker with a short heartbeat and a poll; a death of its child is said in the project's state."""
+
+    backend: Backend
+    poll_seconds = 60.0
+
+    def get_heartbeat_ttl(self, job: Job, working_time: float = 0.0) -> int:
+        return int(self.job_monitoring_interval) + 10
+
+    @property
+    def dequeue_timeout(self) -> int:
+        return 5
+
+    def handle_exception(self, job: Job, *exc_info: Any) -> None:
+        """Say nothing of errors of ours: each had its one line in the log where it happened."""
+        if not isinstance(exc_info[1], CoresetError):
+            super().handle_exception(job, *exc_info)
+
+    def handle_work_horse_killed(self, job: Job, retpid: int, ret_val: int, rusage: Any) -> None:
+        how = f"signal {os.WTERMSIG(ret_val)}" if os.WIFSIGNALED(ret_val) else f"status {ret_val}"
+        lost(self.backend, job, how, dead=True)
+
+    def maintain_heartbeats(self, job: Job, execution: Execution) -> None:
+        try:
+            super().maintain_heartbeats(job, execution)
+        except OutOfMemoryError as error:  # a full Redis must not end a round that does not need it
+            log.warning("Redis is full (%s); the round goes on", error)
+
+    def run_maintenance_tasks(self) -> None:
+        super().run_maintenance_tasks()  # type: ignore[no-untyped-call]
+        queue: Queue = self.queues[0]
+        # The key lets one worker of all ask, once per period.
+        if self.connection.set("coreset:poll", "1", nx=True, px=int(self.poll_seconds * 1000)):
+            queue.enqueue(
+                "coreset_backend.jobs.reconcile_job", result_ttl=60, failure_ttl=3600, job_timeout=600
+            )
+
+
+def _abandoned(backend: Backend, job: Job, kind: type[BaseException], *_: object) -> None:
+    """RQ found a job whose worker sends no heartbeat any more."""
+    if kind is AbandonedJobError:
+        lost(backend, job, "its worker was killed", dead=False)
+
+
+def work(backend: Backend) -> None:
+    """Run rounds until the process is told to stop."""
+    if sys.platform == "linux":
+        # Else the child of a killed worker goes on beside its job's second run, and RQ's scheduler for ever.
+        os.register_at_fork(after_in_child=partial(ctypes.CDLL(None).prctl, PR_SET_PDEATHSIG, signal.SIGKILL))
+    worker = RoundWorker(
+        [backend.queue],
+        connection=backend.redis,
+        serializer=JSONSerializer,
+        worker_ttl=30,
+        maintenance_interval=5,
+        job_monitoring_interval=5,
+        exception_handlers=[partial(_abandoned, backend)],
+    )
+    worker.backend = backend
+    worker.poll_seconds = backend.settings.poll_seconds
+    # RQ writes two lines at every look at its registries, each five seconds.
+    worker.work(with_scheduler=True, logging_level="WARNING")
