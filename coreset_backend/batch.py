@@ -1,7 +1,7 @@
 """From embeddings to the batch: what is chosen, and where every task of the snapshot then stands."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -23,6 +23,7 @@ class Choice:
 
     ``states``: uint8[n], positions in STATES. ``scores``: float32[n] in [0, 1], by distance to the
     nearest center: 0 is the farthest of the pool, 1 a center or a task without an embedding.
+    ``random_slice``: those of the batch that chance drew; their distance is inf.
     """
 
     strategy: str
@@ -33,6 +34,7 @@ class Choice:
     radius_after: float
     states: NDArray[np.uint8]
     scores: NDArray[np.float32]
+    random_slice: tuple[int, ...] = ()
 
 
 def choose_batch(
@@ -51,9 +53,14 @@ def choose_batch(
     pool = Pool(vectors, centers, None if probabilities is None else probabilities[eligible])
     strategy = strategy_named(settings.strategy)
     rng = np.random.default_rng(settings.seed)
-    asked = settings.batch_size + settings.reserve_size
-    selection = strategy(pool, asked, rng) if len(centers) < len(vectors) else _nothing(vectors, centers)
-    batch, reserve = np.split(selection.rows, [settings.batch_size])
+    drawn = random_rows_of(pool, round(settings.random_slice * settings.batch_size), settings.seed)
+    # What chance drew will be labelled too: the strategy need not cover it again.
+    rest = replace(pool, labeled_rows=np.concatenate([centers, drawn]))
+    asked = settings.batch_size + settings.reserve_size - len(drawn)
+    free = len(centers) + len(drawn) < len(vectors)
+    selection = strategy(rest, asked, rng) if free else _nothing(vectors, centers)
+    own, reserve = np.split(selection.rows, [settings.batch_size - len(drawn)])
+    batch, distances = spread(own, drawn, selection.distances)
     states[rows[batch]], states[rows[reserve]] = state_code("selected"), state_code("reserve")
     chosen = np.concatenate([centers, batch])
     scores = np.ones(len(states), dtype=np.float32)
@@ -62,12 +69,38 @@ def choose_batch(
         strategy=settings.strategy,
         batch=tuple(snapshot.task_ids[rows[batch]].tolist()),
         reserve=tuple(snapshot.task_ids[rows[reserve]].tolist()),
-        distances=selection.distances,
-        radius_before=selection.radius_before,
+        distances=distances,
+        radius_before=covering_radius(vectors, centers) if len(drawn) else selection.radius_before,
         radius_after=covering_radius(vectors, chosen),
         states=states,
         scores=scores,
+        random_slice=tuple(snapshot.task_ids[rows[drawn]].tolist()),
     )
+
+
+def random_rows_of(pool: Pool, size: int, seed: int) -> Rows:
+    """int64[<= size]: unlabelled rows, each as likely as any other, whatever the strategy would choose.
+
+    Another stretch of the seed than the strategy's, or they would be what `random` picks; it moves on with
+    the labels, or the same places of the pool would be drawn in every round.
+    """
+    rng = np.random.default_rng([seed, 1, len(pool.labeled_rows)])
+    return rng.permutation(pool.unlabeled_rows)[:size]
+
+
+def spread(own: Rows, drawn: Rows, distances: NDArray[np.float32]) -> tuple[Rows, NDArray[np.float32]]:
+    """The batch int64[own + drawn] with the drawn rows evenly among the strategy's own, and the distances.
+
+    A batch that is labelled in part then has its share of both. ``distances`` are of ``own`` and of the
+    reserve behind it; a drawn row has none: inf.
+    """
+    batch = np.empty(len(own) + len(drawn), dtype=np.int64)
+    by_chance = np.zeros(len(batch), dtype=bool)
+    by_chance[((np.arange(len(drawn)) + 0.5) * len(batch) / max(len(drawn), 1)).astype(int)] = True
+    batch[by_chance], batch[~by_chance] = drawn, own
+    far = np.full(len(batch), np.inf, dtype=np.float32)
+    far[~by_chance] = distances[: len(own)]
+    return batch, np.concatenate([far, distances[len(own) :]])
 
 
 def _nothing(vectors: NDArray[np.float32], centers: Rows) -> Selection:

@@ -54,7 +54,11 @@ def history_line(record: Round) -> Json:
     ``gain``: alike in [-1, 1], the accuracy minus that of the round before on the same images, or None;
     ``per_class``: ``[{name, n, precision, recall, f1}]``, the figures None where ``n`` images cannot tell;
     ``radius_before``, ``radius_after``: the covering radius before and after the batch, in the space of this
-    round's embeddings; None without a label. Compare the two of one round, not those of different rounds.
+    round's embeddings; None without a label. Compare the two of one round, not those of different rounds;
+    ``random_slice``: None, or ``{tasks, pool, picks}``: how many tasks of this batch chance drew, and what
+    the model of the round before had said of its batch: ``pool`` its accuracy on the tasks that chance drew,
+    which is that on the pool, and ``picks`` on those that the strategy picked; ``{value, low, high, n}`` or
+    None. Picks that are harder than the pool are what a strategy is for.
     """
     training, figures = record.training or {}, record.evaluation or {}
     return {
@@ -72,4 +76,12 @@ def history_line(record: Round) -> Json:
         "per_class": figures.get("per_class", []),
         "radius_before": record.radius_before,
         "radius_after": record.radius_after,
+        "random_slice": slice_line(record),
     }
+
+
+def slice_line(record: Round) -> Json:
+    """The ``random_slice`` of :func:`history_line`."""
+    if not record.random_slice and not record.batch_figures:
+        return None
+    return {"tasks": len(record.random_slice), **(record.batch_figures or {"pool": None, "picks": None})}

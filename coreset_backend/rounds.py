@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from coreset_backend.answers import Answers
 from coreset_backend.batch import Choice, choose_batch, state_code
 from coreset_backend.errors import CorruptRound, EmptyPool
-from coreset_backend.evaluation import evaluate, holdout_task_ids
+from coreset_backend.evaluation import evaluate, holdout_task_ids, named_classes, proportion
 from coreset_backend.evidence import gather_evidence
 from coreset_backend.label_studio import BATCH_VERSION_PREFIX
 from coreset_backend.layout import NEIGHBORS
@@ -124,6 +124,7 @@ def _compute(
                 training=training,
                 holdout=tuple(sorted(holdout)),
                 evaluation=hold_out_figures(snapshot, previous, pixels.task_ids, holdout, probabilities),
+                batch_figures=batch_figures(snapshot, previous),
             )
             return draft.save(
                 record,
@@ -157,7 +158,9 @@ def hold_out_figures(
     if labels is None or probabilities is None or not len(rows):
         return None
     tasks = [snapshot.tasks[row] for row in np.searchsorted(snapshot.task_ids, embedded[rows])]
-    before = _said_before(snapshot, previous, embedded[rows])
+    # Only its own hold-out: the previous model may have been trained on the rest.
+    fair = previous.record.holdout if previous else ()
+    before = _said_before(snapshot, previous, embedded[rows], fair)
     figures = evaluate(
         labels.names,
         class_targets(tasks, labels),
@@ -168,10 +171,35 @@ def hold_out_figures(
     return asdict(figures)
 
 
+def batch_figures(snapshot: Snapshot, previous: StoredRound | None) -> dict[str, Any] | None:
+    """What the previous model had said of its batch before anybody labelled it, against the labels since.
+
+    ``pool`` and ``picks``: its accuracy on the random slice, a fair sample of the pool, and on what the
+    strategy picked, as the fields of an Interval or None. None without a slice that has been labelled.
+    """
+    labels = snapshot.labels
+    if previous is None or labels is None or not previous.record.random_slice:
+        return None
+    batch = set(previous.record.batch)
+    tasks = [task for task in snapshot.tasks if task.label and task.task_id in batch]
+    task_ids = np.array([task.task_id for task in tasks], dtype=np.int64)
+    said = _said_before(snapshot, previous, task_ids, previous.record.batch)
+    if said is None or not len(said):
+        return None
+    known = ~np.isnan(said).any(1)
+    by_chance = np.isin(task_ids, previous.record.random_slice)
+    right = (named_classes(said, labels.multiple) == (class_targets(tasks, labels) > 0.5)).all(1)
+    shares = {
+        name: asdict(proportion(int(right[those].sum()), int(those.sum()))) if those.any() else None
+        for name, those in (("pool", known & by_chance), ("picks", known & ~by_chance))
+    }
+    return shares if shares["pool"] else None
+
+
 def _said_before(
-    snapshot: Snapshot, previous: StoredRound | None, task_ids: Rows
+    snapshot: Snapshot, previous: StoredRound | None, task_ids: Rows, among: Sequence[int]
 ) -> NDArray[np.float32] | None:
-    """float32[n, classes]: what the previous model said of these tasks; NaN but for its own hold-out."""
+    """float32[n, classes]: what the previous model said of these tasks; NaN for those not ``among``."""
     if previous is None or previous.record.labels != snapshot.labels or not previous.has("probabilities"):
         return None
     try:
@@ -180,7 +208,7 @@ def _said_before(
         log.error("round %d is not compared with: %s", previous.record.number, error)
         return None
     said = np.full((len(task_ids), probabilities.shape[1]), np.nan, dtype=np.float32)
-    known = np.isin(task_ids, embedded) & np.isin(task_ids, previous.record.holdout)
+    known = np.isin(task_ids, embedded) & np.isin(task_ids, among)
     said[known] = probabilities[np.searchsorted(embedded, task_ids[known])]
     return said
 
@@ -269,6 +297,7 @@ def _record(
         holdout=(),
         counts=dict(zip(STATES, counts.tolist(), strict=True)),
         failures=tuple(asdict(failure) for failure in failures),
+        random_slice=choice.random_slice,
         timings=clock.timings,
         title=snapshot.title,
     )

@@ -100,6 +100,9 @@ class Settings(BaseSettings):
     holdout: float = Field(
         0.2, ge=0, le=0.5, description="Share of each class's labels kept from training to measure accuracy"
     )
+    random_slice: float = Field(
+        0.0, ge=0, le=0.5, description="Share of each batch drawn at random, to measure the model on the pool"
+    )
     trigger: Literal["auto", "manual"] = Field(
         "auto", description="`auto`: rounds start by themselves; `manual`: only on Start Training"
     )

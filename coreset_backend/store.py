@@ -41,6 +41,8 @@ class Round:
     the fit's report, None on a cold start. ``failures``: ``{task_id, uri, reason}`` of unreadable images.
     ``timings``: seconds by phase. ``hashes``: SHA-256 of every file of the round. ``title``: the project's.
     ``evaluation``: the fields of :class:`coreset_backend.evaluation.Evaluation`, None without a hold-out.
+    ``random_slice``: the task ids of the batch that chance drew. ``batch_figures``: what the model of the
+    round before had said of its batch, None without a random slice in it.
     """
 
     project_id: int
@@ -66,6 +68,8 @@ class Round:
     format: int = FORMAT
     title: str = ""
     evaluation: dict[str, Any] | None = None
+    random_slice: tuple[int, ...] = ()
+    batch_figures: dict[str, Any] | None = None
 
     @property
     def pool_version(self) -> str:
@@ -280,7 +284,7 @@ def _record(fields: dict[str, Any]) -> Round:
         **{
             **fields,
             "labels": Labels(**{**labels, "names": tuple(labels["names"])}) if labels else None,
-            **{name: tuple(fields[name]) for name in _NO_LISTS},
+            **{name: tuple(fields.get(name, ())) for name in (*_NO_LISTS, "random_slice")},
         }
     )
 

@@ -6,8 +6,8 @@ import numpy as np
 from test_store import record
 
 from coreset_backend.backend import Backend
-from coreset_backend.evaluation import evaluate
-from coreset_backend.history import advice
+from coreset_backend.evaluation import evaluate, proportion
+from coreset_backend.history import advice, project_history
 from coreset_backend.project import Labels
 from coreset_backend.status import project_status, status_lines
 from coreset_backend.web import create_app
@@ -71,3 +71,18 @@ def test_status_ends_with_the_advice(make_backend: Callable[..., Backend]) -> No
 
 def test_a_project_that_is_not_connected_has_no_history(make_backend: Callable[..., Backend]) -> None:
     assert create_app(make_backend()).test_client().get("/api/projects/7/history").status_code == 404
+
+
+def test_a_random_slice_shows_in_its_line_and_after_the_round_is_pruned(
+    make_backend: Callable[..., Backend],
+) -> None:
+    backend = make_backend()
+    share = asdict(proportion(4, 5))
+    for given in ({"random_slice": (3,)}, {"batch_figures": {"pool": share, "picks": None}}, {}):
+        with backend.store.draft(7) as draft:
+            draft.save(record(draft.number, **given), {})
+    backend.store.prune(7, keep=1)
+    first, second, third = project_history(backend.store, 7)["rounds"]
+    assert first["random_slice"] == {"tasks": 1, "pool": None, "picks": None}
+    assert second["random_slice"] == {"tasks": 0, "pool": share, "picks": None}
+    assert third["random_slice"] is None

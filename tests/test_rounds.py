@@ -6,7 +6,7 @@ import pytest
 from test_store import LABELS, record
 
 from coreset_backend.project import Snapshot, Task
-from coreset_backend.rounds import hold_out_figures
+from coreset_backend.rounds import batch_figures, hold_out_figures
 from coreset_backend.store import Store, StoredRound
 
 CLASSES = ("cat", "dog")
@@ -49,3 +49,21 @@ def test_a_torn_previous_round_costs_the_comparison_only(
 def test_without_a_model_or_a_hold_out_nothing_is_measured() -> None:
     assert hold_out_figures(SNAPSHOT, None, EMBEDDED, frozenset(), RIGHT) is None
     assert hold_out_figures(SNAPSHOT, None, EMBEDDED, frozenset({2}), None) is None
+
+
+def test_the_last_batch_is_told_apart_by_who_picked_it(tmp_path: Path) -> None:
+    said = np.array([RIGHT[0], WRONG[1], RIGHT[2], WRONG[3], RIGHT[4], RIGHT[5], WRONG[6]])
+    with Store(tmp_path).draft(7) as draft:
+        arrays = {"embedded_task_ids": EMBEDDED, "probabilities": said}
+        # Task 3 was no part of it; 7 cannot be read and 99 is not labelled yet.
+        saved = draft.save(
+            record(draft.number, batch=(1, 2, 4, 5, 7, 8, 99), random_slice=(1, 4, 99)), arrays
+        )
+    figures = batch_figures(SNAPSHOT, saved)
+    assert figures and (figures["pool"]["value"], figures["pool"]["n"]) == (0.5, 2)  # 1 right, 4 wrong
+    assert figures["picks"]["n"] == 3 and figures["picks"]["value"] == pytest.approx(1 / 3)
+
+
+def test_a_batch_without_a_slice_measures_nothing(tmp_path: Path) -> None:
+    assert batch_figures(SNAPSHOT, previous_round(tmp_path, RIGHT)) is None
+    assert batch_figures(SNAPSHOT, None) is None

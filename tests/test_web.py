@@ -1,5 +1,7 @@
 import base64
+import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -234,3 +236,16 @@ def test_a_corrupt_round_falls_back_to_the_one_before(backend: Backend, client: 
     (backend.store.root / "projects/7/round-00002/scores.npy").write_bytes(b"torn")
     results = (client.post("/predict", json={"project": "7", "tasks": [{"id": 1}]}).json or {})["results"]
     assert results[0]["model_version"] == "pool-1"
+
+
+def test_every_endpoint_of_the_api_is_in_its_document(client: FlaskClient) -> None:
+    text = (Path(__file__).parent.parent / "docs/api.md").read_text()
+    rules = {
+        f"{method} {re.sub('<[^>]*project[^>]*>', '<id>', rule.rule)}"
+        for rule in client.application.url_map.iter_rules()
+        for method in (rule.methods or set()) & {"GET", "POST"}
+        if rule.rule.startswith("/api/")
+        or rule.rule in ("/ready", "/health", "/setup", "/predict", "/webhook")
+    }
+    assert len(rules) >= 9
+    assert sorted(rule for rule in rules if f"`{rule}`" not in text) == []
