@@ -4,6 +4,7 @@ import json
 import logging
 import os
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -148,9 +149,8 @@ def doctor(project_id: int | None) -> None:
 
 
 @main.command()
-@click.option(
-    "--images", "folder", type=click.Path(path_type=Path), required=True, help="A subfolder a class."
-)
+@click.option("--images", "folder", type=click.Path(path_type=Path), help="A subfolder a class.")
+@click.option("--project", "project_id", type=click.IntRange(1), help="Or the labelled tasks of a project.")
 @click.option(
     "--test", "test_folder", type=click.Path(path_type=Path), help="Test images; else a fifth of them."
 )
@@ -161,7 +161,8 @@ def doctor(project_id: int | None) -> None:
 @click.option("--target", type=click.FloatRange(0, 1), help="An accuracy, as in 0.9.")
 @click.option("--out", type=click.Path(path_type=Path), default="simulation", show_default=True)
 def simulate(
-    folder: Path,
+    folder: Path | None,
+    project_id: int | None,
     test_folder: Path | None,
     strategies: str,
     batches: str,
@@ -171,11 +172,18 @@ def simulate(
     out: Path,
 ) -> None:
     """Replay rounds on labelled images: which strategy, which batch size, how many labels. Resumable."""
-    from coreset_backend.simulate import run_simulation
+    from coreset_backend.simulate import read_folder, read_project, run_simulation
 
+    settings = running_settings() if project_id else read_settings()
+    if project_id and not folder:
+        read = partial(read_project, open_backend(settings), project_id)
+    elif folder and not project_id:
+        read = partial(read_folder, folder)
+    else:
+        raise click.UsageError("Name either --images or --project.")
     for line in run_simulation(
-        read_settings(),
-        folder,
+        settings,
+        read,
         test_folder,
         strategies=strategies.split(","),
         batches=batches.split(","),

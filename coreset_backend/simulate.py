@@ -1,30 +1,40 @@
-"""Rounds replayed on a folder of labelled images: which strategy, which batch, how many labels?
+"""Rounds replayed on labelled images: which strategy, which batch, how many labels?
 
 The model, the choice of the batch and the figures are those of production. Every combination of strategy,
 batch and seed is a *cell*, kept as soon as it is done, so that a simulation that was killed goes on.
 """
 
-import csv
 import hashlib
-import io
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from itertools import product
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
+from coreset_backend import __version__
 from coreset_backend.batch import choose_batch
-from coreset_backend.curves import area_under
-from coreset_backend.errors import ConfigError, ImageError
+from coreset_backend.errors import ConfigError, ImageError, TooFewLabels, UnsupportedLabelConfig
 from coreset_backend.evaluation import evaluate
 from coreset_backend.project import Labels, Snapshot, Task
 from coreset_backend.rounds import fit_snapshot
 from coreset_backend.selection import strategy_named
 from coreset_backend.settings import Settings
+from coreset_backend.simulation_report import (
+    Cell,
+    Measured,
+    recommendation,
+    table,
+    write_results,
+    write_whole,
+)
+
+if TYPE_CHECKING:
+    from coreset_backend.backend import Backend
 
 MOST_PIXELS = 100_000_000
 TEST_SHARE = 0.2
@@ -41,26 +51,6 @@ class LabeledImages:
 
     def part(self, rows: NDArray[np.int64]) -> "LabeledImages":
         return LabeledImages(self.pixels[rows], self.codes[rows], self.names)
-
-
-@dataclass(frozen=True, slots=True)
-class Measured:
-    """One round of a replay: accuracy and macro-F1 on the test images after training on ``labels``."""
-
-    labels: int
-    accuracy: float
-    macro_f1: float
-    radius_before: float | None
-
-
-@dataclass(frozen=True, slots=True)
-class Cell:
-    """One replay: its points, the fewest labels first."""
-
-    strategy: str
-    batch: int
-    seed: int
-    points: tuple[Measured, ...]
 
 
 def read_folder(folder: Path, size: int) -> LabeledImages:
@@ -81,6 +71,28 @@ def read_folder(folder: Path, size: int) -> LabeledImages:
         except ImageError as error:
             raise ConfigError(f"{path} cannot be used: {error}.") from error
     return LabeledImages(pixels, np.array([code for _, code in found], dtype=np.int64), names)
+
+
+def read_project(backend: "Backend", project_id: int, size: int) -> LabeledImages:
+    """The labelled images of a Label Studio project, at ``size`` pixels a side.
+
+    Images that cannot be read are left out. Raises UnsupportedLabelConfig unless the project asks for one
+    class of each image, TooFewLabels without two classes, and what Label Studio answers.
+    """
+    snapshot = backend.label_studio.fetch_snapshot(project_id)
+    if snapshot.labels is None or snapshot.labels.multiple:
+        raise UnsupportedLabelConfig(
+            f"Project {project_id} '{snapshot.title}' does not ask for one class of each image, as simulate "
+            "needs. Replay one with single-choice <Choices> on its <Image>."
+        )
+    labels = {task.task_id: task.label[0] for task in snapshot.tasks if task.label}
+    if len(set(labels.values())) < 2:
+        raise TooFewLabels(len(set(labels.values())), 2)
+    uris = [(task.task_id, task.uri) for task in snapshot.tasks if task.label]
+    pixels, _ = backend.images.fetch(uris, size)
+    names = snapshot.labels.names
+    codes = np.array([names.index(labels[task_id]) for task_id in pixels.task_ids.tolist()], dtype=np.int64)
+    return LabeledImages(pixels[:], codes, names)
 
 
 def _image_files(folder: Path) -> list[Path]:
@@ -146,7 +158,7 @@ def _snapshot(pool: LabeledImages, labeled: NDArray[np.bool_]) -> Snapshot:
 
 def run_simulation(
     settings: Settings,
-    folder: Path,
+    read: Callable[[int], LabeledImages],
     test_folder: Path | None,
     *,
     strategies: Sequence[str],
@@ -156,14 +168,17 @@ def run_simulation(
     target: float | None,
     out: Path,
 ) -> Iterator[str]:
-    """The whole command, line by line: read, replay, write the results below ``out``, recommend."""
+    """The whole command, line by line: read, replay, write the results below ``out``, recommend.
+
+    ``read`` gives the labelled images at a number of pixels a side.
+    """
     from coreset_backend import model
 
     size = settings.image_size or model.choose_backbone(settings.backbone, settings.weights).backbone.size
-    pool = read_folder(folder, size)
+    pool = read(size)
     pool, test = (pool, read_folder(test_folder, size)) if test_folder else split(pool)
     if pool.names != test.names:
-        raise ConfigError(f"{test_folder} has the classes {test.names}, {folder} has {pool.names}.")
+        raise ConfigError(f"{test_folder} has the classes {test.names}, not {pool.names}.")
     yield f"{len(pool.codes):,} images to choose from, {len(test.codes):,} to measure."
     cells = []
     for done in simulate(
@@ -205,9 +220,9 @@ def simulate(
 ) -> Iterator[str | Cell]:
     """Every combination replayed for ``rounds`` rounds; finished cells in ``folder`` are taken from there.
 
-    A cell belongs to the images, the model and the number of rounds that it was made with: with others it
-    is made anew. Yields a line of progress for each round, and each cell when it is done. Raises ConfigError
-    for an unknown strategy.
+    A cell belongs to the release, the images, the model and the number of rounds that it was made with: with
+    others it is made anew. Yields a line of progress for each round, and each cell when it is done. Raises
+    ConfigError for an unknown strategy.
     """
     for strategy in strategies:
         strategy_named(strategy)
@@ -225,7 +240,7 @@ def simulate(
                 points.append(point)
                 yield f"{name}: {point.labels} labels, {point.accuracy:.1%} right"
             cell = Cell(strategy, batch, seed, tuple(points))
-            _write(path, json.dumps(asdict(cell)))
+            write_whole(path, json.dumps(asdict(cell)))
         else:
             yield f"{name}: done before"
         yield cell
@@ -233,7 +248,8 @@ def simulate(
 
 def _origin(settings: Settings, pool: LabeledImages, test: LabeledImages, rounds: int) -> str:
     """A digest of everything but strategy, batch and seed that a cell's points depend on."""
-    digest = hashlib.sha256(repr((settings.backbone, settings.weights, rounds, pool.names)).encode())
+    model = (settings.backbone, settings.weights, settings.random_slice)
+    digest = hashlib.sha256(repr((__version__, model, rounds, pool.names)).encode())
     for images in (pool, test):
         digest.update(images.pixels.tobytes())
         digest.update(images.codes.tobytes())
@@ -245,145 +261,3 @@ def _read_cell(path: Path) -> Cell | None:
         return None
     fields = json.loads(path.read_text())
     return Cell(**{**fields, "points": tuple(Measured(**point) for point in fields["points"])})
-
-
-def _write(path: Path, text: str) -> None:
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(text)
-    partial.replace(path)
-
-
-# ---------------------------------------------------------------- what they show
-
-
-@dataclass(frozen=True, slots=True)
-class Line:
-    """Mean and standard deviation over the seeds, float64[points] each, of one strategy and batch."""
-
-    strategy: str
-    batch: int
-    labels: NDArray[np.int64]
-    mean: NDArray[np.float64]
-    deviation: NDArray[np.float64]
-    seeds: int
-
-    @property
-    def area(self) -> float:
-        """Mean accuracy over the labels; that of the only point where there is but one."""
-        return (
-            area_under(self.labels.tolist(), self.mean.tolist())
-            if len(self.labels) > 1
-            else float(self.mean[0])
-        )
-
-    def labels_to(self, accuracy: float) -> int | None:
-        """The fewest labels at which the mean reached that accuracy."""
-        reached = np.flatnonzero(self.mean >= accuracy)
-        return int(self.labels[reached[0]]) if len(reached) else None
-
-
-def lines(cells: Iterable[Cell]) -> list[Line]:
-    """One for each strategy and batch, the greatest area first."""
-    groups: dict[tuple[str, int], list[Cell]] = {}
-    for cell in cells:
-        groups.setdefault((cell.strategy, cell.batch), []).append(cell)
-    found = []
-    for (strategy, batch), members in groups.items():
-        accuracies = np.array([[point.accuracy for point in cell.points] for cell in members])
-        spread = accuracies.std(0, ddof=1) if len(members) > 1 else np.zeros(accuracies.shape[1])
-        labels = np.array([point.labels for point in members[0].points])
-        found.append(Line(strategy, batch, labels, accuracies.mean(0), spread, len(members)))
-    return sorted(found, key=lambda line: -line.area)
-
-
-def csv_text(cells: Iterable[Cell]) -> str:
-    """Every point of every cell."""
-    out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(["strategy", "batch", "seed", "labels", "accuracy", "macro_f1", "radius_before"])
-    for cell in cells:
-        for point in cell.points:
-            radius = "" if point.radius_before is None else round(point.radius_before, 6)
-            figures = (round(point.accuracy, 6), round(point.macro_f1, 6), radius)
-            writer.writerow([cell.strategy, cell.batch, cell.seed, point.labels, *figures])
-    return out.getvalue()
-
-
-def table(found: Sequence[Line]) -> str:
-    """Accuracy in percent, mean and standard deviation over the seeds, by labels."""
-    rows = []
-    for line in found:
-        rows.append(f"{line.strategy}, batches of {line.batch}: mean over the labels {100 * line.area:.1f} %")
-        for labels, mean, spread in zip(line.labels, line.mean, line.deviation, strict=True):
-            rows.append(f"  {labels:>7,} labels  {100 * mean:5.1f} ± {100 * spread:.1f} %")
-    return "\n".join(rows)
-
-
-def recommendation(found: Sequence[Line], target: float | None) -> str:
-    """Which strategy and batch, by how much, and the labels to ``target``, in words."""
-    best, others = found[0], found[1:]
-    words = [f"Best here: {best.strategy} in batches of {best.batch}."]
-    if others:
-        lead = 100 * (best.area - others[0].area)
-        noise = 100 * float(np.hypot(best.deviation.mean(), others[0].deviation.mean()))
-        sure = "clear" if best.seeds > 1 and lead > 2 * noise / np.sqrt(best.seeds) else "not clear"
-        words.append(
-            f"It leads {others[0].strategy} in batches of {others[0].batch} by {lead:.1f} points on average "
-            f"over the labels, which is {sure} with {best.seeds} seeds."
-        )
-    if target is not None:
-        need = best.labels_to(target)
-        words.append(
-            f"{target:.0%} were reached with {need:,} labels."
-            if need
-            else f"{target:.0%} were not reached with {int(best.labels[-1]):,} labels."
-        )
-    return " ".join(words)
-
-
-INKS = ("#1b6ca8", "#c8553d", "#2e8b57", "#8e5ea2", "#b8860b", "#444444", "#17a2b8", "#d63384")
-
-
-def svg(found: Sequence[Line]) -> str:
-    """The curves with a band of one standard deviation, as an SVG image."""
-    width, height, left, bottom = 760, 440, 60, 50
-    most = max(int(line.labels[-1]) for line in found)
-    low = min(float((line.mean - line.deviation).min()) for line in found)
-    high = max(float((line.mean + line.deviation).max()) for line in found)
-    scale = (height - bottom - 20) / max(high - low, 1e-9)
-
-    def places(labels: Iterable[int], accuracies: Iterable[float]) -> list[str]:
-        return [
-            f"{left + (width - left - 20) * n / most:.1f},{height - bottom - scale * (share - low):.1f}"
-            for n, share in zip(labels, accuracies, strict=True)
-        ]
-
-    parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" font-family="sans-serif" '
-        f'font-size="12"><rect width="{width}" height="{height}" fill="white"/>'
-        f'<path d="M{left} 20V{height - bottom}H{width - 20}" fill="none" stroke="black"/>'
-        f'<text x="{left}" y="{height - bottom + 18}">0</text>'
-        f'<text x="{width - 20}" y="{height - bottom + 18}" text-anchor="end">{most:,} labels</text>'
-        f'<text x="{left - 6}" y="{height - bottom}" text-anchor="end">{100 * low:.0f} %</text>'
-        f'<text x="{left - 6}" y="28" text-anchor="end">{100 * high:.0f} %</text>'
-    ]
-    for order, line in enumerate(found):
-        ink = INKS[order % len(INKS)]
-        upper = places(line.labels, line.mean + line.deviation)
-        lower = places(line.labels[::-1], (line.mean - line.deviation)[::-1])
-        parts.append(f'<polygon points="{" ".join(upper + lower)}" fill="{ink}" opacity="0.15"/>')
-        middle = " ".join(places(line.labels, line.mean))
-        parts.append(f'<polyline points="{middle}" fill="none" stroke="{ink}" stroke-width="2"/>')
-        parts.append(
-            f'<text x="{width - 24}" y="{height - bottom - 12 - 16 * (len(found) - 1 - order)}" fill="{ink}" '
-            f'text-anchor="end">{line.strategy}, batches of {line.batch}</text>'
-        )
-    return "\n".join([*parts, "</svg>\n"])
-
-
-def write_results(cells: Sequence[Cell], folder: Path) -> list[Line]:
-    """``results.csv`` and ``curves.svg`` in ``folder``."""
-    found = lines(cells)
-    _write(folder / "results.csv", csv_text(cells))
-    _write(folder / "curves.svg", svg(found))
-    return found

@@ -28,7 +28,8 @@ MAY_IMPORT = {
     "worker": {"errors", "backend", "jobs"},
     "overview": {"errors", "backend", "store", "jobs", "project", "status", "history"},
     "pages": {"errors", "backend", "store", "jobs", "overview", "images"},
-    "simulate": PURE | {"batch", "curves", "evaluation", "images", "model", "rounds"},
+    "simulation_report": {"curves"},
+    "simulate": PURE | {"backend", "simulation_report", "batch", "evaluation", "images", "model", "rounds"},
     "backend": {"errors", "settings", "label_studio", "store", "images"},
 }
 DOORS = {

@@ -3,30 +3,21 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from xml.etree import ElementTree
 
 import numpy as np
 import pytest
+from fake_label_studio import FakeLabelStudio
 from waiting import wait_until
 
+from coreset_backend.backend import Backend
 from coreset_backend.demo_images import CLASSES, make_images
-from coreset_backend.errors import ConfigError
+from coreset_backend.errors import ConfigError, TooFewLabels, UnsupportedLabelConfig
 from coreset_backend.settings import Settings
-from coreset_backend.simulate import (
-    Cell,
-    LabeledImages,
-    Measured,
-    csv_text,
-    lines,
-    read_folder,
-    recommendation,
-    replay,
-    simulate,
-    split,
-    svg,
-    table,
-)
+from coreset_backend.simulate import LabeledImages, read_folder, read_project, replay, simulate, split
+from coreset_backend.simulation_report import Cell, Measured, csv_text, lines, recommendation, svg, table
 
 
 @pytest.fixture(scope="module")
@@ -60,6 +51,35 @@ def test_a_folder_that_holds_no_two_classes_or_a_broken_image_is_refused(tmp_pat
     (tmp_path / "b" / "torn.jpg").write_bytes(b"\xff\xd8\xff torn")
     with pytest.raises(ConfigError, match=r"torn\.jpg cannot be used"):
         read_folder(tmp_path, 16)
+
+
+def test_the_labelled_tasks_of_a_project_become_pixels_and_classes(
+    make_backend: Callable[..., Backend], studio: FakeLabelStudio
+) -> None:
+    project_id = studio.create_project(images=7)
+    tasks = studio.tasks_of(project_id)
+    for number, task in enumerate(tasks[:5]):
+        studio.annotate(task["id"], ("cat", "dog")[number % 2])
+    studio.annotate(tasks[5]["id"], None)
+    backend = make_backend(label_studio_url=studio.url, label_studio_api_key=studio.token)
+    images = read_project(backend, project_id, 16)
+    assert images.names == ("cat", "dog") and images.codes.tolist() == [0, 1, 0, 1, 0]
+    assert images.pixels.shape == (5, 16, 16, 3)
+    assert len({pixels.tobytes() for pixels in images.pixels}) == 5
+    assert not studio.predictions and not [path for method, path in studio.asked if method != "GET"]
+
+
+def test_a_project_that_cannot_be_replayed_is_refused_with_the_reason(
+    make_backend: Callable[..., Backend], studio: FakeLabelStudio
+) -> None:
+    project_id = studio.create_project(images=3)
+    backend = make_backend(label_studio_url=studio.url, label_studio_api_key=studio.token)
+    with pytest.raises(TooFewLabels):
+        read_project(backend, project_id, 16)
+    config = studio.projects[project_id]["label_config"]
+    studio.projects[project_id]["label_config"] = config.replace("<Choices ", '<Choices choice="multiple" ')
+    with pytest.raises(UnsupportedLabelConfig, match="does not ask for one class"):
+        read_project(backend, project_id, 16)
 
 
 def test_the_split_takes_its_share_of_each_class_and_nothing_twice() -> None:
