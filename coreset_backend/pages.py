@@ -98,10 +98,11 @@ def _image_key(stored: StoredRound, task_id: int) -> str | None:
 
 @pages.errorhandler(HTTPException)
 @pages.errorhandler(CoresetError)
-def _show_error(error: HTTPException | CoresetError) -> tuple[str, int]:
+def _show_error(error: HTTPException | CoresetError) -> tuple[str, int, dict[str, str]]:
     status = error.code or 500 if isinstance(error, HTTPException) else 500
     words = error.description if isinstance(error, HTTPException) else str(error)
-    return render_template("error.html", status=status, words=words), status
+    headers = dict(error.get_headers()) if isinstance(error, HTTPException) else {}
+    return render_template("error.html", status=status, words=words), status, headers
 
 
 # ---------------------------------------------------------------- words for numbers

@@ -60,6 +60,13 @@ class Settings(BaseSettings):
     basic_auth_pass: SecretStr | None = Field(
         None, validation_alias=_environment("BASIC_AUTH_PASS"), description="Password for it"
     )
+    require_auth: bool = Field(
+        True,
+        description="Refuse to serve others than this machine without BASIC_AUTH_USER and BASIC_AUTH_PASS",
+    )
+    trusted_proxies: int = Field(
+        0, ge=0, le=10, description="Reverse proxies in front whose X-Forwarded-* headers are believed"
+    )
     local_files_document_root: Path | None = Field(
         None,
         validation_alias=_environment("LOCAL_FILES_DOCUMENT_ROOT"),
@@ -154,6 +161,8 @@ class Settings(BaseSettings):
     def _both_or_neither(self) -> Self:
         if (self.basic_auth_user is None) != (self.basic_auth_pass is None):
             raise ValueError("set both BASIC_AUTH_USER and BASIC_AUTH_PASS, or neither")
+        if ":" in (self.basic_auth_user or ""):
+            raise ValueError("BASIC_AUTH_USER holds a colon, which HTTP lets no user name have")
         return self
 
     @property
@@ -209,9 +218,12 @@ def _secrets_from_files(names: dict[str, tuple[str, ...]]) -> dict[str, str]:
 
 def _read_secret(name: str, path: Path) -> str:
     try:
-        return path.read_text().strip()
+        secret = path.read_text().strip()
     except OSError as error:
         raise ConfigError(f"{name} names {path}, which cannot be read: {error.strerror}.") from None
+    if not secret:
+        raise ConfigError(f"{name} names {path}, which is empty.")
+    return secret
 
 
 def _complaint(item: Any, names: dict[str, tuple[str, ...]]) -> str:

@@ -4,20 +4,17 @@ Label Studio waits 1 s for /health and /webhook, 3 s for /setup and 100 s for /p
 computes: answers come from the store, work goes to the queue.
 """
 
-import base64
-import binascii
-import hmac
 import logging
 import secrets
 from typing import Any
 
 from flask import Blueprint, Flask, Response, current_app, jsonify, request
-from werkzeug.exceptions import BadRequest, HTTPException, NotFound, Unauthorized
+from werkzeug.exceptions import BadRequest, HTTPException, NotFound, RequestEntityTooLarge
 
 from coreset_backend import __version__
+from coreset_backend.access import guard_app, require_signature
 from coreset_backend.answers import AnswerCache, Answers, pool_version, predict_results
 from coreset_backend.backend import Backend
-from coreset_backend.connect import SECRET_HEADER
 from coreset_backend.errors import (
     ConfigError,
     CoresetError,
@@ -26,7 +23,7 @@ from coreset_backend.errors import (
     QueueError,
     RoundNotFound,
 )
-from coreset_backend.events import START_TRAINING, concerns_us, take_event
+from coreset_backend.events import concerns_us, take_event
 from coreset_backend.history import project_history
 from coreset_backend.jobs import note_unseen, request_round, workers_alive
 from coreset_backend.pages import pages
@@ -35,7 +32,6 @@ from coreset_backend.status import project_status
 
 log = logging.getLogger(__name__)
 
-MAX_BODY = 256 * 1024 * 1024
 STATUS = {
     QueueError: 503,
     RoundNotFound: 404,
@@ -51,10 +47,9 @@ protocol = Blueprint("protocol", __name__)
 def create_app(backend: Backend) -> Flask:
     """The WSGI application for one backend; several can live in one process."""
     app = Flask("coreset_backend")
-    app.config["MAX_CONTENT_LENGTH"] = MAX_BODY
     app.extensions["backend"] = backend
     app.extensions["answers"] = AnswerCache(backend.store)
-    app.before_request(_require_login)
+    guard_app(app, backend)
     app.register_blueprint(protocol)
     app.register_blueprint(pages)
     app.register_error_handler(Exception, _answer_error)
@@ -69,46 +64,6 @@ def _backend() -> Backend:
 def _answers(project_id: int) -> Answers | None:
     cache: AnswerCache = current_app.extensions["answers"]
     return cache.latest(project_id)
-
-
-# ---------------------------------------------------------------- who may call
-
-
-def _require_login() -> None:
-    login = _backend().basic_auth
-    if request.endpoint in ("protocol.health", "protocol.webhook") or login is None:
-        return
-    if not _logged_in(login):
-        raise Unauthorized(
-            "This needs the user name and password of BASIC_AUTH_USER and BASIC_AUTH_PASS. In Label Studio "
-            "they are set in the backend's form (Settings > Model), or by `coreset-backend connect`.",
-            www_authenticate=None,
-        )
-
-
-def _logged_in(login: tuple[str, str]) -> bool:
-    scheme, _, encoded = request.headers.get("Authorization", "").partition(" ")
-    try:
-        came = base64.b64decode(encoded, validate=True) if scheme.lower() == "basic" else b""
-    except (binascii.Error, ValueError):
-        came = b""
-    return hmac.compare_digest(came, ":".join(login).encode())
-
-
-def _require_webhook_secret(action: str) -> None:
-    """Events carry the secret that `connect` installed; Start Training carries the login instead."""
-    came = request.headers.get(SECRET_HEADER, "").encode()
-    login = _backend().basic_auth
-    signed = hmac.compare_digest(came, _backend().webhook_secret.encode())
-    if signed or (login and _logged_in(login)):
-        return
-    if action == START_TRAINING and login is None and not came:
-        return
-    log.warning("a webhook with action %.40r was refused: it carries no valid %s", action, SECRET_HEADER)
-    raise Unauthorized(
-        f"The webhook must carry the header {SECRET_HEADER}. Run `coreset-backend connect --project N`, "
-        "which installs it; until then the project is only polled."
-    )
 
 
 # ---------------------------------------------------------------- the protocol
@@ -161,7 +116,7 @@ def webhook() -> tuple[Response, int]:
     action = body.get("action")
     if not isinstance(action, str):
         raise BadRequest("`action` must name the event, as in ANNOTATION_CREATED.")
-    _require_webhook_secret(action)
+    require_signature(action)
     if not concerns_us(action):
         return jsonify(status="ignored", action=action), 200
     project = body.get("project")
@@ -204,7 +159,12 @@ def start(project: str) -> tuple[Response, int]:
 
 
 def _body() -> dict[str, Any]:
-    body = request.get_json(silent=True)
+    if len(request.get_data()) == request.max_content_length:  # Werkzeug cuts a body of unknown length there
+        raise RequestEntityTooLarge
+    try:
+        body = request.get_json(silent=True)
+    except RecursionError:
+        raise BadRequest("The body is nested too deeply.") from None
     if not isinstance(body, dict):
         raise BadRequest("The body must be a JSON object, sent with Content-Type: application/json.")
     return body
@@ -226,7 +186,11 @@ def _known_project(value: str) -> int:
 
 def _answer_error(error: Exception) -> tuple[Response, int]:
     if isinstance(error, HTTPException):
-        return jsonify(error=error.description, status=error.code), error.code or 500
+        answer = jsonify(error=error.description, status=error.code)
+        for name, value in error.get_response().headers:
+            if name in ("Allow", "Location", "Retry-After", "WWW-Authenticate"):
+                answer.headers[name] = value
+        return answer, error.code or 500
     error_id = secrets.token_hex(4)
     if isinstance(error, CoresetError):
         status = next(code for kind, code in STATUS.items() if isinstance(error, kind))

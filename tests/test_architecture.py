@@ -37,7 +37,7 @@ DOORS = {
     "torchvision": {"model"},
     "annoy": {"neighbors"},
     "label_studio_ml": {"coreset_model"},
-    "flask": {"web", "pages"},
+    "flask": {"web", "access", "pages"},
     "click": {"cli"},
     "highspy": {"selection"},
     "rq": {"jobs", "backend", "worker"},
