@@ -370,7 +370,8 @@ def _answer(response: httpx.Response, request: str, expect: Sequence[str]) -> Js
         return None
     with contextlib.suppress(ValueError):  # a login page of something else, or half an answer
         answer = response.json()
-        if not expect or (isinstance(answer, dict) and set(expect) <= set(answer)):
+        as_expected = not expect or (isinstance(answer, dict) and set(expect) <= set(answer))
+        if as_expected and not response.is_redirect:
             return answer
     raise Unreachable(
         f"{request} was answered with {response.status_code} {response.headers.get('content-type', '')}, "

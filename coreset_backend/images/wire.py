@@ -250,6 +250,8 @@ def _readable_failures(url: httpx.URL, limits: Limits) -> Iterator[None]:
         if "CERTIFICATE" in str(error).upper():
             raise ImageError(f"the certificate of {url.host} is not trusted (VERIFY_SSL)") from error
         raise Unanswered(url, f"{url.host}:{_port(url)} does not accept connections") from error
+    except (httpx.InvalidURL, httpx.RemoteProtocolError) as error:  # httpx looks at Location, followed or not
+        raise ImageError(f"{url.host} redirected to an address that is none") from error
     except (httpcore.NetworkError, httpcore.ProtocolError) as error:
         raise Unanswered(url, f"the connection to {url.host} broke off") from error
 

@@ -1,0 +1,243 @@
+"""What a hostile task address, redirect or DNS answer gets from the worker: nothing, and never the token."""
+
+import contextlib
+import itertools
+import threading
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+import httpx
+import pytest
+
+from coreset_backend.addresses import AddressRefused, address_guard
+from coreset_backend.errors import ImageError, LabelStudioError
+from coreset_backend.images.wire import Limits, Wire
+from coreset_backend.label_studio import LabelStudio, TokenAuth
+
+TOKEN = "0123456789abcdef0123456789abcdef01234567"
+LIMITS = Limits(connect_s=2, read_s=5, total_s=10, tries=1, backoff_s=0)
+
+
+class Site(ThreadingHTTPServer):
+    """A web server that answers by ``answers`` (path -> status, headers) and remembers what came."""
+
+    def __init__(self, address: str = "127.0.0.1", port: int = 0) -> None:
+        self.answers: dict[str, tuple[int, dict[str, str]]] = {}
+        self.came: list[tuple[str, dict[str, str]]] = []
+        self.connections = 0
+        super().__init__((address, port), Answering)
+
+    def get_request(self) -> Any:
+        self.connections += 1
+        return super().get_request()
+
+    @property
+    def url(self) -> str:
+        return f"http://{self.server_address[0]!s}:{self.server_port}"
+
+
+class Answering(BaseHTTPRequestHandler):
+    server: Site
+
+    def do_GET(self) -> None:
+        self.server.came.append((self.path, dict(self.headers)))
+        status, headers = self.server.answers.get(self.path, (200, {}))
+        self.send_response(status)
+        for name, value in {"Set-Cookie": "sessionid=as-good-as-the-token", **headers}.items():
+            self.send_header(name, value)
+        self.send_header("Content-Length", "2")
+        self.end_headers()
+        self.wfile.write(b"{}")
+
+    do_POST = do_GET
+
+    def log_message(self, *_: object) -> None:
+        """Say nothing."""
+
+
+@contextlib.contextmanager
+def running(site: Site) -> Iterator[Site]:
+    thread = threading.Thread(target=site.serve_forever, args=(0.02,))
+    thread.start()
+    try:
+        yield site
+    finally:
+        site.shutdown()
+        thread.join()
+        site.server_close()
+
+
+@pytest.fixture
+def new_site() -> Iterator[Callable[..., Site]]:
+    with contextlib.ExitStack() as stack:
+        yield lambda *where: stack.enter_context(running(Site(*where)))
+
+
+@pytest.fixture
+def victim(new_site: Callable[..., Site]) -> Site:
+    """What stands inside the network and nobody allowed."""
+    return new_site()
+
+
+@contextlib.contextmanager
+def wire_to(label_studio: str, allowed: tuple[str, ...] = (), resolve: Any = None) -> Iterator[Wire]:
+    url = httpx.URL(label_studio)
+    known = {} if resolve is None else {"resolve": resolve}
+    guard = address_guard((url.host, url.port or 80), allowed, **known)
+    wire = Wire(url, TokenAuth(label_studio, TOKEN), guard, LIMITS, True, 4)
+    try:
+        yield wire
+    finally:
+        wire.close()
+
+
+# Spellings of http://127.0.0.1:{port}/ that some program, somewhere, has followed; and other inner places.
+ADDRESSES = [
+    *(
+        f"http://{host}:{{port}}/latest/meta-data"
+        for host in (
+            *("127.0.0.1", "127.1", "127.0.1", "0", "0.0.0.0", "2130706433", "0x7f000001", "0x7f.1"),
+            *("0x7f.0.0.0x1", "017700000001", "0177.0.0.1", "0177.0.0.0x1", "127.000.000.001", "127.8.9.10"),
+            *("localhost", "LOCALHOST", "localhost.", "127.0.0.1.", "localhost.localdomain", "ip6-localhost"),
+            *("[::1]", "[0:0:0:0:0:0:0:1]", "[::]", "[::ffff:127.0.0.1]", "[::ffff:7f00:1]", "[::127.0.0.1]"),
+            *("[64:ff9b::7f00:1]", "[2002:7f00:1::]", "[::ffff:0:127.0.0.1]", "[::1%25lo]"),
+            *("①②⑦.⓪.⓪.①", "127。0。0。1", "ⓛⓞⓒⓐⓛⓗⓞⓢⓣ", "%31%32%37.0.0.1", "loc%61lhost"),
+            *("user@127.0.0.1", "user:pass@127.0.0.1", "1.1.1.1@127.0.0.1", "1.1.1.1%00@127.0.0.1"),
+            *("169.254.169.254", "[fd00:ec2::254]", "10.0.0.1", "192.168.0.1", "172.17.0.1", "100.64.0.1"),
+        )
+    ),
+    "HTTP://127.0.0.1:{port}/",
+    "http://127.0.0.1:{port}\\@1.1.1.1/",
+    "http://127.0.0.1:{port}#@1.1.1.1/",
+    "http:127.0.0.1:{port}/",
+    "ftp://127.0.0.1:{port}/",
+    "gopher://127.0.0.1:{port}/_GET",
+    "dict://127.0.0.1:{port}/",
+    "file:///etc/passwd",
+    "file://127.0.0.1:{port}/etc/passwd",
+    "jar:http://127.0.0.1:{port}/!/",
+]
+
+
+def test_there_are_enough_tricks() -> None:
+    assert len(set(ADDRESSES)) >= 50
+
+
+@pytest.mark.parametrize("address", ADDRESSES)
+def test_no_trick_reaches_what_stands_inside(
+    new_site: Callable[..., Site], victim: Site, address: str
+) -> None:
+    """As the address of a task, and as where an allowed server redirects to."""
+    address = address.format(port=victim.server_port)
+    door = new_site()
+    door.answers["/go"] = (302, {"Location": address.encode().decode("latin-1")})
+    with wire_to("http://labels.example:8080", (f"127.0.0.1:{door.server_port}",)) as wire:
+        with pytest.raises((ImageError, httpx.InvalidURL)):
+            wire.get(httpx.URL(address))
+        with pytest.raises(ImageError):
+            wire.get(httpx.URL(f"{door.url}/go"))
+        assert [path for path, _ in door.came] == ["/go"]
+    assert victim.connections == 0
+
+
+def test_what_is_allowed_is_reached_so_the_tricks_were_refused_by_the_guard(victim: Site) -> None:
+    with wire_to("http://labels.example:8080", (f"127.0.0.1:{victim.server_port}",)) as wire:
+        assert wire.get(httpx.URL(f"http://127.1:{victim.server_port}/")) == b"{}"
+    assert victim.connections == 1
+
+
+def test_a_chain_of_redirects_ends_and_each_hop_is_checked(
+    new_site: Callable[..., Site], victim: Site
+) -> None:
+    door = new_site()
+    door.answers |= {f"/{n}": (307, {"Location": f"/{n + 1}"}) for n in range(9)}
+    door.answers["/2"] = (307, {"Location": f"{victim.url}/"})
+    with wire_to("http://labels.example:8080", (f"127.0.0.1:{door.server_port}",)) as wire:
+        with pytest.raises(AddressRefused):
+            wire.get(httpx.URL(f"{door.url}/0"))
+        with pytest.raises(ImageError, match="more than 3 redirects"):
+            wire.get(httpx.URL(f"{door.url}/3"))
+    assert victim.connections == 0
+
+
+def test_the_connection_goes_to_the_address_that_was_checked(new_site: Callable[..., Site]) -> None:
+    """DNS rebinding: a name that answers with an allowed address first and a forbidden one after."""
+    allowed = new_site("127.0.0.2")
+    victim = new_site("127.0.0.1", allowed.server_port)
+    asked = itertools.count()
+    with wire_to(
+        "http://labels.example:8080",
+        (f"127.0.0.2:{allowed.server_port}",),
+        lambda *_: ["127.0.0.2"] if next(asked) == 0 else ["127.0.0.1"],
+    ) as wire:
+        url = httpx.URL(f"http://rebind.example:{allowed.server_port}/")
+        assert wire.get(url) == b"{}"
+        assert next(asked) == 1  # one answer was asked for, and used
+    assert allowed.came[0][1]["Host"] == f"rebind.example:{allowed.server_port}"
+    with (
+        wire_to(
+            "http://labels.example:8080",
+            (f"127.0.0.2:{allowed.server_port}",),
+            lambda *_: ["127.0.0.2", "127.0.0.1"],
+        ) as wire,
+        pytest.raises(AddressRefused),
+    ):
+        wire.get(url)
+    assert victim.connections == 0
+
+
+# ---------------------------------------------------------------- the token
+
+
+def carries_secret(headers: dict[str, str]) -> bool:
+    return bool({"authorization", "cookie"} & {name.lower() for name in headers})
+
+
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+def test_the_token_does_not_follow_a_redirect_to_another_origin(
+    new_site: Callable[..., Site], status: int
+) -> None:
+    label_studio, other = new_site(), new_site()
+    label_studio.answers["/data/upload/1/a.jpg"] = (status, {"Location": f"{other.url}/bucket/a.jpg?sig=1"})
+    other.answers["/bucket/a.jpg?sig=1"] = (status, {"Location": f"{label_studio.url}/data/upload/1/b.jpg"})
+    with wire_to(label_studio.url, (f"127.0.0.1:{other.server_port}",)) as wire:
+        assert wire.get(httpx.URL(f"{label_studio.url}/data/upload/1/a.jpg")) == b"{}"
+    assert [headers["Authorization"] for _, headers in label_studio.came] == [f"Token {TOKEN}"] * 2
+    assert len(other.came) == 1
+    assert not carries_secret(other.came[0][1])
+
+
+def test_the_token_goes_to_the_exact_origin_and_to_its_files_only(new_site: Callable[..., Site]) -> None:
+    label_studio, other = new_site(), new_site()
+    near = [
+        f"{other.url}/data/upload/1/a.jpg",  # another port
+        f"http://localhost:{label_studio.server_port}/data/upload/1/a.jpg",  # another name
+        f"http://127.1:{label_studio.server_port}/data/upload/1/a.jpg",  # another spelling
+        f"{label_studio.url}/api/users/",  # no file
+        f"{label_studio.url}/user/account?x=/data/upload/1/a.jpg",
+    ]
+    with wire_to(label_studio.url, ("127.0.0.0/8", "::1")) as wire:
+        for address in near:
+            assert wire.get(httpx.URL(address)) == b"{}"
+    came = other.came + label_studio.came
+    assert len(came) == len(near)
+    assert not any(carries_secret(headers) for _, headers in came)
+
+
+PERSONAL = "eyJhbGciOiJub25lIn0.eyJ0b2tlbl90eXBlIjoicmVmcmVzaCJ9.c2ln"  # its claims: token_type refresh
+
+
+@pytest.mark.parametrize("api_key", [TOKEN, PERSONAL])
+def test_a_label_studio_that_redirects_elsewhere_is_not_followed(
+    new_site: Callable[..., Site], api_key: str
+) -> None:
+    label_studio, other = new_site(), new_site()
+    for path in ("/api/current-user/whoami", "/api/token/refresh/"):
+        label_studio.answers[path] = (307, {"Location": f"{other.url}{path}"})
+    client = LabelStudio(label_studio.url, api_key)
+    with pytest.raises(LabelStudioError):
+        client.whoami()
+    client.close()
+    assert len(label_studio.came) == 1
+    assert other.connections == 0
