@@ -21,6 +21,7 @@ from rq.exceptions import NoSuchJobError
 from rq.job import Job, JobStatus
 from rq.serializers import JSONSerializer
 from rq.timeouts import JobTimeoutException
+from rq.utils import utcparse
 
 from coreset_backend.backend import Backend, open_backend
 from coreset_backend.errors import (
@@ -39,6 +40,7 @@ log = logging.getLogger(__name__)
 DAY = 86_400
 RESERVED_SECONDS = 10
 LEASE_SECONDS = 20
+HEARTBEAT_SECONDS = 30
 BUSY_RETRY_SECONDS = 5
 ROUND_JOB = "coreset_backend.jobs.run_round_job"
 OUT_OF_MEMORY = "The usual cause is that memory ran out: give the worker more, or lower CORESET_IMAGE_SIZE."
@@ -166,6 +168,9 @@ def _advance(backend: Backend, project_id: int) -> str:
         ours = _explained(backend, error)
         _failed(backend, project_id, ours, len(forced))
         raise ours from error
+    count(backend, "coreset_rounds", str(project_id), "done", "")
+    for phase, seconds in stored.record.timings.items():
+        count(backend, "coreset_round_phase_seconds", phase, amount=seconds)
     _answer_forced(backend, project_id, len(forced))
     backend.redis.delete(*(_key(project_id, name) for name in ("unseen", "failures", "spared")))
     _write_progress(backend, project_id, state="idle", error=None, phase=None)
@@ -205,6 +210,7 @@ def _failed(backend: Backend, project_id: int, error: CoresetError, forced: int 
     log.error(
         "project %d, %s: %s: %s", project_id, _round_name(backend, project_id), type(error).__name__, error
     )
+    count(backend, "coreset_rounds", str(project_id), "failed", type(error).__name__)
     _write_progress(backend, project_id, state="failed", error=str(error))
     if not isinstance(error, LabelStudioError | ProjectError):
         _spare(backend, project_id)
@@ -339,9 +345,67 @@ def _key(project_id: int, name: str) -> str:
     return f"coreset:{project_id}:{name}"
 
 
+def heartbeat_ages(backend: Backend) -> dict[str, float]:
+    """Seconds since each listening worker last showed that it lives, by its name; raises QueueError.
+
+    A worker shows it every five seconds, busy or not. One that has not for half a minute was killed, though
+    RQ keeps its name for longer; it does not listen and is left out.
+    """
+    now, ages = time.time(), {}
+    try:
+        for key in Worker.all_keys(queue=backend.queue):
+            beat: bytes | None = backend.redis.hget(key, "last_heartbeat")  # type: ignore[assignment]
+            age = now - utcparse(beat.decode()).timestamp() if beat else HEARTBEAT_SECONDS
+            if age < HEARTBEAT_SECONDS:
+                ages[key.removeprefix(Worker.redis_worker_namespace_prefix)] = max(age, 0.0)
+    except RedisError as error:
+        raise QueueError(f"Redis does not answer ({error}).") from error
+    return ages
+
+
 def workers_alive(backend: Backend) -> int:
     """How many workers listen to the queue; raises QueueError."""
+    return len(heartbeat_ages(backend))
+
+
+# ---------------------------------------------------------------- counts
+
+
+COUNTERS = {
+    "coreset_rounds": ("Rounds that ended, by outcome and error", ("project", "outcome", "error")),
+    "coreset_round_phase_seconds": ("Time spent in each phase of rounds that were done", ("phase",)),
+}
+"""What jobs count: its meaning and the names of its labels."""
+
+
+def count(backend: Backend, counter: str, *labels: str, amount: float = 1.0) -> None:
+    """Add to one of COUNTERS; kept in Redis, since the process of a job ends with it."""
+    with contextlib.suppress(RedisError):
+        backend.redis.hincrbyfloat("coreset:counts", json.dumps([counter, *labels]), amount)
+
+
+def read_counts(backend: Backend) -> dict[str, dict[tuple[str, ...], float]]:
+    """Counter -> label values -> what was counted since Redis was last empty; raises QueueError."""
+    found: dict[str, dict[tuple[str, ...], float]] = {}
     try:
-        return Worker.count(queue=backend.queue)
+        counted: dict[bytes, bytes] = backend.redis.hgetall("coreset:counts")  # type: ignore[assignment]
+    except RedisError as error:
+        raise QueueError(f"Redis does not answer ({error}).") from error
+    for field, value in counted.items():
+        counter, *labels = json.loads(field)
+        found.setdefault(counter, {})[tuple(labels)] = float(value)
+    return found
+
+
+def job_counts(backend: Backend) -> dict[str, int]:
+    """How many jobs are queued, scheduled, started and failed; raises QueueError."""
+    queue = backend.queue
+    try:
+        return {
+            "queued": queue.count,
+            "scheduled": queue.scheduled_job_registry.count,
+            "started": queue.started_job_registry.count,
+            "failed": queue.failed_job_registry.count,
+        }
     except RedisError as error:
         raise QueueError(f"Redis does not answer ({error}).") from error

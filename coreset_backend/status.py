@@ -4,7 +4,7 @@ from typing import Any
 
 from coreset_backend.backend import Backend
 from coreset_backend.history import advice
-from coreset_backend.jobs import read_progress
+from coreset_backend.jobs import read_progress, workers_alive
 from coreset_backend.store import StoredRound
 
 PHASES = {
@@ -24,14 +24,16 @@ PHASES = {
 def project_status(backend: Backend, project_id: int) -> dict[str, Any]:
     """The project's progress and its newest round, as JSON.
 
-    ``progress`` is that of :func:`coreset_backend.jobs.read_progress` and, while a round runs, ``percent``
-    of the whole round and ``seconds_left``, None before a first round has shown how long its phases take.
+    ``progress`` is that of :func:`coreset_backend.jobs.read_progress`, with the number of ``workers`` that
+    listen and, while a round runs, ``percent`` of the whole round and ``seconds_left``, None before a first
+    round has shown how long its phases take.
     ``round`` and ``advice`` (:func:`coreset_backend.history.advice`) are None before the first.
     Raises QueueError when Redis does not answer.
     """
     progress, stored = read_progress(backend, project_id), backend.store.latest(project_id)
     if progress["state"] == "running":
         progress |= whole_round(progress, stored.record.timings if stored else None)
+    progress["workers"] = workers_alive(backend)
     records = backend.store.history(project_id)
     return {
         "project": project_id,
@@ -86,6 +88,8 @@ def status_lines(status: dict[str, Any]) -> list[str]:
 
 
 def _state_line(progress: dict[str, Any]) -> str:
+    if progress["state"] in ("running", "waiting") and not progress["workers"]:
+        return f"{progress['state']}, but no worker listens; start one with `coreset-backend work`"
     if progress["state"] != "running":
         return str(progress["state"])
     within = f" ({progress['done']} of {progress['total']})" if progress.get("total") else ""

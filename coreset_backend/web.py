@@ -25,7 +25,9 @@ from coreset_backend.errors import (
 )
 from coreset_backend.events import concerns_us, take_event
 from coreset_backend.history import project_history
-from coreset_backend.jobs import note_unseen, request_round, workers_alive
+from coreset_backend.jobs import heartbeat_ages, note_unseen, request_round
+from coreset_backend.metrics import CONTENT_TYPE, measure_app, metrics_text
+from coreset_backend.openapi import description
 from coreset_backend.pages import pages
 from coreset_backend.project import parse_project_id, task_id_of
 from coreset_backend.status import project_status
@@ -50,6 +52,7 @@ def create_app(backend: Backend) -> Flask:
     app.extensions["backend"] = backend
     app.extensions["answers"] = AnswerCache(backend.store)
     guard_app(app, backend)
+    measure_app(app, backend)
     app.register_blueprint(protocol)
     app.register_blueprint(pages)
     app.register_error_handler(Exception, _answer_error)
@@ -72,14 +75,31 @@ def _answers(project_id: int) -> Answers | None:
 @protocol.get("/")
 @protocol.get("/health")
 def health() -> Response:
+    """Liveness: this process answers. It asks nobody else and no login."""
     return jsonify(status="UP", model_class="Coreset", version=__version__)
 
 
 @protocol.get("/ready")
 def ready() -> tuple[Response, int]:
-    """Whether rounds can run: Redis answers and a worker listens."""
-    workers = workers_alive(_backend())
-    return jsonify(status="READY" if workers else "NO WORKER", workers=workers), 200 if workers else 503
+    """Whether rounds can run: Redis answers, and a worker showed within half a minute that it lives."""
+    ages = heartbeat_ages(_backend())
+    return jsonify(
+        status="READY" if ages else "NO WORKER",
+        workers=len(ages),
+        heartbeat_age_seconds=round(min(ages.values()), 1) if ages else None,
+    ), 200 if ages else 503
+
+
+@protocol.get("/metrics")
+def metrics() -> Response:
+    """The figures of web, workers and projects in Prometheus' text format."""
+    return Response(metrics_text(current_app), content_type=CONTENT_TYPE)
+
+
+@protocol.get("/openapi.json")
+def openapi() -> Response:
+    """This description of the API, for machines."""
+    return jsonify(description(current_app))
 
 
 @protocol.post("/setup")

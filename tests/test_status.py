@@ -2,6 +2,8 @@ import json
 from collections.abc import Callable
 
 import pytest
+from rq import Worker
+from rq.serializers import JSONSerializer
 from test_store import record
 
 from coreset_backend.backend import Backend
@@ -14,6 +16,8 @@ TIMINGS = {"snapshot": 1.0, "images": 4.0, "fit": 10.0, "embed": 3.0, "publish":
 def running(backend: Backend, **progress: object) -> None:
     backend.redis.set("coreset:7:progress", json.dumps({"state": "running", **progress}))
     backend.redis.set("coreset:7:lease", "held")
+    worker = Worker([backend.queue], connection=backend.redis, serializer=JSONSerializer)
+    worker.register_birth()
 
 
 def test_percent_and_time_left_come_from_the_last_round() -> None:

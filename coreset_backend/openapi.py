@@ -1,0 +1,134 @@
+"""The HTTP API described for machines (OpenAPI 3.1). Made from the routes, so that none can be missing."""
+
+import inspect
+import re
+from typing import Any
+
+from flask import Flask
+from werkzeug.routing import IntegerConverter, Rule
+
+from coreset_backend import __version__
+from coreset_backend.access import OPEN_TO_ALL, SIGNED
+from coreset_backend.connect import SECRET_HEADER
+
+Json = Any
+PROJECT = {
+    "description": "The project's id, as 7 or '7.1795444315'",
+    "oneOf": [{"type": "integer", "minimum": 0}, {"type": "string", "pattern": r"^\d{1,18}(\..*)?$"}],
+}
+REQUESTS: dict[str, Json] = {
+    "protocol.setup": {
+        "type": "object",
+        "required": ["project"],
+        "properties": {"project": PROJECT, "schema": {"type": "string"}, "extra_params": {}},
+    },
+    "protocol.predict": {
+        "type": "object",
+        "required": ["project", "tasks"],
+        "properties": {
+            "project": PROJECT,
+            "tasks": {
+                "type": "array",
+                "items": {"type": "object", "properties": {"id": {"type": "integer"}}},
+            },
+        },
+    },
+    "protocol.webhook": {
+        "type": "object",
+        "required": ["action"],
+        "properties": {
+            "action": {"type": "string", "examples": ["ANNOTATION_CREATED", "START_TRAINING"]},
+            "project": {"oneOf": [PROJECT, {"type": "object", "properties": {"id": PROJECT}}]},
+        },
+    },
+}
+"""What a body must look like, by endpoint; the other routes read none."""
+MEDIA = {
+    "protocol.metrics": "text/plain",
+    "pages.projects": "text/html",
+    "pages.project": "text/html",
+    "pages.thumbnail": "image/jpeg",
+    "pages.embedding_map": "application/octet-stream",
+    "static": "application/octet-stream",
+}
+"""What is answered where it is not JSON."""
+STATUSES = {
+    "200": "Done",
+    "202": "Taken: a worker will look at it",
+    "304": "Not changed since",
+    "400": "Malformed; `error` says what was expected",
+    "401": "No login, or a wrong one",
+    "403": "Asked for by another web site, or under a name that is not ours",
+    "404": "No such project, round or image",
+    "409": "The project cannot be worked on as it is",
+    "413": "The body is too large",
+    "415": "The body is not JSON",
+    "429": "Too many wrong attempts; `Retry-After` says how long to wait",
+    "500": "Unexpected; the log has it under `error_id`",
+    "502": "Label Studio did not do what was asked",
+    "503": "Redis does not answer, or no worker listens",
+}
+ERROR = {
+    "type": "object",
+    "required": ["error"],
+    "properties": {
+        "error": {"type": "string"},
+        "status": {"type": "integer"},
+        "error_id": {"type": "string"},
+    },
+}
+
+
+def description(app: Flask) -> Json:
+    """The OpenAPI document of every route of ``app``."""
+    paths: dict[str, Json] = {}
+    for rule in app.url_map.iter_rules():
+        path = re.sub(r"<(?:\w+:)?(\w+)>", r"{\1}", rule.rule)
+        for method in sorted(rule.methods or ()):
+            if method not in ("HEAD", "OPTIONS"):
+                paths.setdefault(path, {})[method.lower()] = _operation(app, rule)
+    return {
+        "openapi": "3.1.0",
+        "info": {"title": "coreset_backend", "version": __version__},
+        "paths": dict(sorted(paths.items())),
+        "components": {
+            "schemas": {"Error": ERROR},
+            "securitySchemes": {
+                "login": {"type": "http", "scheme": "basic"},
+                "webhook": {"type": "apiKey", "in": "header", "name": SECRET_HEADER},
+            },
+        },
+    }
+
+
+def _operation(app: Flask, rule: Rule) -> Json:
+    told = (
+        "A file of the pages."
+        if rule.endpoint == "static"
+        else inspect.getdoc(app.view_functions[rule.endpoint]) or ""
+    )
+    security: list[Json] = [{"login": []}, *([{"webhook": []}] if rule.endpoint == SIGNED else [])]
+    operation: dict[str, Json] = {
+        "summary": " ".join(told.partition("\n\n")[0].split()),
+        "security": [] if rule.endpoint == OPEN_TO_ALL else security,
+        "parameters": [_parameter(rule, name) for name in sorted(rule.arguments)],
+        "responses": {
+            status: {"description": meaning} | _content(rule.endpoint, status)
+            for status, meaning in STATUSES.items()
+        },
+    }
+    if schema := REQUESTS.get(rule.endpoint):
+        operation["requestBody"] = {"required": True, "content": {"application/json": {"schema": schema}}}
+    return operation
+
+
+def _parameter(rule: Rule, name: str) -> Json:
+    number = isinstance(rule._converters[name], IntegerConverter)
+    schema: Json = {"type": "integer", "minimum": 0} if number else {"type": "string"}
+    return {"name": name, "in": "path", "required": True, "schema": schema}
+
+
+def _content(endpoint: str, status: str) -> Json:
+    if status >= "400":
+        return {"content": {"application/json": {"schema": {"$ref": "#/components/schemas/Error"}}}}
+    return {"content": {MEDIA.get(endpoint, "application/json"): {}}}

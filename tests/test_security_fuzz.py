@@ -1,0 +1,152 @@
+"""Anything at all sent to every route: an answer that the description names, never an unexpected error."""
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from flask import Flask
+from flask.testing import FlaskClient
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from test_web import save_round
+from werkzeug.exceptions import HTTPException
+
+from coreset_backend.backend import Backend
+from coreset_backend.connect import SECRET_HEADER
+from coreset_backend.web import create_app
+
+MakeBackend = Callable[..., Backend]
+PAYLOADS = [json.loads(path.read_text()) for path in (Path(__file__).parent / "payloads").iterdir()]
+LATIN = st.text(st.characters(min_codepoint=32, max_codepoint=255), max_size=30)
+ODD = st.sampled_from([0, -1, 7, "7", "7.1", 2**63, 10**30, 1e308, "../../etc", "٧", "\0", "", [], {}, True])
+JSON = st.recursive(
+    ODD | st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=12),
+    lambda inner: (
+        st.lists(inner, max_size=4)
+        | st.dictionaries(st.sampled_from(["id", "project", "tasks", "action", "data"]), inner, max_size=4)
+    ),
+    max_leaves=10,
+)
+
+
+@st.composite
+def damaged_payloads(draw: st.DrawFn) -> Any:
+    """A request that Label Studio really sent, with one to three of its values replaced or removed."""
+    body = json.loads(json.dumps(draw(st.sampled_from(PAYLOADS))))
+    for _ in range(draw(st.integers(1, 3))):
+        place = body
+        while isinstance(place, dict | list) and place:
+            key = draw(st.sampled_from(sorted(place)) if isinstance(place, dict) else st.just(0))
+            if draw(st.booleans()):
+                place[key] = draw(JSON)
+                break
+            if draw(st.booleans()):
+                del place[key]
+                break
+            place = place[key]
+    return body
+
+
+BODIES = st.one_of(
+    st.builds(lambda value: json.dumps(value).encode(), damaged_payloads() | JSON),
+    st.binary(max_size=60),
+    st.sampled_from(
+        [b"[" * 100_000, b'{"project":' * 50_000, b'{"project": 1' + b"0" * 9000 + b"}", b"\xef\xbb\xbf{}"]
+    ),
+)
+
+
+@st.composite
+def requests(draw: st.DrawFn, app: Flask) -> dict[str, Any]:
+    """The arguments of one request to a route of ``app``, or nearly to one."""
+    rule = draw(st.sampled_from(sorted(app.url_map.iter_rules(), key=str)))
+    value = st.sampled_from(["7", "1", "3", "8", "0", "99999999999999999999", "style.css"]) | LATIN
+    path = re.sub(r"<[^>]+>", lambda _: draw(value), rule.rule)
+    headers = {"Authorization": draw(LATIN), SECRET_HEADER: draw(LATIN), "Origin": draw(LATIN)}
+    signed = {SECRET_HEADER: app.extensions["backend"].webhook_secret}
+    kept = draw(st.sets(st.sampled_from(sorted(headers)), max_size=1))
+    return {
+        "path": path,
+        "method": draw(st.sampled_from([*sorted(rule.methods or ()), "GET", "POST", "PUT", "DELETE"])),
+        "data": draw(BODIES),
+        "query_string": {"project": draw(value)} if draw(st.booleans()) else None,
+        "content_type": draw(st.sampled_from(["application/json"] * 4 + ["text/plain", "", "é"])),
+        "headers": {name: headers[name] for name in kept} or signed,
+    }
+
+
+@pytest.fixture
+def client(make_backend: MakeBackend) -> FlaskClient:
+    backend = make_backend()
+    save_round(backend)
+    return create_app(backend).test_client()
+
+
+def template(app: Flask, path: str, method: str) -> str | None:
+    """The path of the description that a request belongs to; None where the app knows no such route."""
+    try:
+        rule, _ = app.url_map.bind("localhost").match(path, method, return_rule=True)
+    except HTTPException:
+        return None
+    return re.sub(r"<(?:\w+:)?(\w+)>", r"{\1}", rule.rule)
+
+
+def fuzz(client: FlaskClient, examples: int) -> int:
+    """Send ``examples`` requests, each of which must be answered as described; how many were sent."""
+    app, sent = client.application, 0
+    paths = client.get("/openapi.json").json["paths"]  # type: ignore[index]
+
+    @settings(
+        max_examples=examples,
+        deadline=None,
+        database=None,
+        derandomize=True,
+        suppress_health_check=list(HealthCheck),
+    )
+    @given(requests(app))
+    def send(request: dict[str, Any]) -> None:
+        nonlocal sent
+        sent += 1
+        # Each from an address of its own, or the wrong secrets would soon shut all of them out.
+        address = f"198.18.{sent // 250}.{sent % 250}"
+        with client.open(**request, environ_base={"REMOTE_ADDR": address}) as answer:
+            assert answer.status_code != 500, answer.text
+            assert b"Traceback" not in answer.data
+            path = template(app, request["path"], request["method"])
+            operation = paths.get(path, {}).get(request["method"].lower())
+            assert operation is None or str(answer.status_code) in operation["responses"], request
+
+    send()
+    return sent
+
+
+def test_some_hundred_requests_end_in_no_unexpected_error(client: FlaskClient) -> None:
+    assert fuzz(client, 300) >= 300
+
+
+@pytest.mark.slow
+def test_ten_thousand_requests_end_in_no_unexpected_error(client: FlaskClient) -> None:
+    assert fuzz(client, 10_000) >= 10_000
+
+
+def test_every_route_is_described_in_words(client: FlaskClient) -> None:
+    described = client.get("/openapi.json").json or {}
+    for rule in client.application.url_map.iter_rules():
+        path = re.sub(r"<(?:\w+:)?(\w+)>", r"{\1}", rule.rule)
+        for method in (rule.methods or set()) - {"HEAD", "OPTIONS"}:
+            operation = described["paths"][path][method.lower()]
+            assert " " in operation["summary"], f"{path} has no docstring to describe it by"
+            assert [parameter["name"] for parameter in operation["parameters"]] == sorted(rule.arguments)
+
+
+def test_a_route_that_reads_a_body_describes_it(client: FlaskClient) -> None:
+    paths = (client.get("/openapi.json").json or {})["paths"]
+    for path, operations in paths.items():
+        if "post" in operations and "{" not in path:
+            needed = operations["post"]["requestBody"]["content"]["application/json"]["schema"]["required"]
+            answer = client.post(path, json={})
+            assert answer.status_code == 400
+            assert any(f"`{name}`" in answer.text or name in answer.text for name in needed)
