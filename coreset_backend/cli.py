@@ -1,7 +1,6 @@
 """The command line: run · serve · work · connect · start · status · doctor · simulate."""
 
 import json
-import logging
 import os
 import sys
 from functools import partial
@@ -13,6 +12,7 @@ import click
 from coreset_backend import __version__
 from coreset_backend.backend import open_backend
 from coreset_backend.errors import CoresetError
+from coreset_backend.logs import configure_logging
 from coreset_backend.settings import Settings, read_settings
 
 
@@ -31,10 +31,7 @@ class Commands(click.Group):
 @click.version_option(__version__)
 def main() -> None:
     """Core-Set active learning beside Label Studio. Settings come from the environment."""
-    logging.basicConfig(
-        level=os.environ.get("LOG_LEVEL", "INFO"), format="%(asctime)s %(levelname)s %(name)s: %(message)s"
-    )
-    logging.getLogger("httpx").setLevel(logging.WARNING)
+    configure_logging(read_settings())
 
 
 def running_settings() -> Settings:

@@ -33,6 +33,7 @@ from coreset_backend.errors import (
     Rejected,
     StoreError,
 )
+from coreset_backend.logs import about, redacted, secrets_of
 from coreset_backend.settings import read_settings
 
 log = logging.getLogger(__name__)
@@ -107,6 +108,7 @@ def run_round_job(project_id: int) -> str:
 
     Safe to run twice and at the same time: a lease lets one job of a project in, the other comes back later.
     """
+    about(project=project_id)
     backend = open_backend(read_settings(), patient=True)
     with contextlib.closing(backend):
         lease = project_lease(backend, project_id)
@@ -211,7 +213,8 @@ def _failed(backend: Backend, project_id: int, error: CoresetError, forced: int 
         "project %d, %s: %s: %s", project_id, _round_name(backend, project_id), type(error).__name__, error
     )
     count(backend, "coreset_rounds", str(project_id), "failed", type(error).__name__)
-    _write_progress(backend, project_id, state="failed", error=str(error))
+    shown = redacted(str(error), secrets_of(backend.settings))  # it may quote what a server echoed
+    _write_progress(backend, project_id, state="failed", error=shown)
     if not isinstance(error, LabelStudioError | ProjectError):
         _spare(backend, project_id)
     job = get_current_job()

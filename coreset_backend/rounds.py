@@ -18,6 +18,7 @@ from coreset_backend.evaluation import evaluate, holdout_task_ids, named_classes
 from coreset_backend.evidence import gather_evidence
 from coreset_backend.label_studio import BATCH_VERSION_PREFIX
 from coreset_backend.layout import NEIGHBORS
+from coreset_backend.logs import about
 from coreset_backend.project import Snapshot, class_targets
 from coreset_backend.store import STATES, Draft, Round, StoredRound
 
@@ -107,6 +108,7 @@ def _compute(
     with clock.phase("embed") as step:
         embeddings, probabilities = model.embed_and_predict(classifier, pixels, step)
     with backend.store.draft(snapshot.project_id) as draft:
+        about(project=draft.project_id, round=draft.number)
         with clock.phase("neighbors"):
             index = build_index(embeddings, draft.path / "neighbors.ann", seed=settings.seed)
             graph = index.graph(min(NEIGHBORS, max(len(index) - 1, 1)))

@@ -79,6 +79,9 @@ class Settings(BaseSettings):
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
         "INFO", validation_alias=_environment("LOG_LEVEL"), description="Least severe message logged"
     )
+    log_format: Literal["text", "json"] = Field(
+        "text", description="`json`: an object a line, with the project and round it is about"
+    )
     url: str = Field(
         default_factory=lambda known: f"http://localhost:{known.get('port', 9090)}",
         description="Address of this backend as Label Studio reaches it; unset: this machine's, on PORT",

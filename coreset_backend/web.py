@@ -26,6 +26,7 @@ from coreset_backend.errors import (
 from coreset_backend.events import concerns_us, take_event
 from coreset_backend.history import project_history
 from coreset_backend.jobs import heartbeat_ages, note_unseen, request_round
+from coreset_backend.logs import redacted, secrets_of
 from coreset_backend.metrics import CONTENT_TYPE, measure_app, metrics_text
 from coreset_backend.openapi import description
 from coreset_backend.pages import pages
@@ -215,6 +216,7 @@ def _answer_error(error: Exception) -> tuple[Response, int]:
     if isinstance(error, CoresetError):
         status = next(code for kind, code in STATUS.items() if isinstance(error, kind))
         log.warning("%s: %s: %s", error_id, type(error).__name__, error)
-        return jsonify(error=str(error), error_id=error_id, status=status), status
+        words = redacted(str(error), secrets_of(_backend().settings))
+        return jsonify(error=words, error_id=error_id, status=status), status
     log.exception("%s: %s %s failed", error_id, request.method, request.path)
     return jsonify(error=f"An unexpected error; the log has it under {error_id}.", error_id=error_id), 500

@@ -1,0 +1,154 @@
+"""Log lines: their fields, and that no secret is in them, at DEBUG, over a real run of web and worker."""
+
+import base64
+import contextlib
+import json
+import logging
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import httpx
+import pytest
+from redis import Redis
+from waiting import wait_until
+
+from coreset_backend import demo, local
+from coreset_backend.connect import SECRET_HEADER
+from coreset_backend.logs import Lines, about, redacted, secrets_of
+from coreset_backend.settings import Settings
+
+SEEDS = {
+    "LABEL_STUDIO_API_KEY": "seeded00token00000000000000000000000000a",
+    "BASIC_AUTH_PASS": "seeded-pässword",
+    "CORESET_WEBHOOK_SECRET": "seeded-webhook-secret",
+}
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("Authorization: Token 0123456789abcdef0123", "Authorization: Token ***"),
+        ("bearer eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxIn0.abc-_", "bearer ***"),
+        ("got eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxIn0.abc-_ back", "got *** back"),
+        (
+            "http://h/a.jpg?X-Amz-Signature=abc&X-Amz-Date=1",
+            "http://h/a.jpg?X-Amz-Signature=***&X-Amz-Date=1",
+        ),
+        ("http://h/a?sv=1&sig=a%2Bb", "http://h/a?sv=1&sig=***"),
+        ("redis://user:pass@host:6379/0", "redis://***@host:6379/0"),
+        ("Token is not accepted; round 7 of project 3", "Token is not accepted; round 7 of project 3"),
+        ("my hush is out", "my *** is out"),
+    ],
+)
+def test_what_looks_like_a_secret_is_hidden(text: str, shown: str) -> None:
+    assert redacted(text, ["hush"]) == shown
+
+
+def test_the_secrets_of_the_settings_are_known() -> None:
+    settings = Settings(
+        label_studio_api_key="the key",
+        basic_auth_user="ops",
+        basic_auth_pass="the pass",
+        redis_url="redis://:p%40ss@host/0",
+    )
+    pair = base64.b64encode(b"ops:the pass").decode()
+    assert {"the key", "the pass", pair, "p%40ss", "p@ss"} == set(secrets_of(settings))
+
+
+def record(message: str, *arguments: object, failure: BaseException | None = None) -> logging.LogRecord:
+    told = (type(failure), failure, failure.__traceback__) if failure else None
+    return logging.LogRecord("coreset_backend.jobs", logging.WARNING, "f", 1, message, arguments, told)
+
+
+def test_a_json_line_has_project_and_round_and_a_traceback_without_the_secret() -> None:
+    about(project=7, round=3)
+    try:
+        raise ValueError("it was hush-hush")
+    except ValueError as failure:
+        line = Lines(["hush-hush"], as_json=True).format(record("failed: %s", "ü", failure=failure))
+    about()
+    found = json.loads(line)
+    assert "\n" not in line
+    assert (found["project"], found["round"], found["level"]) == (7, 3, "WARNING")
+    assert found["message"].startswith("failed: ü\nTraceback")
+    assert found["message"].endswith("ValueError: it was ***")
+    assert "project" not in json.loads(Lines([], as_json=True).format(record("x")))
+
+
+def test_a_text_line() -> None:
+    assert Lines([], as_json=False).format(record("x")).endswith(" WARNING coreset_backend.jobs: x")
+
+
+class Echo(BaseHTTPRequestHandler):
+    """A Label Studio in trouble: it answers 400 with everything that it was sent."""
+
+    def do_GET(self) -> None:
+        body = f"{self.path}\n{self.headers}".encode()
+        self.send_response(400)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_: object) -> None:
+        """Say nothing."""
+
+
+@pytest.fixture
+def echo() -> Iterator[str]:
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Echo)
+    thread = threading.Thread(target=server.serve_forever, args=(0.05,))
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+def test_no_seeded_secret_is_in_the_logs_answers_or_redis_of_a_real_run(
+    redis_url: str, tmp_path: Path, echo: str
+) -> None:
+    port = demo.free_port()
+    settings = Settings(model_dir=tmp_path / "data", port=port, log_level="DEBUG")
+    given = {"BASIC_AUTH_USER": "ops", "LOG_LEVEL": "DEBUG", "CORESET_LOG_FORMAT": "json"} | SEEDS
+    given |= {"REDIS_URL": redis_url, "MODEL_DIR": str(settings.model_dir), "LABEL_STUDIO_URL": echo}
+    environment = {**os.environ, **given, "CORESET_DEBOUNCE_SECONDS": "0"}
+    said, login = [], ("ops", SEEDS["BASIC_AUTH_PASS"])
+    with Redis.from_url(redis_url) as redis, contextlib.ExitStack() as stack:
+        redis.flushall()
+        log = stack.enter_context((tmp_path / "log").open("wb"))
+        work = [sys.executable, "-m", "coreset_backend", "work"]
+        for command in (local.gunicorn_command(settings), work):
+            process = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
+            stack.callback(process.wait, 20)
+            stack.callback(process.terminate)
+        client = stack.enter_context(httpx.Client(base_url=f"http://127.0.0.1:{port}", trust_env=False))
+
+        def status() -> str:
+            with contextlib.suppress(httpx.HTTPError):
+                return client.get("/api/projects/7/status", auth=login).text
+            return ""
+
+        wait_until(status, "the web process", 30)
+        event = {
+            "action": "START_TRAINING",
+            "project": {"id": 7},
+            "access_token": SEEDS["LABEL_STUDIO_API_KEY"],
+        }
+        for headers in ({SECRET_HEADER: SEEDS["CORESET_WEBHOOK_SECRET"]}, {SECRET_HEADER: "wrong"}, {}):
+            said.append(client.post("/webhook", json=event, headers=headers).text)
+        said.append(client.get("/projects?token=" + SEEDS["BASIC_AUTH_PASS"]).text)
+        said.append(client.post("/predict", content=b"{", auth=login).text)
+        said.append(wait_until(lambda: "failed" in (text := status()) and text, "the failed round", 60))
+        said += [client.get(path, auth=login).text for path in ("/projects/7", "/metrics", "/openapi.json")]
+        said.append(str([redis.dump(key) for key in redis.keys("coreset:*")]))
+    said.append((tmp_path / "log").read_text())
+    assert "Label Studio answered 400" in said[5]
+    assert '"project": 7' in said[-1]
+    pair = base64.b64encode(":".join(login).encode()).decode()
+    for secret in (*SEEDS.values(), pair):
+        assert not [text for text in said if secret in text]
