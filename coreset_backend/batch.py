@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from coreset_backend.project import Snapshot, Task
-from coreset_backend.selection import Pool, Selection, covering_radius, strategy_named
+from coreset_backend.selection import NeighborGraph, Pool, Selection, covering_radius, strategy_named
 from coreset_backend.store import STATES
 
 if TYPE_CHECKING:
@@ -43,14 +43,21 @@ def choose_batch(
     readable: Rows,
     embeddings: NDArray[np.float32],
     probabilities: NDArray[np.float32] | None,
+    graph: NeighborGraph | None = None,
 ) -> Choice:
-    """The batch and, as its continuation, the reserve: a greedy order may be cut anywhere."""
+    """The batch and, as its continuation, the reserve: a greedy order may be cut anywhere.
+
+    ``readable``: int64[m], the snapshot's rows whose image could be read. ``embeddings`` float32[m, d],
+    ``probabilities`` float32[m, classes] and ``graph`` are of those rows, in that order; without
+    a graph the strategies that ask for near rows find them exactly.
+    """
     states = _states_before(snapshot.tasks, readable)
     eligible = np.flatnonzero(np.isin(states[readable], _codes("pool", "labeled")))
     vectors = embeddings[eligible]
     rows = readable[eligible]  # position among the vectors -> row of the snapshot
     centers = np.flatnonzero(states[rows] == state_code("labeled")).astype(np.int64)
-    pool = Pool(vectors, centers, None if probabilities is None else probabilities[eligible])
+    odds = None if probabilities is None else probabilities[eligible]
+    pool = Pool(vectors, centers, odds, None if graph is None else graph.among(eligible))
     strategy = strategy_named(settings.strategy)
     rng = np.random.default_rng(settings.seed)
     drawn = random_rows_of(pool, round(settings.random_slice * settings.batch_size), settings.seed)

@@ -17,9 +17,9 @@ from coreset_backend.errors import CorruptRound, EmptyPool
 from coreset_backend.evaluation import evaluate, holdout_task_ids, named_classes, proportion
 from coreset_backend.evidence import gather_evidence
 from coreset_backend.label_studio import BATCH_VERSION_PREFIX
-from coreset_backend.layout import NEIGHBORS
 from coreset_backend.logs import about
 from coreset_backend.project import Snapshot, class_targets
+from coreset_backend.selection import neighbors_for
 from coreset_backend.store import STATES, Draft, Round, StoredRound
 
 if TYPE_CHECKING:
@@ -111,9 +111,9 @@ def _compute(
         about(project=draft.project_id, round=draft.number)
         with clock.phase("neighbors"):
             index = build_index(embeddings, draft.path / "neighbors.ann", seed=settings.seed)
-            graph = index.graph(min(NEIGHBORS, max(len(index) - 1, 1)))
+            graph = index.graph(neighbors_for(len(index)))
         with clock.phase("select"):
-            choice = choose_batch(settings, snapshot, readable, embeddings, probabilities)
+            choice = choose_batch(settings, snapshot, readable, embeddings, probabilities, graph)
         with clock.phase("map"):
             picked = (*choice.batch, *choice.reserve)
             evidence = gather_evidence(snapshot, pixels, embeddings, graph, picked, settings.seed)

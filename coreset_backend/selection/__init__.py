@@ -10,7 +10,9 @@ import importlib
 from coreset_backend.errors import ConfigError
 from coreset_backend.selection.approximate import approximate_k_center
 from coreset_backend.selection.baselines import random_rows
+from coreset_backend.selection.graph import exact_graph
 from coreset_backend.selection.greedy import Coverage, covering_radius, k_center_cosine, k_center_greedy
+from coreset_backend.selection.herding import max_herding, neighbors_for, uncertainty_herding
 from coreset_backend.selection.pool import NeighborGraph, Pool, Selection, Strategy
 from coreset_backend.selection.typicality import typiclust
 from coreset_backend.selection.uncertainty import badge, entropy, margin, margin_k_center, weighted_k_center
@@ -26,6 +28,8 @@ STRATEGIES: dict[str, Strategy] = {
     "weighted_k_center": weighted_k_center,
     "badge": badge,
     "typiclust": typiclust,
+    "max_herding": max_herding,
+    "uncertainty_herding": uncertainty_herding,
 }
 
 __all__ = [
@@ -36,10 +40,14 @@ __all__ = [
     "Selection",
     "Strategy",
     "covering_radius",
+    "exact_graph",
     "k_center_cosine",
     "k_center_greedy",
+    "max_herding",
+    "neighbors_for",
     "random_rows",
     "strategy_named",
+    "uncertainty_herding",
 ]
 
 

@@ -54,21 +54,32 @@ def require_finite(vectors: Vectors, norms: Floats) -> None:
     )
 
 
+def lengths(vectors: Vectors) -> Floats:
+    """The Euclidean length of every row: float32[n].
+
+    Raises NotFinite for NaN, infinity, and a zero vector, which has no direction.
+    """
+    found = np.empty(len(vectors), dtype=np.float32)
+    for block in blocks(*vectors.shape):
+        with np.errstate(over="ignore", invalid="ignore"):
+            part = vectors[block].astype(np.float64)
+            found[block] = np.sqrt(np.einsum("ij,ij->i", part, part))
+    require_finite(vectors, found)
+    if not found.all():
+        row = int(np.argmin(found))
+        raise NotFinite(f"row {row} is a zero vector, which has no direction. Leave it out for cosine.")
+    return found
+
+
 def normalized(vectors: Vectors) -> Floats:
     """Every row divided by its length, so that Euclidean means cosine: a new float32[n, d].
 
     Raises NotFinite for NaN, infinity, and a zero vector, which has no direction.
     """
+    length = lengths(vectors)
     units = np.empty(vectors.shape, dtype=np.float32)
     for block in blocks(*vectors.shape):
-        with np.errstate(over="ignore", invalid="ignore"):
-            part = vectors[block].astype(np.float64)
-            lengths = np.sqrt(np.einsum("ij,ij->i", part, part))
-        require_finite(vectors[block], lengths.astype(np.float32))
-        if not lengths.all():
-            row = block.start + int(np.argmin(lengths))
-            raise NotFinite(f"row {row} is a zero vector, which has no direction. Leave it out for cosine.")
-        np.divide(part, lengths[:, None], out=units[block], casting="same_kind")
+        np.divide(vectors[block], length[block, None], out=units[block], casting="same_kind")
     return units
 
 

@@ -35,6 +35,16 @@ class NeighborGraph:
                 f"rows {self.rows.shape} and distances {self.distances.shape} must be two equal [n, k] arrays"
             )
 
+    def among(self, kept: Rows) -> "NeighborGraph":
+        """The graph of the rows ``kept`` (int64[m], ascending) alone; the others' places become -1."""
+        position = np.full(len(self.rows) + 1, -1, dtype=np.int32)  # the last is what -1 finds
+        position[kept] = np.arange(len(kept), dtype=np.int32)
+        rows = position[self.rows[kept]]
+        order = np.argsort(rows < 0, axis=1, kind="stable")
+        rows = np.take_along_axis(rows, order, axis=1)
+        distances = np.take_along_axis(self.distances[kept], order, axis=1)
+        return NeighborGraph(rows, np.where(rows < 0, np.float32(np.inf), distances), self.normalized)
+
 
 @dataclass(frozen=True, slots=True)
 class Pool:

@@ -1,0 +1,127 @@
+"""Soft coverage on a sparse kernel against the same greedy on the whole kernel."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from coreset_backend.neighbors import build_index
+from coreset_backend.selection import (
+    NeighborGraph,
+    Pool,
+    exact_graph,
+    max_herding,
+    neighbors_for,
+    strategy_named,
+    uncertainty_herding,
+)
+
+WIDTH = 0.5
+
+
+def mixture(n: int, seed: int = 0) -> np.ndarray:
+    """float32[n, 32]: forty clusters of six dimensions, of uneven length."""
+    rng = np.random.default_rng(seed)
+    low = 2 * rng.normal(size=(40, 6))[rng.integers(0, 40, n)] + rng.normal(size=(n, 6))
+    return (low @ rng.normal(size=(6, 32)) + 0.3 * rng.normal(size=(n, 32))).astype(np.float32)
+
+
+def whole_kernel(vectors: np.ndarray) -> np.ndarray:
+    units = vectors.astype(np.float64) / np.linalg.norm(vectors, axis=1, keepdims=True)
+    return np.exp((2 * units @ units.T - 2) / WIDTH)
+
+
+def textbook_herding(kernel: np.ndarray, weights: np.ndarray, labeled: list[int], batch: int) -> list[int]:
+    covered = kernel[:, labeled].max(axis=1, initial=0)
+    picked: list[int] = []
+    for _ in range(batch):
+        gains = (np.maximum(kernel - covered[:, None], 0) * weights[:, None]).sum(axis=0)
+        gains[[*labeled, *picked]] = -1
+        picked.append(int(gains.argmax()))
+        covered = np.maximum(covered, kernel[:, picked[-1]])
+    return picked
+
+
+def coverage(kernel: np.ndarray, centers: np.ndarray) -> float:
+    return float(kernel[:, centers].max(axis=1).mean())
+
+
+def gains_left(kernel: np.ndarray, weights: np.ndarray, labeled: list[int], rows: np.ndarray) -> list[float]:
+    """For each pick in order, its gain as a share of the largest there was, in float64."""
+    covered, taken, shares = kernel[:, labeled].max(axis=1, initial=0), list(labeled), []
+    for row in rows:
+        gains = (np.maximum(kernel - covered[:, None], 0) * weights[:, None]).sum(axis=0)
+        gains[taken] = -1
+        shares.append(float(gains[row] / gains.max()))
+        covered = np.maximum(covered, kernel[:, row])
+        taken.append(row)
+    return shares
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(0, 10_000), st.integers(0, 5), st.integers(1, 12))
+def test_with_all_rows_as_neighbors_each_pick_has_the_largest_gain(
+    seed: int, labels: int, batch: int
+) -> None:
+    vectors, labeled = mixture(50, seed), list(range(0, 10 * labels, 10))
+    odds = np.random.default_rng(seed).dirichlet(np.ones(3), 50).astype(np.float32)
+    pool = Pool(vectors, np.array(labeled, dtype=np.int64), odds, exact_graph(vectors, 49))
+    top = np.sort(odds, axis=1)
+    weights = np.clip(1 - (top[:, -1] - top[:, -2]), 1e-3, 1)
+    kernel, rng = whole_kernel(vectors), np.random.default_rng(0)
+    plain, weighted = (herd(pool, batch, rng).rows for herd in (max_herding, uncertainty_herding))
+    assert min(gains_left(kernel, np.ones(50), labeled, plain)) > 1 - 1e-4
+    assert min(gains_left(kernel, weights, labeled, weighted)) > 1 - 1e-4
+
+
+def test_annoys_neighbors_cover_within_a_hundredth_of_the_whole_kernel(tmp_path: Path) -> None:
+    vectors = mixture(1200)
+    kernel = whole_kernel(vectors)
+    best = np.array(textbook_herding(kernel, np.ones(1200), [], 100))
+    graph = build_index(vectors, tmp_path / "n.ann").graph(neighbors_for(1200))
+    pool = Pool(vectors, np.empty(0, np.int64), None, graph)
+    rows = max_herding(pool, 100, np.random.default_rng(0)).rows
+    for batch in (20, 100):
+        assert coverage(kernel, rows[:batch]) > 0.99 * coverage(kernel, best[:batch])
+
+
+def test_few_picks_of_a_large_pool_come_from_a_sample_and_cover_more_than_random_ones() -> None:
+    vectors, rng = mixture(8300), np.random.default_rng(0)
+    pool = Pool(vectors, np.array([5, 6], dtype=np.int64), None, exact_graph(vectors, 8))
+    rows = max_herding(pool, 10, rng).rows
+    assert len(set(rows.tolist()) - {5, 6}) == 10
+    units = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+    random = [rng.choice(8300, 10, replace=False) for _ in range(10)]
+    nearest = [(units @ units[chosen].T).max(axis=1) for chosen in (rows, *random)]
+    herded, *others = (np.exp((2 * cosine - 2) / WIDTH).mean() for cosine in nearest)
+    assert herded > max(others)
+
+
+def test_the_exact_graph_is_that_of_brute_force() -> None:
+    vectors = mixture(700)
+    distances = np.linalg.norm(vectors[:, None] - vectors[None], axis=2)
+    np.fill_diagonal(distances, np.inf)
+    graph = exact_graph(vectors, 9)
+    np.testing.assert_allclose(graph.distances, np.sort(distances, axis=1)[:, :9], rtol=1e-3)
+    found = np.take_along_axis(distances, graph.rows.astype(np.int64), axis=1)
+    np.testing.assert_allclose(graph.distances, found, rtol=1e-3)
+    assert exact_graph(vectors[:1], 9).rows.shape == (1, 0)
+
+
+def test_a_part_of_a_graph_names_the_parts_own_rows() -> None:
+    graph = NeighborGraph(
+        np.array([[1, 2], [0, 3], [3, -1], [2, 1]], dtype=np.int32),
+        np.array([[1, 2], [1, 3], [1, np.inf], [1, 3]], dtype=np.float32),
+    )
+    part = graph.among(np.array([0, 2, 3], dtype=np.int64))
+    assert part.rows.tolist() == [[1, -1], [2, -1], [1, -1]]
+    assert part.distances.tolist() == [[2, np.inf], [1, np.inf], [1, np.inf]]
+
+
+def test_herding_without_a_classifier_says_which_strategies_need_none() -> None:
+    with pytest.raises(ValueError, match="max_herding"):
+        strategy_named("uncertainty_herding")(
+            Pool(mixture(30), np.empty(0, np.int64)), 3, np.random.default_rng(0)
+        )
