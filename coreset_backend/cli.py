@@ -1,4 +1,4 @@
-"""The command line: run · serve · work · connect · start · status · doctor · simulate."""
+"""The command line: run · serve · work · connect · start · status · doctor · select · simulate."""
 
 import json
 import os
@@ -127,6 +127,47 @@ def status(project_id: int | None, as_json: bool) -> None:
         click.echo("No project is connected. Run `coreset-backend connect --project N`.")
     else:
         click.echo("\n".join(line for each in found for line in status_lines(each)))
+
+
+file_option = click.Path(exists=True, dir_okay=False, path_type=Path)
+
+
+@main.command()
+@click.option("--embeddings", type=file_option, required=True, help="float[n, d] as .npy.")
+@click.option("--labeled", type=file_option, help="Text, one row number a line; the first row is 0.")
+@click.option("--probabilities", type=file_option, help="float[n, classes] as .npy, for uncertainty.")
+@click.option("--batch", type=click.IntRange(1), required=True, help="Rows to choose.")
+@click.option("--strategy", default="k_center", show_default=True)
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
+@click.option("--json", "as_json", is_flag=True, help="JSON, with the radii, instead of CSV.")
+def select(
+    embeddings: Path,
+    labeled: Path | None,
+    probabilities: Path | None,
+    batch: int,
+    strategy: str,
+    seed: int,
+    as_json: bool,
+) -> None:
+    """Choose rows of a file of embeddings, without Label Studio; progress on standard error."""
+    from coreset_backend import select_files
+
+    selection = select_files.select_from_files(
+        embeddings,
+        labeled,
+        probabilities,
+        batch=batch,
+        strategy=strategy,
+        seed=seed,
+        progress=lambda phase, done, total: click.echo(
+            f"\r{phase} {done} of {total}" if total else f"\r{phase} ...", err=True, nl=False
+        ),
+    )
+    click.echo(err=True)
+    click.echo(select_files.as_json(selection) if as_json else select_files.as_csv(selection))
+    if not as_json:
+        before, after = selection.radius_before, selection.radius_after
+        click.echo(f"covering radius {before:.6g} before, {after:.6g} after", err=True)
 
 
 @main.command()

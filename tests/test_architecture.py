@@ -33,6 +33,7 @@ MAY_IMPORT = {
     "pages": {"errors", "backend", "store", "jobs", "overview", "images"},
     "simulation_report": {"curves"},
     "simulate": PURE | {"backend", "simulation_report", "batch", "evaluation", "images", "model", "rounds"},
+    "select_files": {"errors", "selection", "neighbors"},
     "backend": {"errors", "settings", "label_studio", "store", "images"},
 }
 DOORS = {

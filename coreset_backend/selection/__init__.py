@@ -14,12 +14,14 @@ from coreset_backend.selection.graph import exact_graph
 from coreset_backend.selection.greedy import Coverage, covering_radius, k_center_cosine, k_center_greedy
 from coreset_backend.selection.herding import max_herding, neighbors_for, uncertainty_herding
 from coreset_backend.selection.pool import NeighborGraph, Pool, Selection, Strategy
+from coreset_backend.selection.robust import robust_k_center
 from coreset_backend.selection.typicality import typiclust
 from coreset_backend.selection.uncertainty import badge, entropy, margin, margin_k_center, weighted_k_center
 
 STRATEGIES: dict[str, Strategy] = {
     "k_center": k_center_greedy,
     "k_center_cosine": k_center_cosine,
+    "robust_k_center": robust_k_center,
     "annoy": approximate_k_center,
     "random": random_rows,
     "margin": margin,
@@ -46,6 +48,7 @@ __all__ = [
     "max_herding",
     "neighbors_for",
     "random_rows",
+    "robust_k_center",
     "strategy_named",
     "uncertainty_herding",
 ]

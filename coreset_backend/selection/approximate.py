@@ -31,7 +31,7 @@ def approximate_k_center(pool: Pool, batch: int, rng: np.random.Generator) -> Se
     graph = required_graph(pool, "annoy")
     if graph.normalized:
         raise ValueError("the strategy annoy needs neighbours by Euclidean distance, these are by cosine")
-    bounds = _distances_to_labeled(pool)
+    bounds = distances_to_labeled(pool)
     picked: list[int] = []
     centers = np.empty((min(batch, len(pool.unlabeled_rows)), pool.vectors.shape[1]), dtype=np.float32)
     shift = sample_mean(pool.vectors)
@@ -57,7 +57,7 @@ def required_graph(pool: Pool, strategy: str) -> NeighborGraph:
     return pool.neighbors
 
 
-def _distances_to_labeled(pool: Pool) -> Floats:
+def distances_to_labeled(pool: Pool) -> Floats:
     """Distance to the nearest labelled row, -1 for the labelled, inf where there are none: float32[n]."""
     shift = sample_mean(pool.vectors)
     labeled = np.unique(pool.labeled_rows)

@@ -69,10 +69,10 @@ def _herded(
         part = np.sort(rng.choice(free, min(max(SAMPLE, REACH * batch), len(free)), replace=False))
         units = normalized(pool.vectors[part])
         kernel = _kernel(exact_graph(units, 4 * NEIGHBORS, normalized=True), lengths(units))
-        herd = _Herd.begin(kernel, covered[part], weights[part])
+        herd = Herd.begin(kernel, covered[part], weights[part])
         return measured(pool.vectors, pool.labeled_rows, part[herd.pick(batch, progress)])
     graph = exact_graph(normalized(pool.vectors), width, normalized=True) if graph is None else graph
-    herd = _Herd.begin(_kernel(graph, lengths(pool.vectors)), covered, weights)
+    herd = Herd.begin(_kernel(graph, lengths(pool.vectors)), covered, weights)
     herd.gains[pool.labeled_rows] = -np.inf
     rows = herd.pick(min(batch, len(pool.unlabeled_rows)), progress)
     return measured(pool.vectors, pool.labeled_rows, rows)
@@ -113,7 +113,7 @@ def _kernel(graph: NeighborGraph, length: Floats) -> csr_array:
 
 
 @dataclass(slots=True)
-class _Herd:
+class Herd:
     """How well each row is covered, and by how much each would raise the weighted coverage."""
 
     kernel: csr_array
@@ -122,7 +122,7 @@ class _Herd:
     gains: NDArray[np.float64]
 
     @classmethod
-    def begin(cls, kernel: csr_array, covered: Floats, weights: Floats) -> "_Herd":
+    def begin(cls, kernel: csr_array, covered: Floats, weights: Floats) -> "Herd":
         gains = np.empty(len(covered), dtype=np.float64)
         for block in blocks(len(covered), 4 * NEIGHBORS):
             part = kernel[block]

@@ -90,7 +90,7 @@ class Selection:
     normalised vectors). inf for the first pick of a pool without labels.
     ``radius_before``, ``radius_after``: the covering radius in the same space, that is the largest
     distance of any row of the pool to its nearest center, re-measured exactly over all rows;
-    inf where nothing is labelled.
+    inf where nothing is labelled. robust_k_center leaves its outliers out of both.
     ``lower_bound``: no choice of k rows can have a smaller radius_after (robust strategies only).
     ``status``: what is proven: "optimal", "improved" on greedy, "greedy", or "" where not asked.
     """

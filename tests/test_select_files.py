@@ -1,0 +1,59 @@
+"""`coreset-backend select` as a process on real files, and the example of the documentation."""
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from coreset_backend.selection import Pool, k_center_greedy
+
+
+def select(folder: Path, *more: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "coreset_backend", "select", "--embeddings", "X.npy", "--batch", "7"]
+    return subprocess.run([*command, *more], cwd=folder, capture_output=True, text=True, check=False)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    vectors = np.random.default_rng(0).normal(size=(300, 8)).astype(np.float32)
+    np.save(tmp_path / "X.npy", vectors)
+    (tmp_path / "rows.txt").write_text("3\n5\n")
+    return tmp_path
+
+
+def test_rows_and_distances_come_as_csv_and_the_radii_are_said(folder: Path) -> None:
+    result = select(folder, "--labeled", "rows.txt")
+    pool = Pool(np.load(folder / "X.npy"), np.array([3, 5]))
+    expected = k_center_greedy(pool, 7, np.random.default_rng(0))
+    head, *lines = result.stdout.splitlines()
+    assert (head, [int(line.split(",")[1]) for line in lines]) == (
+        "rank,row,distance",
+        expected.rows.tolist(),
+    )
+    assert f"{expected.radius_after:.6g} after" in result.stderr
+
+
+def test_a_strategy_on_annoys_neighbors_answers_in_json(folder: Path) -> None:
+    answer = json.loads(select(folder, "--strategy", "max_herding", "--json").stdout)
+    assert len(set(answer["rows"])) == 7
+    assert answer["radius_before"] is None and answer["radius_after"] > 0
+
+
+@pytest.mark.parametrize(
+    ("rows", "complaint"), [("3\n300\n", "must lie in"), ("three\n", "one row number a line")]
+)
+def test_files_that_do_not_fit_are_refused_with_the_reason(folder: Path, rows: str, complaint: str) -> None:
+    (folder / "rows.txt").write_text(rows)
+    result = select(folder, "--labeled", "rows.txt")
+    assert result.returncode == 2
+    assert complaint in result.stderr
+
+
+def test_the_example_of_the_documentation_runs(tmp_path: Path) -> None:
+    text = (Path(__file__).parent.parent / "docs" / "selection.md").read_text()
+    (example,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    subprocess.run([sys.executable, "-c", example], cwd=tmp_path, check=True, capture_output=True)
