@@ -141,3 +141,47 @@ def test_an_unknown_strategy_lists_the_known() -> None:
     with pytest.raises(ConfigError, match="Known strategies: k_center"):
         strategy_named("kcentre")
     assert strategy_named("coreset_backend.selection.greedy:k_center_greedy") is k_center_greedy
+
+
+def repeated() -> np.ndarray:
+    """Sixty rows, seven of them distinct."""
+    return cloud(7)[np.arange(60) % 7]
+
+
+@pytest.mark.parametrize("name", STRATEGIES)
+@pytest.mark.parametrize("labeled", [rows(), rows(1, 2)])
+def test_every_strategy_gives_distinct_rows_beyond_the_number_of_distinct_points(
+    name: str, labeled: np.ndarray
+) -> None:
+    picked = STRATEGIES[name](full_pool(repeated(), labeled), 25, np.random.default_rng(0)).rows
+    assert len(set(picked.tolist()) - set(labeled.tolist())) == 25
+
+
+@pytest.mark.parametrize("name", STRATEGIES)
+@pytest.mark.parametrize(
+    ("value", "complaint"), [(np.nan, "row 40"), (np.inf, "row 40"), (1e30, "beyond float32")]
+)
+def test_every_strategy_refuses_vectors_that_cannot_be_compared(
+    name: str, value: float, complaint: str
+) -> None:
+    vectors = cloud()
+    pool = full_pool(vectors, rows(3))
+    vectors[40, 2] = value
+    with pytest.raises(NotFinite, match=complaint):
+        STRATEGIES[name](pool, 5, np.random.default_rng(0))
+
+
+@settings(max_examples=15, deadline=None)
+@given(st.integers(0, 10_000), st.sampled_from([0.0, 100.0, 1e4]), st.integers(0, 200))
+def test_each_pick_is_farthest_in_float64_within_five_millionths(
+    seed: int, offset: float, n_labeled: int
+) -> None:
+    vectors = cloud(3000, 24, seed) + np.float32(offset)
+    labeled = np.arange(n_labeled, dtype=np.int64)
+    picked = k_center_greedy(Pool(vectors, labeled), 40, np.random.default_rng(0)).rows
+    exact = vectors.astype(np.float64)
+    centers, followed = ([*labeled], picked) if n_labeled else ([picked[0]], picked[1:])
+    nearest = np.min([np.linalg.norm(exact - exact[row], axis=1) for row in centers], axis=0)
+    for row in followed:
+        assert nearest[row] >= nearest.max() * (1 - 5e-6)
+        nearest = np.minimum(nearest, np.linalg.norm(exact - exact[row], axis=1))

@@ -57,14 +57,15 @@ def require_finite(vectors: Vectors, norms: Floats) -> None:
 def lengths(vectors: Vectors) -> Floats:
     """The Euclidean length of every row: float32[n].
 
-    Raises NotFinite for NaN, infinity, and a zero vector, which has no direction.
+    Raises NotFinite for NaN, infinity, lengths beyond 1e18, and a zero vector, which has no direction.
     """
     found = np.empty(len(vectors), dtype=np.float32)
     for block in blocks(*vectors.shape):
         with np.errstate(over="ignore", invalid="ignore"):
             part = vectors[block].astype(np.float64)
             found[block] = np.sqrt(np.einsum("ij,ij->i", part, part))
-    require_finite(vectors, found)
+    with np.errstate(over="ignore"):
+        require_finite(vectors, np.square(found))
     if not found.all():
         row = int(np.argmin(found))
         raise NotFinite(f"row {row} is a zero vector, which has no direction. Leave it out for cosine.")

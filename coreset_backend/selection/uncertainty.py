@@ -94,8 +94,11 @@ def badge(pool: Pool, batch: int, rng: np.random.Generator) -> Selection:
 def _k_means_plus_plus(pool: Pool, errors: Floats, free: Rows, batch: int, rng: np.random.Generator) -> Rows:
     """Positions in ``free`` (int64[m]), sampled by squared gradient distance: int64[min(batch, m)]."""
     points = shifted(pool.vectors, free, np.zeros(1, dtype=np.float32))
-    norms = squared_norms(points)
-    require_finite(points, norms)
+    with np.errstate(over="ignore", invalid="ignore"):
+        norms = squared_norms(points)
+    all_norms = np.zeros(len(pool.vectors), dtype=np.float32)
+    all_norms[free] = norms
+    require_finite(pool.vectors, all_norms)
     errors = errors[free]
     lengths = norms * squared_norms(errors)
     nearest = lengths.astype(np.float64)
