@@ -10,6 +10,13 @@ Importing it computes nothing, loads no weights and sets no thread: a worker may
 from .backbones import BACKBONES, Backbone, ChosenBackbone, backbone_named, choose_backbone
 from .classifier import Classifier, PixelRows, Progress, embed, embed_and_predict, predict
 from .file import load_classifier, save_classifier
+from .pretraining import (
+    PretrainingRecipe,
+    PretrainingState,
+    pretrain,
+    pretrained_backbone,
+    pretraining_state,
+)
 from .training import Recipe, TrainingReport, fit, untrained
 
 __all__ = [
@@ -18,6 +25,8 @@ __all__ = [
     "ChosenBackbone",
     "Classifier",
     "PixelRows",
+    "PretrainingRecipe",
+    "PretrainingState",
     "Progress",
     "Recipe",
     "TrainingReport",
@@ -28,6 +37,9 @@ __all__ = [
     "fit",
     "load_classifier",
     "predict",
+    "pretrain",
+    "pretrained_backbone",
+    "pretraining_state",
     "save_classifier",
     "untrained",
 ]

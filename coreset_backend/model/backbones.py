@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from ..errors import ConfigError
-from .networks import PATCH_FEATURE_DIM, PatchFeatures, SmallCnn
+from .networks import PATCH_FEATURE_DIM, PRETRAINED_DIM, PatchFeatures, PretrainedCnn, SmallCnn
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_DEVIATION = (0.229, 0.224, 0.225)
@@ -30,7 +30,8 @@ class Backbone:
     ``size`` is the side of its images in pixels: the default where ``any_size``, else the only one.
     ``dimension`` is that of an embedding. ``build()`` gives the network without weights, on torch's
     meta device, without its classifier: float[k, 3, size, size] to float[k, dimension].
-    ``classifier`` is the prefix of the parameters a weights file has for the ImageNet classes.
+    ``classifier`` is the prefix of the parameters a weights file has for the ImageNet classes; it is empty
+    for the networks of our own, whose weights nobody publishes.
     """
 
     name: str
@@ -42,6 +43,11 @@ class Backbone:
     any_size: bool = True
     mean: tuple[float, float, float] = IMAGENET_MEAN
     deviation: tuple[float, float, float] = IMAGENET_DEVIATION
+
+    @property
+    def published(self) -> bool:
+        """Whether torchvision publishes weights for it."""
+        return bool(self.classifier)
 
 
 def _torchvision(name: str, dimension: int, classifier: str, any_size: bool = True) -> Backbone:
@@ -55,13 +61,15 @@ def _torchvision(name: str, dimension: int, classifier: str, any_size: bool = Tr
     return Backbone(name, 224, dimension, build, classifier=f"{classifier}.", any_size=any_size)
 
 
-def _our_own(name: str, dimension: int, network: type[SmallCnn] | type[PatchFeatures]) -> Backbone:
+def _our_own(
+    name: str, dimension: int, network: Callable[[], nn.Module], pretrained: bool = False
+) -> Backbone:
     def build() -> nn.Module:
         with torch.device("meta"):
             return network()
 
-    grey = (0.5, 0.5, 0.5)
-    return Backbone(name, 64, dimension, build, pretrained=False, mean=grey, deviation=(0.25, 0.25, 0.25))
+    grey, quarter = (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)
+    return Backbone(name, 64, dimension, build, pretrained=pretrained, mean=grey, deviation=quarter)
 
 
 BACKBONES: dict[str, Backbone] = {
@@ -74,6 +82,7 @@ BACKBONES: dict[str, Backbone] = {
         _torchvision("convnext_tiny", 768, "classifier.2"),
         _torchvision("vit_b_16", 768, "heads", any_size=False),
         _our_own("small_cnn", 256, SmallCnn),
+        _our_own("self_supervised", PRETRAINED_DIM, PretrainedCnn, pretrained=True),
     )
 }
 PATCH_FEATURES = _our_own("patch_features", PATCH_FEATURE_DIM, PatchFeatures)
@@ -99,14 +108,15 @@ def choose_backbone(name: str, weights: Path | None) -> ChosenBackbone:
     """The backbone called ``name`` with the weights at hand; 'auto' takes what is at hand.
 
     'auto' is the backbone that the file ``weights`` belongs to, else the first whose weights torch has
-    already downloaded, else small_cnn. Any other pretrained name without ``weights`` downloads them.
+    already downloaded, else small_cnn. A name that torchvision publishes weights for downloads them where
+    ``weights`` is None; 'self_supervised' is small_cnn until its pretraining is done.
     Raises ConfigError for an unknown name, an unusable file or a download that failed.
     """
     if weights is not None:
         return _with_file(name, weights)
     if name == "auto":
         return _from_cache() or _from_scratch(": no pretrained weights at hand")
-    if not backbone_named(name).pretrained:
+    if not backbone_named(name).published:
         return _from_scratch("")
     return _downloaded(BACKBONES[name])
 
@@ -141,7 +151,7 @@ def _cached_weights(backbone: Backbone) -> tuple[str, Path]:
 
 def _from_cache() -> ChosenBackbone | None:
     for backbone in BACKBONES.values():
-        if backbone.pretrained:
+        if backbone.published:
             _, path = _cached_weights(backbone)
             if path.is_file():
                 return _pretrained(backbone, path, ", found in torch's cache")
@@ -205,6 +215,8 @@ def _owner_of(state: Mapping[str, Tensor], path: Path) -> Backbone:
 
 
 def _without_classifier(backbone: Backbone, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    if not backbone.classifier:
+        return dict(state)
     return {name: value for name, value in state.items() if not name.startswith(backbone.classifier)}
 
 

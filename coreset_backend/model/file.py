@@ -25,22 +25,26 @@ def save_classifier(classifier: Classifier, path: Path) -> None:
     tensors = {f"network.{name}": value for name, value in classifier.network.state_dict().items()}
     if classifier.head:
         tensors |= {f"head.{name}": value for name, value in classifier.head.state_dict().items()}
+    manifest = {
+        "format": FORMAT,
+        "backbone": classifier.backbone.name,
+        "classes": classifier.classes,
+        "multiple": classifier.multiple,
+        "size": classifier.size,
+        "seed": classifier.seed,
+        "mirror": classifier.mirror,
+        "description": classifier.description,
+    }
+    write_tensors(path, manifest, tensors)
+
+
+def write_tensors(path: Path, manifest: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
+    """Write tensors by name and a JSON manifest as one file, whole or not at all, with a hash over both."""
     tensors = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
-    manifest = json.dumps(
-        {
-            "format": FORMAT,
-            "backbone": classifier.backbone.name,
-            "classes": classifier.classes,
-            "multiple": classifier.multiple,
-            "size": classifier.size,
-            "seed": classifier.seed,
-            "mirror": classifier.mirror,
-            "description": classifier.description,
-        }
-    )
+    text = json.dumps(manifest)
     partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:
-        save_file(tensors, partial, {"classifier": manifest, "sha256": _digest(manifest, tensors)})
+        save_file(tensors, partial, {"manifest": text, "sha256": _digest(text, tensors)})
         with partial.open("rb+") as file:
             os.fsync(file.fileno())
         partial.replace(path)
@@ -52,7 +56,7 @@ def save_classifier(classifier: Classifier, path: Path) -> None:
 
 def load_classifier(path: Path, device: str = "auto") -> Classifier:
     """The classifier in that file, on that device; CorruptRound if it is missing, torn or altered."""
-    manifest, tensors = _read(path)
+    manifest, tensors = read_tensors(path)
     if manifest.get("format") != FORMAT:
         raise CorruptRound(path, f"its format is {manifest.get('format')}, but {FORMAT} was expected")
     backbone = {**BACKBONES, PATCH_FEATURES.name: PATCH_FEATURES}.get(manifest["backbone"])
@@ -82,16 +86,18 @@ def load_classifier(path: Path, device: str = "auto") -> Classifier:
     )
 
 
-def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+def read_tensors(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """What `write_tensors` wrote; CorruptRound if the file is missing, torn or altered."""
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except FileNotFoundError as error:
-        raise CorruptRound(path, "the file of the classifier is missing") from error
+        raise CorruptRound(path, "the file is missing") from error
     except (OSError, SafetensorError) as error:
         raise CorruptRound(path, f"it is not a whole safetensors file ({error})") from error
-    manifest = metadata.get("classifier", "")
+    # "classifier" is what the manifest was called in the first rounds.
+    manifest = metadata.get("manifest") or metadata.get("classifier", "")
     if metadata.get("sha256") != _digest(manifest, tensors):
         raise CorruptRound(path, "its content does not match the hash written with it")
     fields: dict[str, Any] = json.loads(manifest)

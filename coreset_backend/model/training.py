@@ -192,7 +192,7 @@ def _classifier(
         multiple=multiple,
         seed=seed,
         device=device,
-        mirror=chosen.weights is None,
+        mirror=not chosen.backbone.published,
         description=chosen.description,
     )
 
@@ -352,8 +352,11 @@ class _Rows:
 
 
 def _linear_head(features: Tensor, targets: Tensor, task: _Task) -> tuple[nn.Linear, float]:
-    """Logistic regression on standardised features, classes weighted equally: convex, no seed needed."""
+    """Logistic regression on scaled features, classes weighted equally: convex, no seed needed."""
     mean, deviation = features.mean(0), features.std(0).clamp_min(1e-6)
+    if not task.chosen.backbone.published:
+        # Principal components: their deviations say how much each of them means.
+        deviation = deviation.square().mean().sqrt().expand_as(deviation)
     inputs, balance = (features - mean) / deviation, _balance(targets)
     weight = torch.zeros((targets.shape[1], features.shape[1]), dtype=torch.float64, requires_grad=True)
     bias = torch.zeros(targets.shape[1], dtype=torch.float64, requires_grad=True)
