@@ -55,6 +55,7 @@ def after(steps: int) -> Callable[[], bool]:
     return stop
 
 
+@pytest.mark.slow
 def test_features_learned_without_a_label_tell_the_kinds_apart(tmp_path: Path) -> None:
     pixels, _ = textures(240)
     state = begin(tmp_path, pixels, recipe=model.PretrainingRecipe(epochs=24, least_images=0, batch=64))

@@ -174,8 +174,12 @@ def fit_principal_components(project: nn.Linear, features: Tensor) -> None:
     """Set ``project`` to standardise float64[k, d] and keep the directions in which they vary most."""
     mean, deviation = features.mean(0), features.std(0).clamp_min(1e-6)
     scaled = (features - mean) / deviation
-    _, vectors = torch.linalg.eigh(scaled.T @ scaled / len(scaled))
-    weight = vectors.flip(1)[:, : project.out_features].T / deviation
+    weight = torch.zeros_like(project.weight, dtype=torch.float64)
+    if len(scaled) < scaled.shape[1]:  # as many directions as images
+        components = torch.linalg.svd(scaled, full_matrices=False).Vh
+    else:
+        components = torch.linalg.eigh(scaled.T @ scaled).eigenvectors.flip(1).T
+    weight[: len(components)] = components[: len(weight)] / deviation
     with torch.no_grad():
         project.weight.copy_(weight)
         _bias(project).copy_(-weight @ mean)
