@@ -44,7 +44,9 @@ lock: .venv/.dev
 	$(BIN)/pip install --quiet uv
 	$(LOCK) --override overrides.txt requirements.in -o requirements.txt
 	$(LOCK) requirements-dev.in -c requirements.txt -o requirements-dev.txt
-	$(LOCK) docker/requirements-web.in -c requirements.txt -o docker/requirements-web.txt
+	for image in web worker build; do \
+	    $(LOCK) --generate-hashes docker/requirements-$$image.in -c requirements.txt -o docker/requirements-$$image.txt || exit; \
+	done
 
 clean:
 	rm -rf .venv .label-studio

@@ -113,6 +113,7 @@ def redis_connection(settings: Settings, *, patient: bool = False) -> Redis:
     try:
         return Redis.from_url(
             settings.redis_url,
+            password=settings.redis_password.get_secret_value() if settings.redis_password else None,
             retry=Retry(backoff, retries=60 if patient else 2),
             retry_on_error=[ConnectionError, TimeoutError],
             socket_connect_timeout=5.0,

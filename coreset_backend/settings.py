@@ -10,6 +10,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from coreset_backend.errors import ConfigError
 
 PREFIX = "CORESET_"
+SECRETS = ("label_studio_api_key", "redis_password", "basic_auth_pass", "webhook_secret")
 
 
 def _environment(*names: str) -> AliasChoices:
@@ -43,6 +44,11 @@ class Settings(BaseSettings):
         None,
         validation_alias=_environment("REDIS_URL"),
         description="Redis to use; unset: `run` starts a private one",
+    )
+    redis_password: SecretStr | None = Field(
+        None,
+        validation_alias=_environment("REDIS_PASSWORD"),
+        description="Password of that Redis, where REDIS_URL holds none",
     )
     queue_name: str = Field(
         "coreset", validation_alias=_environment("RQ_QUEUE_NAME"), description="Name of the RQ queue"
@@ -212,7 +218,7 @@ def _refuse_unknown(known: set[str]) -> None:
 
 def _secrets_from_files(names: dict[str, tuple[str, ...]]) -> dict[str, str]:
     secrets = {}
-    for field in ("label_studio_api_key", "basic_auth_pass", "webhook_secret"):
+    for field in SECRETS:
         for name in names[field]:
             if path := os.environ.get(f"{name}_FILE"):
                 secrets[field] = _read_secret(f"{name}_FILE", Path(path))
@@ -232,6 +238,5 @@ def _read_secret(name: str, path: Path) -> str:
 def _complaint(item: Any, names: dict[str, tuple[str, ...]]) -> str:
     field = str(item["loc"][0]) if item["loc"] else ""
     name = names.get(field, (field,))[0]
-    secret = field in ("label_studio_api_key", "basic_auth_pass", "webhook_secret")
-    came = "" if secret or not field else f" (it is {str(item['input'])[:80]!r})"
+    came = "" if field in SECRETS or not field else f" (it is {str(item['input'])[:80]!r})"
     return f"{name or 'Settings'}: {item['msg'].removeprefix('Value error, ')}{came}"

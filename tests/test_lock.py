@@ -12,6 +12,7 @@ LOCKS = {
     "requirements.txt": ["requirements.txt"],
     "requirements-dev.txt": ["requirements.txt", "requirements-dev.txt"],
     "docker/requirements-web.txt": ["docker/requirements-web.txt"],
+    "docker/requirements-worker.txt": ["docker/requirements-worker.txt"],
 }
 
 
@@ -70,6 +71,7 @@ def test_everything_asked_for_is_in_the_lock() -> None:
         ("requirements.in", "requirements.txt"),
         ("requirements-dev.in", "requirements-dev.txt"),
         ("docker/requirements-web.in", "docker/requirements-web.txt"),
+        ("docker/requirements-worker.in", "docker/requirements-worker.txt"),
     ):
         wanted = {canonicalize_name(one.name) for one in requirements(asked)}
         assert wanted <= set(locked([lock]))

@@ -1,0 +1,68 @@
+"""A Docker engine, found or started, and `docker compose` on the project's own file."""
+
+import os
+import shutil
+import subprocess
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent.parent
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """The tests marked `docker` take many minutes: they run only where the marker is named."""
+    if "docker" in config.option.markexpr:
+        return
+    left_out = [item for item in items if item.get_closest_marker("docker")]
+    if left_out:
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if item not in left_out]
+
+
+@dataclass(frozen=True)
+class Docker:
+    """The docker command line, with the environment that reaches the engine."""
+
+    environment: dict[str, str]
+
+    def __call__(
+        self, *arguments: str, seconds: float = 60, cwd: Path = ROOT
+    ) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            ["docker", *arguments],
+            env=self.environment,
+            cwd=cwd,
+            capture_output=True,
+            text=True,
+            timeout=seconds,
+        )
+
+    def works(self, *arguments: str) -> bool:
+        return self(*arguments).returncode == 0
+
+
+@pytest.fixture(scope="session")
+def docker() -> Docker:
+    """The docker command line of this machine."""
+    if shutil.which("docker") is None:
+        pytest.skip("docker is not installed")
+    return Docker({**os.environ, "DOCKER_BUILDKIT": "1"})
+
+
+@pytest.fixture(scope="session")
+def compose(docker: Docker) -> Sequence[str]:
+    """The words that begin a `docker compose` command on our file."""
+    if not docker.works("compose", "version"):
+        pytest.skip("docker compose is not installed")
+    return ("compose", "-f", str(ROOT / "docker/compose.yaml"))
+
+
+@pytest.fixture(scope="session")
+def engine(docker: Docker) -> Docker:
+    """A Docker engine that runs already."""
+    if not docker.works("info"):
+        pytest.skip("no Docker engine runs here")
+    return docker

