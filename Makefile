@@ -4,13 +4,17 @@ PYTHON ?= python3
 LABEL_STUDIO_VERSION := 1.23.2
 BIN := .venv/bin
 
-.PHONY: run test check lock install label-studio clean
+.PHONY: run test soak check lock install label-studio clean
 
 run: install $(if $(LABEL_STUDIO_URL),,label-studio)
 	$(BIN)/coreset-backend run
 
 test: install label-studio .venv/.dev check
 	$(BIN)/pytest
+
+# The web process under load and beside a training, for an hour.
+soak: install
+	$(BIN)/python benchmarks/load.py --soak 3600
 
 check: .venv/.dev
 	$(BIN)/ruff format --check .

@@ -23,6 +23,8 @@ log = logging.getLogger(__name__)
 PR_SET_PDEATHSIG = 1
 RECONCILE_JOB = "coreset_backend.jobs.reconcile_job"
 JOBS = (ROUND_JOB, RECONCILE_JOB)
+NICENESS = 10
+"""A round computes for minutes: where it shares cores with the web, Label Studio's one second goes first."""
 
 
 class RoundWorker(Worker):
@@ -42,6 +44,10 @@ class RoundWorker(Worker):
         else:
             log.error("job %.60r asks for what is no work of ours; it is dropped", job.id)
             job.delete()
+
+    def main_work_horse(self, job: Job, queue: Queue) -> None:
+        os.nice(NICENESS)
+        super().main_work_horse(job, queue)
 
     def get_heartbeat_ttl(self, job: Job, working_time: float = 0.0) -> int:
         return int(self.job_monitoring_interval) + 10

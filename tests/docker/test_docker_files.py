@@ -61,6 +61,13 @@ def test_only_the_workers_hold_the_token_of_label_studio() -> None:
     assert SERVICES["web"]["environment"]["LABEL_STUDIO_API_KEY_FILE"] == ""
 
 
+def test_label_studio_can_be_told_the_address_of_the_web() -> None:
+    """It takes no webhook to a host without a dot in its name."""
+    address = re.search(r"http://([a-z.-]+):9090", SERVICES["worker"]["environment"]["CORESET_URL"])
+    assert address and "." in address[1]
+    assert SERVICES["web"]["networks"]["default"]["aliases"] == [address[1]]
+
+
 def test_no_secret_stands_in_the_compose_file() -> None:
     names = {name for field in SECRETS for name in environment_names()[field]}
     for service in SERVICES.values():
