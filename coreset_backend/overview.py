@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 
 from coreset_backend.backend import Backend
 from coreset_backend.errors import CorruptRound, QueueError
+from coreset_backend.history import project_history
 from coreset_backend.jobs import read_progress, workers_alive
 from coreset_backend.status import PHASES, whole_round
 from coreset_backend.store import STATES, Round, StoredRound
@@ -59,6 +60,7 @@ def project_overview(backend: Backend, project_id: int) -> Json:
     """Everything on the page of one project."""
     rounds = readable_rounds(backend, project_id)
     newest = rounds[0] if rounds else None
+    history = project_history(backend.store, project_id)
     overview: Json = {
         "project": project_id,
         "title": title(newest, project_id),
@@ -66,6 +68,8 @@ def project_overview(backend: Backend, project_id: int) -> Json:
         "progress": progress(backend, project_id, newest),
         "round": None,
         "rounds": [round_line(stored) for stored in rounds],
+        "history": history["rounds"],
+        "advice": history["advice"],
     }
     if newest:
         record = newest.record
@@ -117,6 +121,7 @@ def round_line(stored: StoredRound) -> Json:
     """One row of the table of rounds."""
     record = stored.record
     training, publication = record.training or {}, stored.publication
+    measured = (record.evaluation or {}).get("accuracy")
     return {
         "number": record.number,
         "model_version": record.model_version,
@@ -128,6 +133,7 @@ def round_line(stored: StoredRound) -> Json:
         "radius_before": record.radius_before,
         "radius_after": record.radius_after,
         "accuracy": training.get("holdout_accuracy"),
+        "interval": [measured["low"], measured["high"]] if measured else None,
         "n_holdout": training.get("n_holdout"),
         "seconds": round(sum(record.timings.values()), 1),
         "published": publication is not None,

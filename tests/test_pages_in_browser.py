@@ -5,7 +5,9 @@ import io
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
+import httpx
 import numpy as np
 import pytest
 from browser import accessibility_violations, console_errors, open_browser, prefer_colours, wait_for
@@ -43,8 +45,11 @@ def page(chromium: tuple[webdriver.Chrome, Path]) -> webdriver.Chrome:
     return chromium[0]
 
 
-def save_round(backend: Backend, n: int = N) -> None:
-    """Two classes on two islands: cats left, dogs right; tasks 1 to 40 labelled, 41 to 60 picked."""
+def save_round(backend: Backend, n: int = N, **given: Any) -> None:
+    """Two classes on two islands: cats left, dogs right; tasks 1 to 40 labelled, 41 to 60 picked.
+
+    ``given`` are fields of the record.
+    """
     rng = np.random.default_rng(0)
     task_ids = np.arange(1, n + 1)
     kinds = task_ids % 2
@@ -65,8 +70,10 @@ def save_round(backend: Backend, n: int = N) -> None:
                 reserve=(),
                 distances=tuple(np.linspace(9, 5, len(PICKED)).tolist()),
                 holdout=tuple(LABELED[:10].tolist()),
-                counts=dict(zip(STATES, np.bincount(states, minlength=len(STATES)).tolist(), strict=True)),
+                counts=dict(zip(STATES, np.bincount(states, minlength=len(STATES)).tolist(), strict=True))
+                | {"labeled": given.pop("labels_so_far", len(LABELED))},
                 failures=({"task_id": n + 1, "uri": "/data/x.jpg", "reason": "no image"},),
+                **given,
             ),
             {
                 "task_ids": task_ids,
@@ -224,6 +231,34 @@ def test_a_hundred_thousand_points_are_drawn(backend: Backend, address: str, pag
     drawn = pixels(canvas)
     pool = (abs(drawn - (0x5B, 0x6A, 0x99)).sum(2) < 60).mean()
     assert pool > 0.1
+    assert console_errors(page) == []
+
+
+def test_the_learning_curve_is_drawn_with_its_intervals_and_the_radius_by_round(
+    backend: Backend, address: str, page: webdriver.Chrome
+) -> None:
+    for count, accuracy in ((40, 0.6), (80, 0.75), (160, 0.84), (320, 0.88)):
+        interval = {"value": accuracy, "low": accuracy - 0.1, "high": accuracy + 0.08, "n": 60}
+        figures = {"accuracy": interval, "macro_f1": None, "gain": None, "per_class": []}
+        save_round(
+            backend, evaluation=figures, labels_so_far=count, radius_before=9.0 - count / 80, radius_after=4.0
+        )
+    prefer_colours(page, "light")
+    open_project(page, address)
+    told = httpx.get(f"{address}/api/projects/7/history").json()["advice"]
+    assert told["verdict"] in page.find_element(By.ID, "advice").text
+    assert told["sentence"] in page.find_element(By.ID, "advice").text
+    assert (
+        "88.0 % of 60 held-out images right after 320 labels" in page.find_element(By.TAG_NAME, "main").text
+    )
+    for plot, points in (("learning-plot", 4 + len(told["curve"])), ("radius-plot", 4)):
+        shown = page.find_element(By.ID, plot)
+        assert 4 <= int(shown.get_attribute("data-ready") or 0) <= points
+        ink = (pixels(shown).min(2) < 180).mean()
+        assert ink > 0.005
+    accent = (abs(pixels(page.find_element(By.ID, "learning-plot")) - (0x4F, 0x46, 0xE5)).sum(2) < 40).sum()
+    assert accent > 4 * 60  # four points with their intervals
+    assert accessibility_violations(page) == []
     assert console_errors(page) == []
 
 
