@@ -7,11 +7,11 @@ from collections.abc import Iterator
 from typing import Any
 
 from coreset_backend.errors import LabelStudioError, Rejected
-from coreset_backend.label_studio import BATCH_VERSION_PREFIX, IN_THE_BATCH, LabelStudio
+from coreset_backend.label_studio import BATCH_VERSION_PREFIX, LabelStudio
 from coreset_backend.project import Json, parse_label_config
+from coreset_backend.tabs import BATCH, make_batch_tab
 
 TITLE = "Core-Set"
-TAB = "Core-set batch"
 SAMPLING = "Uncertainty sampling"
 SECRET_HEADER = "X-Coreset-Secret"
 PRIVATE_ADDRESS = (
@@ -130,18 +130,9 @@ def _set_sampling(label_studio: LabelStudio, project: Json) -> str:
 
 
 def _make_tab(label_studio: LabelStudio, project_id: int) -> str:
-    tabs = label_studio.get("/api/dm/views/", project=project_id)
-    if any(tab.get("data", {}).get("title") == TAB for tab in tabs):
-        return f"Tab '{TAB}' is there already."
-    data = {
-        "title": TAB,
-        "type": "list",
-        "target": "tasks",
-        "ordering": ["tasks:predictions_score"],
-        "filters": IN_THE_BATCH,
-    }
-    label_studio.request("POST", "/api/dm/views/", json={"project": project_id, "data": data})
-    return f"Tab '{TAB}' made, sorted by score."
+    if make_batch_tab(label_studio, project_id):
+        return f"Tab '{BATCH}' made, sorted by score."
+    return f"Tab '{BATCH}' is there already."
 
 
 def problems(

@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 
 from coreset_backend.backend import Backend
 from coreset_backend.errors import CorruptRound, QueueError
+from coreset_backend.findings import duplicates, label_names, suspects
 from coreset_backend.history import project_history
 from coreset_backend.jobs import read_progress, workers_alive
 from coreset_backend.status import PHASES, whole_round
@@ -144,8 +145,7 @@ def round_line(stored: StoredRound) -> Json:
 def picks(stored: StoredRound) -> list[Json]:
     """The batch in pick order, each with its distance and what it was nearest to."""
     record = stored.record
-    names = record.labels.names if record.labels else ()
-    label_of = _label_names(stored, names)
+    label_of = label_names(stored)
     known = stored.has("pick_neighbors") and stored.has("pick_distances")
     near = stored.array("pick_neighbors") if known else np.empty((0, 2), np.int64)
     far = stored.array("pick_distances") if known else np.empty((0, 2), np.float32)
@@ -165,15 +165,6 @@ def _neighbor(task_id: np.int64, distance: np.float32, label_of: dict[int, str])
     if task_id < 0:
         return None
     return {"task_id": int(task_id), "distance": float(distance), "label": label_of.get(int(task_id))}
-
-
-def _label_names(stored: StoredRound, names: tuple[str, ...]) -> dict[int, str]:
-    """Task id -> the name of its label, for the labelled tasks."""
-    if not stored.has("label_codes"):
-        return {}
-    codes = stored.array("label_codes")
-    task_ids = stored.array("task_ids")
-    return {int(task_ids[row]): names[codes[row]] for row in np.flatnonzero(codes >= 0)}
 
 
 def class_table(stored: StoredRound) -> list[Json]:
@@ -211,35 +202,6 @@ def _answers_by_class(stored: StoredRound, codes: NDArray[np.int16], size: int) 
         "held_out": np.bincount(given[held], minlength=size).tolist(),
         "right": np.bincount(given[right], minlength=size).tolist(),
     }
-
-
-def duplicates(stored: StoredRound) -> list[list[int]]:
-    """Task ids of each group of near-duplicates, the largest group first."""
-    if not stored.has("duplicate_groups"):
-        return []
-    groups, task_ids = stored.array("duplicate_groups"), stored.array("embedded_task_ids")
-    grouped = np.flatnonzero(groups >= 0)
-    by_group = grouped[np.argsort(groups[grouped], kind="stable")]
-    starts = np.flatnonzero(np.diff(groups[by_group])) + 1
-    return [task_ids[rows].tolist() for rows in np.split(by_group, starts) if len(rows)]
-
-
-def suspects(stored: StoredRound) -> list[Json]:
-    """Labels that their neighbours contradict, the worst first."""
-    labels = stored.record.labels
-    if labels is None or not stored.has("suspects"):
-        return []
-    given = _label_names(stored, labels.names)
-    found = zip(
-        stored.array("suspects").tolist(),
-        stored.array("suspect_codes").tolist(),
-        stored.array("suspect_shares").tolist(),
-        strict=True,
-    )
-    return [
-        {"task_id": task_id, "label": given.get(task_id), "neighbors_say": labels.names[code], "share": share}
-        for task_id, code, share in found
-    ]
 
 
 def map_bytes(stored: StoredRound) -> bytes:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from coreset_backend.answers import Answers
 from coreset_backend.batch import Choice, choose_batch, state_code
-from coreset_backend.errors import CorruptRound, EmptyPool
+from coreset_backend.errors import CorruptRound, EmptyPool, LabelStudioError
 from coreset_backend.evaluation import evaluate, holdout_task_ids, named_classes, proportion
 from coreset_backend.evidence import gather_evidence
 from coreset_backend.label_studio import BATCH_VERSION_PREFIX
@@ -21,6 +21,7 @@ from coreset_backend.logs import about
 from coreset_backend.project import Snapshot, class_targets
 from coreset_backend.selection import neighbors_for
 from coreset_backend.store import STATES, Draft, Round, StoredRound
+from coreset_backend.tabs import refresh_tabs
 
 if TYPE_CHECKING:
     from coreset_backend.backend import Backend
@@ -331,6 +332,10 @@ def publish_round(backend: "Backend", stored: StoredRound) -> None:
             )
         )
     stored.mark_published({**publication, "at": datetime.now(UTC).isoformat()})
+    try:
+        refresh_tabs(backend.label_studio, stored)
+    except LabelStudioError as error:  # the batch is served; a tab less does not undo that
+        log.warning("project %d: the tabs could not be brought up to date: %s", record.project_id, error)
 
 
 @dataclass(slots=True)

@@ -16,7 +16,9 @@ MAY_IMPORT = {
     "neighbors": {"errors", "selection"},
     "store": {"errors", "project"},
     "label_studio": {"errors", "project"},
-    "connect": {"errors", "project", "label_studio"},
+    "findings": {"store"},
+    "tabs": {"errors", "project", "label_studio", "store", "findings"},
+    "connect": {"errors", "project", "label_studio", "tabs"},
     "answers": {"errors", "project", "store"},
     "batch": {"settings", "project", "selection", "store"},
     "evaluation": {"project"},
@@ -24,12 +26,15 @@ MAY_IMPORT = {
     "history": {"store", "curves"},
     "layout": {"selection"},
     "evidence": {"project", "selection", "layout"},
-    "rounds": {"logs"} | PURE | WORLD | {"backend", "answers", "batch", "evaluation", "evidence", "layout"},
+    "rounds": {"logs"}
+    | PURE
+    | WORLD
+    | {"backend", "answers", "batch", "evaluation", "evidence", "layout", "tabs"},
     "logs": {"settings"},
     "worker": {"errors", "backend", "jobs"},
     "metrics": {"errors", "backend", "store", "jobs"},
     "openapi": {"access", "connect"},
-    "overview": {"errors", "backend", "store", "jobs", "project", "status", "history"},
+    "overview": {"errors", "backend", "store", "jobs", "project", "status", "history", "findings"},
     "pages": {"errors", "backend", "store", "jobs", "overview", "images"},
     "simulation_report": {"curves"},
     "simulate": PURE | {"backend", "simulation_report", "batch", "evaluation", "images", "model", "rounds"},

@@ -1,0 +1,75 @@
+"""The tabs of Label Studio's Data Manager that show what the newest round chose and found.
+
+A tab holds a filter, not a list: the batch is what has a score of the current version. What has no column
+of its own is filtered by task id, the first LISTED of them; the page has them all.
+"""
+
+from collections.abc import Sequence
+
+from coreset_backend.findings import duplicates, suspects
+from coreset_backend.label_studio import IN_THE_BATCH, LabelStudio
+from coreset_backend.project import Json
+from coreset_backend.store import StoredRound
+
+BATCH, SUSPECTS, DUPLICATES, UNREADABLE = (
+    "Core-set batch",
+    "Suspected label errors",
+    "Near-duplicates",
+    "Unreadable",
+)
+LISTED = 100  # the Data Manager draws a row of its form for each
+BY_SCORE = {"filters": IN_THE_BATCH, "ordering": ["tasks:predictions_score"]}
+NO_TASK = -1
+
+
+def refresh_tabs(label_studio: LabelStudio, stored: StoredRound) -> None:
+    """Have the project's tabs show the findings of the round; one without any is not made.
+
+    Columns, widths and orders that somebody set in a tab stay. Raises LabelStudioError.
+    """
+    project_id = stored.record.project_id
+    found = _tabs(label_studio, project_id)
+    wanted = {
+        SUSPECTS: [suspect["task_id"] for suspect in suspects(stored)],
+        DUPLICATES: [task_id for group in duplicates(stored) for task_id in group],
+        UNREADABLE: [failure["task_id"] for failure in stored.record.failures],
+    }
+    for title, task_ids in wanted.items():
+        filters = one_of(task_ids[:LISTED])
+        if title in found:
+            _change(label_studio, project_id, found[title], filters)
+        elif task_ids:
+            _make(label_studio, project_id, title, {"filters": filters})
+
+
+def make_batch_tab(label_studio: LabelStudio, project_id: int) -> bool:
+    """Make the tab of the batch, sorted by score; False where it is there already."""
+    if BATCH in _tabs(label_studio, project_id):
+        return False
+    _make(label_studio, project_id, BATCH, BY_SCORE)
+    return True
+
+
+def one_of(task_ids: Sequence[int]) -> Json:
+    """The filter for exactly these tasks, made of what the Data Manager's own form can show."""
+    items = [
+        {"filter": "filter:tasks:id", "operator": "equal", "type": "Number", "value": task_id}
+        for task_id in task_ids or [NO_TASK]
+    ]
+    return {"conjunction": "or", "items": items}
+
+
+def _tabs(label_studio: LabelStudio, project_id: int) -> dict[str, Json]:
+    tabs = label_studio.get("/api/dm/views/", project=project_id)
+    return {tab.get("data", {}).get("title"): tab for tab in tabs}
+
+
+def _make(label_studio: LabelStudio, project_id: int, title: str, shown: Json) -> None:
+    data = {"title": title, "type": "list", "target": "tasks", **shown}
+    label_studio.request("POST", "/api/dm/views/", json={"project": project_id, "data": data})
+
+
+def _change(label_studio: LabelStudio, project_id: int, tab: Json, filters: Json) -> None:
+    if tab["data"].get("filters") != filters:
+        body = {"project": project_id, "data": {**tab["data"], "filters": filters}}
+        label_studio.request("PATCH", f"/api/dm/views/{tab['id']}/", json=body)

@@ -1,0 +1,160 @@
+"""The page of a project beside a real Label Studio: every number compared, every action pressed.
+
+With CORESET_SCREENSHOTS=docs/images in the environment it also makes the pictures of the documentation.
+"""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from browser import accessibility_violations, console_errors, open_browser, prefer_colours, wait_for
+from selenium import webdriver
+from selenium.webdriver.common.by import By
+from waiting import wait_until
+
+from coreset_backend import demo
+from coreset_backend.demo_images import CLASSES, make_images
+
+pytestmark = [pytest.mark.e2e, pytest.mark.slow]
+N, TORN = 90, 2
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[webdriver.Chrome]:
+    with open_browser(tmp_path_factory.mktemp("chromium"), 1300, 1000) as page:
+        prefer_colours(page, "light")
+        yield page
+
+
+@pytest.fixture(scope="module")
+def truth(label_studio: demo.LabelStudioServer) -> dict[str, str]:
+    """Name -> class of the images; two more files of the folder are torn."""
+    folder = label_studio.document_root / "pages"
+    made = dict(make_images(folder, N, seed=11))
+    for number in range(TORN):
+        (folder / f"torn-{number}.jpg").write_bytes(b"\xff\xd8 no more")
+    return made
+
+
+@pytest.fixture(scope="module")
+def project_id(label_studio: demo.LabelStudioServer, truth: dict[str, str], stack: Any) -> int:
+    """A connected project with its first round."""
+    login, folder = label_studio.login, label_studio.document_root / "pages"
+    made = demo.create_demo_project(label_studio.url, login.token, folder, "Seen by a lead", CLASSES)
+    stack.connect(made)
+    stack.wait_for_round(made, 1)
+    return made
+
+
+def open_page(page: webdriver.Chrome, stack: Any, project_id: int) -> None:
+    page.get(f"{stack.url}/projects/{project_id}")
+    wait_for(page, "document.getElementById('map')?.dataset.ready")
+
+
+def picture(page: webdriver.Chrome, name: str, heading: str) -> None:
+    """A screenshot with the heading at the top, where pictures are asked for."""
+    if folder := os.environ.get("CORESET_SCREENSHOTS"):
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        page.execute_script(
+            "scrollTo(0, document.getElementById(arguments[0]).getBoundingClientRect().top + scrollY - 90)",
+            heading,
+        )
+        wait_for(page, "[...document.images].every((image) => image.loading !== 'lazy' || image.complete)")
+        page.save_screenshot(str(Path(folder) / f"{name}.png"))
+
+
+def shown_counts(page: webdriver.Chrome) -> dict[str, int]:
+    found = page.find_elements(By.CSS_SELECTOR, "[data-count]")
+    return {each.get_attribute("data-count") or "": int(each.text.replace("\u202f", "")) for each in found}
+
+
+def tab_tasks(admin: httpx.Client, project_id: int, title: str) -> set[int]:
+    """The tasks that the Data Manager lists under a tab."""
+    tabs = admin.get("/api/dm/views/", params={"project": project_id}).raise_for_status().json()
+    tab = next(each for each in tabs if each["data"]["title"] == title)
+    answer = admin.get("/api/tasks/", params={"project": project_id, "view": tab["id"], "page_size": 200})
+    return {task["id"] for task in answer.raise_for_status().json()["tasks"]}
+
+
+def test_every_number_is_that_of_the_api_and_of_label_studio(
+    stack: Any, admin: httpx.Client, project_id: int, page: webdriver.Chrome
+) -> None:
+    open_page(page, stack, project_id)
+    status = stack.wait_for_round(project_id, 1)
+    assert shown_counts(page) == status["counts"]
+    tasks = admin.get(f"/api/projects/{project_id}/").json()["task_number"]
+    assert sum(shown_counts(page).values()) == tasks == N + TORN
+    assert shown_counts(page)["unreadable"] == TORN
+    picks = page.find_elements(By.CSS_SELECTOR, ".batch img")
+    order = [int((each.get_attribute("alt") or "").removeprefix("Task ")) for each in picks]
+    assert order == status["batch"]
+    assert order == status["published"]["serves"][: len(order)]
+    failures = page.find_elements(By.CSS_SELECTOR, "#failures tbody tr")
+    assert len(failures) == TORN
+    assert "torn-" in failures[0].text
+    assert page.find_element(By.ID, "map-count").text == f"{N} images"
+    assert wait_for(page, "document.querySelector('.batch img').naturalWidth") > 0
+    picture(page, "batch", "batch-title")
+    assert accessibility_violations(page) == []
+    assert console_errors(page) == []
+
+
+def test_the_tabs_of_the_data_manager_list_what_the_page_lists(
+    stack: Any, admin: httpx.Client, project_id: int
+) -> None:
+    overview = httpx.get(f"{stack.url}/api/projects/{project_id}/overview", trust_env=False).json()
+    found = overview["round"]
+    batch = {pick["task_id"] for pick in found["batch"]}
+    assert batch <= tab_tasks(admin, project_id, "Core-set batch")
+    unreadable = {failure["task_id"] for failure in found["failures"]}
+    assert wait_until(lambda: tab_tasks(admin, project_id, "Unreadable"), "the tab") == unreadable
+    copies = {task_id for group in found["duplicates"] for task_id in group}
+    assert len(copies) >= N // 9
+    assert tab_tasks(admin, project_id, "Near-duplicates") == copies
+
+
+def label(
+    admin: httpx.Client, project_id: int, truth: dict[str, str], count: int, besides: list[int]
+) -> None:
+    """Give ``count`` tasks their true class, none of ``besides``."""
+    wanted = {"project": project_id, "page_size": 200, "resolve_uri": "false"}
+    tasks = admin.get("/api/tasks/", params=wanted).raise_for_status().json()["tasks"]
+    named = {task["id"]: task["data"]["image"].rsplit("/", 1)[-1] for task in tasks}
+    free = [task_id for task_id, name in named.items() if name in truth and task_id not in besides]
+    for task_id in free[:count]:
+        region = {"from_name": "label", "to_name": "image", "type": "choices"}
+        body = {"result": [region | {"value": {"choices": [truth[named[task_id]]]}}]}
+        admin.post(f"/api/tasks/{task_id}/annotations/", json=body).raise_for_status()
+
+
+def test_starting_a_round_asks_once_and_says_what_it_did(
+    stack: Any,
+    admin: httpx.Client,
+    project_id: int,
+    truth: dict[str, str],
+    page: webdriver.Chrome,
+) -> None:
+    before = stack.wait_for_round(project_id, 1)
+    label(admin, project_id, truth, 16, besides=before["batch"])
+    open_page(page, stack, project_id)
+    start = page.find_element(By.CSS_SELECTOR, "[data-action=start]")
+    start.click()
+    page.find_element(By.CSS_SELECTOR, "#ask [value=no]").click()
+    assert page.find_element(By.ID, "said").text == ""
+    stack.wait_until_idle(project_id)
+    start.click()
+    assert "Start a round now?" in page.find_element(By.ID, "ask-words").text
+    page.find_element(By.ID, "ask-yes").click()
+    wait_for(page, "document.getElementById('said').textContent.includes('A round')")
+    number = stack.wait_for_round(project_id, before["number"] + 1)["number"]
+    wait_for(page, f"Number(document.getElementById('live').dataset.round) >= {number}", 60)
+    assert shown_counts(page) == stack.wait_for_round(project_id, number)["counts"]
+    assert shown_counts(page)["labeled"] == 16
+    classes = page.find_elements(By.CSS_SELECTOR, "#classes tbody tr")
+    assert [row.find_element(By.TAG_NAME, "th").text for row in classes] == list(CLASSES)
+    assert sum(int(row.find_elements(By.TAG_NAME, "td")[0].text) for row in classes) == 16
+    picture(page, "map", "map-title")
+    assert console_errors(page) == []
