@@ -10,6 +10,7 @@ from coreset_backend.errors import CorruptRound, QueueError
 from coreset_backend.findings import duplicates, label_names, suspects
 from coreset_backend.history import project_history
 from coreset_backend.jobs import read_progress, workers_alive
+from coreset_backend.project_settings import settings_table
 from coreset_backend.status import PHASES, whole_round
 from coreset_backend.store import STATES, Round, StoredRound
 
@@ -67,6 +68,11 @@ def project_overview(backend: Backend, project_id: int) -> Json:
         "title": title(newest, project_id),
         "label_studio": label_studio_address(backend, project_id),
         "progress": progress(backend, project_id, newest),
+        "settings": settings_table(
+            backend.settings,
+            backend.store.extra_params(project_id),
+            newest.record.attributes if newest else {},
+        ),
         "round": None,
         "rounds": [round_line(stored) for stored in rounds],
         "history": history["rounds"],

@@ -63,6 +63,7 @@ class Snapshot:
     labels: Labels | None
     tasks: tuple[Task, ...]
     taken_at: datetime
+    label_config: str = ""
 
     @property
     def task_ids(self) -> NDArray[np.int64]:
@@ -163,6 +164,7 @@ def parse_snapshot(project: Json, tasks: Iterable[Json], now: datetime) -> Snaps
         labels=config.labels,
         tasks=tuple(by_id[task_id] for task_id in sorted(by_id)),
         taken_at=now,
+        label_config=str(project["label_config"]),
     )
 
 

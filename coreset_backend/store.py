@@ -40,6 +40,7 @@ class Round:
     ``counts``: tasks by state; every task of the snapshot is in exactly one. ``training``: the fields of
     the fit's report, None on a cold start. ``failures``: ``{task_id, uri, reason}`` of unreadable images.
     ``timings``: seconds by phase. ``hashes``: SHA-256 of every file of the round. ``title``: the project's.
+    ``attributes``: the settings in the label config.
     ``evaluation``: the fields of :class:`coreset_backend.evaluation.Evaluation`, None without a hold-out.
     ``random_slice``: the task ids of the batch that chance drew. ``batch_figures``: what the model of the
     round before had said of its batch, None without a random slice in it.
@@ -70,6 +71,7 @@ class Round:
     evaluation: dict[str, Any] | None = None
     random_slice: tuple[int, ...] = ()
     batch_figures: dict[str, Any] | None = None
+    attributes: dict[str, str] = field(default_factory=dict)
 
     @property
     def pool_version(self) -> str:
@@ -166,6 +168,20 @@ class Store:
         except FileExistsError:
             return False
         return True
+
+    def extra_params(self, project_id: int) -> dict[str, Any]:
+        """The settings that the project's lead typed into Label Studio's form; empty without any."""
+        try:
+            found: dict[str, Any] = json.loads((self._project(project_id) / "extra-params.json").read_bytes())
+        except (FileNotFoundError, ValueError):
+            return {}
+        return found
+
+    def keep_extra_params(self, project_id: int, given: Mapping[str, Any]) -> None:
+        """Remember them for a known project."""
+        if given != self.extra_params(project_id):
+            body = json.dumps(dict(given)).encode()
+            _write_atomically(self._project(project_id) / "extra-params.json", body)
 
     def forget(self, project_id: int) -> None:
         """Remove the project and all its rounds."""

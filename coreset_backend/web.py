@@ -31,6 +31,7 @@ from coreset_backend.metrics import CONTENT_TYPE, measure_app, metrics_text
 from coreset_backend.openapi import description
 from coreset_backend.pages import pages
 from coreset_backend.project import parse_project_id, task_id_of
+from coreset_backend.project_settings import label_config_attributes, project_settings
 from coreset_backend.status import project_status
 
 log = logging.getLogger(__name__)
@@ -106,14 +107,30 @@ def openapi() -> Response:
 @protocol.post("/setup")
 def setup() -> Response:
     """Label Studio connects a project, or checks on it: remember it and name the version of /predict."""
-    project_id = _project_id(_body().get("project"))
-    backend = _backend()
+    body, backend = _body(), _backend()
+    project_id = _project_id(body.get("project"))
+    extra_params = body.get("extra_params")
+    try:
+        attributes = label_config_attributes(str(body.get("schema") or ""))
+        project_settings(backend.settings, extra_params, attributes)
+    except ConfigError as error:
+        return _refused_in_the_form(error)
     if backend.store.register(project_id):
         try:
             request_round(backend, project_id, "the project was connected")
         except QueueError as error:  # the poll will find the project in the store
             log.warning("project %d: %s", project_id, error)
+    if extra_params is not None:
+        backend.store.keep_extra_params(project_id, extra_params)
     return jsonify(model_version=pool_version(_answers(project_id)))
+
+
+def _refused_in_the_form(error: ConfigError) -> Response:
+    """A 400 whose reason phrase holds the words: Label Studio's form shows that, and nothing of the body."""
+    answer = jsonify(error=str(error), status=400)
+    words = " ".join(str(error).split()).encode("ascii", "replace").decode()
+    answer.status = f"400 {words[:400]}"
+    return answer
 
 
 @protocol.post("/predict")
@@ -127,7 +144,9 @@ def predict() -> Response:
     task_ids = [task_id_of(task) for task in tasks]
     unseen = [task_id for task_id in task_ids if task_id >= 0 and not (answers and answers.knows(task_id))]
     note_unseen(_backend(), project_id, unseen)
-    return jsonify(results=predict_results(answers, task_ids, _backend().settings.preannotate))
+    attributes = answers.record.attributes if answers else {}
+    settings = project_settings(_backend().settings, _backend().store.extra_params(project_id), attributes)
+    return jsonify(results=predict_results(answers, task_ids, settings.preannotate))
 
 
 @protocol.post("/webhook")

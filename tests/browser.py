@@ -52,8 +52,11 @@ def wait_for(page: webdriver.Chrome, expression: str, seconds: float = 30.0) -> 
 
 
 def prefer_colours(page: webdriver.Chrome, scheme: str) -> None:
-    """Have the page believe that its reader's system is ``light`` or ``dark``."""
-    features = [{"name": "prefers-color-scheme", "value": scheme}]
+    """Have the page believe that its reader's system is ``light`` or ``dark``, and wants no animation."""
+    features = [
+        {"name": "prefers-color-scheme", "value": scheme},
+        {"name": "prefers-reduced-motion", "value": "reduce"},
+    ]
     page.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
 
 

@@ -16,6 +16,7 @@ MAY_IMPORT = {
     "neighbors": {"errors", "selection"},
     "store": {"errors", "project"},
     "label_studio": {"errors", "project"},
+    "project_settings": {"errors", "settings", "selection"},
     "findings": {"store"},
     "tabs": {"errors", "project", "label_studio", "store", "findings"},
     "connect": {"errors", "project", "label_studio", "tabs"},
@@ -29,12 +30,22 @@ MAY_IMPORT = {
     "rounds": {"logs"}
     | PURE
     | WORLD
-    | {"backend", "answers", "batch", "evaluation", "evidence", "layout", "tabs"},
+    | {"backend", "answers", "batch", "evaluation", "evidence", "layout", "tabs", "project_settings"},
     "logs": {"settings"},
     "worker": {"errors", "backend", "jobs"},
     "metrics": {"errors", "backend", "store", "jobs"},
     "openapi": {"access", "connect"},
-    "overview": {"errors", "backend", "store", "jobs", "project", "status", "history", "findings"},
+    "overview": {
+        "errors",
+        "backend",
+        "store",
+        "jobs",
+        "project",
+        "status",
+        "history",
+        "findings",
+        "project_settings",
+    },
     "pages": {"errors", "backend", "store", "jobs", "overview", "images"},
     "simulation_report": {"curves"},
     "simulate": PURE | {"backend", "simulation_report", "batch", "evaluation", "images", "model", "rounds"},

@@ -119,14 +119,15 @@ def test_the_tabs_of_the_data_manager_list_what_the_page_lists(
 def label(
     admin: httpx.Client, project_id: int, truth: dict[str, str], count: int, besides: list[int]
 ) -> None:
-    """Give ``count`` tasks their true class, none of ``besides``."""
+    """Label ``count`` tasks, none of ``besides``, with one class: the next round has nothing to train."""
     wanted = {"project": project_id, "page_size": 200, "resolve_uri": "false"}
     tasks = admin.get("/api/tasks/", params=wanted).raise_for_status().json()["tasks"]
     named = {task["id"]: task["data"]["image"].rsplit("/", 1)[-1] for task in tasks}
-    free = [task_id for task_id, name in named.items() if name in truth and task_id not in besides]
+    alike = {name for name, kind in truth.items() if kind == CLASSES[0]}
+    free = [task_id for task_id, name in named.items() if name in alike and task_id not in besides]
     for task_id in free[:count]:
         region = {"from_name": "label", "to_name": "image", "type": "choices"}
-        body = {"result": [region | {"value": {"choices": [truth[named[task_id]]]}}]}
+        body = {"result": [region | {"value": {"choices": [CLASSES[0]]}}]}
         admin.post(f"/api/tasks/{task_id}/annotations/", json=body).raise_for_status()
 
 
@@ -138,13 +139,14 @@ def test_starting_a_round_asks_once_and_says_what_it_did(
     page: webdriver.Chrome,
 ) -> None:
     before = stack.wait_for_round(project_id, 1)
-    label(admin, project_id, truth, 16, besides=before["batch"])
+    label(admin, project_id, truth, 6, besides=before["batch"])
+    stack.wait_until_idle(project_id)
     open_page(page, stack, project_id)
     start = page.find_element(By.CSS_SELECTOR, "[data-action=start]")
+    wait_for(page, "!document.querySelector('[data-action=start]').disabled")
     start.click()
     page.find_element(By.CSS_SELECTOR, "#ask [value=no]").click()
     assert page.find_element(By.ID, "said").text == ""
-    stack.wait_until_idle(project_id)
     start.click()
     assert "Start a round now?" in page.find_element(By.ID, "ask-words").text
     page.find_element(By.ID, "ask-yes").click()
@@ -152,9 +154,32 @@ def test_starting_a_round_asks_once_and_says_what_it_did(
     number = stack.wait_for_round(project_id, before["number"] + 1)["number"]
     wait_for(page, f"Number(document.getElementById('live').dataset.round) >= {number}", 60)
     assert shown_counts(page) == stack.wait_for_round(project_id, number)["counts"]
-    assert shown_counts(page)["labeled"] == 16
+    assert shown_counts(page)["labeled"] == 6
     classes = page.find_elements(By.CSS_SELECTOR, "#classes tbody tr")
     assert [row.find_element(By.TAG_NAME, "th").text for row in classes] == list(CLASSES)
-    assert sum(int(row.find_elements(By.TAG_NAME, "td")[0].text) for row in classes) == 16
+    assert [row.find_element(By.TAG_NAME, "td").text for row in classes] == ["6", "0", "0", "0"]
     picture(page, "map", "map-title")
     assert console_errors(page) == []
+
+
+def test_settings_are_typed_into_label_studios_form_and_wrong_ones_told_there(
+    stack: Any, admin: httpx.Client, project_id: int, page: webdriver.Chrome
+) -> None:
+    backend = admin.get("/api/ml", params={"project": project_id}).json()[0]
+    body = {"project": project_id, "url": backend["url"], "title": backend["title"]}
+    wrong = admin.patch(f"/api/ml/{backend['id']}", json=body | {"extra_params": {"batch_size": -3}})
+    assert wrong.status_code == 400
+    assert "batch_size in the extra params" in wrong.text
+    right = admin.patch(f"/api/ml/{backend['id']}", json=body | {"extra_params": {"batch_size": 7}})
+    assert right.status_code == 200, right.text
+    admin.get(f"/api/ml/{backend['id']}").raise_for_status()
+    config = admin.get(f"/api/projects/{project_id}/").json()["label_config"]
+    config = config.replace("<Choices ", '<Choices coreset_preannotate="off" ')
+    admin.patch(f"/api/projects/{project_id}/", json={"label_config": config}).raise_for_status()
+    number = stack.wait_for_round(project_id, 1)["number"]
+    assert stack.cli("start", "--project", str(project_id)).returncode == 0
+    assert len(stack.wait_for_round(project_id, number + 1)["batch"]) == 7
+    open_page(page, stack, project_id)
+    rows = [row.text for row in page.find_elements(By.CSS_SELECTOR, "#settings tbody tr")]
+    assert "batch_size 7 extra params" in rows
+    assert "preannotate off label config" in rows
