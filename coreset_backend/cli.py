@@ -31,6 +31,9 @@ class Commands(click.Group):
 @click.version_option(__version__)
 def main() -> None:
     """Core-Set active learning beside Label Studio. Settings come from the environment."""
+    # Read when torch is loaded. On a machine that others use too, threads that spin while they wait for each
+    # other make a fit three times slower.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     configure_logging(read_settings())
 
 
