@@ -72,12 +72,12 @@ class AnswerCache:
 
     def latest(self, project_id: int) -> Answers | None:
         """None while the project has no round that can be read."""
-        numbers = self._store.numbers(project_id)
+        numbers = self._store.newest_first(project_id)
         with self._lock:
             cached = self._answers.get(project_id)
-            if cached and numbers and cached.record.number == numbers[-1]:
+            if cached and numbers and cached.record.number == numbers[0]:
                 return cached
-            for number in reversed(numbers):
+            for number in numbers:
                 try:
                     answers = Answers(self._store.open(project_id, number))
                 except CorruptRound as error:

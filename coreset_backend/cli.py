@@ -1,4 +1,4 @@
-"""The command line: run · serve · work · connect · start · status · doctor · select · simulate."""
+"""The command line: one function for each command, whose body lives in a module of its own."""
 
 import json
 import os
@@ -112,6 +112,37 @@ def start(project_id: int) -> None:
     backend.store.register(project_id)
     queued = request_round(backend, project_id, "started by hand", force=True)
     click.echo("A round is queued." if queued else "A round is waiting already.")
+
+
+@main.command()
+@project_option
+def cancel(project_id: int) -> None:
+    """Cancel the running and the waiting round; none starts by itself until `start`."""
+    from coreset_backend.lifecycle import cancel_round
+
+    stopped = cancel_round(open_backend(running_settings()), project_id)
+    click.echo("Cancelled. Annotators keep their batch." if stopped else "No round runs or waits.")
+
+
+@main.command()
+@project_option
+def publish(project_id: int) -> None:
+    """Publish the current batch again, as after Label Studio was restored from a backup."""
+    from coreset_backend.lifecycle import publish_again
+
+    queued = publish_again(open_backend(running_settings()), project_id)
+    click.echo("It is published in a moment." if queued else "A job of the project waits already.")
+
+
+@main.command()
+@project_option
+@click.option("--round", "number", type=click.IntRange(1), required=True, help="The round to go back to.")
+def rollback(project_id: int, number: int) -> None:
+    """Serve the batch and the answers of an earlier round; none starts by itself until `start`."""
+    from coreset_backend.lifecycle import roll_back
+
+    roll_back(open_backend(running_settings()), project_id, number)
+    click.echo(f"Rolled back to round {number}; it is published in a moment.")
 
 
 @main.command()

@@ -17,7 +17,8 @@ from typing import Any
 from redis.exceptions import LockError, LockNotOwnedError, RedisError
 from redis.lock import Lock
 from rq import Retry, Worker, get_current_job
-from rq.exceptions import NoSuchJobError
+from rq.command import send_stop_job_command
+from rq.exceptions import InvalidJobOperation, NoSuchJobError
 from rq.job import Job, JobStatus
 from rq.serializers import JSONSerializer
 from rq.timeouts import JobTimeoutException
@@ -160,7 +161,12 @@ def _advance(backend: Backend, project_id: int) -> str:
     from coreset_backend.rounds import round_due, run_round
 
     forced: list[bytes] = backend.redis.lrange(_key(project_id, "demands"), 0, -1)  # type: ignore[assignment]
+    held = backend.store.held(project_id)
     try:
+        if backend.redis.exists(_key(project_id, "republish")) and not forced:
+            return _republish(backend, project_id)
+        if held and not forced:
+            return held.reason
         reason = forced[-1].decode() if forced else round_due(backend, project_id)
         if reason is None:
             return "no round is due"
@@ -174,9 +180,51 @@ def _advance(backend: Backend, project_id: int) -> str:
     for phase, seconds in stored.record.timings.items():
         count(backend, "coreset_round_phase_seconds", phase, amount=seconds)
     _answer_forced(backend, project_id, len(forced))
+    if held and stored.record.number != held.number:
+        backend.store.release(project_id)
     backend.redis.delete(*(_key(project_id, name) for name in ("unseen", "failures", "spared")))
     _write_progress(backend, project_id, state="idle", error=None, phase=None)
     return f"round {stored.record.number}: {reason}"
+
+
+def _republish(backend: Backend, project_id: int) -> str:
+    from coreset_backend.rounds import publish_round
+
+    stored = backend.store.latest(project_id)
+    if stored:
+        _reporter(backend, project_id, "published again")("publish", 0, 0)
+        publish_round(backend, stored)
+    backend.redis.delete(_key(project_id, "republish"))
+    _write_progress(backend, project_id, state="idle", error=None, phase=None)
+    return f"round {stored.record.number} is published again" if stored else "there is no round to publish"
+
+
+def request_publication(backend: Backend, project_id: int) -> bool:
+    """Have the round that speaks for the project published again, soon; True if a job was queued for it."""
+    backend.redis.set(_key(project_id, "republish"), "1", ex=DAY)
+    return _queue_once(backend, project_id, "to be published again", 0)
+
+
+def stop_round(backend: Backend, project_id: int, patience: float) -> bool:
+    """End the project's running round and drop what waits; whether there was either.
+
+    Raises QueueError when a worker has not ended it after ``patience`` seconds.
+    """
+    lease = project_lease(backend, project_id)
+    running: bytes | None = backend.redis.get(_key(project_id, "lease"))  # type: ignore[assignment]
+    dropped = backend.redis.delete(*(_key(project_id, name) for name in ("waiting", "demands", "republish")))
+    if not running:
+        return bool(dropped)
+    with contextlib.suppress(NoSuchJobError, InvalidJobOperation):  # it ends by itself
+        send_stop_job_command(backend.redis, running.decode(), serializer=JSONSerializer)
+    if not lease.acquire(blocking_timeout=patience):
+        raise QueueError(
+            f"The worker has not ended the round of project {project_id} within {patience:.0f} s. "
+            "Is the worker alive? `coreset-backend doctor` knows; then cancel again."
+        )
+    _write_progress(backend, project_id, state="idle", error=None, phase=None)
+    lease.release()
+    return True
 
 
 def _answer_forced(backend: Backend, project_id: int, count: int) -> None:
@@ -237,9 +285,11 @@ def _spare(backend: Backend, project_id: int) -> None:
         backend.redis.set(_key(project_id, "spared"), "1", ex=min(30 * 2 ** min(failures, 10), 3600))
 
 
-def _left_alone(backend: Backend, project_id: int) -> bool:
-    """Whether the poll passes the project over: its round runs, or has just failed at some cost."""
-    return bool(backend.redis.exists(_key(project_id, "lease"), _key(project_id, "spared")))
+def free_lease(backend: Backend, job: Job) -> None:
+    """Let the next job of the project in: this one's process is known to have ended."""
+    key = _key(int(job.args[0]), "lease") if job.args else ""
+    if key and backend.redis.get(key) == job.id.encode():
+        backend.redis.delete(key)
 
 
 def lost(backend: Backend, job: Job, how: str, *, dead: bool) -> None:
@@ -250,8 +300,8 @@ def lost(backend: Backend, job: Job, how: str, *, dead: bool) -> None:
     if job.func_name != ROUND_JOB:
         return
     project_id, again = int(job.args[0]), bool(job.retries_left)
-    if dead and backend.redis.get(_key(project_id, "lease")) == job.id.encode():
-        backend.redis.delete(_key(project_id, "lease"))
+    if dead:
+        free_lease(backend, job)
     error = f"The process of the round ended in the middle ({how}). {OUT_OF_MEMORY}"
     name = _round_name(backend, project_id)
     log.error("project %d, %s: %s%s", project_id, name, error, " It is run again." if again else "")
@@ -268,7 +318,7 @@ def reconcile_job() -> str:
     asked = []
     with contextlib.closing(backend):
         for project_id in backend.store.projects():
-            if _left_alone(backend, project_id):
+            if backend.redis.exists(_key(project_id, "lease"), _key(project_id, "spared")):
                 continue
             try:
                 if backend.settings.trigger == "auto" and round_due(backend, project_id):
@@ -286,8 +336,8 @@ def read_progress(backend: Backend, project_id: int) -> dict[str, Any]:
     """How far the project's round is: ``state`` is idle, waiting, running or failed.
 
     Also ``phase``, ``done``, ``total``, ``reason``, ``error``, ``phase_started`` and ``at`` (Unix times)
-    where known, and ``unseen``, how many tasks Label Studio asked about that no round has seen yet. Raises
-    QueueError when Redis does not answer.
+    where known, and ``unseen``, how many tasks Label Studio asked about that no round has seen yet; ``held``
+    says why no round starts by itself, else None. Raises QueueError when Redis does not answer.
     """
     try:
         written = json.loads(backend.redis.get(_key(project_id, "progress")) or "{}")
@@ -299,7 +349,9 @@ def read_progress(backend: Backend, project_id: int) -> dict[str, Any]:
     state = written.get("state", "idle")
     if state == "running" and not leased:  # its worker died; the job comes back by itself
         state = "waiting"
-    return {**written, "state": "waiting" if waits and state != "running" else state, "unseen": unseen}
+    state = "waiting" if waits and state != "running" else state
+    held = backend.store.held(project_id)
+    return {**written, "state": state, "unseen": unseen, "held": held.reason if held else None}
 
 
 def _write_progress(backend: Backend, project_id: int, **news: Any) -> None:

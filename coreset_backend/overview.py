@@ -96,7 +96,7 @@ def project_overview(backend: Backend, project_id: int) -> Json:
 def readable_rounds(backend: Backend, project_id: int) -> list[StoredRound]:
     """The rounds in the store, newest first, without those that cannot be read."""
     found = []
-    for number in reversed(backend.store.numbers(project_id)):
+    for number in backend.store.newest_first(project_id):
         try:
             found.append(backend.store.open(project_id, number))
         except CorruptRound:  # its reader has logged it
@@ -282,6 +282,8 @@ def sentence(known: Json, newest: StoredRound | None, workers: int) -> str:
         return "A round is queued and starts in a moment."
     if state == "failed":
         return f"The last round failed: {known.get('error')}"
+    if known.get("held"):
+        return f"{known['held']} Start one to go on."
     if newest is None:
         return "No round yet. Start one, or connect the project and wait."
     return (

@@ -81,6 +81,7 @@ def status_lines(status: dict[str, Any]) -> list[str]:
     progress, newest = status["progress"], status["round"]
     return [
         f"Project {status['project']}: {_state_line(progress)}",
+        *([f"  {progress['held']} `coreset-backend start` goes on."] if progress.get("held") else []),
         *([f"  Last error: {progress['error']}"] if progress.get("error") else []),
         *(_round_lines(newest) if newest else ["  No round yet."]),
         *([f"  {status['advice']['sentence']}"] if status["advice"] else []),

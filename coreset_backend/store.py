@@ -3,6 +3,7 @@
     MODEL_DIR/webhook-secret
     MODEL_DIR/projects/<id>/round-00003/round.json, *.npy, model.safetensors, neighbors.ann, published.json
     MODEL_DIR/projects/<id>/history.json         what rounds that are pruned had measured
+    MODEL_DIR/projects/<id>/held.json            why no round starts by itself, if so
     MODEL_DIR/images/                            the image cache
 
 ``round.json`` holds the SHA-256 of every other file; a round becomes visible by one rename.
@@ -80,6 +81,19 @@ class Round:
 
 
 @dataclass(frozen=True, slots=True)
+class Hold:
+    """Why no round of the project starts by itself, in words, until a person starts one.
+
+    ``number`` is the round that was rolled back to, which stands for the newest until there is one after
+    ``newest``; None where nothing was rolled back.
+    """
+
+    reason: str
+    number: int | None
+    newest: int
+
+
+@dataclass(frozen=True, slots=True)
 class StoredRound:
     """A round in the store, at ``path``."""
 
@@ -108,6 +122,16 @@ class StoredRound:
         except (FileNotFoundError, ValueError):
             return None
         return publication
+
+    def mark_unpublished(self) -> None:
+        """Have it published again."""
+        (self.path / "published.json").unlink(missing_ok=True)
+        _flush(self.path)
+
+    def verify(self) -> None:
+        """Raises CorruptRound, naming the file, unless every file is as it was saved."""
+        for name, expected in self.record.hashes.items():
+            _check(self.path / name, expected)
 
     def mark_published(self, publication: Mapping[str, Any]) -> None:
         _write_atomically(self.path / "published.json", json.dumps(publication).encode())
@@ -197,6 +221,37 @@ class Store:
         found = self._project(project_id).glob("round-*")
         return sorted(int(path.name.removeprefix("round-")) for path in found)
 
+    def newest_first(self, project_id: int) -> list[int]:
+        """Numbers of the rounds, newest first; but one that was rolled back to comes before all."""
+        numbers, held = self.numbers(project_id)[::-1], self.held(project_id)
+        if held and held.number in numbers and held.newest == numbers[0]:
+            numbers.remove(held.number)
+            numbers.insert(0, held.number)
+        return numbers
+
+    def hold(self, project_id: int, reason: str, number: int | None = None) -> None:
+        """Let no round start by itself until ``release``; ``number``: roll back to it. Hold the lock."""
+        hold = Hold(reason, number, max(self.numbers(project_id), default=0))
+        body = json.dumps({"format": FORMAT, **asdict(hold)}).encode()
+        _write_atomically(self._project(project_id) / "held.json", _sealed(body))
+        _flush(self._project(project_id))
+
+    def held(self, project_id: int) -> Hold | None:
+        """Why no round starts by itself; None where they do."""
+        folder = self._project(project_id)
+        if not (folder / "held.json").exists():
+            return None
+        try:
+            fields = _read_sealed(folder, "held.json")
+        except CorruptRound as error:
+            log.error("passed over: %s", error)
+            return None
+        return Hold(fields["reason"], fields["number"], fields["newest"])
+
+    def release(self, project_id: int) -> None:
+        """Let rounds start by themselves again."""
+        (self._project(project_id) / "held.json").unlink(missing_ok=True)
+
     def open(self, project_id: int, number: int) -> StoredRound:
         """One round. Raises RoundNotFound or CorruptRound."""
         path = self._project(project_id) / _folder(number)
@@ -207,8 +262,8 @@ class Store:
         return StoredRound(_read_record(path), path)
 
     def latest(self, project_id: int) -> StoredRound | None:
-        """The newest round that is whole; a corrupt one is passed over and said in the log."""
-        for number in reversed(self.numbers(project_id)):
+        """The first of ``newest_first`` that is whole; a corrupt one is passed over and said in the log."""
+        for number in self.newest_first(project_id):
             try:
                 return self.open(project_id, number)
             except CorruptRound as error:
@@ -235,7 +290,7 @@ class Store:
 
     def prune(self, project_id: int, keep: int) -> None:
         """Remove all but the newest ``keep`` rounds; what they measured stays in the history."""
-        numbers = self.numbers(project_id)
+        numbers = self.newest_first(project_id)[::-1]
         if numbers[:-keep]:
             history = [asdict(record) for record in self.history(project_id)]
             body = json.dumps({"format": FORMAT, "rounds": history}).encode()

@@ -26,6 +26,7 @@ from coreset_backend.errors import (
 from coreset_backend.events import concerns_us, take_event
 from coreset_backend.history import project_history
 from coreset_backend.jobs import heartbeat_ages, note_unseen, request_round
+from coreset_backend.lifecycle import cancel_round, publish_again, roll_back
 from coreset_backend.logs import redacted, secrets_of
 from coreset_backend.metrics import CONTENT_TYPE, measure_app, metrics_text
 from coreset_backend.openapi import description
@@ -193,6 +194,30 @@ def start(project: str) -> tuple[Response, int]:
     """Start a round now, due or not."""
     queued = request_round(_backend(), _known_project(project), "started by hand", force=True)
     return jsonify(status="queued" if queued else "already waiting"), 202
+
+
+@protocol.post("/api/projects/<project>/cancel")
+def cancel(project: str) -> tuple[Response, int]:
+    """End the running round and drop the waiting one."""
+    stopped = cancel_round(_backend(), _known_project(project))
+    return jsonify(status="cancelled" if stopped else "nothing to cancel"), 200
+
+
+@protocol.post("/api/projects/<project>/publish")
+def publish(project: str) -> tuple[Response, int]:
+    """Have the current batch published again."""
+    queued = publish_again(_backend(), _known_project(project))
+    return jsonify(status="queued" if queued else "already waiting"), 202
+
+
+@protocol.post("/api/projects/<project>/rollback")
+def rollback(project: str) -> tuple[Response, int]:
+    """Roll back to ``{"round": n}``."""
+    number = _body().get("round")
+    if not isinstance(number, int) or isinstance(number, bool) or number < 1:
+        raise BadRequest("`round` must be the number of a round, as in 3.")
+    roll_back(_backend(), _known_project(project), number)
+    return jsonify(status="queued", round=number), 202
 
 
 # ---------------------------------------------------------------- what came, and what went wrong

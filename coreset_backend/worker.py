@@ -17,7 +17,7 @@ from rq.serializers import JSONSerializer
 
 from coreset_backend.backend import Backend
 from coreset_backend.errors import CoresetError
-from coreset_backend.jobs import ROUND_JOB, lost
+from coreset_backend.jobs import ROUND_JOB, free_lease, lost
 
 log = logging.getLogger(__name__)
 PR_SET_PDEATHSIG = 1
@@ -64,6 +64,11 @@ class RoundWorker(Worker):
     def handle_work_horse_killed(self, job: Job, retpid: int, ret_val: int, rusage: Any) -> None:
         how = f"signal {os.WTERMSIG(ret_val)}" if os.WIFSIGNALED(ret_val) else f"status {ret_val}"
         lost(self.backend, job, how, dead=True)
+
+    def _handle_stopped_job(self, job: Job, queue: Queue, execution: Execution) -> None:
+        super()._handle_stopped_job(job, queue, execution)
+        free_lease(self.backend, job)
+        log.info("project %s: its round was cancelled", job.args[0] if job.args else "?")
 
     def maintain_heartbeats(self, job: Job, execution: Execution) -> None:
         try:

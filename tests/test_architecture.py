@@ -32,6 +32,7 @@ MAY_IMPORT = {
     | WORLD
     | {"backend", "answers", "batch", "evaluation", "evidence", "layout", "tabs", "project_settings"},
     "logs": {"settings"},
+    "lifecycle": {"errors", "backend", "jobs"},
     "worker": {"errors", "backend", "jobs"},
     "metrics": {"errors", "backend", "store", "jobs"},
     "openapi": {"access", "connect"},

@@ -16,7 +16,10 @@ from fake_label_studio import TOKEN, FakeLabelStudio
 from waiting import wait_until
 
 from coreset_backend.backend import Backend
+from coreset_backend.errors import CorruptRound, RoundNotFound
 from coreset_backend.jobs import read_progress, request_round
+from coreset_backend.lifecycle import cancel_round, publish_again, roll_back
+from coreset_backend.web import create_app
 
 IMAGES = 12
 
@@ -104,6 +107,7 @@ def assert_whole(site: Site, project_id: int, rounds: list[int]) -> None:
     assert site.studio.queue(project_id) == ordered
 
 
+@pytest.mark.slow
 def test_a_killed_round_says_so_is_run_again_and_publishes_once(site: Site) -> None:
     project_id = site.studio.create_project(IMAGES)
     slow = site.studio.fail("slow", "import/predictions", seconds=30, times=1)
@@ -136,6 +140,7 @@ def test_an_expected_failure_is_one_line_in_the_log_and_is_not_repeated_by_the_q
     assert "Traceback" not in site.log.read_text()
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_the_reason_and_leaves_nothing_half_written(site: Site) -> None:
     project_id = site.studio.create_project(IMAGES)
     worker = site.start_worker(largest_file=64 * 1024)
@@ -150,3 +155,53 @@ def test_a_full_disk_is_the_reason_and_leaves_nothing_half_written(site: Site) -
     site.wait_for_round(project_id, 1)
     site.wait_until_idle(project_id)
     assert_whole(site, project_id, [1])
+
+
+@pytest.mark.slow
+def test_cancel_ends_the_round_and_rollback_and_publish_tell_label_studio_the_batch_again(site: Site) -> None:
+    project_id = site.studio.create_project(IMAGES)
+    client = create_app(site.backend).test_client()
+    site.backend.store.register(project_id)
+    assert not cancel_round(site.backend, project_id)
+    site.start_worker()
+    request_round(site.backend, project_id, "asked by a test")
+    first = site.wait_for_round(project_id, 1)
+    site.wait_until_idle(project_id)
+
+    for task_id in first.record.batch:
+        site.studio.annotate(task_id, "cat")
+    slow = site.studio.fail("slow", "import/predictions", seconds=60, times=1)
+    wait_until(lambda: slow.times == 0, "the poll to find the labels and the import to begin", 60)
+    assert (client.post(f"/api/projects/{project_id}/cancel").json or {})["status"] == "cancelled"
+    assert site.state(project_id)["held"] == "The last round was cancelled by hand."
+    assert site.studio.projects[project_id]["model_version"] == first.record.model_version
+    assert not cancel_round(site.backend, project_id)
+
+    request_round(site.backend, project_id, "a webhook")
+    wait_until(lambda: site.state(project_id)["state"] == "idle", "the hold to be respected", 30)
+    assert site.studio.projects[project_id]["model_version"] == first.record.model_version
+    assert client.post(f"/api/projects/{project_id}/start").status_code == 202
+    second = site.wait_for_round(project_id, 2)
+    site.wait_until_idle(project_id)
+    assert_whole(site, project_id, [1, 2])
+    assert site.state(project_id)["held"] is None
+
+    assert client.post(f"/api/projects/{project_id}/rollback", json={"round": 1}).status_code == 202
+    served = site.studio.projects[project_id]
+    wait_until(lambda: served["model_version"] == first.record.model_version, "round 1 to be served", 30)
+    site.wait_until_idle(project_id)
+    assert site.backend.store.newest_first(project_id) == [1, 2]
+    answer = client.post("/predict", json={"project": project_id, "tasks": [{"id": first.record.batch[0]}]})
+    assert (answer.json or {})["results"][0]["model_version"] == "pool-1"
+
+    site.studio.predictions.clear()  # as when Label Studio is restored from an older backup
+    assert publish_again(site.backend, project_id)
+    wait_until(lambda: site.studio.versions(project_id), "the batch to be published again", 30)
+    assert site.studio.versions(project_id) == {first.record.model_version: IMAGES}
+    with pytest.raises(RoundNotFound, match="has no round 9"):
+        roll_back(site.backend, project_id, 9)
+    embeddings = second.path / "embeddings.npy"
+    embeddings.write_bytes(embeddings.read_bytes()[:-1] + b"x")
+    with pytest.raises(CorruptRound, match=r"embeddings\.npy does not match"):
+        roll_back(site.backend, project_id, 2)
+    assert site.backend.store.newest_first(project_id) == [1, 2]

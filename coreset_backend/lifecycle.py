@@ -1,0 +1,66 @@
+"""What a person does to rounds: cancel one, publish one again, roll back to an earlier one."""
+
+from redis.exceptions import RedisError
+
+from coreset_backend.backend import Backend
+from coreset_backend.errors import QueueError, RoundNotFound
+from coreset_backend.jobs import project_lease, request_publication, stop_round
+
+PATIENCE = 10.0
+
+
+def cancel_round(backend: Backend, project_id: int) -> bool:
+    """End the running round and drop the waiting one, within ten seconds; False if there was neither.
+
+    Annotators keep the batch they have. No round starts by itself until a person starts one. Raises
+    QueueError when Redis or the worker does not react.
+    """
+    stopped, held = False, backend.store.held(project_id)
+    if held is None:  # before the stop, or a job that waits could begin just after it
+        backend.store.hold(project_id, "The last round was cancelled by hand.")
+    try:
+        stopped = stop_round(backend, project_id, PATIENCE)
+    except RedisError as error:
+        raise _away(error) from error
+    finally:
+        if held is None and not stopped:
+            backend.store.release(project_id)
+    return stopped
+
+
+def publish_again(backend: Backend, project_id: int) -> bool:
+    """Have Label Studio told the current batch once more, as after it was restored from a backup.
+
+    True if a job was queued for it, False if one waits. Raises RoundNotFound and QueueError.
+    """
+    if backend.store.latest(project_id) is None:
+        raise RoundNotFound(f"Project {project_id} has no round to publish yet. Start one.")
+    try:
+        return request_publication(backend, project_id)
+    except RedisError as error:
+        raise _away(error) from error
+
+
+def roll_back(backend: Backend, project_id: int, number: int) -> None:
+    """Have round ``number`` speak for the project again: its batch is served, its model answers.
+
+    Later rounds are kept. A running round is cancelled, and none starts by itself until a person starts
+    one. Raises RoundNotFound, CorruptRound before anything is changed, and QueueError.
+    """
+    stored = backend.store.open(project_id, number)
+    stored.verify()
+    try:
+        stop_round(backend, project_id, PATIENCE)
+        lease = project_lease(backend, project_id)
+        if not lease.acquire(blocking_timeout=PATIENCE):
+            raise QueueError(f"Another round of project {project_id} has just begun. Roll back once more.")
+        stored.mark_unpublished()
+        backend.store.hold(project_id, f"Rolled back to round {number} by hand.", number)
+        lease.release()
+        request_publication(backend, project_id)
+    except RedisError as error:
+        raise _away(error) from error
+
+
+def _away(error: RedisError) -> QueueError:
+    return QueueError(f"Redis does not answer ({error}), so nothing was changed. Is it running?")
