@@ -1,12 +1,14 @@
 import hashlib
 import json
 import stat
+import tarfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from coreset_backend.answers import Answers
 from coreset_backend.errors import CorruptRound, RoundNotFound
 from coreset_backend.project import Labels
 from coreset_backend.store import Round, Store, StoredRound
@@ -159,3 +161,47 @@ def test_a_round_saved_before_a_field_was_added_still_opens(store: Store) -> Non
     body = json.dumps(fields).encode()
     path.write_bytes(hashlib.sha256(body).hexdigest().encode() + b"\n" + body)
     assert store.open(7, 1).record.evaluation is None
+
+
+def test_a_round_saved_by_an_early_release_opens_and_still_answers(tmp_path: Path) -> None:
+    """The folder was written by the code of commit 8b533be."""
+    archive = Path(__file__).parent / "data/round-saved-by-8b533be.tar.gz"
+    with tarfile.open(archive) as packed:
+        packed.extractall(tmp_path, filter="data")
+    found = Store(tmp_path).latest(7)
+    assert found and found.record.batch == (3, 1) and found.publication and found.publication["sent"] == 3
+    found.verify()
+    prediction = Answers(found).prediction(3, 0.0, "v", "on")
+    assert prediction.label == ("dog",) and prediction.confidence == pytest.approx(0.95)
+    assert save(Store(tmp_path)).record.number == 2
+
+
+def test_a_hold_outlives_the_process_and_a_torn_one_holds_nothing(
+    store: Store, caplog: pytest.LogCaptureFixture
+) -> None:
+    for _ in range(3):
+        save(store)
+    store.hold(7, "Rolled back to round 1 by hand.", 1)
+    latest = Store(store.root).latest(7)
+    assert latest and latest.record.number == 1
+    store.prune(7, keep=2)
+    assert store.numbers(7) == [1, 3]
+    assert save(store).record.number == 4
+    assert store.newest_first(7) == [4, 3, 1]
+    (store.root / "projects/7/held.json").write_text("{}")
+    assert store.held(7) is None
+    assert "held.json does not match its hash" in caplog.text
+
+
+@pytest.mark.parametrize("name", ["round.json", "task_ids.npy", "model.safetensors", "neighbors.ann"])
+def test_verify_names_the_file_that_was_altered(store: Store, name: str) -> None:
+    with store.draft(7) as draft:
+        for artefact in ("model.safetensors", "neighbors.ann"):
+            (draft.path / artefact).write_bytes(bytes(range(200)))
+        path = draft.save(record(), {"task_ids": np.array([1, 2, 3])}).path / name
+    store.open(7, 1).verify()
+    content = bytearray(path.read_bytes())
+    content[-5] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(CorruptRound, match=f"{name} does not match its hash"):
+        store.open(7, 1).verify()
