@@ -41,6 +41,11 @@ REQUESTS: dict[str, Json] = {
             "project": {"oneOf": [PROJECT, {"type": "object", "properties": {"id": PROJECT}}]},
         },
     },
+    "protocol.rollback": {
+        "type": "object",
+        "required": ["round"],
+        "properties": {"round": {"type": "integer", "minimum": 1}},
+    },
 }
 """What a body must look like, by endpoint; the other routes read none."""
 MEDIA = {

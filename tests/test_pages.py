@@ -1,4 +1,4 @@
-"""The pages as a browser without JavaScript gets them; e2e/test_pages.py has the rest."""
+"""The pages as a browser without JavaScript gets them; e2e/test_project_page.py has the rest."""
 
 import io
 import json

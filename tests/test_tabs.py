@@ -1,4 +1,4 @@
-"""The Data Manager's tabs, on the fake Label Studio; e2e/test_pages.py asks the real one what they show."""
+"""The tabs of the Data Manager, on the fake Label Studio; e2e/test_project_page.py asks the real one."""
 
 from pathlib import Path
 from typing import Any

@@ -1,6 +1,6 @@
 """The page of a project beside a real Label Studio: every number compared, every action pressed.
 
-With CORESET_SCREENSHOTS=docs/images in the environment it also makes the pictures of the documentation.
+With SCREENSHOTS_TO=docs/images in the environment it also makes the pictures of the documentation.
 """
 
 import os
@@ -56,7 +56,7 @@ def open_page(page: webdriver.Chrome, stack: Any, project_id: int) -> None:
 
 def picture(page: webdriver.Chrome, name: str, heading: str) -> None:
     """A screenshot with the heading at the top, where pictures are asked for."""
-    if folder := os.environ.get("CORESET_SCREENSHOTS"):
+    if folder := os.environ.get("SCREENSHOTS_TO"):
         Path(folder).mkdir(parents=True, exist_ok=True)
         page.execute_script(
             "scrollTo(0, document.getElementById(arguments[0]).getBoundingClientRect().top + scrollY - 90)",

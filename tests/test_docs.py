@@ -1,0 +1,80 @@
+"""The documents say what the code does: every command, endpoint and setting, and no other."""
+
+import re
+import shlex
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import click
+import pytest
+
+from coreset_backend.backend import Backend
+from coreset_backend.cli import main
+from coreset_backend.settings import environment_names
+from coreset_backend.web import create_app
+
+ROOT = Path(__file__).parent.parent
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("**/*.md"))]
+TEXT = "\n".join(page.read_text() for page in PAGES)
+
+
+def typed_commands() -> list[tuple[str, str]]:
+    """(page, words after `coreset-backend`) of each time the documents show the command with a subcommand."""
+    pattern = re.compile(r"coreset-backend ([a-z]+(?: +(?:--?[\w-]+|[\w./…,-]+))*)")
+    code = re.compile(r"```.*?```|`[^`\n]+`", re.DOTALL)
+    return [
+        (page.name, found)
+        for page in PAGES
+        for part in code.findall(page.read_text())
+        for found in pattern.findall(part)
+    ]
+
+
+def test_every_command_is_documented() -> None:
+    assert not [
+        name for name in main.commands if f"`{name}`" not in TEXT and f"coreset-backend {name}" not in TEXT
+    ]
+
+
+@pytest.mark.parametrize(("page", "words"), typed_commands())
+def test_every_command_that_is_shown_exists_with_its_options(page: str, words: str) -> None:
+    name, *rest = shlex.split(words)
+    command = main.commands.get(name)
+    assert isinstance(command, click.Command), f"{page} shows `coreset-backend {name}`, which does not exist"
+    known = {option for parameter in command.params for option in parameter.opts} | {"--help", "-h"}
+    assert not [word for word in rest if word.startswith("-") and word not in known]
+
+
+def test_every_endpoint_is_documented(make_backend: Callable[..., Backend]) -> None:
+    rules = {
+        re.sub(r"<(?:\w+:)?(\w+)>", "<>", rule.rule)
+        for rule in create_app(make_backend()).url_map.iter_rules()
+        if rule.endpoint != "static" and not rule.rule.startswith("/static")
+    }
+    written = {re.sub(r"<\w+>", "<>", path) for path in re.findall(r"(/[\w/<>.:-]*)", TEXT)}
+    assert not sorted(rules - written - {"/"})
+
+
+def test_every_setting_that_is_named_exists() -> None:
+    known = {name for names in environment_names().values() for name in names}
+    known |= {f"{name}_FILE" for name in known}
+    named = set(re.findall(r"\bCORESET_[A-Z_]+\b", TEXT))
+    assert not sorted(name for name in named - known if not name.endswith("_"))
+
+
+@pytest.mark.parametrize(
+    "line", re.findall(r"^\$ (make \S+)", (ROOT / "README.md").read_text(), re.MULTILINE)
+)
+def test_the_make_lines_of_the_readme_can_be_typed(line: str) -> None:
+    told = subprocess.run([*line.split(), "--dry-run"], cwd=ROOT, capture_output=True, text=True)
+    assert told.returncode == 0, told.stderr
+
+
+def test_links_between_the_documents_lead_somewhere() -> None:
+    broken = []
+    for page in PAGES:
+        for target in re.findall(r"\]\(([^)#\s]+)", page.read_text()):
+            if "://" not in target and not (page.parent / target).exists():
+                broken.append(f"{page.name} -> {target}")
+    assert not broken
