@@ -4,13 +4,17 @@ PYTHON ?= python3
 LABEL_STUDIO_VERSION := 1.23.2
 BIN := .venv/bin
 
-.PHONY: run test soak check lock install label-studio clean
+.PHONY: run test docker-test soak check lock install label-studio clean
 
 run: install $(if $(LABEL_STUDIO_URL),,label-studio)
 	$(BIN)/coreset-backend run
 
 test: install label-studio .venv/.dev check
 	$(BIN)/pytest
+
+# The images built, the stack brought up, killed and upgraded; takes a Docker engine, or root to start one.
+docker-test: install label-studio .venv/.dev
+	$(BIN)/pytest -m docker tests/docker
 
 # The web process under load and beside a training, for an hour.
 soak: install

@@ -2,8 +2,9 @@
 
 import os
 import shutil
+import signal
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -66,3 +67,24 @@ def engine(docker: Docker) -> Docker:
     if not docker.works("info"):
         pytest.skip("no Docker engine runs here")
     return docker
+
+
+@pytest.fixture(scope="session")
+def own_engine(docker: Docker, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+    """The environment that reaches an engine with the base images: the one that runs, else a private one."""
+    if not docker.works("compose", "version"):
+        pytest.skip("docker compose is not installed")
+    if docker.works("info"):
+        yield docker.environment
+        return
+    if os.geteuid() != 0 or shutil.which("dockerd") is None:
+        pytest.skip("no Docker engine runs here, and starting one takes root and dockerd")
+    folder = tmp_path_factory.mktemp("engine")
+    started = subprocess.run([ROOT / "tests/docker/engine.sh", folder], capture_output=True, text=True)
+    try:
+        if started.returncode:
+            pytest.skip(f"no Docker engine can start here: {started.stderr[-500:]}")
+        yield docker.environment | {"DOCKER_HOST": f"unix://{folder}/docker.sock"}
+    finally:
+        if (folder / "dockerd.pid").exists():
+            os.kill(int((folder / "dockerd.pid").read_text()), signal.SIGTERM)
