@@ -165,7 +165,7 @@ def test_a_round_saved_before_a_field_was_added_still_opens(store: Store) -> Non
 
 def test_a_round_saved_by_an_early_release_opens_and_still_answers(tmp_path: Path) -> None:
     """The folder was written by the code of commit 8b533be."""
-    archive = Path(__file__).parent / "data/round-saved-by-8b533be.tar.gz"
+    archive = Path(__file__).parent / "saved/round-saved-by-8b533be.tar.gz"
     with tarfile.open(archive) as packed:
         packed.extractall(tmp_path, filter="data")
     found = Store(tmp_path).latest(7)
