@@ -77,7 +77,9 @@ def cnn_features(folder: Path) -> np.ndarray:
             return self.array[rows]
 
     paths = sorted(path for path in folder.rglob("*") if path.suffix in (".jpg", ".png"))
-    pixels = Pixels(np.stack([np.asarray(Image.open(path).convert("RGB").resize((32, 32))) for path in paths]))
+    pixels = Pixels(
+        np.stack([np.asarray(Image.open(path).convert("RGB").resize((32, 32))) for path in paths])
+    )
     names = sorted({path.parent.name for path in paths})
     codes = np.array([names.index(path.parent.name) for path in paths])
     rows = np.arange(0, len(paths), 3)
@@ -190,7 +192,7 @@ def in_a_process(*arguments: str) -> dict[str, float]:
 
 
 def hardware() -> str:
-    cpu = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line][0]
+    cpu = next(line for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line)
     names = ("numpy", "scipy", "scikit-activeml", "fpsample")
     return f"{cpu.split(': ')[1]}, {os.cpu_count()} cores; Python {platform.python_version()}; " + ", ".join(
         f"{name} {installed(name)}" for name in names
@@ -226,8 +228,8 @@ def report(name: str, folder: Path, images: Path | None) -> None:
         for size, picks, seconds in ((1000, 50, 30), (10_000, 1000, 10)):
             found = in_a_process("robust", str(path), str(size), str(picks), str(seconds))
             print(
-                f"| R1 | {features} {size}, b {picks}, {seconds} s | robust_k_center | {found['seconds']:.2f} | | "
-                f"| {found['ratio']:.4f} of greedy's, {found['status']} |",
+                f"| R1 | {features} {size}, b {picks}, {seconds} s | robust_k_center "
+                f"| {found['seconds']:.2f} | | | {found['ratio']:.4f} of greedy's, {found['status']} |",
                 flush=True,
             )
 
@@ -244,7 +246,9 @@ def main() -> None:
         print(json.dumps(run(Path(path), *(int(number) for number in numbers))))
         return
     print(hardware())
-    print("| target | data | method | CPU s | times ours | MB beyond | radius |\n|---|---|---|---|---|---|---|")
+    print(
+        "| target | data | method | CPU s | times ours | MB beyond | radius |\n|---|---|---|---|---|---|---|"
+    )
     for name in [given.only] if given.only else CASES:
         if given.images or CASES[name][0] != "images":
             with tempfile.TemporaryDirectory() as folder:
