@@ -78,12 +78,16 @@ async function follow() {
 
 // ---------------------------------------------------------------- actions
 
+let question = new AbortController();
+
 function confirmed(words, yes) {
+  question.abort(); // one that was left by Escape waits for no answer any more
+  question = new AbortController();
   $("ask-words").textContent = words;
   $("ask-yes").textContent = yes;
-  $("ask").returnValue = "no";
   $("ask").showModal();
-  return new Promise((resolve) => $("ask").addEventListener("close", () => resolve($("ask").returnValue === "yes"), { once: true }));
+  const once = { once: true, signal: question.signal };
+  return new Promise((resolve) => $("ask").addEventListener("submit", (event) => resolve(event.submitter.value === "yes"), once));
 }
 
 const DONE = {
