@@ -22,6 +22,10 @@ BOXES = (
 )
 
 
+# Large images make a fit last for seconds, so that something can happen in its middle.
+SLOW_FIT = {"CORESET_IMAGE_SIZE": "192"}
+
+
 def make_project(session: httpx.Client, title: str, config: str, images: list[Path]) -> int:
     project_id = demo.create_project(session, title, config)
     if images:
@@ -201,14 +205,14 @@ def test_label_studio_blocks_then_dies_in_mid_round_then_changes_its_token(
             assert refused.returncode == 2
             assert "LABEL_STUDIO_SSRF_PROTECTION_ENABLED=false" in refused.stderr
 
-    with running_stack(tmp_path, url, token) as stack:
+    with running_stack(tmp_path, url, token, **SLOW_FIT) as stack:
         away = stack.cli("connect", "--project", str(project_id))
         assert away.returncode == 2
         assert f"Label Studio at {url} does not answer" in away.stderr
 
         with label_studio_on(own_data, port, reaches=True) as server:
             stack.connect(project_id)
-            wait_for_phase(stack, project_id, "embed", "neighbors", "select", "map", "save")
+            wait_for_phase(stack, project_id, "fit", "embed")
             os.killpg(server.process.pid, signal.SIGKILL)
         assert "does not answer" in stack.wait_for_error(project_id)
         saved = stack.status(project_id)["round"]
@@ -223,7 +227,7 @@ def test_label_studio_blocks_then_dies_in_mid_round_then_changes_its_token(
 
             stack.wait_until_idle(project_id)
             stack.cli("start", "--project", str(project_id))
-            wait_for_phase(stack, project_id, "embed", "neighbors", "select", "map", "save")
+            wait_for_phase(stack, project_id, "fit", "embed")
             with demo.open_session(url, token) as session:
                 changed = session.post("/api/current-user/reset-token/").raise_for_status().json()["token"]
             assert "LABEL_STUDIO_API_KEY" in stack.wait_for_error(project_id)
