@@ -8,11 +8,13 @@ from typing import Any
 
 import pytest
 from fake_label_studio import FakeLabelStudio, running
+from flask.testing import FlaskClient
 from redis import Redis
 
 from coreset_backend.backend import Backend, open_backend
 from coreset_backend.local import embedded_redis, wait_for_redis
 from coreset_backend.settings import Settings, environment_names
+from coreset_backend.web import create_app
 
 pytest.register_assert_rewrite("label_studio_contract")
 
@@ -62,3 +64,15 @@ def make_backend(redis_url: str, tmp_path: Path) -> Iterator[Callable[..., Backe
     yield make
     for backend in opened:
         backend.close()
+
+
+@pytest.fixture
+def backend(make_backend: Callable[..., Backend]) -> Backend:
+    """A backend with the defaults; a test module may have its own."""
+    return make_backend()
+
+
+@pytest.fixture
+def client(backend: Backend) -> FlaskClient:
+    """What calls the web process of ``backend`` without a network."""
+    return create_app(backend).test_client()

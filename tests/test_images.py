@@ -1,5 +1,4 @@
 import io
-import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -9,6 +8,7 @@ import httpx
 import numpy as np
 import pytest
 from PIL import Image
+from serving import serving
 
 from coreset_backend.errors import TooManyImageFailures
 from coreset_backend.images import open_images
@@ -48,13 +48,8 @@ class Token(httpx.Auth):
 def server() -> Iterator[str]:
     Wire.FILES.clear()
     Wire.asked.clear()
-    http = ThreadingHTTPServer(("127.0.0.1", 0), Wire)
-    thread = threading.Thread(target=http.serve_forever, args=(0.05,))
-    thread.start()
-    yield f"http://127.0.0.1:{http.server_port}"
-    http.shutdown()
-    thread.join()
-    http.server_close()
+    with serving(ThreadingHTTPServer(("127.0.0.1", 0), Wire)) as address:
+        yield address
 
 
 @pytest.fixture

@@ -6,7 +6,6 @@ import os
 import signal
 import socket
 import subprocess
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,12 +13,12 @@ from typing import Any
 
 import httpx
 import pytest
+from backend_run import backend_command, run_environment, running_backend
 from waiting import wait_until
 
 from coreset_backend import demo
 from coreset_backend.local import settings_of_run
 
-ROOT = Path(__file__).parent.parent
 PARTS = ("redis-server", "work", "gunicorn")
 
 
@@ -59,40 +58,17 @@ class Run:
             return httpx.get(f"http://127.0.0.1:{self.port}{path}", trust_env=False).status_code
         return 0
 
-    def stop(self) -> None:
-        if self.process.poll() is None:
-            self.process.send_signal(signal.SIGINT)
-        self.process.wait(30)
-
 
 def environment(folder: Path, port: int) -> dict[str, str]:
     """That of a run which serves a Label Studio that is away."""
-    return {
-        "PATH": os.environ["PATH"],
-        "PYTHONPATH": str(ROOT),
-        "HOME": str(folder),
-        "MODEL_DIR": str(folder / "data"),
-        "PORT": str(port),
-        "LABEL_STUDIO_URL": "http://127.0.0.1:9",
-        "LABEL_STUDIO_API_KEY": "0123456789abcdef",
-    }
-
-
-def command(*arguments: str) -> list[str]:
-    return [sys.executable, "-m", "coreset_backend", *arguments]
+    away = {"LABEL_STUDIO_URL": "http://127.0.0.1:9", "LABEL_STUDIO_API_KEY": "0123456789abcdef"}
+    return run_environment(folder, port, **away)
 
 
 @contextlib.contextmanager
 def running(folder: Path, port: int) -> Iterator[Run]:
-    with (folder / "run.log").open("wb") as log:
-        process = subprocess.Popen(command("run"), env=environment(folder, port), stdout=log, stderr=log)
-    run = Run(folder, port, process)
-    try:
-        wait_until(lambda: "Press Ctrl-C" in run.log or process.poll() is not None, "the tree", 60)
-        assert process.poll() is None, run.log
-        yield run
-    finally:
-        run.stop()
+    with running_backend(environment(folder, port), folder / "run.log") as process:
+        yield Run(folder, port, process)
 
 
 def test_the_tree_survives_its_redis_and_ends_whole(tmp_path: Path) -> None:
@@ -139,7 +115,7 @@ def test_other_commands_find_the_run_and_a_second_run_is_refused(tmp_path: Path)
 
         def typed(*arguments: str, **more: str) -> subprocess.CompletedProcess[str]:
             return subprocess.run(
-                command(*arguments), env=bare | more, capture_output=True, text=True, timeout=60
+                backend_command(*arguments), env=bare | more, capture_output=True, text=True, timeout=60
             )
 
         assert typed("status").stdout.startswith("No project is connected.")
@@ -166,11 +142,10 @@ def test_a_port_in_use_is_refused_before_anything_starts(tmp_path: Path) -> None
         other.listen()
         port = other.getsockname()[1]
         refused = subprocess.run(
-            command("run"),
+            backend_command("run"),
             env=environment(tmp_path, port),
             capture_output=True,
             text=True,
-            cwd=ROOT,
             timeout=60,
         )
     assert refused.returncode == 2

@@ -38,16 +38,6 @@ def figures(client: FlaskClient) -> dict[tuple[str, ...], float]:
     }
 
 
-@pytest.fixture
-def backend(make_backend: MakeBackend) -> Backend:
-    return make_backend()
-
-
-@pytest.fixture
-def client(backend: Backend) -> FlaskClient:
-    return create_app(backend).test_client()
-
-
 def save_round(backend: Backend) -> None:
     with backend.store.draft(7) as draft:
         draft.save(

@@ -39,11 +39,6 @@ def backend(make_backend: MakeBackend) -> Backend:
     )
 
 
-@pytest.fixture
-def client(backend: Backend) -> FlaskClient:
-    return create_app(backend).test_client()
-
-
 def save_round(backend: Backend, project_id: int = 7, **given: Any) -> None:
     with backend.store.draft(project_id) as draft:
         known: dict[str, Any] = {

@@ -2,7 +2,6 @@
 
 import csv
 import io
-import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.remote.webelement import WebElement
+from serving import serving
 from test_store import record
 from waiting import wait_until
 from werkzeug.serving import make_server
@@ -101,13 +101,8 @@ def backend(make_backend: Callable[..., Backend]) -> Backend:
 @pytest.fixture
 def address(backend: Backend) -> Iterator[str]:
     """Where the pages are served."""
-    server = make_server("127.0.0.1", 0, create_app(backend), threaded=True)
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    yield f"http://127.0.0.1:{server.port}"
-    server.shutdown()
-    thread.join()
-    server.server_close()
+    with serving(make_server("127.0.0.1", 0, create_app(backend), threaded=True)) as served:
+        yield served
 
 
 def open_project(page: webdriver.Chrome, address: str) -> None:

@@ -2,13 +2,13 @@
 
 import contextlib
 import itertools
-import threading
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import httpx
 import pytest
+from serving import serving
 
 from coreset_backend.addresses import AddressRefused, address_guard
 from coreset_backend.errors import ImageError, LabelStudioError
@@ -56,22 +56,16 @@ class Answering(BaseHTTPRequestHandler):
         """Say nothing."""
 
 
-@contextlib.contextmanager
-def running(site: Site) -> Iterator[Site]:
-    thread = threading.Thread(target=site.serve_forever, args=(0.02,))
-    thread.start()
-    try:
-        yield site
-    finally:
-        site.shutdown()
-        thread.join()
-        site.server_close()
-
-
 @pytest.fixture
 def new_site() -> Iterator[Callable[..., Site]]:
     with contextlib.ExitStack() as stack:
-        yield lambda *where: stack.enter_context(running(Site(*where)))
+
+        def open_site(*where: Any) -> Site:
+            site = Site(*where)
+            stack.enter_context(serving(site))
+            return site
+
+        yield open_site
 
 
 @pytest.fixture

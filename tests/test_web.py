@@ -17,16 +17,6 @@ MakeBackend = Callable[..., Backend]
 PROJECT = {"id": 7, "title": "Pets"}
 
 
-@pytest.fixture
-def backend(make_backend: MakeBackend) -> Backend:
-    return make_backend()
-
-
-@pytest.fixture
-def client(backend: Backend) -> FlaskClient:
-    return create_app(backend).test_client()
-
-
 def signed(backend: Backend) -> dict[str, str]:
     return {SECRET_HEADER: backend.webhook_secret}
 

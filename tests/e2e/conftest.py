@@ -5,7 +5,8 @@ from collections.abc import Callable, Iterator
 
 import httpx
 import pytest
-from e2e_stack import ROOT, Annotator, Stack, running_stack, sign_up
+from backend_run import ROOT
+from e2e_stack import Annotator, Stack, running_stack, sign_up
 
 from coreset_backend import demo
 

@@ -1,22 +1,18 @@
 """The whole backend as its users start it, and annotators who speak to Label Studio as the browser does."""
 
 import contextlib
-import os
 import re
-import signal
 import subprocess
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import httpx
+from backend_run import backend_command, run_environment, running_backend
 from waiting import wait_until
 
 from coreset_backend import demo
-
-ROOT = Path(__file__).parent.parent.parent
 
 
 @dataclass(frozen=True)
@@ -76,9 +72,12 @@ class Stack:
 
     def cli(self, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
         """A command typed in a second terminal, with ``environment`` on top of that of the run."""
-        command = [sys.executable, "-m", "coreset_backend", *arguments]
         return subprocess.run(
-            command, env=self.environment | environment, capture_output=True, text=True, timeout=120
+            backend_command(*arguments),
+            env=self.environment | environment,
+            capture_output=True,
+            text=True,
+            timeout=120,
         )
 
     def connect(self, project_id: int) -> str:
@@ -136,36 +135,20 @@ class Stack:
 def running_stack(folder: Path, label_studio_url: str, api_key: str, **settings: str) -> Iterator[Stack]:
     """`coreset-backend run` with its data in ``folder``, which may hold those of an earlier run."""
     port = demo.free_port()
-    environment = {
-        "PATH": os.environ["PATH"],
-        "PYTHONPATH": str(ROOT),
-        "HOME": str(folder),
-        "OMP_NUM_THREADS": "1",  # two threads that wait for each other crawl on a busy machine
-        "LABEL_STUDIO_URL": label_studio_url,
-        "LABEL_STUDIO_API_KEY": api_key,
-        "MODEL_DIR": str(folder / "data"),
-        "PORT": str(port),
-        "CORESET_URL": f"http://localhost:{port}",
-        "CORESET_BATCH_SIZE": "24",
-        "CORESET_DEBOUNCE_SECONDS": "1",
-        "CORESET_POLL_SECONDS": "5",
-        **settings,
-    }
+    environment = run_environment(
+        folder,
+        port,
+        **{
+            "LABEL_STUDIO_URL": label_studio_url,
+            "LABEL_STUDIO_API_KEY": api_key,
+            "OMP_NUM_THREADS": "1",  # two threads that wait for each other crawl on a busy machine
+            "CORESET_URL": f"http://localhost:{port}",
+            "CORESET_BATCH_SIZE": "24",
+            "CORESET_DEBOUNCE_SECONDS": "1",
+            "CORESET_POLL_SECONDS": "5",
+            **settings,
+        },
+    )
     log = folder / f"run-{port}.log"
-    with log.open("wb") as output:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "coreset_backend", "run"],
-            env=environment,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            cwd=ROOT,
-            start_new_session=True,
-        )
-    try:
-        wait_until(lambda: "Press Ctrl-C" in log.read_text() or process.poll() is not None, "the backend")
-        assert process.poll() is None, log.read_text()
+    with running_backend(environment, log) as process:
         yield Stack(f"http://127.0.0.1:{port}", environment, process, log)
-    finally:
-        if process.poll() is None:
-            process.send_signal(signal.SIGINT)
-        process.wait(40)

@@ -1,6 +1,5 @@
 """Images in a bucket: read by the links that Label Studio signs for the project's storage."""
 
-import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -9,6 +8,7 @@ from urllib.parse import parse_qs, urlsplit
 import httpx
 import pytest
 from e2e_stack import Stack
+from serving import serving
 
 from coreset_backend import demo
 from coreset_backend.demo_images import CLASSES, make_images
@@ -66,10 +66,8 @@ def bucket(tmp_path: Path) -> Iterator[tuple[str, set[str]]]:
     make_images(tmp_path / "pool", N, seed=31)
     fetched: set[str] = set()
     handler = type("ThisBucket", (Bucket,), {"folder": tmp_path / "pool", "signed": fetched})
-    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{server.server_address[1]}", fetched
-        server.shutdown()
+    with serving(ThreadingHTTPServer(("127.0.0.1", 0), handler)) as address:
+        yield address, fetched
 
 
 def test_a_pool_in_a_bucket(stack: Stack, admin: httpx.Client, bucket: tuple[str, set[str]]) -> None:

@@ -1,18 +1,14 @@
 """`make run` as a newcomer: nothing is set, and what it prints is enough to label."""
 
 import contextlib
-import os
 import re
-import signal
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
 import pytest
-from e2e_stack import ROOT, Annotator
-from waiting import wait_until
+from backend_run import ROOT, run_environment, running_backend
+from e2e_stack import Annotator
 
 from coreset_backend import demo
 
@@ -34,29 +30,9 @@ def logged_in(url: str, email: str, password: str) -> Iterator[httpx.Client]:
 def test_a_newcomer_logs_in_with_what_is_printed_and_gets_the_batch(tmp_path: Path) -> None:
     if demo.find_label_studio(ROOT) is None:
         pytest.skip("label-studio is not installed; `make label-studio` installs it")
-    port = demo.free_port()
-    environment = {
-        "PATH": os.environ["PATH"],
-        "PYTHONPATH": str(ROOT),
-        "HOME": str(tmp_path),
-        "MODEL_DIR": str(tmp_path / "data"),
-        "PORT": str(port),
-    }
-    log = tmp_path / "run.log"
-    with log.open("wb") as output:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "coreset_backend", "run"],
-            env=environment,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            cwd=ROOT,
-        )
-    try:
-        wait_until(
-            lambda: "Press Ctrl-C" in log.read_text() or process.poll() is not None, "what it prints", 300
-        )
+    port, log = demo.free_port(), tmp_path / "run.log"
+    with running_backend(run_environment(tmp_path, port), log, 300) as process:
         told = log.read_text()
-        assert process.poll() is None, told
         address = re.search(r"^Open\s+(http\S+)/projects/(\d+)/data$", told, re.MULTILINE)
         user, password = (
             re.search(rf"^{word}\s+(\S+)$", told, re.MULTILINE) for word in ("User", "Password")
@@ -72,6 +48,4 @@ def test_a_newcomer_logs_in_with_what_is_printed_and_gets_the_batch(tmp_path: Pa
             for task_id in batch[:3]:
                 assert annotator.next_task(project_id) == task_id
                 annotator.skip(task_id)
-    finally:
-        process.send_signal(signal.SIGINT)
-        assert process.wait(60) == 0
+    assert process.returncode == 0

@@ -3,13 +3,14 @@
 import contextlib
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
-from e2e_stack import ROOT, Stack, running_stack
+from backend_run import ROOT
+from e2e_stack import Stack, running_stack
 from waiting import wait_until
 
 from coreset_backend import demo
@@ -28,9 +29,17 @@ SLOW_FIT = {"CORESET_IMAGE_SIZE": "192"}
 
 def make_project(session: httpx.Client, title: str, config: str, images: list[Path]) -> int:
     project_id = demo.create_project(session, title, config)
-    if images:
-        demo.upload_images(session, project_id, images)
+    demo.upload_images(session, project_id, images)
     return project_id
+
+
+def make_connected(
+    stack: Stack, session: httpx.Client, title: str, images: list[Path], labels: Sequence[str] = CLASSES
+) -> tuple[int, Any]:
+    """A project of choices with its first round: its id and the round."""
+    project_id = make_project(session, title, demo.choices_config(labels), images)
+    stack.connect(project_id)
+    return project_id, stack.wait_for_round(project_id, 1)
 
 
 def draw(folder: Path, n: int, seed: int) -> list[Path]:
@@ -79,10 +88,7 @@ def test_an_empty_project_says_so_and_starts_when_images_come(
 def test_labels_are_found_although_the_webhook_is_gone(
     stack: Stack, admin: httpx.Client, tmp_path: Path
 ) -> None:
-    config = demo.choices_config(CLASSES)
-    project_id = make_project(admin, "Lost webhook", config, draw(tmp_path, 60, seed=23))
-    stack.connect(project_id)
-    first = stack.wait_for_round(project_id, 1)
+    project_id, first = make_connected(stack, admin, "Lost webhook", draw(tmp_path, 60, seed=23))
     for webhook in admin.get("/api/webhooks/", params={"project": project_id}).json():
         admin.delete(f"/api/webhooks/{webhook['id']}/").raise_for_status()
     submit(admin, first["batch"], choice("disc"))
@@ -108,13 +114,11 @@ def test_a_project_of_boxes_is_selected_for_without_training(
     assert second["published"]["serves"][: len(second["batch"])] == second["batch"]
 
 
-def test_a_label_removed_from_the_config_and_a_config_without_choices_keep_the_rounds_going(
+def test_a_label_removed_from_the_config_keeps_the_rounds_going(
     stack: Stack, admin: httpx.Client, tmp_path: Path
 ) -> None:
-    config = demo.choices_config([*CLASSES, "blob"])
-    project_id = make_project(admin, "Changing labels", config, draw(tmp_path, 80, seed=25))
-    stack.connect(project_id)
-    first = stack.wait_for_round(project_id, 1)
+    images = draw(tmp_path, 80, seed=25)
+    project_id, first = make_connected(stack, admin, "Changing labels", images, [*CLASSES, "blob"])
     submit(admin, first["batch"][:12], choice("blob"))
     submit(admin, first["batch"][12:], choice("disc"))
     second = stack.wait_for_round(project_id, 2)
@@ -145,10 +149,8 @@ def _annotations(admin: httpx.Client, project_id: int, label: str) -> list[int]:
 def test_a_start_in_mid_round_starts_another_round_after_it(
     stack: Stack, admin: httpx.Client, tmp_path: Path
 ) -> None:
-    config = demo.choices_config(CLASSES)
-    project_id = make_project(admin, "Started twice", config, draw(tmp_path, 200, seed=26))
-    stack.connect(project_id)
-    before = stack.wait_for_round(project_id, 1)["number"]
+    project_id, first = make_connected(stack, admin, "Started twice", draw(tmp_path, 200, seed=26))
+    before = first["number"]
     stack.wait_until_idle(project_id)
     assert stack.cli("start", "--project", str(project_id)).returncode == 0
     wait_until(lambda: stack.status(project_id)["progress"]["state"] == "running", "a running round")

@@ -1,0 +1,55 @@
+"""`coreset-backend` as it is typed into a terminal, in processes of its own."""
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from waiting import wait_until
+
+ROOT = Path(__file__).parent.parent
+
+
+def backend_command(*arguments: str) -> list[str]:
+    return [sys.executable, "-m", "coreset_backend", *arguments]
+
+
+def run_environment(folder: Path, port: int, **settings: str) -> dict[str, str]:
+    """All that a run with its data in ``folder`` gets to see of this process, with ``settings`` on top."""
+    return {
+        "PATH": os.environ["PATH"],
+        "PYTHONPATH": str(ROOT),
+        "HOME": str(folder),
+        "MODEL_DIR": str(folder / "data"),
+        "PORT": str(port),
+        **settings,
+    }
+
+
+@contextlib.contextmanager
+def running_backend(
+    environment: Mapping[str, str], log: Path, seconds: float = 120.0
+) -> Iterator[subprocess.Popen[bytes]]:
+    """`coreset-backend run`, ready, with its output in ``log``; interrupted and awaited at the end."""
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            backend_command("run"),
+            env=environment,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            cwd=ROOT,
+            start_new_session=True,
+        )
+    try:
+        wait_until(
+            lambda: "Press Ctrl-C" in log.read_text() or process.poll() is not None, "the backend", seconds
+        )
+        assert process.poll() is None, log.read_text()
+        yield process
+    finally:
+        if process.poll() is None:
+            process.send_signal(signal.SIGINT)
+        process.wait(60)
