@@ -26,6 +26,7 @@ from werkzeug.middleware.proxy_fix import ProxyFix
 from coreset_backend.backend import Backend
 from coreset_backend.connect import SECRET_HEADER
 from coreset_backend.events import START_TRAINING
+from coreset_backend.incoming import current_backend
 
 log = logging.getLogger(__name__)
 
@@ -71,11 +72,6 @@ def guard_app(app: Flask, backend: Backend) -> None:
         app.wsgi_app = ProxyFix(  # type: ignore[method-assign]
             app.wsgi_app, x_for=proxies, x_proto=proxies, x_host=proxies, x_prefix=proxies
         )
-
-
-def _backend() -> Backend:
-    backend: Backend = current_app.extensions["backend"]
-    return backend
 
 
 # ---------------------------------------------------------------- wrong guesses
@@ -165,12 +161,12 @@ def _require(kind: str, came: bytes, expected: bytes, refusal: Unauthorized) -> 
 
 
 def _refuse_strangers() -> None:
-    login = _backend().basic_auth
+    login = current_backend().basic_auth
     if request.endpoint == OPEN_TO_ALL:
         return
     if request.endpoint == SIGNED and SECRET_HEADER in request.headers:
         came = request.headers[SECRET_HEADER].encode()
-        _require("webhook secret", came, _backend().webhook_secret.encode(), _unsigned())
+        _require("webhook secret", came, current_backend().webhook_secret.encode(), _unsigned())
     elif login:
         _require_login(login)
 
@@ -195,7 +191,7 @@ def require_signature(action: str) -> None:
 
     Label Studio sends the login with Start Training only, and the secret with all others.
     """
-    if SECRET_HEADER in request.headers or _backend().basic_auth or action == START_TRAINING:
+    if SECRET_HEADER in request.headers or current_backend().basic_auth or action == START_TRAINING:
         return
     log.warning("an event was refused: it carries no %s", SECRET_HEADER)
     raise _unsigned()
@@ -227,8 +223,8 @@ def _refuse_rebound_name() -> None:
     read and start everything here with its visitor's browser.
     """
     name = request.host.rpartition(":")[0] or request.host
-    own = urlsplit(_backend().settings.url).hostname
-    if _backend().basic_auth or request.endpoint == OPEN_TO_ALL or "." not in name or name == own:
+    own = urlsplit(current_backend().settings.url).hostname
+    if current_backend().basic_auth or request.endpoint == OPEN_TO_ALL or "." not in name or name == own:
         return
     if name.endswith(PRIVATE_NAMES) or _is_address(name):
         return

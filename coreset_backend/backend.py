@@ -1,5 +1,6 @@
 """The composition root: web, worker and command line all begin with ``open_backend(read_settings())``."""
 
+from collections.abc import Mapping
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -12,6 +13,7 @@ from rq.serializers import JSONSerializer
 
 from coreset_backend.errors import ConfigError
 from coreset_backend.label_studio import LabelStudio
+from coreset_backend.project_settings import project_settings
 from coreset_backend.settings import Settings
 from coreset_backend.store import Store
 
@@ -77,6 +79,13 @@ class Backend:
         if settings.basic_auth_user is None or settings.basic_auth_pass is None:
             return None
         return settings.basic_auth_user, settings.basic_auth_pass.get_secret_value()
+
+    def settings_for(self, project_id: int, attributes: Mapping[str, str]) -> Settings:
+        """The settings as they hold for the project; ``attributes`` are those of its label config.
+
+        Raises ConfigError for what its lead set wrongly.
+        """
+        return project_settings(self.settings, self.store.extra_params(project_id), attributes)
 
     def close(self) -> None:
         for opened in ("label_studio", "images"):

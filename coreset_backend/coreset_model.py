@@ -38,9 +38,10 @@ class CoresetModel(LabelStudioMLBase):  # type: ignore[misc]
         """One result for each task, from the newest round of the project that the tasks name."""
         if not tasks:
             return []
-        settings = read_settings()
-        with contextlib.closing(open_backend(settings)) as backend:
-            answers = AnswerCache(backend.store).latest(parse_project_id(tasks[0].get("project")))
+        with contextlib.closing(open_backend(read_settings())) as backend:
+            project_id = parse_project_id(tasks[0].get("project"))
+            answers = AnswerCache(backend.store).latest(project_id)
+            settings = backend.settings_for(project_id, answers.record.attributes if answers else {})
             return predict_results(answers, [task_id_of(task) for task in tasks], settings.preannotate)
 
     def fit(self, *given: Any, **named: Any) -> dict[str, str]:

@@ -5,7 +5,6 @@ the truth about rounds is in the store, the truth about labels in Label Studio.
 """
 
 import contextlib
-import json
 import logging
 import secrets
 import threading
@@ -25,6 +24,7 @@ from rq.timeouts import JobTimeoutException
 from rq.utils import utcparse
 
 from coreset_backend.backend import Backend, open_backend
+from coreset_backend.counts import count
 from coreset_backend.errors import (
     CoresetError,
     LabelStudioError,
@@ -35,11 +35,11 @@ from coreset_backend.errors import (
     StoreError,
 )
 from coreset_backend.logs import about, redacted, secrets_of
+from coreset_backend.progress import DAY, redis_key, reporter, write_progress
 from coreset_backend.settings import read_settings
 
 log = logging.getLogger(__name__)
 
-DAY = 86_400
 RESERVED_SECONDS = 10
 LEASE_SECONDS = 20
 HEARTBEAT_SECONDS = 30
@@ -56,8 +56,8 @@ def request_round(backend: Backend, project_id: int, reason: str, *, force: bool
     """
     try:
         if force:
-            backend.redis.rpush(_key(project_id, "demands"), reason)
-            backend.redis.expire(_key(project_id, "demands"), DAY)
+            backend.redis.rpush(redis_key(project_id, "demands"), reason)
+            backend.redis.expire(redis_key(project_id, "demands"), DAY)
         return _queue_once(backend, project_id, reason, backend.settings.debounce_seconds)
     except RedisError as error:
         raise QueueError(
@@ -66,7 +66,7 @@ def request_round(backend: Backend, project_id: int, reason: str, *, force: bool
 
 
 def _queue_once(backend: Backend, project_id: int, reason: str, delay: float) -> bool:
-    waiting = _key(project_id, "waiting")
+    waiting = redis_key(project_id, "waiting")
     job_id = f"round-{project_id}-{secrets.token_hex(4)}"
     if not backend.redis.set(waiting, job_id, nx=True, ex=DAY):
         if _still_waits(backend, waiting):
@@ -117,17 +117,19 @@ def run_round_job(project_id: int) -> str:
         # Long enough for the lease of a killed worker to run out.
         if not lease.acquire(blocking_timeout=LEASE_SECONDS + 5, token=job.id if job else None):
             job_id = f"round-{project_id}-{secrets.token_hex(4)}"
-            backend.redis.set(_key(project_id, "waiting"), job_id, ex=DAY)
+            backend.redis.set(redis_key(project_id, "waiting"), job_id, ex=DAY)
             _queue(backend, project_id, job_id, BUSY_RETRY_SECONDS)
             return "another job of this project is running; waiting for it"
         with _kept_alive(lease):
-            backend.redis.delete(_key(project_id, "waiting"))
+            backend.redis.delete(redis_key(project_id, "waiting"))
             return _advance(backend, project_id)
 
 
 def project_lease(backend: Backend, project_id: int) -> Lock:
     """The lock to hold while writing to the project's rounds; its value is the id of the job that runs."""
-    lease: Lock = backend.redis.lock(_key(project_id, "lease"), timeout=LEASE_SECONDS, thread_local=False)
+    lease: Lock = backend.redis.lock(
+        redis_key(project_id, "lease"), timeout=LEASE_SECONDS, thread_local=False
+    )
     return lease
 
 
@@ -160,10 +162,10 @@ def _kept_alive(lease: Any) -> Iterator[None]:
 def _advance(backend: Backend, project_id: int) -> str:
     from coreset_backend.rounds import round_due, run_round
 
-    forced: list[bytes] = backend.redis.lrange(_key(project_id, "demands"), 0, -1)  # type: ignore[assignment]
+    forced: list[bytes] = backend.redis.lrange(redis_key(project_id, "demands"), 0, -1)  # type: ignore[assignment]
     held = backend.store.held(project_id)
     try:
-        if backend.redis.exists(_key(project_id, "republish")) and not forced:
+        if backend.redis.exists(redis_key(project_id, "republish")) and not forced:
             return _republish(backend, project_id)
         if held and not forced:
             return held.reason
@@ -171,7 +173,7 @@ def _advance(backend: Backend, project_id: int) -> str:
         if reason is None:
             return "no round is due"
         log.info("project %d: a round starts: %s", project_id, reason)
-        stored = run_round(backend, project_id, _reporter(backend, project_id, reason))
+        stored = run_round(backend, project_id, reporter(backend, project_id, reason))
     except Exception as error:  # whatever it was, the state must say it
         ours = _explained(backend, error)
         _failed(backend, project_id, ours, len(forced))
@@ -182,8 +184,8 @@ def _advance(backend: Backend, project_id: int) -> str:
     _answer_forced(backend, project_id, len(forced))
     if held and stored.record.number != held.number:
         backend.store.release(project_id)
-    backend.redis.delete(*(_key(project_id, name) for name in ("unseen", "failures", "spared")))
-    _write_progress(backend, project_id, state="idle", error=None, phase=None)
+    backend.redis.delete(*(redis_key(project_id, name) for name in ("unseen", "failures", "spared")))
+    write_progress(backend, project_id, state="idle", error=None, phase=None)
     return f"round {stored.record.number}: {reason}"
 
 
@@ -192,16 +194,16 @@ def _republish(backend: Backend, project_id: int) -> str:
 
     stored = backend.store.latest(project_id)
     if stored:
-        _reporter(backend, project_id, "published again")("publish", 0, 0)
+        reporter(backend, project_id, "published again")("publish", 0, 0)
         publish_round(backend, stored)
-    backend.redis.delete(_key(project_id, "republish"))
-    _write_progress(backend, project_id, state="idle", error=None, phase=None)
+    backend.redis.delete(redis_key(project_id, "republish"))
+    write_progress(backend, project_id, state="idle", error=None, phase=None)
     return f"round {stored.record.number} is published again" if stored else "there is no round to publish"
 
 
 def request_publication(backend: Backend, project_id: int) -> bool:
     """Have the round that speaks for the project published again, soon; True if a job was queued for it."""
-    backend.redis.set(_key(project_id, "republish"), "1", ex=DAY)
+    backend.redis.set(redis_key(project_id, "republish"), "1", ex=DAY)
     return _queue_once(backend, project_id, "to be published again", 0)
 
 
@@ -211,8 +213,10 @@ def stop_round(backend: Backend, project_id: int, patience: float) -> bool:
     Raises QueueError when a worker has not ended it after ``patience`` seconds.
     """
     lease = project_lease(backend, project_id)
-    running: bytes | None = backend.redis.get(_key(project_id, "lease"))  # type: ignore[assignment]
-    dropped = backend.redis.delete(*(_key(project_id, name) for name in ("waiting", "demands", "republish")))
+    running: bytes | None = backend.redis.get(redis_key(project_id, "lease"))  # type: ignore[assignment]
+    dropped = backend.redis.delete(
+        *(redis_key(project_id, name) for name in ("waiting", "demands", "republish"))
+    )
     if not running:
         return bool(dropped)
     with contextlib.suppress(NoSuchJobError, InvalidJobOperation):  # it ends by itself
@@ -222,14 +226,14 @@ def stop_round(backend: Backend, project_id: int, patience: float) -> bool:
             f"The worker has not ended the round of project {project_id} within {patience:.0f} s. "
             "Is the worker alive? `coreset-backend doctor` knows; then cancel again."
         )
-    _write_progress(backend, project_id, state="idle", error=None, phase=None)
+    write_progress(backend, project_id, state="idle", error=None, phase=None)
     lease.release()
     return True
 
 
 def _answer_forced(backend: Backend, project_id: int, count: int) -> None:
     """Drop the oldest ``count`` demands for a round; one that came while the round ran stays for the next."""
-    backend.redis.ltrim(_key(project_id, "demands"), count, -1)
+    backend.redis.ltrim(redis_key(project_id, "demands"), count, -1)
 
 
 def _explained(backend: Backend, error: Exception) -> CoresetError:
@@ -262,7 +266,7 @@ def _failed(backend: Backend, project_id: int, error: CoresetError, forced: int 
     )
     count(backend, "coreset_rounds", str(project_id), "failed", type(error).__name__)
     shown = redacted(str(error), secrets_of(backend.settings))  # it may quote what a server echoed
-    _write_progress(backend, project_id, state="failed", error=shown)
+    write_progress(backend, project_id, state="failed", error=shown)
     if not isinstance(error, LabelStudioError | ProjectError):
         _spare(backend, project_id)
     job = get_current_job()
@@ -280,14 +284,14 @@ def _round_name(backend: Backend, project_id: int) -> str:
 def _spare(backend: Backend, project_id: int) -> None:
     """Keep the poll from repeating a costly failure: for a minute, then two, four, up to an hour."""
     with contextlib.suppress(RedisError):
-        failures: int = backend.redis.incr(_key(project_id, "failures"))
-        backend.redis.expire(_key(project_id, "failures"), DAY)
-        backend.redis.set(_key(project_id, "spared"), "1", ex=min(30 * 2 ** min(failures, 10), 3600))
+        failures: int = backend.redis.incr(redis_key(project_id, "failures"))
+        backend.redis.expire(redis_key(project_id, "failures"), DAY)
+        backend.redis.set(redis_key(project_id, "spared"), "1", ex=min(30 * 2 ** min(failures, 10), 3600))
 
 
 def free_lease(backend: Backend, job: Job) -> None:
     """Let the next job of the project in: this one's process is known to have ended."""
-    key = _key(int(job.args[0]), "lease") if job.args else ""
+    key = redis_key(int(job.args[0]), "lease") if job.args else ""
     if key and backend.redis.get(key) == job.id.encode():
         backend.redis.delete(key)
 
@@ -305,7 +309,7 @@ def lost(backend: Backend, job: Job, how: str, *, dead: bool) -> None:
     error = f"The process of the round ended in the middle ({how}). {OUT_OF_MEMORY}"
     name = _round_name(backend, project_id)
     log.error("project %d, %s: %s%s", project_id, name, error, " It is run again." if again else "")
-    _write_progress(backend, project_id, state="waiting" if again else "failed", error=error)
+    write_progress(backend, project_id, state="waiting" if again else "failed", error=error)
     if not again:
         _spare(backend, project_id)
 
@@ -318,7 +322,7 @@ def reconcile_job() -> str:
     asked = []
     with contextlib.closing(backend):
         for project_id in backend.store.projects():
-            if backend.redis.exists(_key(project_id, "lease"), _key(project_id, "spared")):
+            if backend.redis.exists(redis_key(project_id, "lease"), redis_key(project_id, "spared")):
                 continue
             try:
                 if backend.settings.trigger == "auto" and round_due(backend, project_id):
@@ -327,77 +331,6 @@ def reconcile_job() -> str:
             except CoresetError as error:
                 _failed(backend, project_id, error)
     return f"asked for rounds in {asked}" if asked else "nothing to do"
-
-
-# ---------------------------------------------------------------- progress
-
-
-def read_progress(backend: Backend, project_id: int) -> dict[str, Any]:
-    """How far the project's round is: ``state`` is idle, waiting, running or failed.
-
-    Also ``phase``, ``done``, ``total``, ``reason``, ``error``, ``phase_started`` and ``at`` (Unix times)
-    where known, and ``unseen``, how many tasks Label Studio asked about that no round has seen yet; ``held``
-    says why no round starts by itself, else None. Raises QueueError when Redis does not answer.
-    """
-    try:
-        written = json.loads(backend.redis.get(_key(project_id, "progress")) or "{}")
-        leased = bool(backend.redis.exists(_key(project_id, "lease")))
-        waits = bool(backend.redis.exists(_key(project_id, "waiting")))
-        unseen: int = backend.redis.scard(_key(project_id, "unseen"))
-    except RedisError as error:
-        raise QueueError(f"Redis does not answer ({error}), so progress is unknown.") from error
-    state = written.get("state", "idle")
-    if state == "running" and not leased:  # its worker died; the job comes back by itself
-        state = "waiting"
-    state = "waiting" if waits and state != "running" else state
-    held = backend.store.held(project_id)
-    return {**written, "state": state, "unseen": unseen, "held": held.reason if held else None}
-
-
-def _write_progress(backend: Backend, project_id: int, **news: Any) -> None:
-    key = _key(project_id, "progress")
-    with contextlib.suppress(RedisError):  # progress is for the eye; a round does not fail for it
-        known = json.loads(backend.redis.get(key) or "{}")
-        backend.redis.set(key, json.dumps({**known, **news, "at": time.time()}))
-
-
-def _reporter(backend: Backend, project_id: int, reason: str) -> Any:
-    """Progress of run_round, written at each phase and at most twice a second within one."""
-    last, started = ("", 0.0), 0.0
-
-    def report(phase: str, done: int, total: int) -> None:
-        nonlocal last, started
-        now = time.monotonic()
-        if phase != last[0]:
-            started = time.time()
-        if phase != last[0] or now > last[1] + 0.5 or done == total:
-            last = (phase, now)
-            _write_progress(
-                backend,
-                project_id,
-                state="running",
-                phase=phase,
-                done=done,
-                total=total,
-                phase_started=started,
-                reason=reason,
-                error=None,
-            )
-
-    return report
-
-
-def note_unseen(backend: Backend, project_id: int, task_ids: list[int]) -> None:
-    """Remember tasks that Label Studio asked about and no round has seen."""
-    if task_ids:
-        with contextlib.suppress(RedisError):
-            key = _key(project_id, "unseen")
-            backend.redis.sadd(key, *task_ids)
-            backend.redis.expire(key, DAY)
-
-
-def _key(project_id: int, name: str) -> str:
-    return f"coreset:{project_id}:{name}"
 
 
 def heartbeat_ages(backend: Backend) -> dict[str, float]:
@@ -421,35 +354,6 @@ def heartbeat_ages(backend: Backend) -> dict[str, float]:
 def workers_alive(backend: Backend) -> int:
     """How many workers listen to the queue; raises QueueError."""
     return len(heartbeat_ages(backend))
-
-
-# ---------------------------------------------------------------- counts
-
-
-COUNTERS = {
-    "coreset_rounds": ("Rounds that ended, by outcome and error", ("project", "outcome", "error")),
-    "coreset_round_phase_seconds": ("Time spent in each phase of rounds that were done", ("phase",)),
-}
-"""What jobs count: its meaning and the names of its labels."""
-
-
-def count(backend: Backend, counter: str, *labels: str, amount: float = 1.0) -> None:
-    """Add to one of COUNTERS; kept in Redis, since the process of a job ends with it."""
-    with contextlib.suppress(RedisError):
-        backend.redis.hincrbyfloat("coreset:counts", json.dumps([counter, *labels]), amount)
-
-
-def read_counts(backend: Backend) -> dict[str, dict[tuple[str, ...], float]]:
-    """Counter -> label values -> what was counted since Redis was last empty; raises QueueError."""
-    found: dict[str, dict[tuple[str, ...], float]] = {}
-    try:
-        counted: dict[bytes, bytes] = backend.redis.hgetall("coreset:counts")  # type: ignore[assignment]
-    except RedisError as error:
-        raise QueueError(f"Redis does not answer ({error}).") from error
-    for field, value in counted.items():
-        counter, *labels = json.loads(field)
-        found.setdefault(counter, {})[tuple(labels)] = float(value)
-    return found
 
 
 def job_counts(backend: Backend) -> dict[str, int]:

@@ -335,7 +335,11 @@ class LabelStudio:
         answer = self.get(
             "/api/tasks/",
             expect=("tasks",),
-            **{"project": project_id, "page": 1, "page_size": max(count, 1), "include": "id", "query": query},
+            project=project_id,
+            page=1,
+            page_size=max(count, 1),
+            include="id",
+            query=query,
         )
         return [task["id"] for task in answer["tasks"]]
 

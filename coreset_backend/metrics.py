@@ -1,7 +1,7 @@
 """Figures for Prometheus: what this web process measured, and what store and Redis know at each scrape.
 
 A job of the worker is a process that ends with the job, so nothing it counts could wait in it for a scrape:
-it adds its counts to Redis (`coreset_backend.jobs.count`), and one scrape of the web finds all workers'.
+it adds its counts to Redis (`coreset_backend.counts.count`), and one scrape of the web finds all workers'.
 """
 
 import shutil
@@ -18,8 +18,10 @@ from prometheus_client.registry import Collector
 
 from coreset_backend import __version__
 from coreset_backend.backend import Backend
+from coreset_backend.counts import COUNTERS, read_counts
 from coreset_backend.errors import QueueError
-from coreset_backend.jobs import COUNTERS, heartbeat_ages, job_counts, read_counts, read_progress
+from coreset_backend.jobs import heartbeat_ages, job_counts
+from coreset_backend.progress import read_progress
 from coreset_backend.store import StoredRound
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"

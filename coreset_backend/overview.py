@@ -9,7 +9,8 @@ from coreset_backend.backend import Backend
 from coreset_backend.errors import CorruptRound, QueueError
 from coreset_backend.findings import duplicates, label_names, suspects
 from coreset_backend.history import project_history
-from coreset_backend.jobs import read_progress, workers_alive
+from coreset_backend.jobs import workers_alive
+from coreset_backend.progress import read_progress
 from coreset_backend.project_settings import settings_table
 from coreset_backend.status import PHASES, whole_round
 from coreset_backend.store import STATES, Round, StoredRound

@@ -6,12 +6,12 @@ A page is whole without JavaScript; that keeps it live and draws the charts.
 import datetime
 
 import numpy as np
-from flask import Blueprint, Response, current_app, jsonify, render_template
+from flask import Blueprint, Response, render_template
 from werkzeug.exceptions import HTTPException, NotFound
 
-from coreset_backend.backend import Backend
 from coreset_backend.errors import CoresetError, RoundNotFound
-from coreset_backend.overview import Json, map_bytes, progress, project_list, project_overview
+from coreset_backend.incoming import connected_project, current_backend
+from coreset_backend.overview import Json, map_bytes, project_list, project_overview
 from coreset_backend.store import StoredRound
 
 THUMBNAIL_SIDE = 192
@@ -20,35 +20,18 @@ UNCHANGING = "private, max-age=86400, immutable"
 pages = Blueprint("pages", __name__)
 
 
-def _backend() -> Backend:
-    backend: Backend = current_app.extensions["backend"]
-    return backend
-
-
 @pages.get("/projects")
 def projects() -> str:
     """All connected projects."""
-    return render_template("projects.html", projects=project_list(_backend()))
+    return render_template("projects.html", projects=project_list(current_backend()))
 
 
 @pages.get("/projects/<int:project_id>")
 def project(project_id: int) -> str:
     """One project: what is happening, what the labels bought, when to stop."""
-    return render_template("project.html", view=project_overview(_backend(), _known(project_id)))
-
-
-@pages.get("/api/projects/<int:project_id>/overview")
-def overview(project_id: int) -> Response:
-    """Every number of the project's page."""
-    return jsonify(project_overview(_backend(), _known(project_id)))
-
-
-@pages.get("/api/projects/<int:project_id>/progress")
-def live_progress(project_id: int) -> Response:
-    """How far the running round is, and the number of the newest; asked for every second."""
-    newest = _backend().store.latest(_known(project_id))
-    known = progress(_backend(), project_id, newest)
-    return jsonify(project=project_id, progress=known, number=newest.record.number if newest else 0)
+    return render_template(
+        "project.html", view=project_overview(current_backend(), connected_project(project_id))
+    )
 
 
 @pages.get("/projects/<int:project_id>/rounds/<int:number>/thumbnails/<int:task_id>.jpg")
@@ -58,7 +41,7 @@ def thumbnail(project_id: int, number: int, task_id: int) -> Response:
 
     stored = _round(project_id, number)
     key = _image_key(stored, task_id)
-    jpeg = cached_thumbnail(_backend().store.image_cache, key, THUMBNAIL_SIDE) if key else None
+    jpeg = cached_thumbnail(current_backend().store.image_cache, key, THUMBNAIL_SIDE) if key else None
     if jpeg is None:
         raise NotFound(f"Round {number} of project {project_id} has no cached image of task {task_id}.")
     return Response(jpeg, mimetype="image/jpeg", headers={"Cache-Control": UNCHANGING})
@@ -74,15 +57,9 @@ def embedding_map(project_id: int, number: int) -> Response:
     return Response(map_bytes(stored), mimetype="application/octet-stream", headers=headers)
 
 
-def _known(project_id: int) -> int:
-    if project_id not in _backend().store.projects():
-        raise NotFound(f"Project {project_id} is not connected. Run `coreset-backend connect --project N`.")
-    return project_id
-
-
 def _round(project_id: int, number: int) -> StoredRound:
     try:
-        return _backend().store.open(_known(project_id), number)
+        return current_backend().store.open(connected_project(project_id), number)
     except RoundNotFound as error:
         raise NotFound(str(error)) from None
 

@@ -5,10 +5,10 @@ What the label config says (``coreset_batch_size="100"`` on any of its tags) goe
 """
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Annotated, Any
 from xml.etree import ElementTree
 
-from pydantic import ConfigDict, ValidationError, create_model
+from pydantic import Field, ValidationError, create_model
 
 from coreset_backend.errors import ConfigError
 from coreset_backend.selection import STRATEGIES
@@ -19,11 +19,14 @@ FIELDS = ("batch_size", "strategy", "holdout", "batch_done", "new_labels", "prea
 ATTRIBUTE = PREFIX.lower()
 LABEL_CONFIG, EXTRA_PARAMS = "label config", "extra params"
 
-_Given: Any = create_model(
-    "_Given",
-    __config__=ConfigDict(populate_by_name=True),
-    **{name: (Settings.model_fields[name].annotation, Settings.model_fields[name]) for name in FIELDS},  # type: ignore[call-overload]
-)
+
+def _without_alias(name: str) -> Any:
+    """The field with its bounds, known by its own name only."""
+    field = Settings.model_fields[name]
+    return Annotated[field.annotation, Field(), *field.metadata], field.default
+
+
+_Given: Any = create_model("_Given", **{name: _without_alias(name) for name in FIELDS})
 
 
 def label_config_attributes(label_config: str) -> dict[str, str]:
@@ -52,19 +55,13 @@ def project_settings(settings: Settings, extra_params: Json, attributes: Mapping
 def settings_table(settings: Settings, extra_params: Json, attributes: Mapping[str, str]) -> list[Json]:
     """``[{name, value, source}]`` of the settings that a project can set, as they hold for it."""
     resolved = project_settings(settings, extra_params, attributes)
-    extra = _checked(extra_params, EXTRA_PARAMS)
+    sources = {
+        **dict.fromkeys(settings.model_fields_set, "environment"),
+        **dict.fromkeys(_checked(extra_params, EXTRA_PARAMS), EXTRA_PARAMS),
+        **dict.fromkeys(attributes, LABEL_CONFIG),
+    }
     return [
-        {
-            "name": name,
-            "value": getattr(resolved, name),
-            "source": LABEL_CONFIG
-            if name in attributes
-            else EXTRA_PARAMS
-            if name in extra
-            else "environment"
-            if name in settings.model_fields_set
-            else "default",
-        }
+        {"name": name, "value": getattr(resolved, name), "source": sources.get(name, "default")}
         for name in FIELDS
     ]
 
@@ -87,8 +84,7 @@ def _checked(given: Json, source: str) -> dict[str, Any]:
         checked = _Given(**named)
     except ValidationError as error:
         first = error.errors()[0]
-        name = "new_labels" if first["loc"][0] not in FIELDS else first["loc"][0]
         raise ConfigError(
-            f"{name} in the {source}: {first['msg']} (it is {str(first['input'])[:40]!r})."
+            f"{first['loc'][0]} in the {source}: {first['msg']} (it is {str(first['input'])[:40]!r})."
         ) from None
     return {name: getattr(checked, name) for name in named}

@@ -19,7 +19,7 @@ from coreset_backend.evidence import gather_evidence
 from coreset_backend.label_studio import BATCH_VERSION_PREFIX
 from coreset_backend.logs import about
 from coreset_backend.project import Snapshot, class_targets
-from coreset_backend.project_settings import label_config_attributes, project_settings
+from coreset_backend.project_settings import label_config_attributes
 from coreset_backend.selection import neighbors_for
 from coreset_backend.store import STATES, Draft, Round, StoredRound
 from coreset_backend.tabs import refresh_tabs
@@ -48,15 +48,13 @@ def run_round(backend: "Backend", project_id: int, progress: Progress = _unwatch
     nothing has changed since. Raises any CoresetError; nothing is left half-done.
     """
     clock = Clock(progress)
-    extra_params = backend.store.extra_params(project_id)
     with clock.phase("snapshot") as step:
         snapshot = backend.label_studio.fetch_snapshot(project_id, step)
     if not snapshot.tasks:
         raise EmptyPool(f"Project {project_id} '{snapshot.title}' has no tasks yet. Import images into it.")
     stored = backend.store.latest(project_id)
-    settings = project_settings(
-        backend.settings, extra_params, label_config_attributes(snapshot.label_config)
-    )
+    attributes = label_config_attributes(snapshot.label_config)
+    settings = backend.settings_for(project_id, attributes)
     if stored is None or stored.publication or stored.record.fingerprint != snapshot.fingerprint():
         stored = _compute(backend, settings, snapshot, stored, clock)
     with clock.phase("publish"):
@@ -79,14 +77,8 @@ def round_due(backend: "Backend", project_id: int) -> str | None:
     if backend.settings.trigger == "manual":
         return None
     annotated = backend.label_studio.fetch_annotated(project_id)
-    return _due(stored_settings(backend, stored), stored, annotated)
-
-
-def stored_settings(backend: "Backend", stored: StoredRound) -> "Settings":
-    """The settings of the project as its newest round found them."""
-    record = stored.record
-    extra_params = backend.store.extra_params(record.project_id)
-    return project_settings(backend.settings, extra_params, record.attributes)
+    settings = backend.settings_for(project_id, stored.record.attributes)
+    return _due(settings, stored, annotated)
 
 
 def _due(settings: "Settings", stored: StoredRound, annotated: dict[int, bool]) -> str | None:
@@ -328,7 +320,8 @@ def publish_round(backend: "Backend", stored: StoredRound) -> None:
     ordered = [*record.batch, *record.reserve]
     publication: dict[str, Any] = {"version": record.model_version, "sent": 0, "gone": [], "serves": []}
     if ordered:
-        answers, preannotate = Answers(stored), stored_settings(backend, stored).preannotate
+        answers = Answers(stored)
+        preannotate = backend.settings_for(record.project_id, record.attributes).preannotate
         predictions = [
             answers.prediction(task_id, rank / len(ordered), record.model_version, preannotate)
             for rank, task_id in enumerate(ordered)

@@ -4,7 +4,8 @@ from typing import Any
 
 from coreset_backend.backend import Backend
 from coreset_backend.history import advice
-from coreset_backend.jobs import read_progress, workers_alive
+from coreset_backend.jobs import workers_alive
+from coreset_backend.progress import read_progress
 from coreset_backend.store import StoredRound
 
 PHASES = {
@@ -24,9 +25,9 @@ PHASES = {
 def project_status(backend: Backend, project_id: int) -> dict[str, Any]:
     """The project's progress and its newest round, as JSON.
 
-    ``progress`` is that of :func:`coreset_backend.jobs.read_progress`, with the number of ``workers`` that
-    listen and, while a round runs, ``percent`` of the whole round and ``seconds_left``, None before a first
-    round has shown how long its phases take.
+    ``progress`` is that of :func:`coreset_backend.progress.read_progress`, with the number of ``workers``
+    that listen and, while a round runs, ``percent`` of the whole round and ``seconds_left``, None before a
+    first round has shown how long its phases take.
     ``round`` and ``advice`` (:func:`coreset_backend.history.advice`) are None before the first.
     Raises QueueError when Redis does not answer.
     """

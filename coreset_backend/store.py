@@ -4,6 +4,7 @@
     MODEL_DIR/projects/<id>/round-00003/round.json, *.npy, model.safetensors, neighbors.ann, published.json
     MODEL_DIR/projects/<id>/history.json         what rounds that are pruned had measured
     MODEL_DIR/projects/<id>/held.json            why no round starts by itself, if so
+    MODEL_DIR/projects/<id>/extra-params.json    what the lead set in Label Studio's form
     MODEL_DIR/images/                            the image cache
 
 ``round.json`` holds the SHA-256 of every other file; a round becomes visible by one rename.

@@ -6,10 +6,9 @@ computes: answers come from the store, work goes to the queue.
 
 import logging
 import secrets
-from typing import Any
 
 from flask import Blueprint, Flask, Response, current_app, jsonify, request
-from werkzeug.exceptions import BadRequest, HTTPException, NotFound, RequestEntityTooLarge
+from werkzeug.exceptions import BadRequest, HTTPException
 
 from coreset_backend import __version__
 from coreset_backend.access import guard_app, require_signature
@@ -25,13 +24,16 @@ from coreset_backend.errors import (
 )
 from coreset_backend.events import concerns_us, take_event
 from coreset_backend.history import project_history
-from coreset_backend.jobs import heartbeat_ages, note_unseen, request_round
+from coreset_backend.incoming import connected_project, current_backend, json_body, named_project
+from coreset_backend.jobs import heartbeat_ages, request_round
 from coreset_backend.lifecycle import cancel_round, publish_again, roll_back
 from coreset_backend.logs import redacted, secrets_of
 from coreset_backend.metrics import CONTENT_TYPE, measure_app, metrics_text
 from coreset_backend.openapi import description
+from coreset_backend.overview import progress, project_overview
 from coreset_backend.pages import pages
-from coreset_backend.project import parse_project_id, task_id_of
+from coreset_backend.progress import note_unseen
+from coreset_backend.project import task_id_of
 from coreset_backend.project_settings import label_config_attributes, project_settings
 from coreset_backend.status import project_status
 
@@ -62,11 +64,6 @@ def create_app(backend: Backend) -> Flask:
     return app
 
 
-def _backend() -> Backend:
-    backend: Backend = current_app.extensions["backend"]
-    return backend
-
-
 def _answers(project_id: int) -> Answers | None:
     cache: AnswerCache = current_app.extensions["answers"]
     return cache.latest(project_id)
@@ -85,7 +82,7 @@ def health() -> Response:
 @protocol.get("/ready")
 def ready() -> tuple[Response, int]:
     """Whether rounds can run: Redis answers, and a worker showed within half a minute that it lives."""
-    ages = heartbeat_ages(_backend())
+    ages = heartbeat_ages(current_backend())
     return jsonify(
         status="READY" if ages else "NO WORKER",
         workers=len(ages),
@@ -108,8 +105,8 @@ def openapi() -> Response:
 @protocol.post("/setup")
 def setup() -> Response:
     """Label Studio connects a project, or checks on it: remember it and name the version of /predict."""
-    body, backend = _body(), _backend()
-    project_id = _project_id(body.get("project"))
+    body, backend = json_body(), current_backend()
+    project_id = named_project(body.get("project"))
     extra_params = body.get("extra_params")
     try:
         attributes = label_config_attributes(str(body.get("schema") or ""))
@@ -137,23 +134,22 @@ def _refused_in_the_form(error: ConfigError) -> Response:
 @protocol.post("/predict")
 def predict() -> Response:
     """One result for each task, in order, from the newest round; unseen tasks get an empty one."""
-    body = _body()
-    project_id, tasks = _project_id(body.get("project")), body.get("tasks")
+    body = json_body()
+    project_id, tasks = named_project(body.get("project")), body.get("tasks")
     if not isinstance(tasks, list) or not all(isinstance(task, dict) for task in tasks):
         raise BadRequest("`tasks` must be a list of task objects, as Label Studio sends them.")
     answers = _answers(project_id)
     task_ids = [task_id_of(task) for task in tasks]
     unseen = [task_id for task_id in task_ids if task_id >= 0 and not (answers and answers.knows(task_id))]
-    note_unseen(_backend(), project_id, unseen)
-    attributes = answers.record.attributes if answers else {}
-    settings = project_settings(_backend().settings, _backend().store.extra_params(project_id), attributes)
+    note_unseen(current_backend(), project_id, unseen)
+    settings = current_backend().settings_for(project_id, answers.record.attributes if answers else {})
     return jsonify(results=predict_results(answers, task_ids, settings.preannotate))
 
 
 @protocol.post("/webhook")
 def webhook() -> tuple[Response, int]:
     """Label Studio says that something happened: a hint to go and look, never the truth itself."""
-    body = _body()
+    body = json_body()
     action = body.get("action")
     if not isinstance(action, str):
         raise BadRequest("`action` must name the event, as in ANNOTATION_CREATED.")
@@ -161,8 +157,8 @@ def webhook() -> tuple[Response, int]:
     if not concerns_us(action):
         return jsonify(status="ignored", action=action), 200
     project = body.get("project")
-    project_id = _project_id(project.get("id") if isinstance(project, dict) else project)
-    taken = take_event(_backend(), project_id, action)
+    project_id = named_project(project.get("id") if isinstance(project, dict) else project)
+    taken = take_event(current_backend(), project_id, action)
     if taken == "manual":
         return jsonify(status="ignored", reason="rounds start on Start Training only"), 200
     return jsonify(status=taken), 202
@@ -173,80 +169,69 @@ def versions() -> Response:
     """The versions of /predict, newest first; Label Studio asks without naming a project."""
     if "project" not in request.args:
         return jsonify(versions=[])
-    project_id = _project_id(request.args["project"])
-    return jsonify(versions=[f"pool-{n}" for n in reversed(_backend().store.numbers(project_id))])
+    project_id = named_project(request.args["project"])
+    return jsonify(versions=[f"pool-{n}" for n in reversed(current_backend().store.numbers(project_id))])
 
 
 @protocol.get("/api/projects/<project>/status")
 def status(project: str) -> Response:
     """Progress and the newest round of the project."""
-    return jsonify(project_status(_backend(), _known_project(project)))
+    return jsonify(project_status(current_backend(), connected_project(project)))
 
 
 @protocol.get("/api/projects/<project>/history")
 def history(project: str) -> Response:
     """What every round measured, also those whose files are gone; `project_history` has the shape."""
-    return jsonify(project_history(_backend().store, _known_project(project)))
+    return jsonify(project_history(current_backend().store, connected_project(project)))
+
+
+@protocol.get("/api/projects/<project>/overview")
+def overview(project: str) -> Response:
+    """Every number of the project's page."""
+    return jsonify(project_overview(current_backend(), connected_project(project)))
+
+
+@protocol.get("/api/projects/<project>/progress")
+def live_progress(project: str) -> Response:
+    """How far the running round is, and the number of the newest; asked for every second."""
+    project_id, backend = connected_project(project), current_backend()
+    newest = backend.store.latest(project_id)
+    known = progress(backend, project_id, newest)
+    return jsonify(project=project_id, progress=known, number=newest.record.number if newest else 0)
 
 
 @protocol.post("/api/projects/<project>/start")
 def start(project: str) -> tuple[Response, int]:
     """Start a round now, due or not."""
-    queued = request_round(_backend(), _known_project(project), "started by hand", force=True)
+    queued = request_round(current_backend(), connected_project(project), "started by hand", force=True)
     return jsonify(status="queued" if queued else "already waiting"), 202
 
 
 @protocol.post("/api/projects/<project>/cancel")
 def cancel(project: str) -> tuple[Response, int]:
     """End the running round and drop the waiting one."""
-    stopped = cancel_round(_backend(), _known_project(project))
+    stopped = cancel_round(current_backend(), connected_project(project))
     return jsonify(status="cancelled" if stopped else "nothing to cancel"), 200
 
 
 @protocol.post("/api/projects/<project>/publish")
 def publish(project: str) -> tuple[Response, int]:
     """Have the current batch published again."""
-    queued = publish_again(_backend(), _known_project(project))
+    queued = publish_again(current_backend(), connected_project(project))
     return jsonify(status="queued" if queued else "already waiting"), 202
 
 
 @protocol.post("/api/projects/<project>/rollback")
 def rollback(project: str) -> tuple[Response, int]:
     """Roll back to ``{"round": n}``."""
-    number = _body().get("round")
+    number = json_body().get("round")
     if not isinstance(number, int) or isinstance(number, bool) or number < 1:
         raise BadRequest("`round` must be the number of a round, as in 3.")
-    roll_back(_backend(), _known_project(project), number)
+    roll_back(current_backend(), connected_project(project), number)
     return jsonify(status="queued", round=number), 202
 
 
-# ---------------------------------------------------------------- what came, and what went wrong
-
-
-def _body() -> dict[str, Any]:
-    if len(request.get_data()) == request.max_content_length:  # Werkzeug cuts a body of unknown length there
-        raise RequestEntityTooLarge
-    try:
-        body = request.get_json(silent=True)
-    except RecursionError:
-        raise BadRequest("The body is nested too deeply.") from None
-    if not isinstance(body, dict):
-        raise BadRequest("The body must be a JSON object, sent with Content-Type: application/json.")
-    return body
-
-
-def _project_id(value: object) -> int:
-    try:
-        return parse_project_id(value)
-    except ValueError as error:
-        raise BadRequest(str(error)) from None
-
-
-def _known_project(value: str) -> int:
-    project_id = _project_id(value)
-    if project_id not in _backend().store.projects():
-        raise NotFound(f"Project {project_id} is not connected. Run `coreset-backend connect --project N`.")
-    return project_id
+# ---------------------------------------------------------------- what went wrong
 
 
 def _answer_error(error: Exception) -> tuple[Response, int]:
@@ -260,7 +245,7 @@ def _answer_error(error: Exception) -> tuple[Response, int]:
     if isinstance(error, CoresetError):
         status = next(code for kind, code in STATUS.items() if isinstance(error, kind))
         log.warning("%s: %s: %s", error_id, type(error).__name__, error)
-        words = redacted(str(error), secrets_of(_backend().settings))
+        words = redacted(str(error), secrets_of(current_backend().settings))
         return jsonify(error=words, error_id=error_id, status=status), status
     log.exception("%s: %s %s failed", error_id, request.method, request.path)
     return jsonify(error=f"An unexpected error; the log has it under {error_id}.", error_id=error_id), 500

@@ -17,8 +17,9 @@ from waiting import wait_until
 
 from coreset_backend.backend import Backend
 from coreset_backend.errors import CorruptRound, RoundNotFound
-from coreset_backend.jobs import read_progress, request_round
+from coreset_backend.jobs import request_round
 from coreset_backend.lifecycle import cancel_round, publish_again, roll_back
+from coreset_backend.progress import read_progress
 from coreset_backend.web import create_app
 
 IMAGES = 12

@@ -19,7 +19,8 @@ from test_store import record
 from waiting import wait_until
 
 from coreset_backend.backend import Backend
-from coreset_backend.jobs import HEARTBEAT_SECONDS, count, heartbeat_ages, request_round
+from coreset_backend.counts import count
+from coreset_backend.jobs import HEARTBEAT_SECONDS, heartbeat_ages, request_round
 from coreset_backend.status import project_status, status_lines
 from coreset_backend.web import create_app
 

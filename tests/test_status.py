@@ -7,7 +7,7 @@ from rq.serializers import JSONSerializer
 from test_store import record
 
 from coreset_backend.backend import Backend
-from coreset_backend.jobs import note_unseen
+from coreset_backend.progress import note_unseen
 from coreset_backend.status import PHASES, project_status, status_lines, whole_round
 
 TIMINGS = {"snapshot": 1.0, "images": 4.0, "fit": 10.0, "embed": 3.0, "publish": 2.0}

@@ -239,3 +239,10 @@ def test_every_endpoint_of_the_api_is_in_its_document(client: FlaskClient) -> No
     }
     assert len(rules) >= 9
     assert sorted(rule for rule in rules if f"`{rule}`" not in text) == []
+
+
+@pytest.mark.parametrize("what", ["overview", "progress", "status", "history"])
+def test_the_api_says_in_json_that_a_project_is_not_connected(client: FlaskClient, what: str) -> None:
+    answer = client.get(f"/api/projects/9/{what}")
+    assert answer.status_code == 404
+    assert answer.json["error"].startswith("Project 9 is not connected.")

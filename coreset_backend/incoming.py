@@ -1,0 +1,44 @@
+"""What every route asks of a request: the backend it is for, the project that it names, its body."""
+
+from typing import Any
+
+from flask import current_app, request
+from werkzeug.exceptions import BadRequest, NotFound, RequestEntityTooLarge
+
+from coreset_backend.backend import Backend
+from coreset_backend.project import parse_project_id
+
+
+def current_backend() -> Backend:
+    """The backend of the application that answers."""
+    backend: Backend = current_app.extensions["backend"]
+    return backend
+
+
+def json_body() -> dict[str, Any]:
+    """The object that was sent; raises BadRequest or RequestEntityTooLarge."""
+    if len(request.get_data()) == request.max_content_length:  # Werkzeug cuts a body of unknown length there
+        raise RequestEntityTooLarge
+    try:
+        body = request.get_json(silent=True)
+    except RecursionError:
+        raise BadRequest("The body is nested too deeply.") from None
+    if not isinstance(body, dict):
+        raise BadRequest("The body must be a JSON object, sent with Content-Type: application/json.")
+    return body
+
+
+def named_project(value: object) -> int:
+    """The project's id, however Label Studio writes it; raises BadRequest."""
+    try:
+        return parse_project_id(value)
+    except ValueError as error:
+        raise BadRequest(str(error)) from None
+
+
+def connected_project(value: object) -> int:
+    """The id of a project that is connected; raises BadRequest or NotFound."""
+    project_id = named_project(value)
+    if project_id not in current_backend().store.projects():
+        raise NotFound(f"Project {project_id} is not connected. Run `coreset-backend connect --project N`.")
+    return project_id
