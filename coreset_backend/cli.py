@@ -174,25 +174,12 @@ file_option = click.Path(exists=True, dir_okay=False, path_type=Path)
 @click.option("--strategy", default="k_center", show_default=True)
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
 @click.option("--json", "as_json", is_flag=True, help="JSON, with the radii, instead of CSV.")
-def select(
-    embeddings: Path,
-    labeled: Path | None,
-    probabilities: Path | None,
-    batch: int,
-    strategy: str,
-    seed: int,
-    as_json: bool,
-) -> None:
+def select(as_json: bool, **given: Any) -> None:
     """Choose rows of a file of embeddings, without Label Studio; progress on standard error."""
     from coreset_backend import select_files
 
     selection = select_files.select_from_files(
-        embeddings,
-        labeled,
-        probabilities,
-        batch=batch,
-        strategy=strategy,
-        seed=seed,
+        **given,
         progress=lambda phase, done, total: click.echo(
             f"\r{phase} {done} of {total}" if total else f"\r{phase} ...", err=True, nl=False
         ),
@@ -223,9 +210,7 @@ def doctor(project_id: int | None) -> None:
 @main.command()
 @click.option("--images", "folder", type=click.Path(path_type=Path), help="A subfolder a class.")
 @click.option("--project", "project_id", type=click.IntRange(1), help="Or the labelled tasks of a project.")
-@click.option(
-    "--test", "test_folder", type=click.Path(path_type=Path), help="Test images; else a fifth of them."
-)
+@click.option("--test", "test_folder", type=click.Path(path_type=Path), help="Else a fifth of them.")
 @click.option("--strategy", "strategies", default="k_center,random", show_default=True, help="By commas.")
 @click.option("--batch", "batches", default="50", show_default=True, help="Tasks in a batch, by commas.")
 @click.option("--rounds", type=click.IntRange(1), default=5, show_default=True)
@@ -233,15 +218,7 @@ def doctor(project_id: int | None) -> None:
 @click.option("--target", type=click.FloatRange(0, 1), help="An accuracy, as in 0.9.")
 @click.option("--out", type=click.Path(path_type=Path), default="simulation", show_default=True)
 def simulate(
-    folder: Path | None,
-    project_id: int | None,
-    test_folder: Path | None,
-    strategies: str,
-    batches: str,
-    rounds: int,
-    seeds: int,
-    target: float | None,
-    out: Path,
+    folder: Path | None, project_id: int | None, strategies: str, batches: str, **given: Any
 ) -> None:
     """Replay rounds on labelled images: which strategy, which batch size, how many labels. Resumable."""
     from coreset_backend.simulate import read_folder, read_project, run_simulation
@@ -254,14 +231,6 @@ def simulate(
     else:
         raise click.UsageError("Name either --images or --project.")
     for line in run_simulation(
-        settings,
-        read,
-        test_folder,
-        strategies=strategies.split(","),
-        batches=batches.split(","),
-        rounds=rounds,
-        seeds=seeds,
-        target=target,
-        out=out,
+        settings, read, strategies=strategies.split(","), batches=batches.split(","), **given
     ):
         click.echo(line)

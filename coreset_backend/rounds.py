@@ -4,7 +4,7 @@ import contextlib
 import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -123,9 +123,13 @@ def _compute(
             evidence = gather_evidence(snapshot, pixels, embeddings, graph, picked, settings.seed)
         with clock.phase("save"):
             model.save_classifier(classifier, draft.path / "model.safetensors")
-            record = _record(backend, snapshot, draft, choice, failures, clock)
-            record = replace(
-                record,
+            record = _record(
+                backend,
+                snapshot,
+                draft,
+                choice,
+                failures,
+                clock,
                 backbone=classifier.description,
                 training=training,
                 holdout=tuple(sorted(holdout)),
@@ -279,7 +283,9 @@ def _record(
     choice: Choice,
     failures: "Sequence[ImageFailure]",
     clock: "Clock",
+    **learned: Any,
 ) -> Round:
+    """The record of a round; ``learned`` are the fields that tell of its model."""
     counts = np.bincount(choice.states, minlength=len(STATES))
     stamp = snapshot.taken_at.strftime("%Y%m%dT%H%M%S")
     return Round(
@@ -289,7 +295,6 @@ def _record(
         fingerprint=snapshot.fingerprint(),
         taken_at=snapshot.taken_at.isoformat(),
         strategy=choice.strategy,
-        backbone="",
         seed=backend.settings.seed,
         labels=snapshot.labels,
         batch=choice.batch,
@@ -299,14 +304,13 @@ def _record(
         ),
         radius_before=_finite(choice.radius_before),
         radius_after=_finite(choice.radius_after),
-        training=None,
-        holdout=(),
         counts=dict(zip(STATES, counts.tolist(), strict=True)),
         failures=tuple(asdict(failure) for failure in failures),
         random_slice=choice.random_slice,
         timings=clock.timings,
         title=snapshot.title,
         attributes=label_config_attributes(snapshot.label_config),
+        **learned,
     )
 
 

@@ -20,10 +20,10 @@ GRAPH_STRATEGIES = ("annoy", "max_herding", "uncertainty_herding")
 
 
 def select_from_files(
+    *,
     embeddings: Path,
     labeled: Path | None,
     probabilities: Path | None,
-    *,
     batch: int,
     strategy: str,
     seed: int,

@@ -159,8 +159,8 @@ def _snapshot(pool: LabeledImages, labeled: NDArray[np.bool_]) -> Snapshot:
 def run_simulation(
     settings: Settings,
     read: Callable[[int], LabeledImages],
-    test_folder: Path | None,
     *,
+    test_folder: Path | None,
     strategies: Sequence[str],
     batches: Sequence[str],
     rounds: int,

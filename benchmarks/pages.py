@@ -1,6 +1,6 @@
 """How long the page of a project takes with many tasks, in a real Chromium.
 
-    python benchmarks/bench_pages.py --tasks 100000 [--screenshot page.png]
+    python benchmarks/pages.py --tasks 100000 [--screenshot page.png]
 
 The store is made up: places and states are drawn, the images are a few hundred drawn ones. Printed are
 the answer of the web process, the browser's load event, and the map drawn, each the median of five.
