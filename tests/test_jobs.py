@@ -116,7 +116,7 @@ def test_a_killed_round_says_so_is_run_again_and_publishes_once(site: Site) -> N
     request_round(site.backend, project_id, "asked by a test")
     wait_until(lambda: slow.times == 0, "the import to begin", 60)
     os.kill(process_of_the_round(worker), signal.SIGKILL)
-    error = wait_until(lambda: self_error(site, project_id), "the reason", 20)
+    error = wait_until(lambda: self_error(site, project_id), "the reason", 20, pause=0.005)
     assert "ended in the middle (signal 9)" in error
     site.wait_for_round(project_id, 1)
     site.wait_until_idle(project_id)

@@ -7,11 +7,14 @@ from typing import Any
 import pytest
 
 
-def wait_until(look: Callable[[], Any], what: str, seconds: float = 120.0) -> Any:
-    """The first true value of ``look``, asked for again and again; fails after ``seconds``."""
+def wait_until(look: Callable[[], Any], what: str, seconds: float = 120.0, pause: float = 0.2) -> Any:
+    """The first true value of ``look``, asked for again and again; fails after ``seconds``.
+
+    A short ``pause`` is for what may be true for a moment only.
+    """
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         if value := look():
             return value
-        time.sleep(0.2)
+        time.sleep(pause)
     pytest.fail(f"waited {seconds:.0f} s in vain for {what}")

@@ -149,7 +149,7 @@ def test_a_worker_killed_in_mid_round_loses_nothing(
         busy = progress.get("state") == "running" and progress.get("phase") in ("images", "fit", "embed")
         return stack.processes("work") if busy else []
 
-    for pid in wait_until(running, "a round in the middle"):
+    for pid in wait_until(running, "a round in the middle", pause=0.02):
         os.kill(pid, signal.SIGKILL)
     killed = time.monotonic()
     served = admin.get(f"/api/projects/{project_id}/").json()["model_version"]

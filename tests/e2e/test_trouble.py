@@ -189,7 +189,7 @@ def wait_for_phase(stack: Stack, project_id: int, *phases: str) -> None:
         progress = stack.status(project_id)["progress"]
         return progress.get("state") == "running" and progress.get("phase") in phases
 
-    wait_until(there, f"a round in {' or '.join(phases)}")
+    wait_until(there, f"a round in {' or '.join(phases)}", pause=0.02)
 
 
 @pytest.mark.slow
