@@ -1,5 +1,6 @@
 """What the pages say of a project, as plain JSON values, read from the store and Redis."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -62,7 +63,7 @@ def project_line(backend: Backend, project_id: int) -> Json:
 def project_overview(backend: Backend, project_id: int) -> Json:
     """Everything on the page of one project."""
     rounds = readable_rounds(backend, project_id)
-    newest = rounds[0] if rounds else None
+    newest, served = rounds[0] if rounds else None, served_number(rounds)
     history = project_history(backend.store, project_id)
     overview: Json = {
         "project": project_id,
@@ -75,7 +76,10 @@ def project_overview(backend: Backend, project_id: int) -> Json:
             newest.record.attributes if newest else {},
         ),
         "round": None,
-        "rounds": [round_line(stored) for stored in rounds],
+        "rounds": [
+            round_line(stored) | {"served": stored.record.number == served}
+            for stored in sorted(rounds, key=lambda stored: -stored.record.number)
+        ],
         "history": history["rounds"],
         "advice": history["advice"],
     }
@@ -95,7 +99,7 @@ def project_overview(backend: Backend, project_id: int) -> Json:
 
 
 def readable_rounds(backend: Backend, project_id: int) -> list[StoredRound]:
-    """The rounds in the store, newest first, without those that cannot be read."""
+    """The rounds in the store that can be read, in the order of ``Store.newest_first``."""
     found = []
     for number in backend.store.newest_first(project_id):
         try:
@@ -103,6 +107,16 @@ def readable_rounds(backend: Backend, project_id: int) -> list[StoredRound]:
         except CorruptRound:  # its reader has logged it
             continue
     return found
+
+
+def served_number(rounds: Sequence[StoredRound]) -> int | None:
+    """The round whose batch Label Studio serves: what was published last, which need not be the newest."""
+    published = [
+        (publication.get("at", ""), stored.record.number)
+        for stored in rounds
+        if (publication := stored.publication)
+    ]
+    return max(published)[1] if published else None
 
 
 def title(stored: StoredRound | None, project_id: int) -> str:

@@ -193,11 +193,17 @@ def overview(project: str) -> Response:
 
 @protocol.get("/api/projects/<project>/progress")
 def live_progress(project: str) -> Response:
-    """How far the running round is, and the number of the newest; asked for every second."""
+    """How far the running round is, the number of the round that speaks for the project, and when it was
+    published; asked for every second.
+    """
     project_id, backend = connected_project(project), current_backend()
     newest = backend.store.latest(project_id)
-    known = progress(backend, project_id, newest)
-    return jsonify(project=project_id, progress=known, number=newest.record.number if newest else 0)
+    return jsonify(
+        project=project_id,
+        progress=progress(backend, project_id, newest),
+        number=newest.record.number if newest else 0,
+        published_at=(newest.publication or {}).get("at") if newest else None,
+    )
 
 
 @protocol.post("/api/projects/<project>/start")

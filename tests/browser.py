@@ -7,6 +7,9 @@ from typing import Any
 
 import pytest
 from selenium import webdriver
+from selenium.webdriver.common.action_chains import ActionChains
+from selenium.webdriver.common.by import By
+from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.ui import WebDriverWait
 
 CHROMIUM = Path("/usr/bin/chromium")
@@ -49,6 +52,20 @@ def open_browser(folder: Path, width: int = 1400, height: int = 900) -> Iterator
 def wait_for(page: webdriver.Chrome, expression: str, seconds: float = 30.0) -> Any:
     """The first true value of the JavaScript expression."""
     return WebDriverWait(page, seconds, 0.05).until(lambda page: page.execute_script(f"return {expression}"))
+
+
+def press(page: webdriver.Chrome, button: str, words: str) -> None:
+    """Press a button of the page and then Yes, by keyboard alone; it must then say ``words``."""
+    usable = f"document.querySelector({button + ':not(:disabled)'!r})"
+    wait_for(page, usable).send_keys(Keys.ENTER)
+    assert page.find_element(By.ID, "ask").is_displayed()
+    ActionChains(page).send_keys(Keys.TAB, Keys.ENTER).perform()
+    wait_until_said(page, words)
+
+
+def wait_until_said(page: webdriver.Chrome, words: str) -> None:
+    """Return when the page's live region says so."""
+    wait_for(page, f"document.getElementById('said').textContent.includes({words!r})")
 
 
 def prefer_colours(page: webdriver.Chrome, scheme: str) -> None:

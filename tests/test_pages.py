@@ -176,6 +176,28 @@ def test_the_map_holds_every_readable_image_with_class_and_state(
     assert len(data) == 8 + 17 * n
 
 
+def test_the_round_marked_as_served_is_the_one_that_was_published_last(
+    backend: Backend, client: FlaskClient
+) -> None:
+    def marked() -> list[tuple[int, bool]]:
+        overview = client.get("/api/projects/7/overview").json or {}
+        return [(line["number"], line["served"]) for line in overview["rounds"]]
+
+    for _ in range(3):
+        save_round(backend)
+    assert marked() == [(3, False), (2, False), (1, False)]
+    for number, minute in ((1, 1), (2, 2)):
+        backend.store.open(7, number).mark_published({"at": f"2026-01-01T00:0{minute}:00+00:00"})
+    assert marked() == [(3, False), (2, True), (1, False)]
+    html = client.get("/projects/7").text
+    assert re.findall(r'data-action="rollback" data-number="(\d+)"', html) == ["2", "1"]
+    backend.store.hold(7, "Rolled back to round 1 by hand.", 1)
+    backend.store.open(7, 1).mark_published({"at": "2026-01-01T00:03:00+00:00"})
+    assert marked() == [(3, False), (2, False), (1, True)]
+    html = client.get("/projects/7").text
+    assert re.findall(r'data-action="rollback" data-number="(\d+)"', html) == ["3", "2"]
+
+
 def test_suspects_and_duplicates_are_listed(backend: Backend, client: FlaskClient) -> None:
     save_round(backend)
     found = (client.get("/api/projects/7/overview").json or {})["round"]

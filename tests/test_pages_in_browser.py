@@ -9,7 +9,15 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
-from browser import accessibility_violations, console_errors, open_browser, prefer_colours, wait_for
+from browser import (
+    accessibility_violations,
+    console_errors,
+    open_browser,
+    prefer_colours,
+    press,
+    wait_for,
+    wait_until_said,
+)
 from numpy.typing import NDArray
 from PIL import Image
 from selenium import webdriver
@@ -271,3 +279,42 @@ def test_the_page_follows_a_round_without_a_reload(
     wait_for(page, "document.getElementById('live').dataset.round === '2'")
     wait_for(page, "document.getElementById('map')?.dataset.ready")
     assert page.find_elements(By.CSS_SELECTOR, "[data-pick]")[0] != first
+
+
+def test_every_action_asks_once_by_keyboard_and_says_what_it_did(
+    backend: Backend, address: str, page: webdriver.Chrome
+) -> None:
+    save_round(backend)
+    save_round(backend)
+    for number in (1, 2):
+        backend.store.open(7, number).mark_published({"at": f"2026-01-01T00:0{number}:00+00:00"})
+    open_project(page, address)
+    assert page.find_element(By.ID, "said").get_attribute("aria-live") == "polite"
+    press(page, "[data-action=start]", "A round is queued.")
+    wait_for(page, "document.getElementById('state').textContent === 'waiting'")
+    wait_for(page, "document.querySelector('[data-action=start]').disabled")
+    press(page, "[data-action=cancel]", "Cancelled. Annotators keep their batch.")
+    held = backend.store.held(7)
+    assert held
+    wait_for(page, f"document.getElementById('sentence').textContent.includes({held.reason!r})")
+    press(page, "[data-action=publish]", "The batch is published in a moment.")
+    press(page, "[data-action=rollback]", "Rolled back to round 1. Its batch is published in a moment.")
+    wait_for(page, "document.getElementById('live').dataset.round === '1'")
+    backend.store.open(7, 1).mark_published({"at": "2026-01-01T00:03:00+00:00"})
+    wait_until_said(page, "The batch of round 1 is published.")
+    rows = [row.text for row in page.find_elements(By.CSS_SELECTOR, "#rounds tbody tr")]
+    assert ["served now" in row for row in rows] == [False, True]
+    assert accessibility_violations(page) == []
+    assert console_errors(page) == []
+
+
+def test_an_action_that_fails_says_the_reason_of_the_server(
+    backend: Backend, address: str, page: webdriver.Chrome
+) -> None:
+    save_round(backend)
+    save_round(backend)
+    (backend.store.open(7, 1).path / "layout.npy").write_bytes(b"damaged")
+    open_project(page, address)
+    press(page, "[data-action=rollback]", "layout.npy does not match its hash")
+    assert page.find_element(By.CSS_SELECTOR, "#said .bad").text
+    assert page.find_element(By.ID, "live").get_attribute("data-round") == "2"

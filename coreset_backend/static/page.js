@@ -18,8 +18,8 @@ function say(words, bad = false) {
 }
 
 async function ask(path, options) {
-  const answer = await fetch(path, { headers: { Accept: "application/json" }, ...options });
-  const body = await answer.json();
+  const answer = await fetch(path, { ...options, headers: { Accept: "application/json", "Content-Type": "application/json" } });
+  const body = await answer.json().catch(() => ({})); // a proxy in front may answer with a page of its own
   if (!answer.ok) throw new Error(body.error || `The backend answered ${answer.status}.`);
   return body;
 }
@@ -50,29 +50,44 @@ function showProgress(progress) {
   $("time-left").textContent = progress.seconds_left == null ? "" : `about ${duration(progress.seconds_left)} left`;
 }
 
+// What the keyboard is on, as a selector that finds its like on the new page.
+function focused() {
+  const { id, dataset = {} } = document.activeElement || {};
+  const place = dataset.action ? ["action", "number"] : dataset.pick ? ["pick"] : [];
+  return id ? `#${id}` : place.filter((name) => dataset[name]).map((name) => `[data-${name}="${dataset[name]}"]`).join("");
+}
+
 async function showNewPage() {
   const text = await (await fetch(location.pathname)).text();
   const fresh = new DOMParser().parseFromString(text, "text/html");
-  const place = window.scrollY;
+  const [place, keyboard] = [window.scrollY, focused()];
   $("live").replaceWith(fresh.getElementById("live"));
   $("view").textContent = fresh.getElementById("view").textContent;
   window.scrollTo(0, place);
+  if (keyboard) document.querySelector(keyboard)?.focus({ preventScroll: true });
   document.dispatchEvent(new Event("fresh"));
+}
+
+// Ask how things stand, and show it; the whole page anew when another round speaks or it was published.
+async function look() {
+  try {
+    const { progress, number, published_at } = await ask(`/api/projects/${project}/progress`);
+    const { round, published } = $("live").dataset;
+    if ((number !== Number(round) || (published_at || "") !== published) && progress.state !== "running") {
+      await showNewPage();
+      if (number > Number(round)) say(`Round ${number} is ready.`);
+      else if (published_at) say(`The batch of round ${number} is published.`);
+    }
+    showProgress(progress);
+  } catch (error) {
+    $("sentence").textContent = `The backend does not answer (${error.message}). Trying again.`;
+  }
 }
 
 async function follow() {
   for (;;) {
     await pause(document.hidden ? 10000 : 1500);
-    try {
-      const { progress, number } = await ask(`/api/projects/${project}/progress`);
-      if (number !== Number($("live").dataset.round) && progress.state !== "running") {
-        await showNewPage();
-        say(`Round ${number} is ready.`);
-      }
-      showProgress(progress);
-    } catch (error) {
-      $("sentence").textContent = `The backend does not answer (${error.message}). Trying again.`;
-    }
+    await look();
   }
 }
 
@@ -91,19 +106,21 @@ function confirmed(words, yes) {
 }
 
 const DONE = {
-  start: (answer) => answer.status === "queued" ? "A round is queued." : "A round is waiting already.",
+  start: ({ status }) => status === "queued" ? "A round is queued." : "A round is waiting already.",
+  cancel: ({ status }) => status === "cancelled" ? "Cancelled. Annotators keep their batch." : "No round runs or waits.",
+  publish: ({ status }) => status === "queued" ? "The batch is published in a moment." : "A job of the project waits already.",
+  rollback: ({ round }) => `Rolled back to round ${round}. Its batch is published in a moment.`,
 };
 
-async function act(button) {
-  if (!await confirmed(button.dataset.ask, button.textContent.trim())) return;
-  button.disabled = true;
+async function act({ dataset: { action, number, ask: words }, textContent }) {
+  if (!await confirmed(words, textContent.trim())) return;
   try {
-    const answer = await ask(button.dataset.path || `/api/projects/${project}/${button.dataset.action}`, { method: "POST" });
-    say(answer.message || DONE[button.dataset.action]?.(answer) || answer.status);
+    const body = number && JSON.stringify({ round: Number(number) });
+    say(DONE[action](await ask(`/api/projects/${project}/${action}`, { method: "POST", body })));
   } catch (error) {
     say(error.message, true);
   }
-  button.disabled = false;
+  await look();
 }
 
 // ---------------------------------------------------------------- why this one?

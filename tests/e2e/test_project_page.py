@@ -10,7 +10,15 @@ from typing import Any
 
 import httpx
 import pytest
-from browser import accessibility_violations, console_errors, open_browser, prefer_colours, wait_for
+from browser import (
+    accessibility_violations,
+    console_errors,
+    open_browser,
+    prefer_colours,
+    press,
+    wait_for,
+    wait_until_said,
+)
 from selenium import webdriver
 from selenium.webdriver.common.by import By
 from waiting import wait_until
@@ -102,11 +110,14 @@ def test_every_number_is_that_of_the_api_and_of_label_studio(
     assert console_errors(page) == []
 
 
+def overview_of(stack: Any, project_id: int) -> Any:
+    return httpx.get(f"{stack.url}/api/projects/{project_id}/overview", trust_env=False, timeout=30).json()
+
+
 def test_the_tabs_of_the_data_manager_list_what_the_page_lists(
     stack: Any, admin: httpx.Client, project_id: int
 ) -> None:
-    overview = httpx.get(f"{stack.url}/api/projects/{project_id}/overview", trust_env=False).json()
-    found = overview["round"]
+    found = overview_of(stack, project_id)["round"]
     batch = {pick["task_id"] for pick in found["batch"]}
     assert batch <= tab_tasks(admin, project_id, "Core-set batch")
     unreadable = {failure["task_id"] for failure in found["failures"]}
@@ -150,7 +161,7 @@ def test_starting_a_round_asks_once_and_says_what_it_did(
     start.click()
     assert "Start a round now?" in page.find_element(By.ID, "ask-words").text
     page.find_element(By.ID, "ask-yes").click()
-    wait_for(page, "document.getElementById('said').textContent.includes('A round')")
+    wait_until_said(page, "A round")
     number = stack.wait_for_round(project_id, before["number"] + 1)["number"]
     wait_for(page, f"Number(document.getElementById('live').dataset.round) >= {number}", 60)
     assert shown_counts(page) == stack.wait_for_round(project_id, number)["counts"]
@@ -159,6 +170,38 @@ def test_starting_a_round_asks_once_and_says_what_it_did(
     assert [row.find_element(By.TAG_NAME, "th").text for row in classes] == list(CLASSES)
     assert [row.find_element(By.TAG_NAME, "td").text for row in classes] == ["6", "0", "0", "0"]
     picture(page, "map", "map-title")
+    assert console_errors(page) == []
+
+
+def test_cancel_publish_again_and_roll_back_do_what_they_say(
+    stack: Any, admin: httpx.Client, project_id: int, page: webdriver.Chrome
+) -> None:
+    before = stack.wait_for_round(project_id, 2)
+    stack.wait_until_idle(project_id)
+    open_page(page, stack, project_id)
+    press(page, "[data-action=start]", "A round is queued.")
+    press(page, "[data-action=cancel]", "Cancelled. Annotators keep their batch.")
+    assert stack.status(project_id)["progress"]["state"] == "idle"
+    assert stack.status(project_id)["round"]["model_version"] == before["model_version"]
+
+    version = {"model_version": before["model_version"]}
+    admin.request("DELETE", f"/api/projects/{project_id}/model-versions/", json=version).raise_for_status()
+    press(page, "[data-action=publish]", "The batch is published in a moment.")
+    wait_until_said(page, f"of round {before['number']} is published")
+    versions = admin.get(f"/api/projects/{project_id}/model-versions/").json()
+    assert versions[before["model_version"]] == before["published"]["sent"]
+
+    press(page, "[data-action=rollback][data-number='1']", "Rolled back to round 1.")
+    wait_until_said(page, "of round 1 is published")
+    first = stack.status(project_id)["round"]
+    assert first["number"] == 1
+    shown = admin.get(f"/api/projects/{project_id}/").json()["model_version"]
+    assert shown == first["model_version"] == first["published"]["version"]
+    rows = {
+        row.get_attribute("data-number"): row.text
+        for row in page.find_elements(By.CSS_SELECTOR, "#rounds tbody tr")
+    }
+    assert [number for number, text in rows.items() if "served now" in text] == ["1"]
     assert console_errors(page) == []
 
 
@@ -176,7 +219,7 @@ def test_settings_are_typed_into_label_studios_form_and_wrong_ones_told_there(
     config = admin.get(f"/api/projects/{project_id}/").json()["label_config"]
     config = config.replace("<Choices ", '<Choices coreset_preannotate="off" ')
     admin.patch(f"/api/projects/{project_id}/", json={"label_config": config}).raise_for_status()
-    number = stack.wait_for_round(project_id, 1)["number"]
+    number = max(line["number"] for line in overview_of(stack, project_id)["rounds"])
     assert stack.cli("start", "--project", str(project_id)).returncode == 0
     assert len(stack.wait_for_round(project_id, number + 1)["batch"]) == 7
     open_page(page, stack, project_id)
