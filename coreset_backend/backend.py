@@ -9,6 +9,8 @@ from redis.backoff import ExponentialWithJitterBackoff
 from redis.exceptions import ConnectionError, TimeoutError
 from redis.retry import Retry
 from rq import Queue
+from rq.exceptions import NoSuchJobError
+from rq.job import Job
 from rq.serializers import JSONSerializer
 
 from coreset_backend.errors import ConfigError
@@ -21,6 +23,27 @@ if TYPE_CHECKING:
     from coreset_backend.images import Images
 
 
+class OurJob(Job):
+    """A job as Redis has it, of which only what our own jobs have is read.
+
+    RQ's jobs can also name callbacks, web addresses and other jobs: whoever can write to Redis could have
+    any function run by them.
+    """
+
+    FIELDS = frozenset(
+        b"data created_at origin worker_name description enqueued_at started_at ended_at last_heartbeat "
+        b"result timeout result_ttl failure_ttl ttl status meta number_of_retries retries_left "
+        b"retry_intervals exc_info".split()
+    )
+
+    def restore(self, raw_data: Mapping[bytes, bytes]) -> None:
+        """Take the fields over; raises NoSuchJobError for what is no job, which RQ then passes over."""
+        try:
+            super().restore({name: value for name, value in raw_data.items() if name in self.FIELDS})
+        except (ValueError, TypeError, OverflowError) as error:
+            raise NoSuchJobError(f"{self.key} is no job: {error}") from error
+
+
 class Backend:
     """The opened doors. Label Studio and the images are opened at their first use: the web needs neither."""
 
@@ -30,6 +53,7 @@ class Backend:
         self.queue = Queue(
             settings.queue_name,
             connection=redis,
+            job_class=OurJob,
             serializer=JSONSerializer,
             default_timeout=settings.job_timeout,
         )

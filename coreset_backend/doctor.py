@@ -10,7 +10,7 @@ import httpx
 from coreset_backend.backend import Backend
 from coreset_backend.connect import problems as connection_problems
 from coreset_backend.errors import CoresetError, ProjectError
-from coreset_backend.jobs import workers_alive
+from coreset_backend.heartbeats import workers_alive
 from coreset_backend.label_studio import LabelStudio
 from coreset_backend.progress import read_progress
 from coreset_backend.project import parse_label_config, parse_task

@@ -9,7 +9,8 @@ CoresetError
 ├─ LabelStudioError        Label Studio did not do what was asked
 │  ├─ Unreachable              no answer, or none in time
 │  ├─ Unauthorized             the token is missing, dead or of a disabled kind
-│  └─ Rejected                 an answer with an error status
+│  ├─ Rejected                 an answer with an error status
+│  └─ ProjectGone              the project does not exist there
 ├─ ImageError              one image cannot be used; becomes an ImageFailure of its task
 │  └─ TooManyImageFailures     so many that the round would select from a torn pool
 ├─ ModelError              the model cannot be trained or used
@@ -73,6 +74,10 @@ class Rejected(LabelStudioError):
     def __init__(self, status: int, body: str, request: str = "") -> None:
         super().__init__(f"Label Studio answered {status} to {request or 'a request'}: {body[:200]}")
         self.status, self.body = status, body[:200]
+
+
+class ProjectGone(Rejected):
+    """Label Studio knows no project of that number, or shows it not to this token's user."""
 
 
 class ImageError(CoresetError):

@@ -15,23 +15,22 @@ from typing import Any
 
 from redis.exceptions import LockError, LockNotOwnedError, RedisError
 from redis.lock import Lock
-from rq import Retry, Worker, get_current_job
+from rq import Retry, get_current_job
 from rq.command import send_stop_job_command
 from rq.exceptions import InvalidJobOperation, NoSuchJobError
 from rq.job import Job, JobStatus
 from rq.serializers import JSONSerializer
 from rq.timeouts import JobTimeoutException
-from rq.utils import utcparse
 
-from coreset_backend.backend import Backend, open_backend
+from coreset_backend.backend import Backend, OurJob, open_backend
 from coreset_backend.counts import count
 from coreset_backend.errors import (
     CoresetError,
     LabelStudioError,
     OutOfMemory,
     ProjectError,
+    ProjectGone,
     QueueError,
-    Rejected,
     StoreError,
 )
 from coreset_backend.logs import about, redacted, secrets_of
@@ -41,8 +40,8 @@ from coreset_backend.settings import read_settings
 log = logging.getLogger(__name__)
 
 RESERVED_SECONDS = 10
+OVERDUE_SECONDS = 60
 LEASE_SECONDS = 20
-HEARTBEAT_SECONDS = 30
 BUSY_RETRY_SECONDS = 5
 ROUND_JOB = "coreset_backend.jobs.run_round_job"
 OUT_OF_MEMORY = "The usual cause is that memory ran out: give the worker more, or lower CORESET_IMAGE_SIZE."
@@ -84,10 +83,12 @@ def _still_waits(backend: Backend, waiting: str) -> bool:
         return True
     job_id: bytes = backend.redis.get(waiting) or b""  # type: ignore[assignment]
     try:
-        job = Job.fetch(job_id.decode(), connection=backend.redis, serializer=JSONSerializer)
+        job = OurJob.fetch(job_id.decode(), connection=backend.redis, serializer=JSONSerializer)
     except NoSuchJobError:
         return False
-    return job.get_status() in (JobStatus.QUEUED, JobStatus.SCHEDULED, JobStatus.DEFERRED)
+    if job.get_status() == JobStatus.SCHEDULED:  # for ever, where the clock of who scheduled it ran ahead
+        return age < backend.settings.debounce_seconds + OVERDUE_SECONDS
+    return job.get_status() in (JobStatus.QUEUED, JobStatus.DEFERRED)
 
 
 def _queue(backend: Backend, project_id: int, job_id: str, delay: float) -> None:
@@ -174,6 +175,8 @@ def _advance(backend: Backend, project_id: int) -> str:
             return "no round is due"
         log.info("project %d: a round starts: %s", project_id, reason)
         stored = run_round(backend, project_id, reporter(backend, project_id, reason))
+    except ProjectGone as error:
+        return _forget(backend, project_id, error)
     except Exception as error:  # whatever it was, the state must say it
         ours = _explained(backend, error)
         _failed(backend, project_id, ours, len(forced))
@@ -185,7 +188,7 @@ def _advance(backend: Backend, project_id: int) -> str:
     if held and stored.record.number != held.number:
         backend.store.release(project_id)
     backend.redis.delete(*(redis_key(project_id, name) for name in ("unseen", "failures", "spared")))
-    write_progress(backend, project_id, state="idle", error=None, phase=None)
+    write_progress(backend, project_id, state="idle", error=None, retry_at=None, phase=None)
     return f"round {stored.record.number}: {reason}"
 
 
@@ -197,7 +200,7 @@ def _republish(backend: Backend, project_id: int) -> str:
         reporter(backend, project_id, "published again")("publish", 0, 0)
         publish_round(backend, stored)
     backend.redis.delete(redis_key(project_id, "republish"))
-    write_progress(backend, project_id, state="idle", error=None, phase=None)
+    write_progress(backend, project_id, state="idle", error=None, retry_at=None, phase=None)
     return f"round {stored.record.number} is published again" if stored else "there is no round to publish"
 
 
@@ -226,7 +229,7 @@ def stop_round(backend: Backend, project_id: int, patience: float) -> bool:
             f"The worker has not ended the round of project {project_id} within {patience:.0f} s. "
             "Is the worker alive? `coreset-backend doctor` knows; then cancel again."
         )
-    write_progress(backend, project_id, state="idle", error=None, phase=None)
+    write_progress(backend, project_id, state="idle", error=None, retry_at=None, phase=None)
     lease.release()
     return True
 
@@ -257,16 +260,20 @@ def _explained(backend: Backend, error: Exception) -> CoresetError:
     )
 
 
+def _forget(backend: Backend, project_id: int, error: ProjectGone) -> str:
+    backend.store.forget(project_id)
+    if keys := list(backend.redis.scan_iter(redis_key(project_id, "*"))):
+        backend.redis.delete(*keys)
+    told = f"project {project_id} is gone from Label Studio, so it is put aside"
+    log.warning("%s (%s)", told, error)
+    return told
+
+
 def _failed(backend: Backend, project_id: int, error: CoresetError, forced: int = 0) -> None:
-    if isinstance(error, Rejected) and error.status == 404 and f"/api/projects/{project_id}/" in str(error):
-        log.info("project %d is gone from Label Studio, so it is forgotten", project_id)
-        backend.store.forget(project_id)
     log.error(
         "project %d, %s: %s: %s", project_id, _round_name(backend, project_id), type(error).__name__, error
     )
     count(backend, "coreset_rounds", str(project_id), "failed", type(error).__name__)
-    shown = redacted(str(error), secrets_of(backend.settings))  # it may quote what a server echoed
-    write_progress(backend, project_id, state="failed", error=shown)
     if not isinstance(error, LabelStudioError | ProjectError):
         _spare(backend, project_id)
     job = get_current_job()
@@ -275,6 +282,33 @@ def _failed(backend: Backend, project_id: int, error: CoresetError, forced: int 
         _answer_forced(backend, project_id, forced)
         job.retries_left = 0
         job.save()
+    shown = redacted(str(error), secrets_of(backend.settings))  # it may quote what a server echoed
+    _say_failure(backend, project_id, shown, job)
+
+
+def _say_failure(backend: Backend, project_id: int, error: str, job: Job | None) -> None:
+    """Have the state say what went wrong, and when it is tried again by itself, if it is."""
+    again = job is not None and job.func_name == ROUND_JOB and bool(job.retries_left)
+    pause: float | None = job.get_retry_interval() if job and again else _seconds_to_poll(backend, project_id)
+    now = time.time()
+    write_progress(
+        backend,
+        project_id,
+        state="waiting" if again else "failed",
+        error=error,
+        retry_at=None if pause is None else now + pause,
+        last_failure={"error": error, "at": now},
+    )
+
+
+def _seconds_to_poll(backend: Backend, project_id: int) -> float | None:
+    """When the poll looks at the project again at the latest; None where only a person starts a round."""
+    if backend.settings.trigger == "manual" or backend.store.held(project_id):
+        return None
+    spared = 0
+    with contextlib.suppress(RedisError):
+        spared = max(int(backend.redis.ttl(redis_key(project_id, "spared"))), 0)
+    return spared + backend.settings.poll_seconds
 
 
 def _round_name(backend: Backend, project_id: int) -> str:
@@ -309,9 +343,9 @@ def lost(backend: Backend, job: Job, how: str, *, dead: bool) -> None:
     error = f"The process of the round ended in the middle ({how}). {OUT_OF_MEMORY}"
     name = _round_name(backend, project_id)
     log.error("project %d, %s: %s%s", project_id, name, error, " It is run again." if again else "")
-    write_progress(backend, project_id, state="waiting" if again else "failed", error=error)
     if not again:
         _spare(backend, project_id)
+    _say_failure(backend, project_id, error, job)
 
 
 def reconcile_job() -> str:
@@ -328,43 +362,9 @@ def reconcile_job() -> str:
                 if backend.settings.trigger == "auto" and round_due(backend, project_id):
                     asked.append(project_id)
                     request_round(backend, project_id, "found by polling")
+            except ProjectGone as error:
+                _forget(backend, project_id, error)
             except CoresetError as error:
                 _failed(backend, project_id, error)
+        backend.store.empty_gone()
     return f"asked for rounds in {asked}" if asked else "nothing to do"
-
-
-def heartbeat_ages(backend: Backend) -> dict[str, float]:
-    """Seconds since each listening worker last showed that it lives, by its name; raises QueueError.
-
-    A worker shows it every five seconds, busy or not. One that has not for half a minute was killed, though
-    RQ keeps its name for longer; it does not listen and is left out.
-    """
-    now, ages = time.time(), {}
-    try:
-        for key in Worker.all_keys(queue=backend.queue):
-            beat: bytes | None = backend.redis.hget(key, "last_heartbeat")  # type: ignore[assignment]
-            age = now - utcparse(beat.decode()).timestamp() if beat else HEARTBEAT_SECONDS
-            if age < HEARTBEAT_SECONDS:
-                ages[key.removeprefix(Worker.redis_worker_namespace_prefix)] = max(age, 0.0)
-    except RedisError as error:
-        raise QueueError(f"Redis does not answer ({error}).") from error
-    return ages
-
-
-def workers_alive(backend: Backend) -> int:
-    """How many workers listen to the queue; raises QueueError."""
-    return len(heartbeat_ages(backend))
-
-
-def job_counts(backend: Backend) -> dict[str, int]:
-    """How many jobs are queued, scheduled, started and failed; raises QueueError."""
-    queue = backend.queue
-    try:
-        return {
-            "queued": queue.count,
-            "scheduled": queue.scheduled_job_registry.count,
-            "started": queue.started_job_registry.count,
-            "failed": queue.failed_job_registry.count,
-        }
-    except RedisError as error:
-        raise QueueError(f"Redis does not answer ({error}).") from error

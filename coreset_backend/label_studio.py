@@ -18,7 +18,7 @@ from typing import Any
 
 import httpx
 
-from coreset_backend.errors import LabelStudioError, Rejected, Unauthorized, Unreachable
+from coreset_backend.errors import LabelStudioError, ProjectGone, Rejected, Unauthorized, Unreachable
 from coreset_backend.project import Json, Labels, Prediction, Snapshot, parse_snapshot, prediction_json
 
 log = logging.getLogger(__name__)
@@ -177,7 +177,9 @@ class LabelStudio:
         return str(self.get("/api/version").get("release", "unknown"))
 
     def fetch_project(self, project_id: int) -> Json:
-        return self.get(f"/api/projects/{project_id}/", expect=("id", "label_config"))
+        """The project as Label Studio has it; raises ProjectGone."""
+        with self._gone_if_404(project_id):
+            return self.get(f"/api/projects/{project_id}/", expect=("id", "label_config"))
 
     def fetch_first_task(self, project_id: int) -> Json | None:
         """Id and data of some task of the project; None where it has none."""
@@ -187,7 +189,7 @@ class LabelStudio:
         return answer["tasks"][0] if answer["tasks"] else None
 
     def fetch_snapshot(self, project_id: int, progress: Callable[[int, int], None] | None = None) -> Snapshot:
-        """The project with all its tasks and the annotations of those that have any."""
+        """The project with all its tasks and the annotations of those that have any; raises ProjectGone."""
         project = self.fetch_project(project_id)
         pool = list(self._tasks(project_id, {"include": "id,data"}, progress))
         annotated = self._tasks(
@@ -203,13 +205,28 @@ class LabelStudio:
         return parse_snapshot(project, [*pool, *with_annotations], datetime.now(UTC))
 
     def fetch_annotated(self, project_id: int) -> dict[int, bool]:
-        """Task id -> whether it has an annotation (True) or was only skipped (False); others are absent."""
+        """Task id -> whether it has an annotation (True) or was only skipped (False); others are absent.
+
+        Raises ProjectGone.
+        """
         query = json.dumps({"filters": ANNOTATED})
-        tasks = self._tasks(project_id, {"include": "id,total_annotations", "query": query})
-        return {task["id"]: task["total_annotations"] > 0 for task in tasks}
+        with self._gone_if_404(project_id):
+            tasks = self._tasks(project_id, {"include": "id,total_annotations", "query": query})
+            return {task["id"]: task["total_annotations"] > 0 for task in tasks}
 
     def fetch_task_ids(self, project_id: int) -> set[int]:
         return {task["id"] for task in self._tasks(project_id, {"include": "id"})}
+
+    @contextlib.contextmanager
+    def _gone_if_404(self, project_id: int) -> Iterator[None]:
+        """Around what every Label Studio answers for a project that it has."""
+        try:
+            yield
+        except Rejected as error:
+            if error.status != 404:
+                raise
+            self.whoami()  # or a wrong address, where something else says 404, would end every project
+            raise ProjectGone(404, error.body, f"project {project_id}") from error
 
     def _tasks(
         self, project_id: int, params: Mapping[str, str], progress: Callable[[int, int], None] | None = None

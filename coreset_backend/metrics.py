@@ -20,7 +20,7 @@ from coreset_backend import __version__
 from coreset_backend.backend import Backend
 from coreset_backend.counts import COUNTERS, read_counts
 from coreset_backend.errors import QueueError
-from coreset_backend.jobs import heartbeat_ages, job_counts
+from coreset_backend.heartbeats import heartbeat_ages, job_counts
 from coreset_backend.progress import read_progress
 from coreset_backend.store import StoredRound
 

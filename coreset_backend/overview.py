@@ -1,5 +1,6 @@
 """What the pages say of a project, as plain JSON values, read from the store and Redis."""
 
+import logging
 from collections.abc import Sequence
 from typing import Any
 
@@ -9,12 +10,14 @@ from numpy.typing import NDArray
 from coreset_backend.backend import Backend
 from coreset_backend.errors import CorruptRound, QueueError
 from coreset_backend.findings import duplicates, label_names, suspects
+from coreset_backend.heartbeats import workers_alive
 from coreset_backend.history import project_history
-from coreset_backend.jobs import workers_alive
-from coreset_backend.progress import read_progress
+from coreset_backend.progress import read_progress, retry_words
 from coreset_backend.project_settings import settings_table
 from coreset_backend.status import PHASES, whole_round
 from coreset_backend.store import STATES, Round, StoredRound
+
+log = logging.getLogger(__name__)
 
 Json = Any
 # Every task of a snapshot is in exactly one of these.
@@ -83,19 +86,28 @@ def project_overview(backend: Backend, project_id: int) -> Json:
         "history": history["rounds"],
         "advice": history["advice"],
     }
-    if newest:
-        record = newest.record
-        overview["round"] = round_line(newest) | {
-            "counts": counts(record),
-            "total": sum(record.counts.values()),
-            "batch": picks(newest),
-            "failures": list(record.failures),
-            "classes": class_table(newest),
-            "map": newest.has("layout"),
-            "duplicates": duplicates(newest),
-            "suspects": suspects(newest),
-        }
+    for stored in rounds:  # the newest whose files are as they were saved
+        try:
+            overview["round"] = round_details(stored)
+            break
+        except CorruptRound as error:
+            log.error("passed over: %s", error)
     return overview
+
+
+def round_details(stored: StoredRound) -> Json:
+    """What the page shows of the round that it is about; raises CorruptRound."""
+    record = stored.record
+    return round_line(stored) | {
+        "counts": counts(record),
+        "total": sum(record.counts.values()),
+        "batch": picks(stored),
+        "failures": list(record.failures),
+        "classes": class_table(stored),
+        "map": stored.has("layout"),
+        "duplicates": duplicates(stored),
+        "suspects": suspects(stored),
+    }
 
 
 def readable_rounds(backend: Backend, project_id: int) -> list[StoredRound]:
@@ -293,10 +305,10 @@ def sentence(known: Json, newest: StoredRound | None, workers: int) -> str:
         phase = PHASE_WORDS.get(known.get("phase", ""), "Working")
         done, total = known.get("done"), known.get("total")
         return f"{phase}: {done:,} of {total:,}." if total else f"{phase}."
+    if known.get("error"):
+        return f"The last round failed: {known['error']}{retry_words(known)}"
     if state == "waiting":
         return "A round is queued and starts in a moment."
-    if state == "failed":
-        return f"The last round failed: {known.get('error')}"
     if known.get("held"):
         return f"{known['held']} Start one to go on."
     if newest is None:

@@ -16,9 +16,11 @@ DAY = 86_400
 def read_progress(backend: Backend, project_id: int) -> dict[str, Any]:
     """How far the project's round is: ``state`` is idle, waiting, running or failed.
 
-    Also ``phase``, ``done``, ``total``, ``reason``, ``error``, ``phase_started`` and ``at`` (Unix times)
-    where known, and ``unseen``, how many tasks Label Studio asked about that no round has seen yet; ``held``
-    says why no round starts by itself, else None. Raises QueueError when Redis does not answer.
+    Where known also ``phase``, ``done``, ``total``, ``reason``, ``error`` (of the last try, until the next
+    begins), ``retry_at`` (when it is tried again by itself at the latest), ``phase_started`` and ``at`` (all
+    Unix times) and ``last_failure``, ``{error, at}``, which is kept for good. ``unseen``: how many tasks
+    Label Studio asked about that no round has seen yet; ``held``: why no round starts by itself, else None.
+    Raises QueueError when Redis does not answer.
     """
     try:
         written = json.loads(backend.redis.get(redis_key(project_id, "progress")) or "{}")
@@ -64,9 +66,24 @@ def reporter(backend: Backend, project_id: int, reason: str) -> Any:
                 phase_started=started,
                 reason=reason,
                 error=None,
+                retry_at=None,
             )
 
     return report
+
+
+def retry_words(known: dict[str, Any]) -> str:
+    """When the round that failed is tried again, as a sentence; empty where only a person starts it."""
+    if known.get("retry_at") is None:
+        return " It is tried again in a moment." if known["state"] == "waiting" else ""
+    seconds = known["retry_at"] - time.time()
+    if seconds < 1:
+        return " It is tried again in a moment."
+    return (
+        f" It is tried again within {seconds:.0f} s."
+        if seconds < 90
+        else (f" It is tried again within {seconds / 60:.0f} min.")
+    )
 
 
 def note_unseen(backend: Backend, project_id: int, task_ids: list[int]) -> None:

@@ -55,13 +55,25 @@ def run_round(backend: "Backend", project_id: int, progress: Progress = _unwatch
     stored = backend.store.latest(project_id)
     attributes = label_config_attributes(snapshot.label_config)
     settings = backend.settings_for(project_id, attributes)
-    if stored is None or stored.publication or stored.record.fingerprint != snapshot.fingerprint():
+    if stored is None or not _can_be_published(stored, snapshot):
         stored = _compute(backend, settings, snapshot, stored, clock)
     with clock.phase("publish"):
         publish_round(backend, stored)
     backend.store.prune(project_id, backend.settings.keep_rounds)
     log.info("project %d: round %d is published: %s", project_id, stored.record.number, clock)
     return stored
+
+
+def _can_be_published(stored: StoredRound, snapshot: Snapshot) -> bool:
+    """Whether the round waits to be published, is still the right one, and is whole."""
+    if stored.publication or stored.record.fingerprint != snapshot.fingerprint():
+        return False
+    try:
+        stored.verify()
+    except CorruptRound as error:
+        log.error("project %d: another round takes its place: %s", snapshot.project_id, error)
+        return False
+    return True
 
 
 def round_due(backend: "Backend", project_id: int) -> str | None:
@@ -78,7 +90,10 @@ def round_due(backend: "Backend", project_id: int) -> str | None:
         return None
     annotated = backend.label_studio.fetch_annotated(project_id)
     settings = backend.settings_for(project_id, stored.record.attributes)
-    return _due(settings, stored, annotated)
+    try:
+        return _due(settings, stored, annotated)
+    except CorruptRound as error:
+        return f"round {stored.record.number} is damaged: {error.why}"
 
 
 def _due(settings: "Settings", stored: StoredRound, annotated: dict[int, bool]) -> str | None:

@@ -1,11 +1,12 @@
 """How a project stands, in one answer for the command line, the API and the pages."""
 
+from datetime import UTC, datetime
 from typing import Any
 
 from coreset_backend.backend import Backend
+from coreset_backend.heartbeats import workers_alive
 from coreset_backend.history import advice
-from coreset_backend.jobs import workers_alive
-from coreset_backend.progress import read_progress
+from coreset_backend.progress import read_progress, retry_words
 from coreset_backend.store import StoredRound
 
 PHASES = {
@@ -83,7 +84,7 @@ def status_lines(status: dict[str, Any]) -> list[str]:
     return [
         f"Project {status['project']}: {_state_line(progress)}",
         *([f"  {progress['held']} `coreset-backend start` goes on."] if progress.get("held") else []),
-        *([f"  Last error: {progress['error']}"] if progress.get("error") else []),
+        *_failure_lines(progress),
         *(_round_lines(newest) if newest else ["  No round yet."]),
         *([f"  {status['advice']['sentence']}"] if status["advice"] else []),
     ]
@@ -99,6 +100,15 @@ def _state_line(progress: dict[str, Any]) -> str:
     return f"{progress['percent']} %, {progress['phase']}{within}" + (
         "" if left is None else f", about {left:.0f} s left"
     )
+
+
+def _failure_lines(progress: dict[str, Any]) -> list[str]:
+    if progress.get("error"):
+        return [f"  Last error: {progress['error']}{retry_words(progress)}"]
+    if progress["state"] == "idle" or not (failure := progress.get("last_failure")):
+        return []
+    moment = datetime.fromtimestamp(failure["at"], UTC)
+    return [f"  The try before failed, {moment:%Y-%m-%d %H:%M:%S} UTC: {failure['error']}"]
 
 
 def _round_lines(newest: dict[str, Any]) -> list[str]:

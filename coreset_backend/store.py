@@ -2,21 +2,21 @@
 
     MODEL_DIR/webhook-secret
     MODEL_DIR/projects/<id>/round-00003/round.json, *.npy, model.safetensors, neighbors.ann, published.json
-    MODEL_DIR/projects/<id>/history.json         what rounds that are pruned had measured
+    MODEL_DIR/projects/<id>/history.json         what pruned rounds had measured; and the one before it
     MODEL_DIR/projects/<id>/held.json            why no round starts by itself, if so
     MODEL_DIR/projects/<id>/extra-params.json    what the lead set in Label Studio's form
+    MODEL_DIR/gone/<id>-<time>                   projects that were deleted in Label Studio, for a week
     MODEL_DIR/images/                            the image cache
 
 ``round.json`` holds the SHA-256 of every other file; a round becomes visible by one rename.
 """
 
 import contextlib
-import hashlib
-import json
 import logging
 import os
 import secrets
 import shutil
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -27,10 +27,12 @@ from numpy.typing import NDArray
 
 from coreset_backend.errors import CorruptRound, RoundNotFound
 from coreset_backend.project import Labels
+from coreset_backend.sealed import check_hash, flush, read_sealed, sha256, write_sealed
 
 log = logging.getLogger(__name__)
 
-FORMAT = 1
+HISTORY, FORMER_HISTORY = "history.json", "history-before.json"
+GONE_SECONDS = 7 * 86_400
 STATES = ("labeled", "selected", "reserve", "pool", "skipped", "unreadable", "duplicate")
 
 
@@ -68,7 +70,6 @@ class Round:
     failures: tuple[dict[str, Any], ...]
     timings: dict[str, float]
     hashes: dict[str, str] = field(default_factory=dict)
-    format: int = FORMAT
     title: str = ""
     evaluation: dict[str, Any] | None = None
     random_slice: tuple[int, ...] = ()
@@ -108,7 +109,7 @@ class StoredRound:
     def array(self, name: str) -> NDArray[Any]:
         """The array saved as ``name``, checked against its hash; raises CorruptRound."""
         path = self.path / f"{name}.npy"
-        _check(path, self.record.hashes.get(path.name))
+        check_hash(path, self.record.hashes.get(path.name))
         try:
             array: NDArray[Any] = np.load(path, allow_pickle=False)
         except (OSError, ValueError) as error:
@@ -118,24 +119,27 @@ class StoredRound:
     @property
     def publication(self) -> dict[str, Any] | None:
         """What Label Studio took of it and when; None as long as it has not been published."""
-        try:
-            publication: dict[str, Any] = json.loads((self.path / "published.json").read_text())
-        except (FileNotFoundError, ValueError):
+        path = self.path / "published.json"
+        if not path.exists():
             return None
-        return publication
+        try:
+            return read_sealed(path, unsealed_too=True)
+        except CorruptRound as error:  # then it is published again, which changes nothing
+            log.error("taken for unpublished: %s", error)
+            return None
 
     def mark_unpublished(self) -> None:
         """Have it published again."""
         (self.path / "published.json").unlink(missing_ok=True)
-        _flush(self.path)
+        flush(self.path)
 
     def verify(self) -> None:
         """Raises CorruptRound, naming the file, unless every file is as it was saved."""
         for name, expected in self.record.hashes.items():
-            _check(self.path / name, expected)
+            check_hash(self.path / name, expected)
 
     def mark_published(self, publication: Mapping[str, Any]) -> None:
-        _write_atomically(self.path / "published.json", json.dumps(publication).encode())
+        write_sealed(self.path / "published.json", publication)
 
 
 class Draft:
@@ -149,15 +153,14 @@ class Draft:
         """Write arrays and record, hash every file of the folder, and make the round visible."""
         for name, array in arrays.items():
             np.save(self.path / f"{name}.npy", array, allow_pickle=False)
-        hashes = {path.name: _sha256(path) for path in sorted(self.path.iterdir()) if path.is_file()}
+        hashes = {path.name: sha256(path) for path in sorted(self.path.iterdir()) if path.is_file()}
         record = replace(record, hashes=hashes)
-        body = json.dumps(asdict(record)).encode()
-        _write_atomically(self.path / "round.json", _sealed(body))
+        write_sealed(self.path / "round.json", asdict(record))
         for path in self.path.iterdir():
-            _flush(path)
+            flush(path)
         final = self.path.with_name(_folder(self.number))
         self.path.rename(final)
-        _flush(final.parent)
+        flush(final.parent)
         self.saved = StoredRound(record, final)
         return self.saved
 
@@ -196,21 +199,32 @@ class Store:
 
     def extra_params(self, project_id: int) -> dict[str, Any]:
         """The settings that the project's lead typed into Label Studio's form; empty without any."""
-        try:
-            found: dict[str, Any] = json.loads((self._project(project_id) / "extra-params.json").read_bytes())
-        except (FileNotFoundError, ValueError):
+        path = self._project(project_id) / "extra-params.json"
+        if not path.exists():
             return {}
-        return found
+        try:
+            return read_sealed(path, unsealed_too=True)
+        except CorruptRound as error:  # Label Studio sends them again with its next /setup
+            log.error("project %d goes by the common settings: %s", project_id, error)
+            return {}
 
     def keep_extra_params(self, project_id: int, given: Mapping[str, Any]) -> None:
         """Remember them for a known project."""
         if given != self.extra_params(project_id):
-            body = json.dumps(dict(given)).encode()
-            _write_atomically(self._project(project_id) / "extra-params.json", body)
+            write_sealed(self._project(project_id) / "extra-params.json", given)
 
     def forget(self, project_id: int) -> None:
-        """Remove the project and all its rounds."""
-        shutil.rmtree(self._project(project_id), ignore_errors=True)
+        """Put the project with all its rounds aside, into ``gone/<id>-<time>``, where a person finds them."""
+        (self.root / "gone").mkdir(exist_ok=True)
+        with contextlib.suppress(FileNotFoundError):
+            self._project(project_id).rename(self.root / "gone" / f"{project_id}-{time.time():.0f}")
+
+    def empty_gone(self, seconds: float = GONE_SECONDS) -> None:
+        """Remove the projects that were put aside longer ago than that."""
+        for path in (self.root / "gone").glob("*-*"):
+            since = path.name.partition("-")[2]
+            if since.isdecimal() and int(since) < time.time() - seconds:
+                shutil.rmtree(path, ignore_errors=True)
 
     def projects(self) -> list[int]:
         """Ids of the known projects, ascending."""
@@ -233,21 +247,17 @@ class Store:
     def hold(self, project_id: int, reason: str, number: int | None = None) -> None:
         """Let no round start by itself until ``release``; ``number``: roll back to it. Hold the lock."""
         hold = Hold(reason, number, max(self.numbers(project_id), default=0))
-        body = json.dumps({"format": FORMAT, **asdict(hold)}).encode()
-        _write_atomically(self._project(project_id) / "held.json", _sealed(body))
-        _flush(self._project(project_id))
+        write_sealed(self._project(project_id) / "held.json", asdict(hold))
 
     def held(self, project_id: int) -> Hold | None:
         """Why no round starts by itself; None where they do."""
-        folder = self._project(project_id)
-        if not (folder / "held.json").exists():
+        path = self._project(project_id) / "held.json"
+        if not path.exists():
             return None
         try:
-            fields = _read_sealed(folder, "held.json")
-        except CorruptRound as error:
-            log.error("passed over: %s", error)
-            return None
-        return Hold(fields["reason"], fields["number"], fields["newest"])
+            return Hold(**read_sealed(path))
+        except CorruptRound as error:  # somebody wanted it held: a person is to say that it goes on
+            return Hold(f"What held the project back cannot be read: {error.why}.", None, 0)
 
     def release(self, project_id: int) -> None:
         """Let rounds start by themselves again."""
@@ -262,11 +272,17 @@ class Store:
             )
         return StoredRound(_read_record(path), path)
 
-    def latest(self, project_id: int) -> StoredRound | None:
-        """The first of ``newest_first`` that is whole; a corrupt one is passed over and said in the log."""
+    def latest(self, project_id: int, *, verified: bool = False) -> StoredRound | None:
+        """The first of ``newest_first`` that can be read; a corrupt one is passed over and said in the log.
+
+        ``verified``: the first of which every file is as it was saved, which takes reading them all.
+        """
         for number in self.newest_first(project_id):
             try:
-                return self.open(project_id, number)
+                stored = self.open(project_id, number)
+                if verified:
+                    stored.verify()
+                return stored
             except CorruptRound as error:
                 log.error("passed over: %s", error)
         return None
@@ -294,8 +310,11 @@ class Store:
         numbers = self.newest_first(project_id)[::-1]
         if numbers[:-keep]:
             history = [asdict(record) for record in self.history(project_id)]
-            body = json.dumps({"format": FORMAT, "rounds": history}).encode()
-            _write_atomically(self._project(project_id) / "history.json", _sealed(body))
+            folder = self._project(project_id)
+            # The former one and the rounds still here tell together what a damaged one told.
+            with contextlib.suppress(FileNotFoundError):
+                (folder / HISTORY).replace(folder / FORMER_HISTORY)
+            write_sealed(folder / HISTORY, {"rounds": history})
         for number in numbers[:-keep]:
             shutil.rmtree(self._project(project_id) / _folder(number), ignore_errors=True)
 
@@ -324,72 +343,26 @@ def _folder(number: int) -> str:
 
 
 def _read_record(path: Path) -> Round:
-    return _record(_read_sealed(path, "round.json"))
-
-
-def _read_history(path: Path) -> list[Round]:
-    if not (path / "history.json").exists():
-        return []
-    try:
-        return [_record(fields) for fields in _read_sealed(path, "history.json")["rounds"]]
-    except CorruptRound as error:
-        log.error("passed over: %s", error)
-        return []
-
-
-def _read_sealed(path: Path, name: str) -> dict[str, Any]:
-    try:
-        seal, _, body = (path / name).read_bytes().partition(b"\n")
-    except OSError as error:
-        raise CorruptRound(path, f"{name} cannot be read ({error.strerror})") from error
-    if seal != hashlib.sha256(body).hexdigest().encode():
-        raise CorruptRound(path, f"{name} does not match its hash")
-    fields: dict[str, Any] = json.loads(body)
-    if fields.get("format") != FORMAT:
-        raise CorruptRound(path, f"its format is {fields.get('format')}, this version reads {FORMAT}")
-    return fields
+    return _record(read_sealed(path / "round.json"))
 
 
 def _record(fields: dict[str, Any]) -> Round:
     labels = fields["labels"]
     return Round(
         **{
-            **fields,
+            **{name: value for name, value in fields.items() if name != "format"},
             "labels": Labels(**{**labels, "names": tuple(labels["names"])}) if labels else None,
             **{name: tuple(fields.get(name, ())) for name in (*_NO_LISTS, "random_slice")},
         }
     )
 
 
-def _sealed(body: bytes) -> bytes:
-    return hashlib.sha256(body).hexdigest().encode() + b"\n" + body
-
-
-def _check(path: Path, expected: str | None) -> None:
-    try:
-        found = _sha256(path)
-    except OSError as error:
-        raise CorruptRound(path.parent, f"{path.name} cannot be read ({error.strerror})") from error
-    if found != expected:
-        raise CorruptRound(path.parent, f"{path.name} does not match its hash")
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _write_atomically(path: Path, content: bytes) -> None:
-    partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-    partial.write_bytes(content)
-    _flush(partial)
-    partial.replace(path)
-
-
-def _flush(path: Path) -> None:
-    """Have the file or folder on the disk, not only in the machine's memory."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+def _read_history(folder: Path) -> list[Round]:
+    """The records in ``history.json``; where that is damaged, those in the one before it."""
+    for name in (HISTORY, FORMER_HISTORY):
+        if (folder / name).exists():
+            try:
+                return [_record(fields) for fields in read_sealed(folder / name)["rounds"]]
+            except CorruptRound as error:
+                log.error("passed over: %s", error)
+    return []

@@ -23,9 +23,10 @@ from coreset_backend.errors import (
     RoundNotFound,
 )
 from coreset_backend.events import concerns_us, take_event
+from coreset_backend.heartbeats import heartbeat_ages
 from coreset_backend.history import project_history
 from coreset_backend.incoming import connected_project, current_backend, json_body, named_project
-from coreset_backend.jobs import heartbeat_ages, request_round
+from coreset_backend.jobs import request_round
 from coreset_backend.lifecycle import cancel_round, publish_again, roll_back
 from coreset_backend.logs import redacted, secrets_of
 from coreset_backend.metrics import CONTENT_TYPE, measure_app, metrics_text

@@ -8,6 +8,7 @@ import sys
 from functools import partial
 from typing import Any
 
+from redis.client import Pipeline
 from redis.exceptions import OutOfMemoryError
 from rq import Queue, Worker
 from rq.exceptions import AbandonedJobError, DeserializationError
@@ -15,14 +16,14 @@ from rq.executions import Execution
 from rq.job import Job
 from rq.serializers import JSONSerializer
 
-from coreset_backend.backend import Backend
+from coreset_backend.backend import Backend, OurJob
 from coreset_backend.errors import CoresetError
+from coreset_backend.heartbeats import HEARTBEAT_SECONDS, alive_key
 from coreset_backend.jobs import ROUND_JOB, free_lease, lost
 
 log = logging.getLogger(__name__)
 PR_SET_PDEATHSIG = 1
 RECONCILE_JOB = "coreset_backend.jobs.reconcile_job"
-JOBS = (ROUND_JOB, RECONCILE_JOB)
 NICENESS = 10
 """A round computes for minutes: where it shares cores with the web, Label Studio's one second goes first."""
 
@@ -35,11 +36,7 @@ class RoundWorker(Worker):
 
     def execute_job(self, job: Job, queue: Queue) -> None:
         """Run one of our own functions. Who can write to Redis could else have any function run here."""
-        try:
-            ours = job.func_name in JOBS
-        except DeserializationError:
-            ours = False
-        if ours:
+        if is_ours(job):
             super().execute_job(job, queue)
         else:
             log.error("job %.60r asks for what is no work of ours; it is dropped", job.id)
@@ -48,6 +45,11 @@ class RoundWorker(Worker):
     def main_work_horse(self, job: Job, queue: Queue) -> None:
         os.nice(NICENESS)
         super().main_work_horse(job, queue)
+
+    def heartbeat(self, timeout: int | None = None, pipeline: Pipeline | None = None) -> None:
+        super().heartbeat(timeout, pipeline)
+        connection = self.connection if pipeline is None else pipeline
+        connection.set(alive_key(self.name), "1", ex=HEARTBEAT_SECONDS)
 
     def get_heartbeat_ttl(self, job: Job, working_time: float = 0.0) -> int:
         return int(self.job_monitoring_interval) + 10
@@ -84,6 +86,15 @@ class RoundWorker(Worker):
             queue.enqueue(RECONCILE_JOB, result_ttl=60, failure_ttl=3600, job_timeout=600)
 
 
+def is_ours(job: Job) -> bool:
+    """Whether it asks for one of our functions, with what that takes."""
+    try:
+        called = job.func_name, [type(value) for value in job.args], job.instance, job.kwargs
+    except (DeserializationError, TypeError, ValueError):
+        return False
+    return called in ((ROUND_JOB, [int], None, {}), (RECONCILE_JOB, [], None, {}))
+
+
 def _abandoned(backend: Backend, job: Job, kind: type[BaseException], *_: object) -> None:
     """RQ found a job whose worker sends no heartbeat any more."""
     if kind is AbandonedJobError:
@@ -98,6 +109,7 @@ def work(backend: Backend) -> None:
     worker = RoundWorker(
         [backend.queue],
         connection=backend.redis,
+        job_class=OurJob,
         serializer=JSONSerializer,
         worker_ttl=30,
         maintenance_interval=5,

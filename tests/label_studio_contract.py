@@ -4,7 +4,7 @@ import httpx
 import pytest
 
 from coreset_backend import demo
-from coreset_backend.errors import LabelStudioError, Rejected, Unauthorized
+from coreset_backend.errors import LabelStudioError, ProjectGone, Rejected, Unauthorized
 from coreset_backend.label_studio import LabelStudio
 from coreset_backend.project import Prediction
 
@@ -127,7 +127,9 @@ class LabelStudioContract:
     ) -> None:
         project_id, _ = project
         admin.delete(f"/api/projects/{project_id}/").raise_for_status()
-        for ask in (client.fetch_project, client.fetch_annotated, client.model_versions):
-            with pytest.raises(Rejected) as refusal:
+        for ask in (client.fetch_project, client.fetch_snapshot, client.fetch_annotated):
+            with pytest.raises(ProjectGone):
                 ask(project_id)
-            assert refusal.value.status == 404
+        with pytest.raises(Rejected) as refusal:
+            client.model_versions(project_id)
+        assert refusal.value.status == 404

@@ -146,8 +146,9 @@ def test_a_full_disk_is_the_reason_and_leaves_nothing_half_written(site: Site) -
     project_id = site.studio.create_project(IMAGES)
     worker = site.start_worker(largest_file=64 * 1024)
     request_round(site.backend, project_id, "asked by a test")
-    wait_until(lambda: site.state(project_id)["state"] == "failed", "the state failed", 60)
+    wait_until(lambda: self_error(site, project_id), "the reason", 60)
     assert "could not be saved" in self_error(site, project_id)
+    assert site.state(project_id)["state"] == "waiting"  # it is run again by itself
     assert site.backend.store.numbers(project_id) == []
     assert site.studio.versions(project_id) == {}
     worker.kill()

@@ -138,7 +138,7 @@ def test_no_seeded_secret_is_in_the_logs_answers_or_redis_of_a_real_run(
             said.append(client.post("/webhook", json=event, headers=headers).text)
         said.append(client.get("/projects?token=" + SEEDS["BASIC_AUTH_PASS"]).text)
         said.append(client.post("/predict", content=b"{", auth=login).text)
-        said.append(wait_until(lambda: "failed" in (text := status()) and text, "the failed round", 60))
+        said.append(wait_until(lambda: "last_failure" in (text := status()) and text, "the failed round", 60))
         said += [client.get(path, auth=login).text for path in ("/projects/7", "/metrics", "/openapi.json")]
         said.append(str([redis.dump(key) for key in redis.keys("coreset:*")]))
     said.append((tmp_path / "log").read_text())

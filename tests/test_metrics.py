@@ -20,7 +20,8 @@ from waiting import wait_until
 
 from coreset_backend.backend import Backend
 from coreset_backend.counts import count
-from coreset_backend.jobs import HEARTBEAT_SECONDS, heartbeat_ages, request_round
+from coreset_backend.heartbeats import HEARTBEAT_SECONDS, alive_key, heartbeat_ages
+from coreset_backend.jobs import request_round
 from coreset_backend.status import project_status, status_lines
 from coreset_backend.web import create_app
 
@@ -181,7 +182,7 @@ def exported(client: FlaskClient, backend: Backend) -> set[str]:
     """Every name that /metrics can have, of samples, once there is a round, a worker and a count."""
     save_round(backend)
     backend.redis.sadd("rq:workers:coreset", "rq:worker:w")
-    backend.redis.hset("rq:worker:w", "last_heartbeat", "2999-01-01T00:00:00.000000Z")
+    backend.redis.set(alive_key("w"), "1", ex=HEARTBEAT_SECONDS)
     count(backend, "coreset_rounds", "7", "done", "")
     count(backend, "coreset_round_phase_seconds", "fit")
     client.get("/health")

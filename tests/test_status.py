@@ -1,4 +1,6 @@
 import json
+import re
+import time
 from collections.abc import Callable
 
 import pytest
@@ -6,7 +8,9 @@ from rq import Worker
 from rq.serializers import JSONSerializer
 from test_store import record
 
+from coreset_backend import overview
 from coreset_backend.backend import Backend
+from coreset_backend.heartbeats import alive_key
 from coreset_backend.progress import note_unseen
 from coreset_backend.status import PHASES, project_status, status_lines, whole_round
 
@@ -18,6 +22,7 @@ def running(backend: Backend, **progress: object) -> None:
     backend.redis.set("coreset:7:lease", "held")
     worker = Worker([backend.queue], connection=backend.redis, serializer=JSONSerializer)
     worker.register_birth()
+    backend.redis.set(alive_key(worker.name), "1", ex=30)
 
 
 def test_percent_and_time_left_come_from_the_last_round() -> None:
@@ -63,8 +68,31 @@ def test_a_round_whose_worker_died_is_said_to_wait(make_backend: Callable[..., B
     assert project_status(backend, 7)["progress"]["state"] == "waiting"
 
 
-def test_a_failure_is_shown_in_words(make_backend: Callable[..., Backend]) -> None:
+def test_a_failure_is_shown_in_words_with_what_comes_next(make_backend: Callable[..., Backend]) -> None:
     backend = make_backend()
-    backend.redis.set("coreset:7:progress", json.dumps({"state": "failed", "error": "No image came."}))
-    lines = status_lines(project_status(backend, 7))
-    assert lines == ["Project 7: failed", "  Last error: No image came.", "  No round yet."]
+
+    def lines(**progress: object) -> list[str]:
+        backend.redis.set("coreset:7:progress", json.dumps(progress))
+        return status_lines(project_status(backend, 7))
+
+    failure = {"error": "No image came.", "at": 1767225600.0}
+    told = {"error": failure["error"], "last_failure": failure}
+    assert lines(state="failed", **told)[:2] == ["Project 7: failed", "  Last error: No image came."]
+    soon = time.time() + 30.5
+    assert re.fullmatch(
+        r"  Last error: No image came\. It is tried again within (29|30) s\.",
+        lines(state="waiting", retry_at=soon, **told)[1],
+    )
+    now = lines(state="waiting", retry_at=time.time(), **told)
+    assert now[1] == "  Last error: No image came. It is tried again in a moment."
+    again = lines(state="waiting", error=None, last_failure=failure)
+    assert again[1] == "  The try before failed, 2026-01-01 00:00:00 UTC: No image came."
+    assert len(lines(state="idle", error=None, last_failure=failure)) == 2
+
+
+def test_the_page_says_what_comes_next_too(make_backend: Callable[..., Backend]) -> None:
+    backend = make_backend()
+    failed = {"state": "failed", "error": "No image came.", "retry_at": time.time() + 600.5}
+    backend.redis.set("coreset:7:progress", json.dumps(failed))
+    said = overview.progress(backend, 7, None)["sentence"]
+    assert said == "The last round failed: No image came. It is tried again within 10 min."

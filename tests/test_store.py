@@ -51,6 +51,13 @@ def save(store: Store, **given: Any) -> StoredRound:
         return draft.save(record(draft.number, **given), {"task_ids": np.array([1, 2, 3])})
 
 
+def flip_a_byte(path: Path, place: float = 0.5) -> None:
+    """Alter one bit, ``place`` of the way through the file."""
+    content = bytearray(path.read_bytes())
+    content[int(place * (len(content) - 1))] ^= 1
+    path.write_bytes(content)
+
+
 def test_a_round_comes_back_as_it_was_saved(store: Store) -> None:
     saved = save(store)
     found = store.open(7, 1)
@@ -80,10 +87,7 @@ def test_what_a_killed_worker_left_is_removed_by_the_next_draft(store: Store) ->
 
 @pytest.mark.parametrize("name", ["round.json", "task_ids.npy"])
 def test_a_flipped_byte_is_noticed(store: Store, name: str) -> None:
-    path = save(store).path / name
-    content = bytearray(path.read_bytes())
-    content[len(content) // 2] ^= 1
-    path.write_bytes(content)
+    flip_a_byte(save(store).path / name)
     with pytest.raises(CorruptRound, match=name):
         store.open(7, 1).array("task_ids")
 
@@ -142,16 +146,60 @@ def test_what_pruned_rounds_measured_stays_without_their_lists(store: Store) -> 
     assert before[0].batch == before[0].holdout == ()
 
 
-def test_a_torn_history_is_said_and_costs_only_the_pruned_rounds(
-    store: Store, caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize("place", [0, 0.02, 0.5, 1])
+def test_a_damaged_history_costs_no_round_since_the_former_one_is_kept(
+    store: Store, caplog: pytest.LogCaptureFixture, place: float
 ) -> None:
-    for _ in range(3):
+    for _ in range(6):
         save(store)
-    store.prune(7, keep=2)
-    path = store.root / "projects/7/history.json"
-    path.write_bytes(path.read_bytes()[:-9])
-    assert [record.number for record in store.history(7)] == [2, 3]
+        store.prune(7, keep=2)
+    before = store.history(7)
+    flip_a_byte(store.root / "projects/7/history.json", place)
+    assert store.history(7) == before
     assert "history.json does not match its hash" in caplog.text
+    save(store)
+    store.prune(7, keep=2)
+    assert [record.number for record in store.history(7)] == [1, 2, 3, 4, 5, 6, 7]
+
+
+@pytest.mark.parametrize("place", [0, 0.3, 0.5, 1])
+def test_a_damaged_publication_is_none_and_damaged_settings_are_the_common_ones(
+    store: Store, caplog: pytest.LogCaptureFixture, place: float
+) -> None:
+    saved = save(store)
+    saved.mark_published({"sent": 3})
+    flip_a_byte(saved.path / "published.json", place)
+    assert saved.publication is None
+    store.keep_extra_params(7, {"batch_size": 3})
+    assert store.extra_params(7) == {"batch_size": 3}
+    flip_a_byte(store.root / "projects/7/extra-params.json", place)
+    assert store.extra_params(7) == {}
+    assert "goes by the common settings" in caplog.text
+    store.keep_extra_params(7, {"batch_size": 3})
+    assert store.extra_params(7) == {"batch_size": 3}
+
+
+def test_a_file_of_an_early_release_without_a_hash_is_read(store: Store) -> None:
+    saved = save(store)
+    (saved.path / "published.json").write_text('{"sent": 3}')
+    (store.root / "projects/7/extra-params.json").write_text('{"batch_size": 3}')
+    assert saved.publication == {"sent": 3}
+    assert store.extra_params(7) == {"batch_size": 3}
+
+
+def test_a_deleted_project_is_put_aside_and_can_be_put_back_for_a_week(store: Store) -> None:
+    saved = save(store)
+    store.forget(7)
+    store.forget(7)
+    assert store.projects() == [] and store.latest(7) is None
+    store.empty_gone()
+    (aside,) = (store.root / "gone").iterdir()
+    aside.rename(store.root / "projects/7")
+    latest = store.latest(7)
+    assert latest and latest.record == saved.record
+    store.forget(7)
+    store.empty_gone(seconds=-1)
+    assert not list((store.root / "gone").iterdir())
 
 
 def test_a_round_saved_before_a_field_was_added_still_opens(store: Store) -> None:
@@ -176,9 +224,7 @@ def test_a_round_saved_by_an_early_release_opens_and_still_answers(tmp_path: Pat
     assert save(Store(tmp_path)).record.number == 2
 
 
-def test_a_hold_outlives_the_process_and_a_torn_one_holds_nothing(
-    store: Store, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_hold_outlives_the_process_and_a_damaged_one_still_holds(store: Store) -> None:
     for _ in range(3):
         save(store)
     store.hold(7, "Rolled back to round 1 by hand.", 1)
@@ -188,9 +234,12 @@ def test_a_hold_outlives_the_process_and_a_torn_one_holds_nothing(
     assert store.numbers(7) == [1, 3]
     assert save(store).record.number == 4
     assert store.newest_first(7) == [4, 3, 1]
-    (store.root / "projects/7/held.json").write_text("{}")
+    flip_a_byte(store.root / "projects/7/held.json")
+    held = store.held(7)
+    assert held and "held.json does not match its hash" in held.reason
+    assert store.newest_first(7) == [4, 3, 1]
+    store.release(7)
     assert store.held(7) is None
-    assert "held.json does not match its hash" in caplog.text
 
 
 @pytest.mark.parametrize("name", ["round.json", "task_ids.npy", "model.safetensors", "neighbors.ann"])
@@ -200,8 +249,6 @@ def test_verify_names_the_file_that_was_altered(store: Store, name: str) -> None
             (draft.path / artefact).write_bytes(bytes(range(200)))
         path = draft.save(record(), {"task_ids": np.array([1, 2, 3])}).path / name
     store.open(7, 1).verify()
-    content = bytearray(path.read_bytes())
-    content[-5] ^= 1
-    path.write_bytes(content)
+    flip_a_byte(path, 0.95)
     with pytest.raises(CorruptRound, match=f"{name} does not match its hash"):
         store.open(7, 1).verify()

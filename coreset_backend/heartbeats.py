@@ -1,0 +1,54 @@
+"""Which workers live, and how many jobs wait for them: what only Redis knows."""
+
+from redis.exceptions import RedisError
+from rq import Worker
+
+from coreset_backend.backend import Backend
+from coreset_backend.errors import QueueError
+
+HEARTBEAT_SECONDS = 30
+"""A worker shows that it lives every five seconds, busy or not; one that has not for so long was killed."""
+
+
+def alive_key(worker_name: str) -> str:
+    """What a worker keeps in Redis for HEARTBEAT_SECONDS at each sign of life.
+
+    Its age is told by Redis, so that no two machines' clocks are compared.
+    """
+    return f"coreset:alive:{worker_name}"
+
+
+def heartbeat_ages(backend: Backend) -> dict[str, float]:
+    """Seconds since each listening worker last showed that it lives, by its name; raises QueueError.
+
+    RQ keeps the name of a killed worker for longer; it does not listen and is left out.
+    """
+    ages = {}
+    try:
+        for key in Worker.all_keys(queue=backend.queue):
+            name = key.removeprefix(Worker.redis_worker_namespace_prefix)
+            left: int = backend.redis.pttl(alive_key(name))
+            if left > 0:
+                ages[name] = HEARTBEAT_SECONDS - left / 1000
+    except RedisError as error:
+        raise QueueError(f"Redis does not answer ({error}).") from error
+    return ages
+
+
+def workers_alive(backend: Backend) -> int:
+    """How many workers listen to the queue; raises QueueError."""
+    return len(heartbeat_ages(backend))
+
+
+def job_counts(backend: Backend) -> dict[str, int]:
+    """How many jobs are queued, scheduled, started and failed; raises QueueError."""
+    queue = backend.queue
+    try:
+        return {
+            "queued": queue.count,
+            "scheduled": queue.scheduled_job_registry.count,
+            "started": queue.started_job_registry.count,
+            "failed": queue.failed_job_registry.count,
+        }
+    except RedisError as error:
+        raise QueueError(f"Redis does not answer ({error}).") from error
