@@ -8,7 +8,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from coreset_backend.project import Snapshot, Task
-from coreset_backend.selection import NeighborGraph, Pool, Selection, covering_radius, strategy_named
+from coreset_backend.selection import (
+    NeighborGraph,
+    Pool,
+    Selection,
+    covering_radius,
+    near_duplicate_groups,
+    normalized,
+    stand_behind,
+    strategy_named,
+    with_options,
+)
 from coreset_backend.store import STATES
 
 if TYPE_CHECKING:
@@ -22,7 +32,8 @@ class Choice:
     """What was chosen, in task ids, and where every task of the snapshot stands.
 
     ``states``: uint8[n], positions in STATES. ``scores``: float32[n] in [0, 1], by distance to the
-    nearest center: 0 is the farthest of the pool, 1 a center or a task without an embedding.
+    nearest center: 0 is the farthest of the pool, 1 a center or a task without an embedding. Both radii
+    are of all embedded tasks, in the space that the strategy measures in.
     ``random_slice``: those of the batch that chance drew; their distance is inf.
     """
 
@@ -44,12 +55,14 @@ def choose_batch(
     embeddings: NDArray[np.float32],
     probabilities: NDArray[np.float32] | None,
     graph: NeighborGraph | None = None,
+    groups: NDArray[np.int32] | None = None,
 ) -> Choice:
     """The batch and, as its continuation, the reserve: a greedy order may be cut anywhere.
 
     ``readable``: int64[m], the snapshot's rows whose image could be read. ``embeddings`` float32[m, d],
-    ``probabilities`` float32[m, classes] and ``graph`` are of those rows, in that order; without
-    a graph the strategies that ask for near rows find them exactly.
+    ``probabilities`` float32[m, classes], ``graph`` and ``groups`` (of near_duplicate_groups) are of those
+    rows, in that order; without a graph near rows are found exactly, without groups they are made if the
+    settings ask for them.
     """
     states = _states_before(snapshot.tasks, readable)
     eligible = np.flatnonzero(np.isin(states[readable], _codes("pool", "labeled")))
@@ -58,18 +71,31 @@ def choose_batch(
     centers = np.flatnonzero(states[rows] == state_code("labeled")).astype(np.int64)
     odds = None if probabilities is None else probabilities[eligible]
     pool = Pool(vectors, centers, odds, None if graph is None else graph.among(eligible))
-    strategy = strategy_named(settings.strategy)
-    rng = np.random.default_rng(settings.seed)
-    drawn = random_rows_of(pool, round(settings.random_slice * settings.batch_size), settings.seed)
+    if settings.group_duplicates:
+        groups = (
+            near_duplicate_groups(vectors, centers, pool.neighbors) if groups is None else groups[eligible]
+        )
+    else:
+        groups = np.full(len(vectors), -1, dtype=np.int32)
+    behind = stand_behind(groups, pool)
+    states[rows[behind]] = state_code("duplicate")
+    free = np.setdiff1d(pool.unlabeled_rows, np.flatnonzero(behind))
+    drawn = random_rows_of(
+        free, round(settings.random_slice * settings.batch_size), settings.seed, len(centers)
+    )
     # What chance drew will be labelled too: the strategy need not cover it again.
     rest = replace(pool, labeled_rows=np.concatenate([centers, drawn]))
     asked = settings.batch_size + settings.reserve_size - len(drawn)
-    free = len(centers) + len(drawn) < len(vectors)
-    selection = strategy(rest, asked, rng) if free else _nothing(vectors, centers)
+    choose = with_options(
+        strategy_named(settings.strategy), groups=groups, outlier_share=settings.outlier_share
+    )
+    rng = np.random.default_rng(settings.seed)
+    selection = choose(rest, asked, rng) if len(drawn) < len(free) else _nothing()
     own, reserve = np.split(selection.rows, [settings.batch_size - len(drawn)])
     batch, distances = spread(own, drawn, selection.distances)
     states[rows[batch]], states[rows[reserve]] = state_code("selected"), state_code("reserve")
     chosen = np.concatenate([centers, batch])
+    space = normalized(vectors) if selection.normalized else vectors
     scores = np.ones(len(states), dtype=np.float32)
     scores[rows] = _scores(vectors, chosen)
     return Choice(
@@ -77,22 +103,21 @@ def choose_batch(
         batch=tuple(snapshot.task_ids[rows[batch]].tolist()),
         reserve=tuple(snapshot.task_ids[rows[reserve]].tolist()),
         distances=distances,
-        radius_before=covering_radius(vectors, centers) if len(drawn) else selection.radius_before,
-        radius_after=covering_radius(vectors, chosen),
+        radius_before=covering_radius(space, centers),
+        radius_after=covering_radius(space, chosen),
         states=states,
         scores=scores,
         random_slice=tuple(snapshot.task_ids[rows[drawn]].tolist()),
     )
 
 
-def random_rows_of(pool: Pool, size: int, seed: int) -> Rows:
-    """int64[<= size]: unlabelled rows, each as likely as any other, whatever the strategy would choose.
+def random_rows_of(free: Rows, size: int, seed: int, labels: int) -> Rows:
+    """int64[<= size]: some of ``free``, each as likely as any other, whatever the strategy would choose.
 
     Another stretch of the seed than the strategy's, or they would be what `random` picks; it moves on with
     the labels, or the same places of the pool would be drawn in every round.
     """
-    rng = np.random.default_rng([seed, 1, len(pool.labeled_rows)])
-    return rng.permutation(pool.unlabeled_rows)[:size]
+    return np.random.default_rng([seed, 1, labels]).permutation(free)[:size]
 
 
 def spread(own: Rows, drawn: Rows, distances: NDArray[np.float32]) -> tuple[Rows, NDArray[np.float32]]:
@@ -110,10 +135,9 @@ def spread(own: Rows, drawn: Rows, distances: NDArray[np.float32]) -> tuple[Rows
     return batch, np.concatenate([far, distances[len(own) :]])
 
 
-def _nothing(vectors: NDArray[np.float32], centers: Rows) -> Selection:
-    """The selection from a pool that is labelled to its last task."""
-    radius = covering_radius(vectors, centers)
-    return Selection(np.empty(0, np.int64), np.empty(0, np.float32), radius, radius)
+def _nothing() -> Selection:
+    """The selection from a pool that has nothing left to label."""
+    return Selection(np.empty(0, np.int64), np.empty(0, np.float32), 0, 0)
 
 
 def _states_before(tasks: Sequence[Task], readable: Rows) -> NDArray[np.uint8]:

@@ -173,7 +173,11 @@ file_option = click.Path(exists=True, dir_okay=False, path_type=Path)
 @click.option("--batch", type=click.IntRange(1), required=True, help="Rows to choose.")
 @click.option("--strategy", default="k_center", show_default=True)
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
-@click.option("--json", "as_json", is_flag=True, help="JSON, with the radii, instead of CSV.")
+@click.option("--group-duplicates", is_flag=True, help="Of near-duplicate rows at most one is chosen.")
+@click.option(
+    "--outlier-share", type=click.FloatRange(0, 1), default=1.0, help="At most this share: outliers."
+)
+@click.option("--json", "as_json", is_flag=True, help="JSON instead of CSV.")
 def select(as_json: bool, **given: Any) -> None:
     """Choose rows of a file of embeddings, without Label Studio; progress on standard error."""
     from coreset_backend import select_files

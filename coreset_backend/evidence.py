@@ -9,20 +9,17 @@ from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.sparse import coo_array  # type: ignore[import-untyped]
-from scipy.sparse.csgraph import connected_components  # type: ignore[import-untyped]
 
 from coreset_backend.layout import layout
 from coreset_backend.project import Labels, Snapshot, Task
-from coreset_backend.selection import NeighborGraph
+from coreset_backend.selection import NeighborGraph, near_duplicate_groups
 
 Ids = NDArray[np.int64]
 Vectors = NDArray[np.float32]
 
-CLOSE = 0.35  # near-duplicates lie closer than this share of the median distance of any two images
-SAME = 10.0  # and their thumbnails differ by less than this, root mean square, of 255
-COMPARED = 16  # pixels a side of the thumbnails compared
-PAIRS_A_ROW = 3
+ALIKE = 0.85  # near-duplicates have thumbnails that correlate by more than this
+COMPARED = 16  # pixels a side of those thumbnails
+FLAT = 4.0  # a contrast as small as this, of 255, is none: images without any are alike
 ASKED = 10  # labelled neighbours that a label is compared with
 LABELS_COMPARED = 20_000
 
@@ -40,10 +37,11 @@ def gather_evidence(
     pixels: PixelRows,
     embeddings: Vectors,
     graph: NeighborGraph,
+    groups: NDArray[np.int32],
     picked: Sequence[int],
     seed: int,
 ) -> dict[str, NDArray[Any]]:
-    """The arrays by name. ``pixels`` and ``embeddings`` have the same rows; ``picked`` are task ids."""
+    """The arrays by name. ``pixels``, ``embeddings``, ``groups`` have the same rows; ``picked``: task ids."""
     rows = np.searchsorted(snapshot.task_ids, pixels.task_ids)
     codes = label_codes(snapshot.tasks, snapshot.labels)
     labeled = np.array([snapshot.tasks[row].state == "labeled" for row in rows], dtype=bool)
@@ -53,7 +51,7 @@ def gather_evidence(
         "pick_neighbors": neighbors,
         "pick_distances": far,
         "layout": layout(embeddings, graph, seed),
-        "duplicate_groups": duplicate_groups(embeddings, graph, pixels, seed),
+        "duplicate_groups": groups,
     }
     if snapshot.labels and not snapshot.labels.multiple:
         known = np.flatnonzero(codes[rows] >= 0)
@@ -94,50 +92,30 @@ def pick_neighbors(
 
 
 def duplicate_groups(
-    embeddings: Vectors, graph: NeighborGraph, pixels: PixelRows, seed: int
+    embeddings: Vectors, labeled: Ids, graph: NeighborGraph, pixels: PixelRows
 ) -> NDArray[np.int32]:
     """int32[m] by embedded task: the number of its group of near-duplicates, -1 where it stands alone.
 
-    Two images are near-duplicates when their embeddings are close for this pool and their thumbnails look
-    the same; groups are what such pairs connect, numbered from 0, the largest first.
+    ``near_duplicate_groups`` of the embeddings, where the thumbnails look alike too: a network that has
+    learned its classes well puts unlike images of one class close together. ``labeled`` are rows.
     """
-    pairs = _close_pairs(embeddings, graph, seed)
-    pairs = pairs[_look_same(pixels, pairs)]
-    n = len(embeddings)
-    joined = coo_array((np.ones(len(pairs), dtype=bool), (pairs[:, 0], pairs[:, 1])), shape=(n, n))
-    _, component = connected_components(joined, directed=False)
-    sizes = np.bincount(component, minlength=1)
-    largest_first = np.argsort(-sizes, kind="stable")
-    number = np.full(len(sizes), -1, dtype=np.int32)
-    grouped = largest_first[sizes[largest_first] > 1]
-    number[grouped] = np.arange(len(grouped))
-    groups: NDArray[np.int32] = number[component]
-    return groups
+    return near_duplicate_groups(embeddings, labeled, graph, confirm=lambda pairs: look_alike(pixels, pairs))
 
 
-def _close_pairs(embeddings: Vectors, graph: NeighborGraph, seed: int) -> Ids:
-    """int64[p, 2]: pairs of rows that are each other's near neighbours and close, each pair once."""
-    rng = np.random.default_rng(seed)
-    some = rng.integers(0, len(embeddings), (2, 2000))
-    usual = float(np.median(np.linalg.norm(embeddings[some[0]] - embeddings[some[1]], axis=1)))
-    rows = np.repeat(np.arange(len(embeddings)), PAIRS_A_ROW).reshape(-1, PAIRS_A_ROW)[
-        :, : graph.rows.shape[1]
-    ]
-    others, far = graph.rows[:, :PAIRS_A_ROW], graph.distances[:, :PAIRS_A_ROW]
-    close = (others >= 0) & (far < CLOSE * usual)
-    pairs = np.stack([rows[close], others[close]], axis=1).astype(np.int64)
-    return np.unique(np.sort(pairs, axis=1), axis=0)
-
-
-def _look_same(pixels: PixelRows, pairs: Ids) -> NDArray[np.bool_]:
-    """bool[p]: whether the two images of a pair differ little at COMPARED x COMPARED pixels."""
+def look_alike(pixels: PixelRows, pairs: Ids) -> NDArray[np.bool_]:
+    """bool[p]: whether the images of each pair int64[p, 2] correlate, whatever their light and contrast."""
     rows = np.unique(pairs)
-    small = np.empty((len(rows), COMPARED, COMPARED, 3), dtype=np.float32)
+    values = COMPARED * COMPARED * 3
+    small = np.full((len(rows), values + 1), FLAT * values**0.5, dtype=np.float32)
     for start in range(0, len(rows), 256):
-        small[start : start + 256] = _small(pixels[rows[start : start + 256]])
-    first, second = (small[np.searchsorted(rows, pairs[:, column])] for column in (0, 1))
-    same: NDArray[np.bool_] = np.sqrt(((first - second) ** 2).mean((1, 2, 3))) < SAME
-    return same
+        part = _small(pixels[rows[start : start + 256]])
+        small[start : start + 256, :values] = part.reshape(len(part), -1) - part.mean((1, 2, 3))[:, None]
+    small /= np.linalg.norm(small, axis=1, keepdims=True)
+    alike = np.empty(len(pairs), dtype=bool)
+    for start in range(0, len(pairs), 4096):
+        first, second = np.searchsorted(rows, pairs[start : start + 4096]).T
+        alike[start : start + 4096] = np.einsum("ij,ij->i", small[first], small[second]) > ALIKE
+    return alike
 
 
 def _small(images: NDArray[np.uint8]) -> Vectors:

@@ -28,7 +28,10 @@ STATE_WORDS = {
     "pool": ("Pool", "waits to be chosen"),
     "skipped": ("Skipped", "annotators passed it over"),
     "unreadable": ("Unreadable", "its image could not be read"),
-    "duplicate": ("Duplicate", "shows the same file as another task"),
+    "duplicate": (
+        "Duplicate",
+        "shows the same file as another task, or with group_duplicates nearly the same image",
+    ),
 }
 PHASE_WORDS = {
     "snapshot": "Reading the project",

@@ -15,7 +15,16 @@ from coreset_backend.selection import STRATEGIES
 from coreset_backend.settings import PREFIX, Settings
 
 Json = Any
-FIELDS = ("batch_size", "strategy", "holdout", "batch_done", "new_labels", "preannotate")
+FIELDS = (
+    "batch_size",
+    "strategy",
+    "group_duplicates",
+    "outlier_share",
+    "holdout",
+    "batch_done",
+    "new_labels",
+    "preannotate",
+)
 ATTRIBUTE = PREFIX.lower()
 LABEL_CONFIG, EXTRA_PARAMS = "label config", "extra params"
 

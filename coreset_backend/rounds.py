@@ -15,7 +15,7 @@ from coreset_backend.answers import Answers
 from coreset_backend.batch import Choice, choose_batch, state_code
 from coreset_backend.errors import CorruptRound, EmptyPool, LabelStudioError
 from coreset_backend.evaluation import evaluate, holdout_task_ids, named_classes, proportion
-from coreset_backend.evidence import gather_evidence
+from coreset_backend.evidence import duplicate_groups, gather_evidence
 from coreset_backend.label_studio import BATCH_VERSION_PREFIX
 from coreset_backend.logs import about
 from coreset_backend.project import Snapshot, class_targets
@@ -131,11 +131,13 @@ def _compute(
         with clock.phase("neighbors"):
             index = build_index(embeddings, draft.path / "neighbors.ann", seed=settings.seed)
             graph = index.graph(neighbors_for(len(index)))
+            is_labeled = np.array([snapshot.tasks[row].state == "labeled" for row in readable], dtype=bool)
+            groups = duplicate_groups(embeddings, np.flatnonzero(is_labeled), graph, pixels)
         with clock.phase("select"):
-            choice = choose_batch(settings, snapshot, readable, embeddings, probabilities, graph)
+            choice = choose_batch(settings, snapshot, readable, embeddings, probabilities, graph, groups)
         with clock.phase("map"):
             picked = (*choice.batch, *choice.reserve)
-            evidence = gather_evidence(snapshot, pixels, embeddings, graph, picked, settings.seed)
+            evidence = gather_evidence(snapshot, pixels, embeddings, graph, groups, picked, settings.seed)
         with clock.phase("save"):
             model.save_classifier(classifier, draft.path / "model.safetensors")
             record = _record(

@@ -4,6 +4,7 @@ import inspect
 import json
 import tempfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from coreset_backend.errors import ConfigError
-from coreset_backend.selection import NeighborGraph, Pool, Selection, neighbors_for, strategy_named
+from coreset_backend.selection import (
+    NeighborGraph,
+    Pool,
+    Selection,
+    near_duplicate_groups,
+    neighbors_for,
+    normalized,
+    radii_in_order,
+    strategy_named,
+    with_options,
+)
 
 Progress = Callable[[str, int, int], None]
 """Called with (phase, done, total)."""
@@ -27,9 +38,11 @@ def select_from_files(
     batch: int,
     strategy: str,
     seed: int,
+    group_duplicates: bool,
+    outlier_share: float,
     progress: Progress,
 ) -> Selection:
-    """What ``strategy`` chooses from a .npy file of float[n, d], read as a memory map.
+    """What ``strategy`` chooses from a .npy file of float[n, d], read as a memory map; with all radii.
 
     ``labeled`` is a text file of row numbers, one a line, the first row being 0; ``probabilities`` a
     .npy file of float[n, classes]. Raises ConfigError for files that cannot be read or do not fit.
@@ -43,26 +56,41 @@ def select_from_files(
         more["progress"] = lambda done, total: progress("select", done, total)
     try:
         pool = Pool(vectors, rows, odds)
-        if strategy in GRAPH_STRATEGIES:
+        groups = None
+        if strategy in GRAPH_STRATEGIES or group_duplicates or outlier_share < 1:
             pool = Pool(vectors, rows, odds, _graph(vectors, seed, progress))
-        return choose(pool, batch, np.random.default_rng(seed), **more)
+        if group_duplicates:
+            groups = near_duplicate_groups(vectors, rows, pool.neighbors)
+        choose = with_options(choose, groups=groups, outlier_share=outlier_share)
+        return _with_radii(pool, choose(pool, batch, np.random.default_rng(seed), **more))
     except ValueError as error:
         raise ConfigError(f"{embeddings}: {error}") from error
 
 
+def _with_radii(pool: Pool, selection: Selection) -> Selection:
+    """The selection with the radius after every pick."""
+    if selection.radii is not None:
+        return selection
+    space = normalized(pool.vectors) if selection.normalized else pool.vectors
+    return replace(selection, radii=radii_in_order(space, pool.labeled_rows, selection.rows))
+
+
 def as_csv(selection: Selection) -> str:
-    """``rank,row,distance``, one line a pick."""
-    picks = zip(selection.rows.tolist(), selection.distances.tolist(), strict=True)
-    lines = [f"{rank},{row},{distance:.7g}" for rank, (row, distance) in enumerate(picks)]
-    return "\n".join(["rank,row,distance", *lines])
+    """``rank,row,distance,radius``, one line a pick: how far it was, and the radius with it as a center."""
+    assert selection.radii is not None
+    picks = zip(selection.rows.tolist(), selection.distances.tolist(), selection.radii.tolist(), strict=True)
+    lines = [f"{rank},{row},{far:.7g},{radius:.7g}" for rank, (row, far, radius) in enumerate(picks)]
+    return "\n".join(["rank,row,distance,radius", *lines])
 
 
 def as_json(selection: Selection) -> str:
-    """Rows, distances and radii; null where a distance is infinite."""
+    """Rows, distances and radii, after every pick too; null where a distance is infinite."""
+    assert selection.radii is not None
     return json.dumps(
         {
             "rows": selection.rows.tolist(),
             "distances": [_finite(distance) for distance in selection.distances.tolist()],
+            "radii": [_finite(radius) for radius in selection.radii.tolist()],
             "radius_before": _finite(selection.radius_before),
             "radius_after": _finite(selection.radius_after),
             "lower_bound": selection.lower_bound,

@@ -119,6 +119,16 @@ class Settings(BaseSettings):
     random_slice: float = Field(
         0.0, ge=0, le=0.5, description="Share of each batch drawn at random, to measure the model on the pool"
     )
+    group_duplicates: bool = Field(
+        False,
+        description="Of near-duplicate images at most one in a batch, and none once one of them is labelled",
+    )
+    outlier_share: float = Field(
+        1.0,
+        ge=0,
+        le=1,
+        description="Share of a batch that may come from the 5 % of the pool farthest from the rest; 1: any",
+    )
     trigger: Literal["auto", "manual"] = Field(
         "auto", description="`auto`: rounds start by themselves; `manual`: only on Start Training"
     )

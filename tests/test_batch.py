@@ -5,20 +5,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coreset_backend.batch import Choice, choose_batch, random_rows_of, spread
+from coreset_backend.batch import Choice, choose_batch, random_rows_of, spread, state_code
 from coreset_backend.project import Snapshot, Task
-from coreset_backend.selection import Pool, covering_radius
+from coreset_backend.selection import covering_radius
 from coreset_backend.settings import Settings
 
 N = 60
 VECTORS = np.random.default_rng(0).normal(size=(N, 5)).astype(np.float32)
 
 
-def chosen(labeled: int, **given: object) -> Choice:
+def chosen(labeled: int, vectors: np.ndarray = VECTORS, **given: object) -> Choice:
     tasks = tuple(Task(100 + row, f"/{row}", "labeled" if row < labeled else "pool") for row in range(N))
     snapshot = Snapshot(7, "Pets", None, None, tasks, datetime.now(UTC))
     settings = Settings(batch_size=10, **given)  # type: ignore[arg-type]
-    return choose_batch(settings, snapshot, np.arange(N), VECTORS, None)
+    return choose_batch(settings, snapshot, np.arange(N), vectors, None)
 
 
 def test_without_a_slice_the_batch_is_the_strategys_own() -> None:
@@ -50,6 +50,49 @@ def test_the_radius_before_is_that_before_the_slice_too() -> None:
     )
 
 
+@pytest.mark.parametrize("strategy", ["k_center", "k_center_cosine", "random", "robust_k_center"])
+def test_both_radii_are_measured_alike_over_all_tasks(strategy: str) -> None:
+    choice = chosen(5, strategy=strategy)
+    space = VECTORS
+    if strategy == "k_center_cosine":
+        space = VECTORS / np.linalg.norm(VECTORS, axis=1, keepdims=True)
+    centers = np.array([*range(5), *np.array(choice.batch) - 100])
+    assert choice.radius_before == pytest.approx(covering_radius(space, centers[:5]), rel=1e-5)
+    assert choice.radius_after == pytest.approx(covering_radius(space, centers), rel=1e-5)
+
+
+def with_copies() -> np.ndarray:
+    """Rows 40 to 59 are copies of row 7, rows 30 to 39 of row 2."""
+    vectors = np.random.default_rng(3).normal(size=(N, 20)).astype(np.float32)
+    vectors[40:], vectors[30:40] = vectors[7], vectors[2]
+    return vectors + np.random.default_rng(1).normal(0, 0.01, vectors.shape).astype(np.float32)
+
+
+@pytest.mark.parametrize("strategy", ["k_center", "random", "max_herding"])
+@pytest.mark.parametrize("random_slice", [0.0, 0.3])
+def test_of_near_duplicates_one_is_chosen_and_the_others_are_counted_as_such(
+    strategy: str, random_slice: float
+) -> None:
+    choice = chosen(5, with_copies(), strategy=strategy, random_slice=random_slice, group_duplicates=True)
+    picked = {task_id - 100 for task_id in (*choice.batch, *choice.reserve)}
+    assert picked == set(range(5, 30))  # row 2 is labelled, row 7 speaks for its copies
+    duplicates = np.flatnonzero(choice.states == state_code("duplicate"))
+    assert duplicates.tolist() == list(range(30, 60))
+    labeled = chosen(8, with_copies(), strategy=strategy, group_duplicates=True)
+    assert min(labeled.batch) >= 108 and np.bincount(labeled.states)[state_code("labeled")] == 8
+    without = chosen(5, with_copies(), strategy=strategy, random_slice=random_slice)
+    assert (without.states != state_code("duplicate")).all()
+
+
+def test_a_batch_holds_no_more_outliers_than_its_share() -> None:
+    vectors = VECTORS.copy()
+    vectors[57:] *= 30
+    assert {157, 158, 159} <= set(chosen(5, vectors).batch)
+    assert len({157, 158, 159} & set(chosen(5, vectors, outlier_share=0.1).batch)) == 1
+    capped = chosen(5, vectors, outlier_share=0.0)
+    assert not {157, 158, 159} & {*capped.batch, *capped.reserve} and len(capped.batch) == 10
+
+
 def test_a_slice_of_a_pool_that_is_nearly_used_up_takes_what_is_left() -> None:
     choice = chosen(N - 1, random_slice=0.2)
     assert choice.batch == choice.random_slice == (100 + N - 1,) and choice.reserve == ()
@@ -59,11 +102,11 @@ def test_a_slice_of_a_pool_that_is_nearly_used_up_takes_what_is_left() -> None:
 def test_each_row_is_as_likely_as_any_other_and_labels_move_the_draw_on() -> None:
     times = np.zeros(20, dtype=int)
     for seed in range(2000):
-        times[random_rows_of(Pool(VECTORS[:20], np.arange(4)), 4, seed)] += 1
+        times[random_rows_of(np.arange(4, 20), 4, seed, 4)] += 1
     assert (times[:4] == 0).all()
     expected = 2000 * 4 / 16
     assert np.abs(times[4:] - expected).max() < 5 * np.sqrt(expected * 0.75)
-    draws = [random_rows_of(Pool(VECTORS, np.arange(n)), 5, 0).tolist() for n in (5, 5, 6)]
+    draws = [random_rows_of(np.arange(5, N), 5, 0, labels).tolist() for labels in (5, 5, 6)]
     assert draws[0] == draws[1] != draws[2]
 
 

@@ -74,7 +74,7 @@ def test_near_copies_are_grouped_and_nothing_else(tmp_path: Path) -> None:
     names = [name for name, _ in make_images(tmp_path / "images", 90, seed=5, size=64)]
     pixels = np.stack([np.asarray(Image.open(tmp_path / "images" / name)) for name in names])
     vectors = pixels.reshape(90, 8, 8, 8, 8, 3).mean((2, 4)).reshape(90, -1).astype(np.float32)
-    groups = duplicate_groups(vectors, graph_of(vectors, tmp_path), pixels, seed=0)
+    groups = duplicate_groups(vectors, np.array([8]), graph_of(vectors, tmp_path), pixels)
     copies = [row for row in range(90) if row % 9 in (7, 8)]
     assert np.flatnonzero(groups >= 0).tolist() == copies
     assert all(groups[row] == groups[row + 1] for row in copies[::2])
@@ -85,12 +85,14 @@ def test_alike_embeddings_of_unlike_images_are_no_near_copies(tmp_path: Path) ->
     rng = np.random.default_rng(0)
     vectors = rng.normal(0, 1, (40, 8)).astype(np.float32)
     vectors[1] = vectors[0]
+    vectors[3] = vectors[2]
     pixels = rng.integers(0, 2, (40, 4, 4, 3), dtype=np.uint8).repeat(8, 1).repeat(8, 2) * 255
-    pixels[1] = 255 - pixels[0]
+    pixels[1], pixels[2], pixels[3] = 255 - pixels[0], 7, 200  # the last two have no contrast
     graph = graph_of(vectors, tmp_path)
-    assert duplicate_groups(vectors, graph, pixels, seed=0).max() == -1
-    pixels[1] = pixels[0]
-    assert np.flatnonzero(duplicate_groups(vectors, graph, pixels, seed=0) >= 0).tolist() == [0, 1]
+    labeled = np.array([], dtype=np.int64)
+    assert np.flatnonzero(duplicate_groups(vectors, labeled, graph, pixels) >= 0).tolist() == [2, 3]
+    pixels[1] = pixels[0] // 2 + 60  # darker, less contrast
+    assert duplicate_groups(vectors, labeled, graph, pixels)[:5].tolist() == [0, 0, 1, 1, -1]
 
 
 def test_wrong_labels_are_suspected_and_rare_classes_are_not(
@@ -134,9 +136,10 @@ def test_evidence_of_a_round_is_aligned_with_its_embeddings(labels: Labels | Non
     snapshot = Snapshot(7, "Pets", None, labels, tasks, datetime.now(UTC))
     embeddings = np.random.default_rng(0).normal(0, 1, (10, 4)).astype(np.float32)
     graph = graph_of(embeddings, tmp_path, 5)
-    evidence = gather_evidence(snapshot, Pixels(), embeddings, graph, (22, 26), seed=0)
+    groups = np.full(10, -1, dtype=np.int32)
+    evidence = gather_evidence(snapshot, Pixels(), embeddings, graph, groups, (22, 26), seed=0)
     assert evidence["layout"].shape == (10, 2)
-    assert evidence["duplicate_groups"].shape == (10,)
+    assert evidence["duplicate_groups"] is groups
     assert len(evidence["label_codes"]) == 20
     assert evidence["label_codes"][4] == (1 if labels else -1)
     assert set(evidence["pick_neighbors"][:, 0]) <= {20, 24}

@@ -16,9 +16,12 @@ CONFIG = """<View><Image name="image" value="$image"/><Choices name="label" toNa
 def test_the_label_config_goes_before_extra_params_and_these_before_the_environment() -> None:
     environment = Settings(batch_size=10, holdout=0.1, preannotate="on")
     extra = {"batch_size": 20, "coreset_holdout": 0.3}
-    attributes = label_config_attributes(CONFIG.format('coreset_batch_size="30"'))
+    attributes = label_config_attributes(
+        CONFIG.format('coreset_batch_size="30" coreset_group_duplicates="true" coreset_outlier_share="0.1"')
+    )
     resolved = project_settings(environment, extra, attributes)
     assert (resolved.batch_size, resolved.holdout, resolved.preannotate) == (30, 0.3, "on")
+    assert (resolved.group_duplicates, resolved.outlier_share) == (True, 0.1)
     assert (resolved.reserve_size, resolved.labels_for_a_round) == (30, 30)
     sources = {line["name"]: line["source"] for line in settings_table(environment, extra, attributes)}
     assert sources["batch_size"] == "label config"
@@ -33,6 +36,11 @@ def test_the_label_config_goes_before_extra_params_and_these_before_the_environm
     [
         ({"batch_sise": 5}, "Unknown in the extra params: batch_sise. A project can set batch_size, "),
         ({"batch_size": 0}, "batch_size in the extra params: .* greater than or equal to 1 .it is '0'"),
+        (
+            {"outlier_share": 1.5},
+            "outlier_share in the extra params: .* less than or equal to 1 .it is '1.5'",
+        ),
+        ({"group_duplicates": "some"}, "group_duplicates in the extra params: .* valid boolean"),
         ({"new_labels": "many"}, "new_labels in the extra params: .* valid integer"),
         ({"strategy": "os:system"}, "There is no strategy 'os:system' .* k_center, "),
         ({"strategy": ["k_center"]}, "There is no strategy"),

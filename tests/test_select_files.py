@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from coreset_backend.selection import Pool, k_center_greedy
+from coreset_backend.selection import Pool, covering_radius, k_center_greedy
 
 
 def select(folder: Path, *more: str) -> subprocess.CompletedProcess[str]:
@@ -30,10 +30,14 @@ def test_rows_and_distances_come_as_csv_and_the_radii_are_said(folder: Path) -> 
     pool = Pool(np.load(folder / "X.npy"), np.array([3, 5]))
     expected = k_center_greedy(pool, 7, np.random.default_rng(0))
     head, *lines = result.stdout.splitlines()
-    assert (head, [int(line.split(",")[1]) for line in lines]) == (
-        "rank,row,distance",
-        expected.rows.tolist(),
-    )
+    assert head == "rank,row,distance,radius"
+    assert [int(line.split(",")[1]) for line in lines] == expected.rows.tolist()
+    radii = [float(line.split(",")[3]) for line in lines]
+    vectors, centers = pool.vectors.astype(np.float64), [3, 5]
+    for row, radius in zip(expected.rows.tolist(), radii, strict=True):
+        centers.append(row)
+        nearest = np.linalg.norm(vectors[:, None] - vectors[centers][None], axis=2).min(1)
+        assert radius == pytest.approx(nearest.max(), rel=1e-5)
     assert f"{expected.radius_after:.6g} after" in result.stderr
 
 
@@ -41,6 +45,25 @@ def test_a_strategy_on_annoys_neighbors_answers_in_json(folder: Path) -> None:
     answer = json.loads(select(folder, "--strategy", "max_herding", "--json").stdout)
     assert len(set(answer["rows"])) == 7
     assert answer["radius_before"] is None and answer["radius_after"] > 0
+    vectors = np.load(folder / "X.npy")
+    radii = [covering_radius(vectors, np.array(answer["rows"][: count + 1])) for count in range(7)]
+    assert answer["radii"] == pytest.approx(radii, rel=1e-5)
+
+
+def test_options_leave_copies_and_outliers_out_and_progress_is_told(folder: Path) -> None:
+    vectors = np.load(folder / "X.npy")
+    vectors[100:200] = vectors[0] + np.random.default_rng(1).normal(0, 1e-3, (100, 8))
+    vectors[200:215] *= 50
+    np.save(folder / "X.npy", vectors)
+    result = select(folder, "--strategy", "random", "--group-duplicates", "--outlier-share", "0", "--json")
+    rows = np.array(json.loads(result.stdout)["rows"])
+    assert (
+        len(rows) == 7
+        and ((rows >= 100) & (rows < 200)).sum() <= 1
+        and not np.isin(rows, range(200, 215)).any()
+    )
+    assert "index 0 of 300" in result.stderr
+    assert "select 7 of 7" in select(folder, "--strategy", "k_center").stderr
 
 
 @pytest.mark.parametrize(

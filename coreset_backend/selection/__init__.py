@@ -10,9 +10,18 @@ import importlib
 from coreset_backend.errors import ConfigError
 from coreset_backend.selection.approximate import approximate_k_center
 from coreset_backend.selection.baselines import random_rows
+from coreset_backend.selection.duplicates import near_duplicate_groups, near_duplicate_reach
+from coreset_backend.selection.geometry import normalized
 from coreset_backend.selection.graph import exact_graph
-from coreset_backend.selection.greedy import Coverage, covering_radius, k_center_cosine, k_center_greedy
+from coreset_backend.selection.greedy import (
+    Coverage,
+    covering_radius,
+    k_center_cosine,
+    k_center_greedy,
+    radii_in_order,
+)
 from coreset_backend.selection.herding import max_herding, neighbors_for, uncertainty_herding
+from coreset_backend.selection.options import outliers, stand_behind, with_options
 from coreset_backend.selection.pool import NeighborGraph, Pool, Selection, Strategy
 from coreset_backend.selection.robust import robust_k_center
 from coreset_backend.selection.typicality import typiclust
@@ -46,11 +55,18 @@ __all__ = [
     "k_center_cosine",
     "k_center_greedy",
     "max_herding",
+    "near_duplicate_groups",
+    "near_duplicate_reach",
     "neighbors_for",
+    "normalized",
+    "outliers",
+    "radii_in_order",
     "random_rows",
     "robust_k_center",
+    "stand_behind",
     "strategy_named",
     "uncertainty_herding",
+    "with_options",
 ]
 
 

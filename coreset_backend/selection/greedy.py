@@ -281,7 +281,9 @@ def k_center_greedy(
     after = coverage.radius()
     if before is None:
         before = float(distances[0]) if len(rows) else after
-    return Selection(rows, distances, before, after)
+    # What was farthest when a pick was made is the radius that the pick before it left.
+    radii = np.append(distances[1:], np.float32(after))[: len(rows)]
+    return Selection(rows, distances, before, after, radii=radii)
 
 
 def k_center_cosine(
@@ -295,7 +297,8 @@ def k_center_cosine(
 
     Needs memory for the normalised copy, float32[n, d]. A zero vector raises NotFinite.
     """
-    return k_center_greedy(replace(pool, vectors=normalized(pool.vectors)), batch, rng, progress=progress)
+    units = replace(pool, vectors=normalized(pool.vectors))
+    return replace(k_center_greedy(units, batch, rng, progress=progress), normalized=True)
 
 
 def measured(vectors: Vectors, labeled_rows: Rows, rows: Rows) -> Selection:
@@ -309,6 +312,16 @@ def measured(vectors: Vectors, labeled_rows: Rows, rows: Rows) -> Selection:
     distances = distances_in_order(vectors, np.unique(labeled_rows), rows)
     coverage.add(rows)
     return Selection(rows, distances, before, coverage.radius())
+
+
+def radii_in_order(vectors: Vectors, labeled_rows: Rows, rows: Rows) -> Floats:
+    """The covering radius after each of ``rows`` (int64[k]) has become a center too: float32[k], exact."""
+    coverage = Coverage(vectors, np.append(labeled_rows, rows[:1]))
+    radii = np.empty(len(rows), dtype=np.float32)
+    for place in range(len(rows)):
+        coverage.add(rows[place : place + 1] if place else rows[:0])
+        radii[place] = coverage.radius()
+    return radii
 
 
 def require_batch(batch: int) -> None:
