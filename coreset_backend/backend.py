@@ -50,12 +50,16 @@ class Backend:
     def __init__(self, settings: Settings, redis: Redis, label_studio: LabelStudio | None = None) -> None:
         self.settings = settings
         self.redis = redis
-        self.queue = Queue(
-            settings.queue_name,
-            connection=redis,
-            job_class=OurJob,
-            serializer=JSONSerializer,
-            default_timeout=settings.job_timeout,
+        # Workers look at the second queue while the first is empty.
+        self.queue, self.spare_queue = (
+            Queue(
+                name,
+                connection=redis,
+                job_class=OurJob,
+                serializer=JSONSerializer,
+                default_timeout=settings.job_timeout,
+            )
+            for name in (settings.queue_name, f"{settings.queue_name}-spare")
         )
         self.store = Store(settings.model_dir)
         if label_studio:

@@ -7,14 +7,11 @@ the truth about rounds is in the store, the truth about labels in Label Studio.
 import contextlib
 import logging
 import secrets
-import threading
 import time
-from collections.abc import Iterator
 from datetime import timedelta
 from typing import Any
 
-from redis.exceptions import LockError, LockNotOwnedError, RedisError
-from redis.lock import Lock
+from redis.exceptions import RedisError
 from rq import Retry, get_current_job
 from rq.command import send_stop_job_command
 from rq.exceptions import InvalidJobOperation, NoSuchJobError
@@ -33,15 +30,29 @@ from coreset_backend.errors import (
     QueueError,
     StoreError,
 )
+from coreset_backend.leases import LEASE_SECONDS, kept_alive, project_lease
 from coreset_backend.logs import about, redacted, secrets_of
-from coreset_backend.progress import DAY, redis_key, reporter, write_progress
+from coreset_backend.pretraining import (
+    PRETRAINING_JOB,
+    is_begun,
+    may_pretrain,
+    request_pretraining,
+    run_slice,
+)
+from coreset_backend.progress import (
+    DAY,
+    PRETRAINING_LEASE,
+    redis_key,
+    reporter,
+    write_pretraining,
+    write_progress,
+)
 from coreset_backend.settings import read_settings
 
 log = logging.getLogger(__name__)
 
 RESERVED_SECONDS = 10
 OVERDUE_SECONDS = 60
-LEASE_SECONDS = 20
 BUSY_RETRY_SECONDS = 5
 ROUND_JOB = "coreset_backend.jobs.run_round_job"
 OUT_OF_MEMORY = "The usual cause is that memory ran out: give the worker more, or lower CORESET_IMAGE_SIZE."
@@ -121,43 +132,9 @@ def run_round_job(project_id: int) -> str:
             backend.redis.set(redis_key(project_id, "waiting"), job_id, ex=DAY)
             _queue(backend, project_id, job_id, BUSY_RETRY_SECONDS)
             return "another job of this project is running; waiting for it"
-        with _kept_alive(lease):
+        with kept_alive(lease):
             backend.redis.delete(redis_key(project_id, "waiting"))
             return _advance(backend, project_id)
-
-
-def project_lease(backend: Backend, project_id: int) -> Lock:
-    """The lock to hold while writing to the project's rounds; its value is the id of the job that runs."""
-    lease: Lock = backend.redis.lock(
-        redis_key(project_id, "lease"), timeout=LEASE_SECONDS, thread_local=False
-    )
-    return lease
-
-
-@contextlib.contextmanager
-def _kept_alive(lease: Any) -> Iterator[None]:
-    """Renew the lease while the block runs; a killed process stops renewing and frees it in 20 s."""
-    done = threading.Event()
-
-    def renew() -> None:
-        while not done.wait(LEASE_SECONDS / 4):
-            try:
-                lease.reacquire()
-            except LockNotOwnedError:  # Redis was away for longer than the lease lasts
-                if not lease.redis.set(lease.name, lease.local.token, nx=True, ex=LEASE_SECONDS):
-                    log.error("another job has taken over; what this one saves is refused or the same")
-            except (LockError, RedisError) as error:
-                log.warning("the lease could not be renewed: %s", error)
-
-    thread = threading.Thread(target=renew, name="lease", daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        done.set()
-        thread.join()
-        with contextlib.suppress(LockError, RedisError):
-            lease.release()
 
 
 def _advance(backend: Backend, project_id: int) -> str:
@@ -189,6 +166,8 @@ def _advance(backend: Backend, project_id: int) -> str:
         backend.store.release(project_id)
     backend.redis.delete(*(redis_key(project_id, name) for name in ("unseen", "failures", "spared")))
     write_progress(backend, project_id, state="idle", error=None, retry_at=None, phase=None)
+    if may_pretrain(backend.settings, stored):
+        request_pretraining(backend, project_id)
     return f"round {stored.record.number}: {reason}"
 
 
@@ -202,6 +181,26 @@ def _republish(backend: Backend, project_id: int) -> str:
     backend.redis.delete(redis_key(project_id, "republish"))
     write_progress(backend, project_id, state="idle", error=None, retry_at=None, phase=None)
     return f"round {stored.record.number} is published again" if stored else "there is no round to publish"
+
+
+def pretrain_job(project_id: int) -> str:
+    """The job: a slice of the project's pretraining; until a round waits, whichever project's.
+
+    Returns in words what was done. Safe to run twice and at the same time.
+    """
+    about(project=project_id)
+    backend = open_backend(read_settings(), patient=True)
+    with contextlib.closing(backend):
+        lease, job = project_lease(backend, project_id, PRETRAINING_LEASE), get_current_job()
+        if not lease.acquire(blocking=False, token=job.id if job else None):
+            return "another worker is at it"
+        with kept_alive(lease):
+            done = run_slice(backend, project_id)
+        if done.better:
+            request_round(backend, project_id, "features were learned on the pool")
+        if done.goes_on:
+            request_pretraining(backend, project_id)
+    return done.told
 
 
 def request_publication(backend: Backend, project_id: int) -> bool:
@@ -325,7 +324,8 @@ def _spare(backend: Backend, project_id: int) -> None:
 
 def free_lease(backend: Backend, job: Job) -> None:
     """Let the next job of the project in: this one's process is known to have ended."""
-    key = redis_key(int(job.args[0]), "lease") if job.args else ""
+    name = PRETRAINING_LEASE if job.func_name == PRETRAINING_JOB else "lease"
+    key = redis_key(int(job.args[0]), name) if job.args else ""
     if key and backend.redis.get(key) == job.id.encode():
         backend.redis.delete(key)
 
@@ -335,11 +335,20 @@ def lost(backend: Backend, job: Job, how: str, *, dead: bool) -> None:
 
     ``dead``: it is known to have ended, so that its lease is free at once.
     """
-    if job.func_name != ROUND_JOB:
+    if job.func_name not in (ROUND_JOB, PRETRAINING_JOB):
         return
     project_id, again = int(job.args[0]), bool(job.retries_left)
     if dead:
         free_lease(backend, job)
+    if job.func_name == PRETRAINING_JOB:
+        log.error("project %d: the process of the pretraining ended in the middle (%s)", project_id, how)
+        write_pretraining(
+            backend,
+            project_id,
+            state="waiting" if again else "failed",
+            error=f"It ended ({how}). {OUT_OF_MEMORY}",
+        )
+        return
     error = f"The process of the round ended in the middle ({how}). {OUT_OF_MEMORY}"
     name = _round_name(backend, project_id)
     log.error("project %d, %s: %s%s", project_id, name, error, " It is run again." if again else "")
@@ -362,6 +371,8 @@ def reconcile_job() -> str:
                 if backend.settings.trigger == "auto" and round_due(backend, project_id):
                     asked.append(project_id)
                     request_round(backend, project_id, "found by polling")
+                elif is_begun(backend.store, project_id):  # Redis may have lost its job
+                    request_pretraining(backend, project_id)
             except ProjectGone as error:
                 _forget(backend, project_id, error)
             except CoresetError as error:

@@ -4,7 +4,8 @@ from redis.exceptions import RedisError
 
 from coreset_backend.backend import Backend
 from coreset_backend.errors import QueueError, RoundNotFound
-from coreset_backend.jobs import project_lease, request_publication, stop_round
+from coreset_backend.jobs import request_publication, stop_round
+from coreset_backend.leases import project_lease
 
 PATIENCE = 10.0
 

@@ -279,6 +279,8 @@ def progress(backend: Backend, project_id: int, newest: StoredRound | None) -> J
         known |= whole_round(known, newest.record.timings if newest else None)
     known["steps"] = steps(known)
     known["sentence"] = sentence(known, newest, workers)
+    if known["state"] == "idle" and (known["pretraining"] or {}).get("state") in ("running", "waiting"):
+        known["sentence"] += f" {known['pretraining']['sentence']}"
     return known
 
 

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import time
+from collections.abc import Callable
 from typing import Any
 
 from redis.exceptions import RedisError
@@ -11,6 +12,7 @@ from coreset_backend.backend import Backend
 from coreset_backend.errors import QueueError
 
 DAY = 86_400
+PRETRAINING_LEASE = "pretraining-lease"
 
 
 def read_progress(backend: Backend, project_id: int) -> dict[str, Any]:
@@ -20,6 +22,9 @@ def read_progress(backend: Backend, project_id: int) -> dict[str, Any]:
     begins), ``retry_at`` (when it is tried again by itself at the latest), ``phase_started`` and ``at`` (all
     Unix times) and ``last_failure``, ``{error, at}``, which is kept for good. ``unseen``: how many tasks
     Label Studio asked about that no round has seen yet; ``held``: why no round starts by itself, else None.
+    ``pretraining`` says how far that on the pool is: ``state`` (running, waiting, done or failed), ``seen``
+    of ``budget`` images, of which ``images`` are an epoch, ``seconds_left``, ``error`` and a ``sentence``;
+    None where there is none.
     Raises QueueError when Redis does not answer.
     """
     try:
@@ -27,6 +32,7 @@ def read_progress(backend: Backend, project_id: int) -> dict[str, Any]:
         leased = bool(backend.redis.exists(redis_key(project_id, "lease")))
         waits = bool(backend.redis.exists(redis_key(project_id, "waiting")))
         unseen: int = backend.redis.scard(redis_key(project_id, "unseen"))
+        pretraining = _read_pretraining(backend, project_id)
     except RedisError as error:
         raise QueueError(f"Redis does not answer ({error}), so progress is unknown.") from error
     state = written.get("state", "idle")
@@ -34,7 +40,78 @@ def read_progress(backend: Backend, project_id: int) -> dict[str, Any]:
         state = "waiting"
     state = "waiting" if waits and state != "running" else state
     held = backend.store.held(project_id)
-    return {**written, "state": state, "unseen": unseen, "held": held.reason if held else None}
+    return {
+        **written,
+        "state": state,
+        "unseen": unseen,
+        "held": held.reason if held else None,
+        "pretraining": pretraining,
+    }
+
+
+def _read_pretraining(backend: Backend, project_id: int) -> dict[str, Any] | None:
+    written: dict[str, Any] | None = json.loads(
+        backend.redis.get(redis_key(project_id, "pretraining")) or "null"
+    )
+    if not written:
+        return None
+    if written["state"] == "running" and not backend.redis.exists(redis_key(project_id, PRETRAINING_LEASE)):
+        written["state"] = "waiting"  # its worker died; the job comes back by itself
+    return {**written, "sentence": _pretraining_sentence(written)}
+
+
+def _pretraining_sentence(written: dict[str, Any]) -> str:
+    if written["state"] == "failed":
+        return f"Pretraining on the pool failed: {written['error']}"
+    if written["state"] == "done":
+        return f"Pretraining on the pool is done: {written['budget']:,} images seen."
+    images = max(written["images"], 1)
+    epochs = max(round(written["budget"] / images), 1)
+    place = f"epoch {min(written['seen'] // images + 1, epochs)} of {epochs}"
+    if written["state"] == "waiting":
+        return f"Pretraining on the pool: {place}; it goes on when no round waits."
+    left = written["seconds_left"]
+    return f"Pretraining on the pool: {place}" + ("." if left is None else f", about {_span(left)} left.")
+
+
+def _span(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min"
+
+
+def write_pretraining(backend: Backend, project_id: int, **news: Any) -> None:
+    """Change the fields of ``news`` of the pretraining's progress and leave the others."""
+    key = redis_key(project_id, "pretraining")
+    with contextlib.suppress(RedisError):
+        known = json.loads(backend.redis.get(key) or "{}")
+        fresh = {"images": 0, "seen": 0, "budget": 0, "seconds_left": None, "error": None}
+        backend.redis.set(key, json.dumps({**fresh, **known, **news, "at": time.time()}))
+
+
+def pretraining_reporter(backend: Backend, project_id: int, images: int) -> Callable[[int, int], None]:
+    """Progress of a pretraining on a pool of so many ``images``, written at most once a second."""
+    begun: tuple[int, float] | None = None
+    written = 0.0
+
+    def report(seen: int, budget: int) -> None:
+        nonlocal begun, written
+        now = time.monotonic()
+        begun = begun or (seen, now)
+        if now < written + 1 and seen < budget:
+            return
+        written = now
+        pace = (now - begun[1]) / (seen - begun[0]) if seen > begun[0] else None
+        write_pretraining(
+            backend,
+            project_id,
+            state="running",
+            images=images,
+            seen=seen,
+            budget=budget,
+            seconds_left=None if pace is None else round(pace * (budget - seen), 1),
+            error=None,
+        )
+
+    return report
 
 
 def write_progress(backend: Backend, project_id: int, **news: Any) -> None:

@@ -18,6 +18,7 @@ from coreset_backend.evaluation import evaluate, holdout_task_ids, named_classes
 from coreset_backend.evidence import duplicate_groups, gather_evidence
 from coreset_backend.label_studio import BATCH_VERSION_PREFIX
 from coreset_backend.logs import about
+from coreset_backend.pretraining import choose_project_backbone, features_at_hand
 from coreset_backend.project import Snapshot, class_targets
 from coreset_backend.project_settings import label_config_attributes
 from coreset_backend.selection import neighbors_for
@@ -91,12 +92,12 @@ def round_due(backend: "Backend", project_id: int) -> str | None:
     annotated = backend.label_studio.fetch_annotated(project_id)
     settings = backend.settings_for(project_id, stored.record.attributes)
     try:
-        return _due(settings, stored, annotated)
+        return _due(settings, stored, annotated, features_at_hand(backend.store, project_id))
     except CorruptRound as error:
         return f"round {stored.record.number} is damaged: {error.why}"
 
 
-def _due(settings: "Settings", stored: StoredRound, annotated: dict[int, bool]) -> str | None:
+def _due(settings: "Settings", stored: StoredRound, annotated: dict[int, bool], features: str) -> str | None:
     batch = stored.record.batch
     done = sum(task_id in annotated for task_id in batch)
     if batch and done >= settings.batch_done * len(batch):
@@ -104,7 +105,11 @@ def _due(settings: "Settings", stored: StoredRound, annotated: dict[int, bool]) 
     states = stored.array("states")
     before = set(stored.array("task_ids")[states == state_code("labeled")].tolist())
     new = sum(labeled and task_id not in before for task_id, labeled in annotated.items())
-    return f"{new} new labels" if new >= settings.labels_for_a_round else None
+    if new >= settings.labels_for_a_round:
+        return f"{new} new labels"
+    # A batch that nobody has begun is chosen anew; one that is being labelled stays as it is.
+    better = features not in ("", stored.record.features) and not done and not new
+    return "better features were learned on the pool" if better else None
 
 
 def _compute(
@@ -113,7 +118,8 @@ def _compute(
     from coreset_backend import model
     from coreset_backend.neighbors import build_index
 
-    chosen = model.choose_backbone(settings.backbone, settings.weights)
+    features = features_at_hand(backend.store, snapshot.project_id)
+    chosen = choose_project_backbone(backend.store, settings, snapshot.project_id)
     with clock.phase("images") as step:
         pixels, failures = backend.images.fetch(
             [(task.task_id, task.uri) for task in snapshot.tasks],
@@ -152,6 +158,7 @@ def _compute(
                 holdout=tuple(sorted(holdout)),
                 evaluation=hold_out_figures(snapshot, previous, pixels.task_ids, holdout, probabilities),
                 batch_figures=batch_figures(snapshot, previous),
+                features=features,
             )
             return draft.save(
                 record,

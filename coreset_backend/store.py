@@ -47,7 +47,8 @@ class Round:
     ``attributes``: the settings in the label config.
     ``evaluation``: the fields of :class:`coreset_backend.evaluation.Evaluation`, None without a hold-out.
     ``random_slice``: the task ids of the batch that chance drew. ``batch_figures``: what the model of the
-    round before had said of its batch, None without a random slice in it.
+    round before had said of its batch, None without a random slice in it. ``features``: the SHA-256 of
+    the features learned on the pool that were at hand, if any were.
     """
 
     project_id: int
@@ -75,6 +76,7 @@ class Round:
     random_slice: tuple[int, ...] = ()
     batch_figures: dict[str, Any] | None = None
     attributes: dict[str, str] = field(default_factory=dict)
+    features: str = ""
 
     @property
     def pool_version(self) -> str:
@@ -174,6 +176,9 @@ class Store:
     @property
     def image_cache(self) -> Path:
         return self.root / "images"
+
+    def pretraining(self, project_id: int) -> Path:
+        return self._project(project_id) / "pretraining"
 
     def webhook_secret(self) -> str:
         """The secret kept in the store, made at the first call and readable by the owner only."""

@@ -20,6 +20,7 @@ from coreset_backend.backend import Backend, OurJob
 from coreset_backend.errors import CoresetError
 from coreset_backend.heartbeats import HEARTBEAT_SECONDS, alive_key
 from coreset_backend.jobs import ROUND_JOB, free_lease, lost
+from coreset_backend.pretraining import PRETRAINING_JOB
 
 log = logging.getLogger(__name__)
 PR_SET_PDEATHSIG = 1
@@ -92,7 +93,11 @@ def is_ours(job: Job) -> bool:
         called = job.func_name, [type(value) for value in job.args], job.instance, job.kwargs
     except (DeserializationError, TypeError, ValueError):
         return False
-    return called in ((ROUND_JOB, [int], None, {}), (RECONCILE_JOB, [], None, {}))
+    return called in (
+        (ROUND_JOB, [int], None, {}),
+        (PRETRAINING_JOB, [int], None, {}),
+        (RECONCILE_JOB, [], None, {}),
+    )
 
 
 def _abandoned(backend: Backend, job: Job, kind: type[BaseException], *_: object) -> None:
@@ -107,7 +112,7 @@ def work(backend: Backend) -> None:
         # Else the child of a killed worker goes on beside its job's second run, and RQ's scheduler for ever.
         os.register_at_fork(after_in_child=partial(ctypes.CDLL(None).prctl, PR_SET_PDEATHSIG, signal.SIGKILL))
     worker = RoundWorker(
-        [backend.queue],
+        [backend.queue, backend.spare_queue],  # the second only while the first is empty
         connection=backend.redis,
         job_class=OurJob,
         serializer=JSONSerializer,

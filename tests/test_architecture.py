@@ -31,14 +31,17 @@ MAY_IMPORT = {
     "rounds": {"logs"}
     | PURE
     | WORLD
-    | {"backend", "answers", "batch", "evaluation", "evidence", "layout", "tabs", "project_settings"},
+    | {"backend", "answers", "batch", "evaluation", "evidence", "layout", "tabs", "project_settings"}
+    | {"pretraining"},
     "logs": {"settings"},
     "progress": {"errors", "backend"},
     "counts": {"errors", "backend"},
     "incoming": {"backend", "project"},
-    "lifecycle": {"errors", "backend", "jobs"},
+    "leases": {"backend", "progress"},
+    "pretraining": {"errors", "backend", "settings", "progress", "store", "images", "model"},
+    "lifecycle": {"errors", "backend", "jobs", "leases"},
     "heartbeats": {"errors", "backend"},
-    "worker": {"errors", "backend", "jobs", "heartbeats"},
+    "worker": {"errors", "backend", "jobs", "heartbeats", "pretraining"},
     "metrics": {"errors", "backend", "store", "heartbeats", "progress", "counts"},
     "openapi": {"access", "connect"},
     "overview": {
@@ -68,7 +71,7 @@ DOORS = {
     "prometheus_client": {"metrics"},
     "click": {"cli"},
     "highspy": {"selection"},
-    "rq": {"jobs", "backend", "heartbeats", "worker"},
+    "rq": {"jobs", "backend", "heartbeats", "worker", "pretraining"},
     "PIL": {"images", "demo_images"},
 }
 

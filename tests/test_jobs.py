@@ -34,7 +34,10 @@ class Site:
     log: Path
     workers: list[subprocess.Popen[bytes]]
 
-    def start_worker(self, largest_file: int = resource.RLIM_INFINITY) -> subprocess.Popen[bytes]:
+    def start_worker(
+        self, largest_file: int = resource.RLIM_INFINITY, **given: str
+    ) -> subprocess.Popen[bytes]:
+        """A worker process; ``given`` are settings on top of those that make a round of the tests short."""
         settings = self.backend.settings
         environment = {
             "PATH": os.environ["PATH"],
@@ -50,6 +53,7 @@ class Site:
             "CORESET_BATCH_SIZE": "4",
             "CORESET_DEBOUNCE_SECONDS": "0",
             "CORESET_POLL_SECONDS": "5",
+            **given,
         }
         limit = f"ulimit -f {largest_file // 1024}; " if largest_file > 0 else ""
         command = ["bash", "-c", f'{limit}exec "$0" -m coreset_backend work', sys.executable]

@@ -7,8 +7,19 @@
 An image that cannot be read becomes an ``ImageFailure`` with a reason; the round goes on without it.
 """
 
+from coreset_backend.images.cache import CachedPixels
 from coreset_backend.images.pool import ImageFailure, Images, PixelRows, Pixels, open_images
 from coreset_backend.images.sources import SOURCES, shown_uri
 from coreset_backend.images.wire import Limits
 
-__all__ = ["SOURCES", "ImageFailure", "Images", "Limits", "PixelRows", "Pixels", "open_images", "shown_uri"]
+__all__ = [
+    "SOURCES",
+    "CachedPixels",
+    "ImageFailure",
+    "Images",
+    "Limits",
+    "PixelRows",
+    "Pixels",
+    "open_images",
+    "shown_uri",
+]

@@ -19,6 +19,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from coreset_backend.errors import ImageError
+
 logger = logging.getLogger(__name__)
 
 _MAGIC = b"CSPX0001"
@@ -152,6 +154,39 @@ class PixelCache:
         if not self._said_full:
             self._said_full = True
             logger.warning("The image cache is full: %s. Images stay in memory or are fetched again", why)
+
+
+class CachedPixels:
+    """Those of the images with ``keys``, uint8[m, 32], that are in the cache, each once; read as asked for.
+
+    ``pixels[rows]`` is uint8[len(rows), size, size, 3] for int64 rows; ``keys`` uint8[n, 32] are those of the
+    rows, ascending. Raises ``ImageError`` when one has gone from the cache meanwhile.
+    """
+
+    def __init__(self, folder: Path, keys: NDArray[np.uint8]) -> None:
+        found = [key for key in np.unique(keys, axis=0) if _entry_path(folder, key.tobytes().hex()).is_file()]
+        self.keys = np.array(found, dtype=np.uint8).reshape(-1, 32)
+        self._folder = folder
+        self._size = len(self._read(0)) if found else 0
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return (len(self.keys), self._size, self._size, 3)
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    def __getitem__(self, rows: NDArray[np.int64], /) -> NDArray[np.uint8]:
+        pixels = np.empty((len(rows), *self.shape[1:]), np.uint8)
+        for place, row in enumerate(rows):
+            pixels[place] = self._read(int(row))
+        return pixels
+
+    def _read(self, row: int) -> NDArray[np.uint8]:
+        pixels = read_pixels(self._folder, self.keys[row].tobytes().hex())
+        if pixels is None:
+            raise ImageError("an image has gone from the cache; the next round fetches it again")
+        return pixels
 
 
 def read_pixels(folder: Path, key: str) -> NDArray[np.uint8] | None:

@@ -8,11 +8,11 @@ Importing it computes nothing, loads no weights and sets no thread: a worker may
 """
 
 from .backbones import BACKBONES, Backbone, ChosenBackbone, backbone_named, choose_backbone
+from .checkpoint import PretrainingState
 from .classifier import Classifier, PixelRows, Progress, embed, embed_and_predict, predict
 from .file import load_classifier, save_classifier
 from .pretraining import (
     PretrainingRecipe,
-    PretrainingState,
     pretrain,
     pretrained_backbone,
     pretraining_state,

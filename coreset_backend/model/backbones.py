@@ -104,21 +104,25 @@ class ChosenBackbone:
     description: str
 
 
-def choose_backbone(name: str, weights: Path | None) -> ChosenBackbone:
+def choose_backbone(name: str, weights: Path | None, own: ChosenBackbone | None = None) -> ChosenBackbone:
     """The backbone called ``name`` with the weights at hand; 'auto' takes what is at hand.
 
     'auto' is the backbone that the file ``weights`` belongs to, else the first whose weights torch has
-    already downloaded, else small_cnn. A name that torchvision publishes weights for downloads them where
-    ``weights`` is None; 'self_supervised' is small_cnn until its pretraining is done.
+    already downloaded, else ``own``, what was pretrained on the pool itself, else small_cnn. A name that
+    torchvision publishes weights for downloads them where ``weights`` is None; 'self_supervised' is ``own``,
+    and small_cnn until there is one.
     Raises ConfigError for an unknown name, an unusable file or a download that failed.
     """
     if weights is not None:
         return _with_file(name, weights)
     if name == "auto":
-        return _from_cache() or _from_scratch(": no pretrained weights at hand")
-    if not backbone_named(name).published:
-        return _from_scratch("")
-    return _downloaded(BACKBONES[name])
+        return _from_cache() or own or _from_scratch(": no pretrained weights at hand")
+    backbone = backbone_named(name)
+    if backbone.published:
+        return _downloaded(backbone)
+    if backbone.pretrained:
+        return own or _from_scratch(": the pretraining on the pool is not done")
+    return _from_scratch("")
 
 
 def _from_scratch(why: str) -> ChosenBackbone:

@@ -10,10 +10,9 @@ checkpoint holds all that the next slice needs, and the result is the same as wi
 
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -21,8 +20,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..errors import CorruptRound, NotFinite
+from ..errors import NotFinite
 from .backbones import BACKBONES, ChosenBackbone
+from .checkpoint import PretrainingState, Run, read_saved, state_of
 from .classifier import (
     EMBED_BATCH,
     PixelRows,
@@ -33,11 +33,10 @@ from .classifier import (
     images_from,
     size_of,
 )
-from .file import read_tensors, write_tensors
+from .file import write_tensors
 from .networks import (
     PRETRAINED_WIDTHS,
     PretrainedCnn,
-    SmallCnn,
     fit_principal_components,
     initialize,
     small_cnn_for,
@@ -46,7 +45,6 @@ from .views import random_views
 
 log = logging.getLogger(__name__)
 
-FORMAT = 1
 CHECKPOINT, FEATURES = "checkpoint.safetensors", "features.safetensors"
 BACKBONE = BACKBONES["self_supervised"]
 SAMPLE = 2000  # images that the stem is fitted on
@@ -63,7 +61,8 @@ class PretrainingRecipe:
     ``epochs``: how often each image is seen, each time as two views; in all at least ``least_images`` and at
     most ``most_images`` of 32 pixels, or of as many pixels together. ``view``: the views' side as a share of
     the image's. ``extend_from``: the share of new images from which a finished pretraining goes on.
-    ``checkpoint_seconds``: what a kill can cost.
+    ``checkpoint_seconds``: what a kill can cost. ``batch`` holds up to ``full_batch_size`` pixels a side;
+    of larger images as many as fill the same memory.
     """
 
     epochs: int = 40
@@ -76,32 +75,18 @@ class PretrainingRecipe:
     weight_decay: float = 0.02
     temperature: float = 0.5
     extend_from: float = 0.2
-    checkpoint_seconds: float = 30.0
+    checkpoint_seconds: float = 10.0
+    full_batch_size: int = 96
 
     def images_for(self, pool: int, size: int) -> int:
         """How many images are seen in the pretraining on a pool of that many images of ``size`` pixels."""
         most = self.most_images * 32**2 // size**2
         return max(min(max(self.epochs * pool, self.least_images), most), 1)
 
-
-@dataclass(frozen=True, slots=True)
-class PretrainingState:
-    """How far a pretraining is: ``seen`` of ``budget`` images, on a pool of ``images``, in ``seconds``.
-
-    ``loss`` is the last one measured. ``note`` says what was unusual.
-    """
-
-    images: int
-    seen: int
-    budget: int
-    seconds: float
-    loss: float | None
-    device: str
-    note: str = ""
-
-    @property
-    def finished(self) -> bool:
-        return self.seen >= self.budget
+    def batch_for(self, pool: int, size: int) -> int:
+        """How many images of ``size`` pixels there are in a step."""
+        fitting = self.batch * self.full_batch_size**2 // max(size, self.full_batch_size) ** 2
+        return min(max(fitting, 2), max(pool, 2))
 
 
 def pretrain(
@@ -136,14 +121,14 @@ def pretrain(
 
 def pretraining_state(folder: Path) -> PretrainingState | None:
     """How far the pretraining in ``folder`` is; None if none was begun, or its checkpoint is damaged."""
-    saved = _read(folder / CHECKPOINT)
-    return _state_of(saved[0]) if saved else None
+    saved = read_saved(folder / CHECKPOINT)
+    return state_of(saved[0]) if saved else None
 
 
 def pretrained_backbone(folder: Path) -> ChosenBackbone | None:
     """The backbone whose pretraining in ``folder`` is finished, with its weights; None if there is none."""
     path = folder / FEATURES
-    saved = _read(path)
+    saved = read_saved(path)
     if saved is None:
         return None
     manifest = saved[0]
@@ -155,71 +140,7 @@ def pretrained_backbone(folder: Path) -> ChosenBackbone | None:
 
 
 # ---------------------------------------------------------------------------------------------------
-# the state between two steps
-
-
-@dataclass(slots=True)
-class _Run:
-    """A pretraining between two steps. ``first`` .. ``budget`` is the part that its schedule spans.
-
-    ``known``: int64[m], ascending, names the images that it was begun or extended for.
-    """
-
-    network: SmallCnn
-    projector: nn.Sequential
-    optimizer: torch.optim.AdamW
-    known: Tensor
-    size: int
-    seed: int
-    device: torch.device
-    first: int
-    seen: int
-    budget: int
-    batch: int
-    seconds: float = 0.0
-    loss: float | None = None
-    note: str = ""
-
-    def manifest(self) -> dict[str, Any]:
-        return {
-            "format": FORMAT,
-            "images": len(self.known),
-            "size": self.size,
-            "seed": self.seed,
-            "first": self.first,
-            "seen": self.seen,
-            "budget": self.budget,
-            "batch": self.batch,
-            "seconds": round(self.seconds, 1),
-            "loss": self.loss,
-            "device": str(self.device),
-            "note": self.note,
-        }
-
-    def state(self) -> PretrainingState:
-        return _state_of(self.manifest())
-
-    def save(self, path: Path) -> None:
-        """Write all that the next slice needs, whole or not at all."""
-        tensors = {f"network.{name}": value for name, value in self.network.state_dict().items()}
-        tensors |= {f"projector.{name}": value for name, value in self.projector.state_dict().items()}
-        for place, moments in self.optimizer.state_dict()["state"].items():
-            tensors |= {f"optimizer.{place}.{name}": value for name, value in moments.items()}
-        write_tensors(path, self.manifest(), {**tensors, "known": self.known})
-
-    def restore(self, manifest: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
-        """Take over what `save` wrote."""
-        self.network.load_state_dict(_part(tensors, "network."))
-        self.projector.load_state_dict(_part(tensors, "projector."))
-        moments: dict[int, dict[str, Tensor]] = {}
-        for name, value in _part(tensors, "optimizer.").items():
-            place, _, moment = name.partition(".")
-            moments.setdefault(int(place), {})[moment] = value
-        groups = self.optimizer.state_dict()["param_groups"]
-        self.optimizer.load_state_dict({"state": moments, "param_groups": groups})
-        self.known = tensors["known"]
-        for name in ("first", "seen", "budget", "batch", "seconds", "loss", "note"):
-            setattr(self, name, manifest[name])
+# begun, resumed or extended
 
 
 def _opened(
@@ -230,9 +151,9 @@ def _opened(
     seed: int,
     device: torch.device,
     recipe: PretrainingRecipe,
-) -> _Run:
+) -> Run:
     run = _begun(pixels, keys, size, seed, device, recipe)
-    saved = _read(folder / CHECKPOINT)
+    saved = read_saved(folder / CHECKPOINT)
     if saved is None:
         return run
     manifest, tensors = saved
@@ -256,7 +177,7 @@ def _begun(
     seed: int,
     device: torch.device,
     recipe: PretrainingRecipe,
-) -> _Run:
+) -> Run:
     generator = torch.Generator().manual_seed(seed)
     rows = np.sort(np.random.default_rng(seed).permutation(len(pixels))[:SAMPLE])
     sample = images_from(pixels[rows], BACKBONE, torch.device("cpu"))
@@ -266,7 +187,7 @@ def _begun(
     optimizer = torch.optim.AdamW(
         weights, recipe.learning_rate, betas=(0.9, 0.98), weight_decay=recipe.weight_decay
     )
-    return _Run(
+    return Run(
         network=network,
         projector=projector,
         optimizer=optimizer,
@@ -277,7 +198,7 @@ def _begun(
         first=0,
         seen=0,
         budget=recipe.images_for(len(pixels), size),
-        batch=min(recipe.batch, max(len(pixels), 2)),
+        batch=recipe.batch_for(len(pixels), size),
     )
 
 
@@ -297,32 +218,12 @@ def _names(keys: NDArray[np.uint8]) -> Tensor:
     return torch.from_numpy(np.unique(names))
 
 
-def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]] | None:
-    if not path.is_file():
-        return None
-    try:
-        manifest, tensors = read_tensors(path)
-    except CorruptRound as error:
-        log.warning("%s is of no use: %s", path.name, error.why)
-        return None
-    return (manifest, tensors) if manifest["format"] == FORMAT else None
-
-
-def _state_of(manifest: Mapping[str, Any]) -> PretrainingState:
-    names = ("images", "seen", "budget", "seconds", "loss", "device", "note")
-    return PretrainingState(**{name: manifest[name] for name in names})
-
-
-def _part(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
-
-
 # ---------------------------------------------------------------------------------------------------
 # training
 
 
 def _train(
-    run: _Run,
+    run: Run,
     pixels: PixelRows,
     checkpoint: Path,
     recipe: PretrainingRecipe,
@@ -342,7 +243,7 @@ def _train(
             loss = _step(run, pixels, side, recipe.temperature)
         except RuntimeError as error:
             run.batch = halved(run.batch, error)
-            run.note = f"memory ran out: went on with {run.batch} images at a time instead of {recipe.batch}"
+            run.note = f"memory ran out: went on with {run.batch} images at a time"
             continue
         skipped = 0 if loss is not None else skipped + 1
         if skipped == MOST_SKIPPED:
@@ -366,7 +267,7 @@ def _schedule(done: float, warm_up: float) -> float:
     return min((done + 1e-3) / warm_up, (1 + float(np.cos(np.pi * done))) / 2)
 
 
-def _step(run: _Run, pixels: PixelRows, side: int, temperature: float) -> float | None:
+def _step(run: Run, pixels: PixelRows, side: int, temperature: float) -> float | None:
     """One step of the optimizer on the next images; the loss, or None if it was not finite: then no step."""
     draws = torch.Generator().manual_seed(_seed(run.seed, run.seen))
     images = torch.as_tensor(pixels[_rows_at(run.seen, run.batch, len(pixels), run.seed)])
@@ -414,7 +315,7 @@ def _contrast(outputs: Tensor, temperature: float) -> Tensor:
 
 
 @torch.inference_mode()
-def _save_features(run: _Run, pixels: PixelRows, path: Path) -> None:
+def _save_features(run: Run, pixels: PixelRows, path: Path) -> None:
     """Write the network with the principal components of what its layers say about the pool."""
     with torch.device("meta"):
         network = PretrainedCnn()
@@ -432,9 +333,9 @@ def _save_features(run: _Run, pixels: PixelRows, path: Path) -> None:
     write_tensors(path, run.manifest(), network.state_dict())
 
 
-def _is_current(folder: Path, run: _Run) -> bool:
+def _is_current(folder: Path, run: Run) -> bool:
     """Whether the finished features in the folder are those of this run."""
-    saved = _read(folder / FEATURES)
+    saved = read_saved(folder / FEATURES)
     return saved is not None and (saved[0]["seen"], saved[0]["seed"], saved[0]["size"]) == (
         run.seen,
         run.seed,

@@ -1,0 +1,163 @@
+"""Pretraining on the pool in a worker's spare time: it waits for rounds, survives kills, and serves them."""
+
+import json
+import os
+import signal
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from fake_label_studio import TOKEN, FakeLabelStudio
+from test_jobs import Site, process_of_the_round
+from test_store import record
+from waiting import wait_until
+
+from coreset_backend.backend import Backend
+from coreset_backend.jobs import request_round
+from coreset_backend.pretraining import LEAST_IMAGES, features_at_hand, is_begun, may_pretrain
+from coreset_backend.progress import pretraining_reporter, read_progress, write_pretraining
+from coreset_backend.rounds import round_due
+from coreset_backend.status import project_status, status_lines
+
+
+@pytest.fixture
+def site(make_backend: Callable[..., Backend], studio: FakeLabelStudio, tmp_path: Path) -> Iterator[Site]:
+    backend = make_backend(label_studio_url=studio.url, label_studio_api_key=TOKEN)
+    site = Site(backend, studio, tmp_path / "worker.log", [])
+    yield site
+    for worker in site.workers:
+        worker.kill()
+        worker.wait(10)
+
+
+def pretraining(backend: Backend, project_id: int) -> dict[str, Any]:
+    return read_progress(backend, project_id)["pretraining"] or {"state": "none", "seen": 0}
+
+
+def wait_for_step_after(site: Site, project_id: int, seen: int) -> int:
+    """How many images are seen, once it is more than ``seen`` and the pretraining runs."""
+
+    def found() -> int:
+        known = pretraining(site.backend, project_id)
+        return known["seen"] if known["state"] == "running" and known["seen"] > seen else 0
+
+    return int(wait_until(found, f"more than {seen} images seen", 60, pause=0.02))
+
+
+@pytest.mark.slow
+def test_the_first_batch_is_served_at_once_and_a_better_one_when_the_pool_was_learned(site: Site) -> None:
+    """Interrupted by another project's round and killed in the middle, it ends as if nothing had happened."""
+    large, small = site.studio.create_project(LEAST_IMAGES), site.studio.create_project(12)
+    worker = site.start_worker(CORESET_BACKBONE="auto", CORESET_IMAGE_SIZE="16", CORESET_POLL_SECONDS="600")
+    request_round(site.backend, large, "asked by a test")
+    first = site.wait_for_round(large, 1)
+    assert first.record.backbone.startswith("patch features") and first.record.features == ""
+    wait_for_step_after(site, large, 0)
+    lines = status_lines(project_status(site.backend, large))
+    assert any("Pretraining on the pool: epoch" in line for line in lines)
+
+    request_round(site.backend, small, "asked by a test")
+    site.wait_for_round(small, 1)
+    assert features_at_hand(site.backend.store, large) == ""
+    interrupted_at = pretraining(site.backend, large)["seen"]
+    wait_for_step_after(site, large, interrupted_at)
+
+    os.kill(process_of_the_round(worker), signal.SIGKILL)
+    wait_until(lambda: "ended in the middle (signal 9)" in site.log.read_text(), "the death", 20)
+    assert wait_for_step_after(site, large, interrupted_at) > interrupted_at
+
+    second = site.wait_for_round(large, 2)
+    assert second.record.features == features_at_hand(site.backend.store, large) != ""
+    assert "pretrained without labels on 500 images of this pool" in second.record.backbone
+    assert second.array("embeddings").shape == (LEAST_IMAGES, 256)
+    assert site.studio.queue(large) == [*second.record.batch, *second.record.reserve]
+    site.wait_until_idle(large)
+    assert round_due(site.backend, large) is None
+    assert pretraining(site.backend, large)["state"] == "done"
+
+    for number, task_id in enumerate(second.record.batch):
+        site.studio.annotate(task_id, ("cat", "dog")[number % 2])
+    request_round(site.backend, large, "a webhook")
+    third = site.wait_for_round(large, 3)
+    assert third.record.features == second.record.features
+    assert third.record.backbone == second.record.backbone
+    assert third.record.training["n_train"] + third.record.training["n_holdout"] == 4
+    assert "Traceback" not in site.log.read_text()
+
+
+def learn(backend: Backend, project_id: int, content: bytes) -> str:
+    """Put features in the project's folder; their name."""
+    folder = backend.store.pretraining(project_id)
+    folder.mkdir(exist_ok=True)
+    (folder / "features.safetensors").write_bytes(content)
+    return features_at_hand(backend.store, project_id)
+
+
+def test_new_features_make_one_round_due_and_only_while_nobody_labels(
+    make_backend: Callable[..., Backend], studio: FakeLabelStudio
+) -> None:
+    backend = make_backend(label_studio_url=studio.url, label_studio_api_key=TOKEN)
+    project_id = studio.create_project()
+    tasks = [studio.add_task(project_id, {"image": "/x"}) for _ in range(8)]
+    with backend.store.draft(project_id) as draft:
+        arrays = {"task_ids": np.array(tasks), "states": np.full(8, 3, np.uint8)}
+        saved = draft.save(record(1, project_id=project_id, batch=tuple(tasks[:4])), arrays)
+    saved.mark_published({})
+    assert round_due(backend, project_id) is None
+    name = learn(backend, project_id, b"learned")
+    assert round_due(backend, project_id) == "better features were learned on the pool"
+    studio.annotate(tasks[0], "cat")
+    assert round_due(backend, project_id) is None  # somebody has begun the batch
+    studio.tasks[tasks[0]]["annotations"].clear()
+    with backend.store.draft(project_id) as draft:
+        saved = draft.save(record(2, project_id=project_id, batch=tuple(tasks[:4]), features=name), arrays)
+    saved.mark_published({})
+    assert round_due(backend, project_id) is None  # used already
+
+
+@pytest.mark.parametrize(
+    ("pool", "settings", "wanted"),
+    [
+        (LEAST_IMAGES, {}, True),
+        (LEAST_IMAGES - 1, {}, False),
+        (LEAST_IMAGES, {"backbone": "self_supervised"}, True),
+        (LEAST_IMAGES, {"backbone": "small_cnn"}, False),
+        (LEAST_IMAGES, {"backbone": "resnet18"}, False),
+        (LEAST_IMAGES, {"weights": Path("w.pth")}, False),
+    ],
+)
+def test_a_pool_is_learned_where_nothing_else_was_asked_for_and_it_is_large_enough(
+    make_backend: Callable[..., Backend], pool: int, settings: dict[str, Any], wanted: bool
+) -> None:
+    backend = make_backend(**settings)
+    with backend.store.draft(7) as draft:
+        saved = draft.save(record(1, counts={"pool": pool, "unreadable": 3}), {})
+    assert may_pretrain(backend.settings, saved) is wanted
+
+
+def test_a_begun_pretraining_is_seen_on_disk(backend: Backend) -> None:
+    folder = backend.store.pretraining(7)
+    folder.mkdir(parents=True)
+    assert not is_begun(backend.store, 7)
+    (folder / "checkpoint.safetensors").touch()
+    assert is_begun(backend.store, 7)
+    learn(backend, 7, b"learned")
+    assert not is_begun(backend.store, 7)
+
+
+def test_progress_is_told_in_epochs_and_minutes(backend: Backend) -> None:
+    assert read_progress(backend, 7)["pretraining"] is None
+    report = pretraining_reporter(backend, 7, images=500)
+    report(5_700, 20_000)
+    backend.redis.set("coreset:7:pretraining-lease", "held")
+    known = pretraining(backend, 7)
+    assert known["sentence"] == "Pretraining on the pool: epoch 12 of 40."
+    write_pretraining(backend, 7, seconds_left=190.0)
+    assert pretraining(backend, 7)["sentence"].endswith("epoch 12 of 40, about 3 min left.")
+    backend.redis.delete("coreset:7:pretraining-lease")
+    assert pretraining(backend, 7)["state"] == "waiting"
+    write_pretraining(backend, 7, state="failed", error="The loss was not finite.")
+    assert "failed: The loss" in pretraining(backend, 7)["sentence"]
+    assert json.loads(backend.redis.get("coreset:7:pretraining"))["seen"] == 5_700  # type: ignore[arg-type]
