@@ -89,7 +89,7 @@ def test_annoys_neighbors_cover_within_a_hundredth_of_the_whole_kernel(tmp_path:
 
 def test_few_picks_of_a_large_pool_come_from_a_sample_and_cover_more_than_random_ones() -> None:
     vectors, rng = mixture(8300), np.random.default_rng(0)
-    pool = Pool(vectors, np.array([5, 6], dtype=np.int64), None, exact_graph(vectors, 8))
+    pool = Pool(vectors, np.array([5, 6], dtype=np.int64))
     rows = max_herding(pool, 10, rng).rows
     assert len(set(rows.tolist()) - {5, 6}) == 10
     units = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)

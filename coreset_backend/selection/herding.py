@@ -1,13 +1,15 @@
 """Soft coverage: MaxHerding (Bae et al., ECCV 2024) and its weighting by uncertainty (ICLR 2025).
 
 A row is covered as well as its nearest center's kernel value says, exp(-|a - b|² / 0.5) between
-L2-normalised vectors; the next pick is the row that raises the pool's coverage most. The kernel is
-n x n, so it is cut to each row's near neighbours: what lies beyond them adds little, and a pick then
-changes the gains of a few thousand rows only, which are kept exact. Where the picks are so few that
-the neighbours are out of each other's reach, a sample of the pool with wider neighbourhoods stands
-for it.
+L2-normalised vectors; the next pick is the row that raises the pool's coverage most.
+
+Few centers each stand for a large part of the pool, so their gains need the kernel between all rows:
+it is made whole, of a sample where the pool is large. Many centers each stand for the rows around them:
+the kernel is cut to each row's near neighbours, and a pick then changes the gains of a few thousand
+rows only, which are kept exact.
 """
 
+import heapq
 from dataclasses import dataclass
 
 import numpy as np
@@ -27,8 +29,11 @@ NEIGHBORS = 64
 SMALL_GRAPH = 2**21
 """Entries of a neighbour graph that cost little beside the rest: 8 bytes each."""
 REACH = 16
-"""The graph is used where centers x neighbours reach at least one in REACH rows of the pool."""
-SAMPLE = 8192
+"""The neighbours will do where those of all centers together are this many times the pool."""
+WHOLE = 8192
+"""Most rows whose kernel is made whole: 268 MB. A larger pool is sampled."""
+STANDS_FOR = 8
+"""A sample will do where it has this many rows for each center."""
 
 
 def neighbors_for(n: int) -> int:
@@ -60,22 +65,50 @@ def _herded(
     pool: Pool, batch: int, weights: Floats, rng: np.random.Generator, progress: Progress | None
 ) -> Selection:
     require_batch(batch)
-    covered = _coverage_by_labeled(pool)
-    graph = pool.neighbors
-    width = neighbors_for(len(pool.vectors)) if graph is None else graph.rows.shape[1]
+    covered, free, graph = _coverage_by_labeled(pool), pool.unlabeled_rows, pool.neighbors
+    batch, n = min(batch, len(free)), len(pool.vectors)
+    width = neighbors_for(n) if graph is None else graph.rows.shape[1]
     centers = batch + len(np.unique(pool.labeled_rows))
-    if centers * width * REACH < len(pool.vectors) and len(pool.vectors) > SAMPLE:
-        free = pool.unlabeled_rows
-        part = np.sort(rng.choice(free, min(max(SAMPLE, REACH * batch), len(free)), replace=False))
+    if centers * width < REACH * n and (n <= WHOLE or centers * STANDS_FOR <= WHOLE):
+        part = free if len(free) <= WHOLE else np.sort(rng.choice(free, WHOLE, replace=False))
         units = normalized(pool.vectors[part])
-        kernel = _kernel(exact_graph(units, 4 * NEIGHBORS, normalized=True), lengths(units))
-        herd = Herd.begin(kernel, covered[part], weights[part])
-        return measured(pool.vectors, pool.labeled_rows, part[herd.pick(batch, progress)])
+        rows = part[_picked_on_whole_kernel(units, covered[part], weights[part], batch, progress)]
+        return measured(pool.vectors, pool.labeled_rows, rows)
     graph = exact_graph(normalized(pool.vectors), width, normalized=True) if graph is None else graph
     herd = Herd.begin(_kernel(graph, lengths(pool.vectors)), covered, weights)
     herd.gains[pool.labeled_rows] = -np.inf
-    rows = herd.pick(min(batch, len(pool.unlabeled_rows)), progress)
-    return measured(pool.vectors, pool.labeled_rows, rows)
+    return measured(pool.vectors, pool.labeled_rows, herd.pick(batch, progress))
+
+
+def _picked_on_whole_kernel(
+    units: Floats, covered: Floats, weights: Floats, batch: int, progress: Progress | None
+) -> Rows:
+    """The row of largest gain, ``batch`` times, the lowest among equals: int64[batch].
+
+    Lazy (Minoux 1978): gains only fall, so one that is still the largest when looked at again is.
+    """
+    kernel = units @ units.T
+    for block in blocks(len(kernel), len(kernel)):
+        kernel[block] = np.exp((2 * kernel[block] - 2) / WIDTH)
+
+    def gain(rows: slice | int) -> Floats:
+        return np.asarray(np.maximum(kernel[rows] - covered, 0) @ weights)
+
+    known = [-gain(block) for block in blocks(len(kernel), len(kernel))]
+    heap = list(zip(np.concatenate(known).tolist() if known else (), range(len(kernel)), strict=True))
+    heapq.heapify(heap)
+    picked = np.empty(batch, dtype=np.int64)
+    for done in range(batch):
+        row = -1
+        while heap[0][1] != row:
+            row = heap[0][1]
+            heapq.heapreplace(heap, (-float(gain(row)), row))
+        heapq.heappop(heap)
+        picked[done] = row
+        covered = np.maximum(covered, kernel[row])
+        if progress:
+            progress(done + 1, batch)
+    return picked
 
 
 def _coverage_by_labeled(pool: Pool) -> Floats:
