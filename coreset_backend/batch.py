@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from coreset_backend.project import Snapshot, Task
 from coreset_backend.selection import (
+    NEED_PROBABILITIES,
     NeighborGraph,
     Pool,
     Selection,
@@ -25,15 +26,18 @@ if TYPE_CHECKING:
     from coreset_backend.settings import Settings
 
 Rows = NDArray[np.int64]
+COLD_START = "max_herding"
+"""Chooses where the strategy asks a classifier and there is none: a first batch, a project without classes.
+It is uncertainty_herding with every task equally uncertain, and first by the tables in docs/learning.md."""
 
 
 @dataclass(frozen=True, slots=True)
 class Choice:
     """What was chosen, in task ids, and where every task of the snapshot stands.
 
-    ``states``: uint8[n], positions in STATES. ``scores``: float32[n] in [0, 1], by distance to the
-    nearest center: 0 is the farthest of the pool, 1 a center or a task without an embedding. Both radii
-    are of all embedded tasks, in the space that the strategy measures in.
+    ``strategy``: the one that chose. ``states``: uint8[n], positions in STATES. ``scores``: float32[n] in
+    [0, 1], by distance to the nearest center: 0 is the farthest of the pool, 1 a center or a task without an
+    embedding. Both radii are of all embedded tasks, in the space that the strategy measures in.
     ``random_slice``: those of the batch that chance drew; their distance is inf.
     """
 
@@ -86,9 +90,8 @@ def choose_batch(
     # What chance drew will be labelled too: the strategy need not cover it again.
     rest = replace(pool, labeled_rows=np.concatenate([centers, drawn]))
     asked = settings.batch_size + settings.reserve_size - len(drawn)
-    choose = with_options(
-        strategy_named(settings.strategy), groups=groups, outlier_share=settings.outlier_share
-    )
+    name = COLD_START if odds is None and settings.strategy in NEED_PROBABILITIES else settings.strategy
+    choose = with_options(strategy_named(name), groups=groups, outlier_share=settings.outlier_share)
     rng = np.random.default_rng(settings.seed)
     selection = choose(rest, asked, rng) if len(drawn) < len(free) else _nothing()
     own, reserve = np.split(selection.rows, [settings.batch_size - len(drawn)])
@@ -99,7 +102,7 @@ def choose_batch(
     scores = np.ones(len(states), dtype=np.float32)
     scores[rows] = _scores(vectors, chosen)
     return Choice(
-        strategy=settings.strategy,
+        strategy=name,
         batch=tuple(snapshot.task_ids[rows[batch]].tolist()),
         reserve=tuple(snapshot.task_ids[rows[reserve]].tolist()),
         distances=distances,

@@ -5,9 +5,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coreset_backend.batch import Choice, choose_batch, random_rows_of, spread, state_code
+from coreset_backend.batch import COLD_START, Choice, choose_batch, random_rows_of, spread, state_code
 from coreset_backend.project import Snapshot, Task
-from coreset_backend.selection import covering_radius
+from coreset_backend.selection import NEED_PROBABILITIES, STRATEGIES, Pool, covering_radius, exact_graph
 from coreset_backend.settings import Settings
 
 N = 60
@@ -25,6 +25,26 @@ def test_without_a_slice_the_batch_is_the_strategys_own() -> None:
     choice = chosen(5)
     assert choice.random_slice == ()
     assert np.isfinite(choice.distances).all() and len(choice.batch) == 10
+
+
+@pytest.mark.parametrize("strategy", sorted(NEED_PROBABILITIES))
+def test_without_a_classifier_a_strategy_that_asks_one_leaves_the_choice_to_the_cold_start(
+    strategy: str,
+) -> None:
+    choice = chosen(0, strategy=strategy)
+    assert choice.strategy == COLD_START
+    assert choice.batch == chosen(0, strategy=COLD_START).batch
+
+
+@pytest.mark.parametrize("name", STRATEGIES)
+def test_the_strategies_that_need_a_classifier_are_those_that_refuse_to_do_without(name: str) -> None:
+    graph = exact_graph(VECTORS, 9)
+    pool, rng = Pool(VECTORS, np.arange(3), None, graph), np.random.default_rng(0)
+    if name in NEED_PROBABILITIES:
+        with pytest.raises(ValueError, match=r"needs Pool\.probabilities"):
+            STRATEGIES[name](pool, 3, rng)
+    else:
+        assert len(STRATEGIES[name](pool, 3, rng).rows) == 3
 
 
 @pytest.mark.parametrize("strategy", ["k_center", "random"])

@@ -42,8 +42,13 @@ STRATEGIES: dict[str, Strategy] = {
     "max_herding": max_herding,
     "uncertainty_herding": uncertainty_herding,
 }
+NEED_PROBABILITIES = frozenset(
+    {"margin", "entropy", "margin_k_center", "weighted_k_center", "badge", "uncertainty_herding"}
+)
+"""The strategies that ask a classifier, and so cannot choose the first batch."""
 
 __all__ = [
+    "NEED_PROBABILITIES",
     "STRATEGIES",
     "Coverage",
     "NeighborGraph",
