@@ -64,7 +64,6 @@ def cnn_features(folder: Path) -> np.ndarray:
     from PIL import Image
 
     from coreset_backend import model
-    from coreset_backend.rounds import PixelSubset
 
     class Pixels:
         def __init__(self, array: np.ndarray) -> None:
@@ -85,7 +84,7 @@ def cnn_features(folder: Path) -> np.ndarray:
     rows = np.arange(0, len(paths), 3)
     classifier, _ = model.fit(
         model.choose_backbone("small_cnn", None),
-        PixelSubset(pixels, rows),
+        model.PixelSubset(pixels, rows),
         np.eye(len(names), dtype=np.float32)[codes[rows]],
         multiple=False,
         holdout=np.zeros(len(rows), dtype=bool),

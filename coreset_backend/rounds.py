@@ -271,7 +271,7 @@ def fit_snapshot(
     labeled = [tasks[row] for row in rows]
     classifier, report = model.fit(
         chosen,
-        PixelSubset(pixels, rows),
+        model.PixelSubset(pixels, rows),
         class_targets(labeled, labels),
         multiple=labels.multiple,
         holdout=np.array([task.task_id in holdout for task in labeled]),
@@ -280,24 +280,6 @@ def fit_snapshot(
         progress=step,
     )
     return classifier, asdict(report)
-
-
-@dataclass(frozen=True, slots=True)
-class PixelSubset:
-    """Some rows of ``pixels``, still read from it as they are asked for."""
-
-    pixels: "PixelRows"
-    rows: Rows
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return (len(self.rows), *self.pixels.shape[1:])
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def __getitem__(self, rows: Rows, /) -> NDArray[np.uint8]:
-        return self.pixels[self.rows[rows]]
 
 
 def _record(

@@ -9,7 +9,8 @@ Importing it computes nothing, loads no weights and sets no thread: a worker may
 
 from .backbones import BACKBONES, Backbone, ChosenBackbone, backbone_named, choose_backbone
 from .checkpoint import PretrainingState
-from .classifier import Classifier, PixelRows, Progress, embed, embed_and_predict, predict
+from .classifier import Classifier, PixelRows, PixelSubset, Progress, embed, embed_and_predict, predict
+from .descent import Recipe
 from .file import load_classifier, save_classifier
 from .pretraining import (
     PretrainingRecipe,
@@ -17,14 +18,16 @@ from .pretraining import (
     pretrained_backbone,
     pretraining_state,
 )
-from .training import Recipe, TrainingReport, fit, untrained
+from .training import FINE_TUNED_FROM, TrainingReport, fit, untrained
 
 __all__ = [
     "BACKBONES",
+    "FINE_TUNED_FROM",
     "Backbone",
     "ChosenBackbone",
     "Classifier",
     "PixelRows",
+    "PixelSubset",
     "PretrainingRecipe",
     "PretrainingState",
     "Progress",

@@ -28,6 +28,24 @@ class PixelRows(Protocol):
     def __getitem__(self, rows: NDArray[np.int64], /) -> NDArray[np.uint8]: ...
 
 
+@dataclass(frozen=True, slots=True)
+class PixelSubset:
+    """Some rows of other pixels, read when asked."""
+
+    pixels: PixelRows
+    rows: NDArray[np.int64]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return (len(self.rows), *self.pixels.shape[1:])
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, rows: NDArray[np.int64], /) -> NDArray[np.uint8]:
+        return self.pixels[self.rows[rows]]
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Classifier:
     """A network in evaluation mode; ``head`` is None as long as there was nothing to learn from.
@@ -82,6 +100,28 @@ def images_from(pixels: NDArray[np.uint8] | Tensor, backbone: Backbone, device: 
     mean = torch.tensor(backbone.mean, device=device)[:, None, None] * 255
     deviation = torch.tensor(backbone.deviation, device=device)[:, None, None] * 255
     return (images - mean) / deviation
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """Random images of a pool, at most ``count``, as the backbone's inputs on the device, block by block.
+
+    float32[k, 3, size, size], k <= EMBED_BATCH: however many and large they are, the memory stays small.
+    """
+
+    pixels: PixelRows
+    backbone: Backbone
+    count: int
+    seed: int
+    device: torch.device
+
+    def __len__(self) -> int:
+        return min(self.count, len(self.pixels))
+
+    def __iter__(self) -> Iterator[Tensor]:
+        rows = np.sort(np.random.default_rng(self.seed).permutation(len(self.pixels))[: self.count])
+        for start in range(0, len(rows), EMBED_BATCH):
+            yield images_from(self.pixels[rows[start : start + EMBED_BATCH]], self.backbone, self.device)
 
 
 def size_of(pixels: PixelRows, backbone: Backbone) -> int:

@@ -4,6 +4,9 @@ All begin with a frozen whitening stem fitted on the images at hand (after K. Jo
 output has unit variance in every direction, which is most of what the first layer would have to learn.
 """
 
+from collections.abc import Iterator
+from typing import Protocol
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -15,6 +18,13 @@ PATCH_FEATURE_DIM = 128
 MOST_PATCHES = 100_000
 PRETRAINED_WIDTHS = (96, 256)
 PRETRAINED_DIM = 256
+
+
+class Images(Protocol):
+    """So many images as inputs float[k, 3, size, size], block by block, as often as asked for."""
+
+    def __len__(self) -> int: ...
+    def __iter__(self) -> Iterator[Tensor]: ...
 
 
 class SmallCnn(nn.Module):
@@ -106,14 +116,13 @@ class PatchFeatures(nn.Module):
         return projected
 
 
-def fit_stem(stem: nn.Conv2d, images: Tensor, generator: torch.Generator) -> Tensor:
-    """Set the stem so that the patches of float[k, 3, size, size] leave it white.
+def fit_stem(stem: nn.Conv2d, images: Images, generator: torch.Generator) -> Tensor:
+    """Set the stem so that the patches of the images leave it white.
 
-    Returns the whitened patches, float[m, PATCH_DIM], m <= MOST_PATCHES.
+    Returns some of the whitened patches, float[m, PATCH_DIM].
     """
-    patches = F.unfold(images, PATCH, stride=PATCH).transpose(1, 2).reshape(-1, PATCH_DIM)
-    chosen = torch.randperm(len(patches), generator=generator)[:MOST_PATCHES]
-    patches = patches[chosen].double()
+    most = max(MOST_PATCHES // len(images), 1)
+    patches = torch.cat([_some_patches(block, most, generator) for block in images]).double()
     mean = patches.mean(0)
     values, vectors = torch.linalg.eigh((patches - mean).T @ (patches - mean) / len(patches))
     # Directions in which natural images hardly vary hold noise: the floor keeps it from being blown up.
@@ -123,6 +132,12 @@ def fit_stem(stem: nn.Conv2d, images: Tensor, generator: torch.Generator) -> Ten
         _bias(stem).copy_(-whiten @ mean)
     whitened: Tensor = ((patches - mean) @ whiten.T).float()
     return whitened
+
+
+def _some_patches(images: Tensor, most: int, generator: torch.Generator) -> Tensor:
+    """float[m, PATCH_DIM]: random patches of float[k, 3, size, size], at most ``most`` of each image."""
+    patches = F.unfold(images, PATCH, stride=PATCH).transpose(1, 2).reshape(-1, PATCH_DIM)
+    return patches[torch.randperm(len(patches), generator=generator)[: most * len(images)]]
 
 
 def initialize(network: nn.Module, generator: torch.Generator) -> None:
@@ -145,9 +160,9 @@ def zero_head(dimension: int, classes: int) -> nn.Linear:
 
 
 def small_cnn_for(
-    images: Tensor, generator: torch.Generator, widths: tuple[int, int] = (64, 128)
+    images: Images, generator: torch.Generator, widths: tuple[int, int] = (64, 128)
 ) -> SmallCnn:
-    """A small CNN to be trained, its stem fitted on float[k, 3, size, size]."""
+    """A small CNN to be trained, its stem fitted on the images."""
     with torch.device("meta"):
         network = SmallCnn(widths)
     network.to_empty(device="cpu")
@@ -156,8 +171,8 @@ def small_cnn_for(
     return network.to(memory_format=torch.channels_last)
 
 
-def patch_features_for(images: Tensor, generator: torch.Generator) -> PatchFeatures:
-    """Patch features fitted on float[k, 3, size, size] by spherical k-means and principal components."""
+def patch_features_for(images: Images, generator: torch.Generator) -> PatchFeatures:
+    """Patch features fitted on the images by spherical k-means and principal components."""
     with torch.device("meta"):
         network = PatchFeatures()
     network.to_empty(device="cpu")
@@ -166,7 +181,7 @@ def patch_features_for(images: Tensor, generator: torch.Generator) -> PatchFeatu
     with torch.no_grad():
         network.centroids.weight.copy_(centroids[:, :, None, None])
         _bias(network.centroids).fill_(-0.5)
-        _fit_projection(network.project, network.quadrants(images).double())
+        _fit_projection(network.project, torch.cat([network.quadrants(block) for block in images]).double())
     return network.to(memory_format=torch.channels_last)
 
 

@@ -24,13 +24,12 @@ from ..errors import NotFinite
 from .backbones import BACKBONES, ChosenBackbone
 from .checkpoint import PretrainingState, Run, read_saved, state_of
 from .classifier import (
-    EMBED_BATCH,
     PixelRows,
     Progress,
+    Sample,
     device_named,
     half_precision,
     halved,
-    images_from,
     size_of,
 )
 from .file import write_tensors
@@ -179,8 +178,7 @@ def _begun(
     recipe: PretrainingRecipe,
 ) -> Run:
     generator = torch.Generator().manual_seed(seed)
-    rows = np.sort(np.random.default_rng(seed).permutation(len(pixels))[:SAMPLE])
-    sample = images_from(pixels[rows], BACKBONE, torch.device("cpu"))
+    sample = Sample(pixels, BACKBONE, SAMPLE, seed, torch.device("cpu"))
     network = small_cnn_for(sample, generator, PRETRAINED_WIDTHS).to(device)
     projector = _projector(2 * PRETRAINED_WIDTHS[1], generator).to(device)
     weights = [w for w in (*network.parameters(), *projector.parameters()) if w.requires_grad]
@@ -322,10 +320,8 @@ def _save_features(run: Run, pixels: PixelRows, path: Path) -> None:
     network.to_empty(device="cpu")
     network.encoder.load_state_dict({name: value.cpu() for name, value in run.network.state_dict().items()})
     network.eval().to(run.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    rows = np.sort(np.random.default_rng(run.seed).permutation(len(pixels))[:COMPONENT_SAMPLE])
     read = []
-    for start in range(0, len(rows), EMBED_BATCH):
-        images = images_from(pixels[rows[start : start + EMBED_BATCH]], BACKBONE, run.device)
+    for images in Sample(pixels, BACKBONE, COMPONENT_SAMPLE, run.seed, run.device):
         with half_precision(run.device):
             read.append(network.layers(images).float().cpu())
     network.to("cpu")

@@ -1,0 +1,234 @@
+"""Training a network and its head by gradient descent, from scratch or from pretrained weights.
+
+AdamW with a linear warm-up and decay, label smoothing, mirrored and shifted images, batches in which every
+class comes equally often. Everything random comes from the seed.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ..errors import NotFinite
+from .backbones import Backbone
+from .classifier import EMBED_BATCH, PixelRows, Progress, half_precision, halved, images_from
+
+CHECKS_FROM, CHECKS = 0.5, 10
+"""From the half of a fit on the hold-out is looked at after each tenth of it."""
+MOST_WORSE = 2
+LEAST_HOLDOUT = 50
+"""Fewer held-out images say too little about when to stop."""
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """How a network is trained. ``images``: how many are seen in all, augmented; None: by the labels.
+
+    ``shift`` is a share of the image's side. ``mirror`` shows half the images mirrored: switch it off
+    where left and right are different classes.
+    """
+
+    images: int | None = None
+    batch: int = 64
+    learning_rate: float = 4e-3
+    warm_up: float = 0.2
+    weight_decay: float = 0.05
+    label_smoothing: float = 0.1
+    shift: float = 0.1
+    mirror: bool = True
+
+    def images_for(self, labels: int) -> int:
+        """How many images are seen in a fit on that many labels."""
+        return self.images or int(min(max(16_000, 8 * labels), 8_000 + 8 * labels))
+
+
+@dataclass(frozen=True, slots=True)
+class Examples:
+    """Labelled images: ``pixels`` uint8[n, size, size, 3] with ``targets`` float32[n, classes]."""
+
+    pixels: PixelRows
+    targets: NDArray[np.float32]
+
+
+class Descent(NamedTuple):
+    """How a training went: how often each image was seen, mean loss of the last tenth, what was unusual."""
+
+    epochs: float
+    loss: float
+    note: str
+
+
+def descend(
+    network: nn.Module,
+    head: nn.Linear,
+    backbone: Backbone,
+    trained: Examples,
+    held_out: Examples,
+    *,
+    multiple: bool,
+    recipe: Recipe,
+    generator: torch.Generator,
+    progress: Progress | None = None,
+) -> Descent:
+    """Train ``network`` (of its parameters those that ask for a gradient) and ``head`` in place.
+
+    A fit whose loss on the hold-out has become worse twice in a row ends there; the weights are those of the
+    best look at it. Raises NotFinite, OutOfMemory.
+    """
+    device = head.weight.device
+    weights = [w for w in network.parameters() if w.requires_grad] + list(head.parameters())
+    optimizer = torch.optim.AdamW(weights, recipe.learning_rate, weight_decay=recipe.weight_decay)
+    targets = torch.from_numpy(trained.targets)
+    budget, batch, seen, note = recipe.images_for(len(targets)), recipe.batch, 0, ""
+    watch = _Watch(network, head, backbone, held_out, multiple)
+    recent: list[float] = []
+    stream = balanced_rows(targets, generator)
+    rows = torch.empty(0, dtype=torch.int64)
+    network.train()
+    while seen < budget:
+        while len(rows) < batch:
+            rows = torch.cat([rows, next(stream)])
+        for group in optimizer.param_groups:
+            group["lr"] = recipe.learning_rate * _schedule(seen / budget, recipe.warm_up)
+        try:
+            pixels = torch.as_tensor(trained.pixels[rows[:batch].numpy()])
+            views = images_from(_augmented(pixels, recipe, generator), backbone, device)
+            with half_precision(device):
+                logits = head(network(views))
+            loss = loss_of(
+                logits.float(), targets[rows[:batch]].to(device), multiple, recipe.label_smoothing
+            ).mean()
+            optimizer.zero_grad()
+            loss.backward()  # type: ignore[no-untyped-call]
+        except RuntimeError as error:
+            batch = halved(batch, error)
+            note = f"memory ran out: trained with {batch} images at a time instead of {recipe.batch}"
+            continue
+        optimizer.step()
+        recent.append(finite(loss.item(), seen))
+        rows, seen = rows[batch:], seen + batch
+        if progress:
+            progress(min(seen, budget), budget)
+        if watch.says_stop(seen / budget):
+            note = "; ".join(
+                filter(None, [note, f"ended after {seen} of {budget} images: it only got worse"])
+            )
+            break
+    watch.restore_best()
+    last = recent[-max(1, len(recent) // 10) :]
+    return Descent(seen / len(targets), float(np.mean(last)), note)
+
+
+class _Watch:
+    """The loss on the hold-out now and then, and the weights where it was least."""
+
+    def __init__(
+        self, network: nn.Module, head: nn.Linear, backbone: Backbone, held_out: Examples, multiple: bool
+    ) -> None:
+        self._parts = (network, head)
+        self._backbone, self._held_out, self._multiple = backbone, held_out, multiple
+        self._next = CHECKS_FROM if len(held_out.targets) >= LEAST_HOLDOUT else float("inf")
+        self._least, self._worse = float("inf"), 0
+        self._best: list[dict[str, Tensor]] = []
+
+    def says_stop(self, done: float) -> bool:
+        """Whether to end the training of which the share ``done`` is behind us."""
+        if done < self._next:
+            return False
+        self._next += 1 / CHECKS
+        loss = self._loss()
+        if loss < self._least:
+            self._least, self._worse = loss, 0
+            self._best = [
+                {name: value.detach().clone() for name, value in part.state_dict().items()}
+                for part in self._parts
+            ]
+        else:
+            self._worse += 1
+        return self._worse == MOST_WORSE
+
+    def restore_best(self) -> None:
+        for part, state in zip(self._parts, self._best, strict=False):
+            part.load_state_dict(state)
+
+    @torch.no_grad()
+    def _loss(self) -> float:
+        network, head = self._parts
+        device, total = next(head.parameters()).device, 0.0
+        targets = torch.from_numpy(self._held_out.targets)
+        network.eval()
+        for start in range(0, len(targets), EMBED_BATCH):
+            rows = np.arange(start, min(start + EMBED_BATCH, len(targets)))
+            views = images_from(self._held_out.pixels[rows], self._backbone, device)
+            with half_precision(device):
+                logits = head(network(views))
+            total += float(loss_of(logits.float(), targets[rows].to(device), self._multiple, 0.0).sum())
+        network.train()
+        return total / len(targets)
+
+
+def _schedule(done: float, warm_up: float) -> float:
+    """The learning rate's factor when the share ``done`` of the images was seen."""
+    return min(done / warm_up + 0.02, (1 - done) / (1 - warm_up), 1.0)
+
+
+def finite(loss: float, seen: int) -> float:
+    """The loss; raises NotFinite if it is none."""
+    if not np.isfinite(loss):
+        raise NotFinite(
+            f"The training loss became {loss} after {seen} images. Lower the learning rate, or look for "
+            "broken images among the labelled tasks, and start again."
+        )
+    return loss
+
+
+def loss_of(logits: Tensor, targets: Tensor, multiple: bool, smoothing: float = 0.0) -> Tensor:
+    """float[n]: the loss of each row; of several labels, the mean over the classes."""
+    if multiple:
+        return F.binary_cross_entropy_with_logits(logits, targets, reduction="none").mean(1)
+    return F.cross_entropy(logits, targets, label_smoothing=smoothing, reduction="none")
+
+
+def balance(targets: Tensor) -> Tensor:
+    """How often each row of float32[n, classes] shall be drawn, float64[n], mean 1: all classes equally.
+
+    A row with several labels counts for each of them by halves, thirds, ...; rows without any label are
+    a class of their own.
+    """
+    none = (targets.sum(1, keepdim=True) == 0).double()
+    shares = torch.cat([targets.double(), none], 1)
+    shares /= shares.sum(1, keepdim=True)
+    weights = (shares / shares.sum(0).clamp_min(1e-9)).sum(1)
+    return weights / weights.mean()
+
+
+def balanced_rows(targets: Tensor, generator: torch.Generator) -> Iterator[Tensor]:
+    """Rows in random order, int64, for ever; each comes in as often as `balance` says, up to rounding.
+
+    Systematic sampling: with balanced classes every epoch holds every row exactly once.
+    """
+    weights = balance(targets)
+    while True:
+        order = torch.randperm(len(weights), generator=generator)
+        offset = torch.rand(1, generator=generator, dtype=torch.float64)
+        times = torch.floor(weights[order].cumsum(0) + offset).diff(prepend=torch.zeros(1))
+        drawn = order.repeat_interleave(times.long())
+        yield drawn[torch.randperm(len(drawn), generator=generator)]
+
+
+def _augmented(pixels: Tensor, recipe: Recipe, generator: torch.Generator) -> Tensor:
+    """uint8[k, size, size, 3], each image shifted (its edge reflected) and half of them mirrored."""
+    count, size = pixels.shape[:2]
+    most = round(recipe.shift * size)
+    shifts = torch.randint(-most, most + 1, (2, count, 1), generator=generator)
+    down, across = (torch.arange(size) + shifts).abs()
+    down, across = (size - 1 - (size - 1 - place).abs() for place in (down, across))
+    if recipe.mirror:
+        mirrored = torch.rand((count, 1), generator=generator) < 0.5
+        across = torch.where(mirrored, size - 1 - across, across)
+    return pixels[torch.arange(count)[:, None, None], down[:, :, None], across[:, None, :]]
