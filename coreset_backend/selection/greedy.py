@@ -23,9 +23,10 @@ from coreset_backend.selection.geometry import (
 )
 from coreset_backend.selection.pool import Floats, Pool, Progress, Rows, Selection, Vectors
 
-FIRST_CENTERS = 64
+FIRST_CENTERS = 128
 """Centers that every row is compared with at once; their bounds are tight enough to begin with."""
-CENTER_BLOCK = 256
+CENTER_BLOCK = 96
+"""Centers that rows are compared with at once: few, so that a row that cannot be farthest leaves early."""
 CANCELLATION = 0.02
 """Below this share of the squared lengths, a squared distance has lost too many digits of float32."""
 ROUNDING = 1e-5
@@ -55,7 +56,7 @@ class Coverage:
     """The distance of every row to its nearest center, known as an upper bound until asked for.
 
     Kept between batches while the vectors stay the same, it saves the pass over all of them.
-    Beside the vectors it holds 12 bytes a row, the centers, and two blocks of candidates.
+    Beside the vectors it holds 16 bytes a row, the centers, and two blocks of candidates.
     """
 
     def __init__(
@@ -76,10 +77,13 @@ class Coverage:
         self._scale = np.ones(1, dtype=np.float32) if weights is None else np.square(weights)
         self.center_rows = np.empty(0, dtype=np.int64)
         self._shift: NDArray[np.floating] = sample_mean(vectors)
+        # -2 (c - shift), so that a product with x - shift needs only |x|² and |c|² to be a squared distance.
         self._centers: NDArray[np.floating] = np.empty((0, vectors.shape[1]), dtype=np.float32)
         self._center_norms: NDArray[np.floating] = np.empty(0, dtype=np.float32)
         self._compared = np.zeros(len(vectors), dtype=np.int32)
         self._bounds = np.full(len(vectors), np.inf, dtype=np.float32)
+        self._norms = np.empty(len(vectors), dtype=np.float32)
+        self._gather = np.empty((0, vectors.shape[1]), dtype=np.float32)
         self.add((rng or np.random.default_rng(0)).permutation(np.unique(center_rows)))
         self._largest_norm = self._compare_all_rows()
 
@@ -92,10 +96,10 @@ class Coverage:
         """Makes ``rows`` (int64[k], none of them a center yet) centers."""
         known = len(self.center_rows)
         self._reserve(len(rows))
-        self._centers[known : known + len(rows)] = shifted(self.vectors, rows, self._shift)
-        self._center_norms[known : known + len(rows)] = squared_norms(
-            self._centers[known : known + len(rows)]
-        )
+        new = slice(known, known + len(rows))
+        centers = shifted(self.vectors, rows, self._shift)
+        self._center_norms[new] = squared_norms(centers)
+        np.multiply(centers, -2, out=self._centers[new])
         self.center_rows = np.concatenate([self.center_rows, rows])
         self._bounds[rows] = CENTER
 
@@ -124,20 +128,30 @@ class Coverage:
 
     def _compare_all_rows(self) -> float:
         """Bounds every row by the first centers; returns the largest squared length."""
-        norms = np.empty(len(self.vectors), dtype=np.float32)
         known = min(FIRST_CENTERS, len(self.center_rows))  # behind them lies room for those to come
-        centers = -2 * self._centers[:known]
         for block in blocks(*self.vectors.shape):
             with np.errstate(over="ignore", invalid="ignore"):
                 points = shifted(self.vectors, block, self._shift)
-                norms[block] = squared_norms(points)
-                if len(centers):
-                    products = points @ centers.T + self._center_norms[: len(centers)]
-                    free = np.maximum(products.min(axis=1) + norms[block], 0) * self._scale_of(block)
-                    self._bounds[block] = np.where(self._bounds[block] == CENTER, CENTER, free)
-        require_finite(self.vectors, norms)
-        self._compared[:] = len(centers)
-        return float(norms.max())
+                self._norms[block] = squared_norms(points)
+                if known:
+                    self._bounds[block] = self._nearest(points, self._norms[block], slice(0, known))
+        require_finite(self.vectors, self._norms)
+        if len(self._scale) > 1 and known:
+            self._bounds *= self._scale
+        self._bounds[self.center_rows] = CENTER
+        self._compared[:] = known
+        return float(self._norms.max())
+
+    def _nearest(
+        self, points: NDArray[np.floating], norms: NDArray[np.floating], some: slice
+    ) -> NDArray[np.floating]:
+        """Squared distances of shifted points (float[m, d]) to the nearest of some centers: float[m]."""
+        products = self._centers[some] @ points.T  # so that the minimum below runs along whole rows
+        products += self._center_norms[some, None]
+        nearest: NDArray[np.floating] = products.min(axis=0)
+        nearest += norms
+        np.maximum(nearest, 0, out=nearest)
+        return nearest
 
     def _scale_of(self, rows: Rows | slice) -> Floats:
         """What squared distances of ``rows`` are multiplied by: float32[m], or [1] without weights."""
@@ -164,16 +178,28 @@ class Coverage:
     def _candidates(self) -> _Front | None:
         """The rows of the largest bounds that are no centers, gathered in the order of the file."""
         n = len(self._bounds)
-        size = max(2048, n // 64)
+        size = max(2048, n // 128)
         rows = np.sort(np.argpartition(self._bounds, n - size)[n - size :]) if size < n else np.arange(n)
         lowest = max(float(self._bounds[rows].min()), 0.0)
         rows = rows[self._bounds[rows] >= 0]
         if not len(rows):
             return None
-        points = shifted(self.vectors, rows, self._shift)
+        points = self._gathered(rows)
+        norms = squared_norms(points) if self.is_precise else self._norms[rows]
         scale = np.broadcast_to(self._scale_of(rows), len(rows))
         bounds = self._bounds[rows].astype(points.dtype)
-        return _Front(rows, points, squared_norms(points), bounds, scale, lowest)
+        return _Front(rows, points, norms, bounds, scale, lowest)
+
+    def _gathered(self, rows: Rows) -> NDArray[np.floating]:
+        """``shifted``, in the same memory every time: fresh pages cost as much as the copy."""
+        if self.vectors.dtype != self._shift.dtype:
+            return shifted(self.vectors, rows, self._shift)
+        if len(self._gather) < len(rows):
+            self._gather = np.empty((len(rows), self.vectors.shape[1]), dtype=np.float32)
+        points = self._gather[: len(rows)]
+        np.take(self.vectors, rows, axis=0, out=points, mode="clip")
+        points -= self._shift
+        return points
 
     def _refresh(self, front: _Front) -> _Front:
         """Compares the front with the centers it has not seen; keeps the rows above its threshold.
@@ -184,13 +210,10 @@ class Coverage:
         compared, known = self._compared[front.rows], len(self.center_rows)
         while (behind := (compared < known) & (front.bounds >= front.threshold)).any():
             start = int(compared[behind].min())
-            stop = min(start + CENTER_BLOCK, known)
+            stop = min((start // CENTER_BLOCK + 1) * CENTER_BLOCK, known)  # rows catch up with each other
             group = np.flatnonzero(behind & (compared == start))
-            products = front.points[group] @ self._centers[start:stop].T
-            products *= -2
-            products += self._center_norms[start:stop]
-            fresh = np.maximum(products.min(axis=1) + front.norms[group], 0) * front.scale[group]
-            front.bounds[group] = np.minimum(front.bounds[group], fresh)
+            fresh = self._nearest(front.points[group], front.norms[group], slice(start, stop))
+            front.bounds[group] = np.minimum(front.bounds[group], fresh * front.scale[group])
             compared[group] = stop
         self._bounds[front.rows], self._compared[front.rows] = front.bounds, compared
         return front.keep(front.bounds >= front.threshold)
@@ -206,8 +229,8 @@ class Coverage:
         self._shift = self._shift.astype(np.float64)
         self._centers = np.zeros(self._centers.shape, dtype=np.float64)
         known = len(self.center_rows)
-        self._centers[:known] = shifted(self.vectors, self.center_rows, self._shift)
-        self._center_norms = squared_norms(self._centers)
+        self._centers[:known] = -2 * shifted(self.vectors, self.center_rows, self._shift)
+        self._center_norms = squared_norms(self._centers) / 4
         free = self._bounds >= 0
         self._bounds[free] += np.float32(ROUNDING * self._largest_norm)
         self._compared[:] = 0
@@ -230,15 +253,16 @@ class Coverage:
 
     def _append(self, front: _Front, farthest: int) -> None:
         """Makes one row of the front a center and lowers the bounds of the others by it."""
-        known, center = len(self.center_rows), front.points[farthest]
-        self._centers[known], self._center_norms[known] = center, front.norms[farthest]
+        known = len(self.center_rows)
+        np.multiply(front.points[farthest], -2, out=self._centers[known])
+        self._center_norms[known] = front.norms[farthest]
         self.center_rows = np.append(self.center_rows, front.rows[farthest])
-        distances = front.points @ center
-        distances *= -2
+        distances = front.points @ self._centers[known]
         distances += front.norms
         distances += front.norms[farthest]
         np.maximum(distances, 0, out=distances)
-        distances *= front.scale
+        if len(self._scale) > 1:
+            distances *= front.scale
         np.minimum(front.bounds, distances, out=front.bounds)
         front.bounds[farthest] = CENTER
 
