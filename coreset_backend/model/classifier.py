@@ -135,9 +135,10 @@ def size_of(pixels: PixelRows, backbone: Backbone) -> int:
     return int(shape[1])
 
 
-def halved(batch: int, error: RuntimeError) -> int:
+def halved(batch: int, error: RuntimeError | MemoryError) -> int:
     """Half the batch if ``error`` says that memory ran out (OutOfMemory at 1); any other is raised again."""
-    if not isinstance(error, torch.OutOfMemoryError) and "can't allocate memory" not in str(error):
+    ran_out = isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)
+    if not ran_out:
         raise error
     if batch == 1:
         raise OutOfMemory(
@@ -201,7 +202,7 @@ def _forward(
         rows = np.arange(start, min(start + batch, len(pixels)), dtype=np.int64)
         try:
             features, chances = _forward_rows(classifier, pixels[rows])
-        except RuntimeError as error:
+        except (RuntimeError, MemoryError) as error:
             batch = halved(batch, error)
             continue
         start += len(rows)

@@ -105,7 +105,7 @@ def descend(
             ).mean()
             optimizer.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
-        except RuntimeError as error:
+        except (RuntimeError, MemoryError) as error:
             batch = halved(batch, error)
             note = f"memory ran out: trained with {batch} images at a time instead of {recipe.batch}"
             continue

@@ -239,7 +239,7 @@ def _train(
             group["lr"] = recipe.learning_rate * _schedule(done, recipe.warm_up)
         try:
             loss = _step(run, pixels, side, recipe.temperature)
-        except RuntimeError as error:
+        except (RuntimeError, MemoryError) as error:
             run.batch = halved(run.batch, error)
             run.note = f"memory ran out: went on with {run.batch} images at a time"
             continue

@@ -1,0 +1,76 @@
+"""Memory that really runs out: the kernel refuses it to a process of its own, and batches are halved."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+IN_LITTLE_MEMORY = r"""
+import json, re, resource, tempfile
+from pathlib import Path
+import numpy as np, torch
+from coreset_backend import model
+from coreset_backend.errors import OutOfMemory
+
+torch.set_num_threads(1)
+rng = np.random.default_rng(0)
+pixels = rng.integers(0, 256, (256, 64, 64, 3), dtype=np.uint8)
+keys = rng.integers(0, 256, (256, 32), dtype=np.uint8)
+large = np.zeros((2, 768, 768, 3), np.uint8)
+targets = np.eye(2, dtype=np.float32)[np.arange(256) % 2]
+small = model.choose_backbone("small_cnn", None)
+patches, of_large = (model.untrained(small, some, seed=0, device="cpu") for some in (pixels[:64], large))
+_, hard = resource.getrlimit(resource.RLIMIT_AS)
+
+def little_memory(megabytes):
+    used = int(re.search(r"VmSize:\s+(\d+)", Path("/proc/self/status").read_text())[1]) * 1024
+    resource.setrlimit(resource.RLIMIT_AS, (used + megabytes * 2**20, hard))
+
+def enough_memory():
+    resource.setrlimit(resource.RLIMIT_AS, (hard, hard))
+
+def fit(batch):
+    recipe, nobody = model.Recipe(images=256, batch=batch), np.zeros(256, bool)
+    return model.fit(
+        small, pixels, targets, multiple=False, holdout=nobody, seed=0, device="cpu", recipe=recipe
+    )[1]
+
+def pretrain(batch):
+    recipe = model.PretrainingRecipe(epochs=1, least_images=0, batch=batch)
+    return model.pretrain(
+        pixels, keys, Path(tempfile.mkdtemp()), seed=0, device="cpu", recipe=recipe
+    )
+
+found = {}
+whole = model.embed(patches, pixels, batch=32)
+little_memory(100)
+found["embedding is the same"] = bool(np.allclose(
+    model.embed(patches, pixels, batch=256), whole, rtol=0.05, atol=0.02
+))
+try:
+    model.embed(of_large, large)
+except OutOfMemory as error:
+    found["one image"] = str(error)
+enough_memory()
+for what, run, megabytes in (("fit", fit, 150), ("pretraining", pretrain, 300)):
+    run(32)
+    little_memory(megabytes)
+    found[what] = run(256).note
+    enough_memory()
+print(json.dumps(found))
+"""
+
+
+@pytest.mark.slow
+def test_where_memory_runs_out_the_batch_is_halved_and_it_is_said() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", IN_LITTLE_MEMORY], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert found["embedding is the same"]
+    assert found["one image"].startswith("Not even one image fits into memory.")
+    assert found["fit"].startswith("memory ran out: trained with") and "instead of 256" in found["fit"]
+    assert found["pretraining"].startswith("memory ran out: went on with")
+    assert done.stderr.count("out of memory with 256 images at a time: going on with 128") == 3
