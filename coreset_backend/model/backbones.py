@@ -4,6 +4,7 @@ A weights file is safetensors or torchvision's .pth (read with ``weights_only``:
 """
 
 import hashlib
+import re
 import urllib.error
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -143,6 +144,13 @@ def _with_file(name: str, weights: Path) -> ChosenBackbone:
 def _pretrained(backbone: Backbone, weights: Path, why: str) -> ChosenBackbone:
     with weights.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
+    # torchvision's files are called after their own hash, as in resnet18-f37072fd.pth.
+    named = re.search(r"-([0-9a-f]{8,64})$", weights.stem)
+    if named and not digest.startswith(named[1]):
+        raise ConfigError(
+            f"The weights file {weights} is damaged or was altered: its SHA-256 begins with {digest[:8]} and "
+            f"not with {named[1]}, as its name says. Fetch it again."
+        )
     description = f"{backbone.name} with pretrained weights from {weights.name} (sha256 {digest[:16]}){why}"
     return ChosenBackbone(backbone, weights, description)
 
