@@ -24,14 +24,14 @@ from redis.exceptions import RedisError
 from coreset_backend import demo
 from coreset_backend.backend import Backend, open_backend
 from coreset_backend.connect import connect
-from coreset_backend.demo_images import CLASSES, make_images
+from coreset_backend.demo_images import CLASSES, add_broken_files, make_images
 from coreset_backend.errors import ConfigError, CoresetError
 from coreset_backend.settings import Settings, read_settings
 
 log = logging.getLogger(__name__)
 
 Report = demo.Report
-DEMO_IMAGES = 300
+DEMO_IMAGES = 400
 DEMO_TITLE = "Core-Set demo"
 # A Unix socket's path may not be longer.
 LONGEST_SOCKET = 100
@@ -329,6 +329,7 @@ def introduce(
     """Make the demo project, connect it, wait for its first batch, and say where to label."""
     folder = server.document_root / "demo"
     make_images(folder, DEMO_IMAGES)
+    add_broken_files(folder)
     project_id = demo.create_demo_project(server.url, server.login.token, folder, DEMO_TITLE, CLASSES)
     settings = backend.settings
     try:

@@ -16,8 +16,9 @@ import pytest
 from PIL import Image
 
 from coreset_backend import demo
-from coreset_backend.demo_images import CLASSES, make_images
-from coreset_backend.errors import ConfigError, LabelStudioError, Unreachable
+from coreset_backend.demo_images import BROKEN, CLASSES, add_broken_files, make_images
+from coreset_backend.errors import ConfigError, ImageError, LabelStudioError, Unreachable
+from coreset_backend.images.decode import decoded_pixels
 
 STAND_IN = f"""#!{sys.executable}
 import http.server, json, os, pathlib, subprocess, sys
@@ -229,8 +230,18 @@ def test_images_come_from_the_seed_and_show_every_class(tmp_path: Path) -> None:
     made = make_images(tmp_path / "one", 90, seed=5, size=48)
     assert made == make_images(tmp_path / "two", 90, seed=5, size=48)
     assert made != make_images(tmp_path / "three", 90, seed=6, size=48)
-    assert {label for _, label in made} == set(CLASSES)
+    counts = [[label for _, label in made].count(name) for name in CLASSES]
+    assert min(counts) > 0
+    assert counts[0] > 4 * counts[-1]  # a long tail
     for name, _ in made:
         with Image.open(tmp_path / "one" / name) as first, Image.open(tmp_path / "two" / name) as second:
             assert first.size == (48, 48)
             assert np.array_equal(np.asarray(first), np.asarray(second))
+
+
+def test_broken_files_are_named_like_images_and_cannot_be_read(tmp_path: Path) -> None:
+    add_broken_files(tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == set(BROKEN)
+    for path in tmp_path.iterdir():
+        with pytest.raises(ImageError):
+            decoded_pixels(path.read_bytes(), 64, 10**6)
