@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from coreset_backend.backend import Backend
+from coreset_backend.comparison import read_replay, slice_summary
 from coreset_backend.errors import CorruptRound, QueueError
 from coreset_backend.findings import duplicates, label_names, suspects
 from coreset_backend.heartbeats import workers_alive
@@ -88,6 +89,8 @@ def project_overview(backend: Backend, project_id: int) -> Json:
         ],
         "history": history["rounds"],
         "advice": history["advice"],
+        "slice": slice_summary(history["rounds"]),
+        "replay": read_replay(backend.store, project_id),
     }
     for stored in rounds:  # the newest whose files are as they were saved
         try:

@@ -6,6 +6,7 @@
     MODEL_DIR/projects/<id>/held.json            why no round starts by itself, if so
     MODEL_DIR/projects/<id>/extra-params.json    what the lead set in Label Studio's form
     MODEL_DIR/gone/<id>-<time>                   projects that were deleted in Label Studio, for a week
+    MODEL_DIR/projects/<id>/replay.json          strategies compared on the project's images
     MODEL_DIR/images/                            the image cache
 
 ``round.json`` holds the SHA-256 of every other file; a round becomes visible by one rename.
@@ -217,6 +218,10 @@ class Store:
         """Remember them for a known project."""
         if given != self.extra_params(project_id):
             write_sealed(self._project(project_id) / "extra-params.json", given)
+
+    def replay_path(self, project_id: int) -> Path:
+        """Where a replay of strategies on the project's images is kept."""
+        return self._project(project_id) / "replay.json"
 
     def forget(self, project_id: int) -> None:
         """Put the project with all its rounds aside, into ``gone/<id>-<time>``, where a person finds them."""

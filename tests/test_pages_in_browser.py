@@ -31,7 +31,9 @@ from waiting import wait_until
 from werkzeug.serving import make_server
 
 from coreset_backend.backend import Backend
+from coreset_backend.comparison import keep_replay
 from coreset_backend.images.cache import PixelCache
+from coreset_backend.simulation_report import Line
 from coreset_backend.store import STATES
 from coreset_backend.web import create_app
 
@@ -261,6 +263,39 @@ def test_the_learning_curve_is_drawn_with_its_intervals_and_the_radius_by_round(
         assert ink > 0.005
     accent = (abs(pixels(page.find_element(By.ID, "learning-plot")) - (0x4F, 0x46, 0xE5)).sum(2) < 40).sum()
     assert accent > 4 * 60  # four points with their intervals
+    assert accessibility_violations(page) == []
+    assert console_errors(page) == []
+
+
+def test_core_set_stands_against_random_where_it_was_measured(
+    backend: Backend, address: str, page: webdriver.Chrome
+) -> None:
+    shares = {"pool": {"value": 0.8, "low": 0.6, "high": 0.9, "n": 20}}
+    shares["picks"] = {"value": 0.4, "low": 0.3, "high": 0.5, "n": 80}
+    for _ in range(2):
+        save_round(backend, random_slice=tuple(PICKED[:5].tolist()), batch_figures=shares)
+    labels, spread = np.array([20, 40, 60]), np.array([0.03, 0.02, 0.01])
+    replayed = [
+        Line(strategy, 20, labels, np.array(mean), spread, 3)
+        for strategy, mean in (("k_center", [0.5, 0.7, 0.8]), ("random", [0.4, 0.5, 0.6]))
+    ]
+    keep_replay(backend.store, 7, replayed, "Best here: k_center.")
+    prefer_colours(page, "dark")
+    open_project(page, address)
+    assert page.find_element(By.ID, "replay-words").text == "Best here: k_center."
+    assert "80% of the 40 images that chance drew" in page.find_element(By.ID, "slice-words").text
+    for plot, colours in (("replay-plot", ("8b8cf9", "a3a9c6")), ("slice-plot", ("8b8cf9", "a3a9c6"))):
+        drawn = pixels(page.find_element(By.ID, plot))
+        for colour in colours:
+            rgb = [int(colour[start : start + 2], 16) for start in (0, 2, 4)]
+            assert (abs(drawn - rgb).sum(2) < 30).sum() > 150
+    for summary in page.find_elements(By.CSS_SELECTOR, "details summary"):
+        summary.send_keys(Keys.ENTER)
+    rows = [row.text for row in page.find_elements(By.CSS_SELECTOR, "#replay tbody tr")]
+    assert [row.split(" ", 2)[2] for row in rows[:3]] == ["20 50.0 %", "40 70.0 %", "60 80.0 %"]
+    assert rows[3:] == ["random 20 20 40.0 %", "random 20 40 50.0 %", "random 20 60 60.0 %"]
+    rows = [row.text for row in page.find_elements(By.CSS_SELECTOR, "#slice tbody tr")]
+    assert rows == ["1 80.0 % of 20 40.0 % of 80", "2 80.0 % of 20 40.0 % of 80"]
     assert accessibility_violations(page) == []
     assert console_errors(page) == []
 

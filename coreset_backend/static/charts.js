@@ -1,8 +1,10 @@
-// The learning curve and the covering radius by round, drawn by uPlot; the table of rounds has the same figures.
+// The learning curve, the covering radius by round, and core-set against random, drawn by uPlot; the figures
+// stand in tables beside them.
 
 const $ = (id) => document.getElementById(id);
 const shade = (name) => getComputedStyle(document.documentElement).getPropertyValue(`--${name}`).trim();
 const dark = matchMedia("(prefers-color-scheme: dark)");
+const percents = (_, values) => values.map((value) => `${Math.round(100 * value)} %`);
 let drawn = [];
 
 function axis(label, values) {
@@ -53,10 +55,9 @@ function drawLearning({ history, advice }) {
   if (!$("learning-plot") || !rounds.length) return;
   const accent = shade("accent");
   const line = { spanGaps: true, points: { show: false } };
-  const percent = (_, values) => values.map((value) => `${Math.round(100 * value)} %`);
   const options = {
     scales: { x: { time: false }, y: { range: (_, low, high) => [Math.max(0, low - 0.05), Math.min(1, Math.max(high, ...rounds.map((round) => round.accuracy.high)) + 0.02)] } },
-    axes: [axis("Labelled images"), axis("Accuracy on the hold-out", percent)],
+    axes: [axis("Labelled images"), axis("Accuracy on the hold-out", percents)],
     series: [{}, { ...line, stroke: "transparent" }, { ...line, stroke: "transparent" }, { ...line, stroke: accent, width: 2, dash: [6, 4] },
       { stroke: accent, width: 2, spanGaps: true, points: { show: true, size: 9, fill: accent } }],
     bands: [{ series: [1, 2], fill: `${accent}2e` }],
@@ -81,12 +82,63 @@ function drawRadius({ history }) {
   drawn.push(plot($("radius-plot"), options, [numbers, rounds.map((round) => round.radius_before), rounds.map((round) => round.radius_after)]));
 }
 
+// ---------------------------------------------------------------- core-set against random
+
+// Chance is grey; what is compared with it has colours that stay apart.
+const inks = (name, place) => name === "random" ? shade("soft") : [shade("accent"), "#d97706", "#0d9488", "#db2777"][place % 4];
+
+function key(list, names) {
+  $(list).replaceChildren(...names.map(([name, colour]) => {
+    const item = document.createElement("li");
+    item.innerHTML = `<svg viewBox="0 0 10 10" aria-hidden="true"><circle cx="5" cy="5" r="5" fill="${colour}"/></svg>`;
+    item.append(name);
+    return item;
+  }));
+}
+
+function drawReplay({ replay }) {
+  if (!$("replay-plot") || !replay) return;
+  const colours = replay.lines.map(({ strategy }, place) => inks(strategy, place));
+  const labels = [...new Set(replay.lines.flatMap(({ points }) => points.map((point) => point.labels)))].sort((a, b) => a - b);
+  const column = (points, name) => labels.map((each) => points.find((point) => point.labels === each)?.[name] ?? null);
+  const data = [labels, ...replay.lines.flatMap(({ points }) => ["high", "low", "value"].map((name) => column(points, name)))];
+  const edge = { stroke: "transparent", spanGaps: true, points: { show: false } };
+  const options = {
+    scales: { x: { time: false }, y: { range: (_, low, high) => [Math.max(0, low - 0.02), Math.min(1, high + 0.02)] } },
+    axes: [axis("Labelled images"), axis("Accuracy on the test images", percents)],
+    series: [{}, ...colours.flatMap((colour) => [edge, edge, { stroke: colour, width: 2, spanGaps: true, points: { show: true, size: 7, fill: colour } }])],
+    bands: colours.map((colour, place) => ({ series: [3 * place + 1, 3 * place + 2], fill: `${colour}2e` })),
+  };
+  drawn.push(plot($("replay-plot"), options, data));
+  key("replay-keys", replay.lines.map(({ strategy, batch, seeds }, place) => [`${strategy}, batches of ${batch}, ${seeds} repetition${seeds > 1 ? "s" : ""}`, colours[place]]));
+}
+
+function drawSlice({ history }) {
+  const rounds = history.filter(({ random_slice }) => random_slice?.pool);
+  if (!$("slice-plot") || !rounds.length) return;
+  const sides = [["pool", "drawn by chance", shade("soft"), -0.08], ["picks", "picked by the strategy", shade("accent"), 0.08]];
+  const place = ({ number }, shift) => number + shift;
+  const numbers = rounds.flatMap((round) => sides.map(([, , , shift]) => place(round, shift)));
+  const data = sides.map(([name]) => rounds.flatMap((round) => sides.map(([side]) => side === name ? round.random_slice[name]?.value ?? null : null)));
+  const spans = ([name, , , shift]) => rounds.filter(({ random_slice }) => random_slice[name]).map((round) => [place(round, shift), round.random_slice[name].low, round.random_slice[name].high]);
+  const options = {
+    scales: { x: { time: false, range: [numbers[0] - 0.5, numbers.at(-1) + 0.5] }, y: { range: [0, 1] } },
+    axes: [axis("Round", (_, values) => values.map((value) => Number.isInteger(value) ? value : "")), axis("The model was right", percents)],
+    series: [{}, ...sides.map(([, , colour]) => ({ stroke: colour, width: 0, points: { show: true, size: 9, fill: colour } }))],
+    hooks: { draw: sides.map((side) => bars(spans(side), side[2], true)) },
+  };
+  drawn.push(plot($("slice-plot"), options, [numbers, ...data]));
+  key("slice-keys", sides.map(([, words, colour]) => [words, colour]));
+}
+
 function draw() {
   drawn.forEach((remove) => remove());
   drawn = [];
   const view = JSON.parse($("view").textContent);
   drawLearning(view);
   drawRadius(view);
+  drawReplay(view);
+  drawSlice(view);
 }
 
 document.addEventListener("fresh", draw);
