@@ -1,13 +1,17 @@
 # make run    set everything up and run it: Redis, worker, web, and a Label Studio with a demo project
+# make demo   the same, labelled by itself to watch it: ends with core-set against random in one plot
 # make test   set everything up and run all tests
 PYTHON ?= python3
 LABEL_STUDIO_VERSION := 1.23.2
 BIN := .venv/bin
 
-.PHONY: run test docker-test soak check lock install label-studio clean
+.PHONY: run demo test docker-test soak check lock install label-studio clean
 
 run: install $(if $(LABEL_STUDIO_URL),,label-studio)
 	$(BIN)/coreset-backend run
+
+demo: install label-studio
+	MODEL_DIR=data/demo $(BIN)/coreset-backend demo
 
 test: install label-studio .venv/.dev check
 	$(BIN)/pytest

@@ -115,6 +115,11 @@ class Backend:
         """
         return project_settings(self.settings, self.store.extra_params(project_id), attributes)
 
+    def settings_of(self, project_id: int) -> Settings:
+        """The settings as they hold for the project, with the label config that its newest round has seen."""
+        newest = self.store.latest(project_id)
+        return self.settings_for(project_id, newest.record.attributes if newest else {})
+
     def close(self) -> None:
         for opened in ("label_studio", "images"):
             if opened in self.__dict__:

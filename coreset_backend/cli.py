@@ -60,6 +60,22 @@ def run(label_studio_command: str | None) -> None:
 
 
 @main.command()
+@click.option("--rounds", type=click.IntRange(1), default=7, show_default=True, help="Batches to label.")
+@click.option("--pause", default=0.3, show_default=True, help="Seconds before each answer.")
+@click.option(
+    "--seeds", type=click.IntRange(1), default=3, show_default=True, help="Repetitions of the replay."
+)
+@click.option("--label-studio-command", help="The label-studio executable.")
+def demo(label_studio_command: str | None, **given: Any) -> None:
+    """As `run`, with an annotator who labels by itself; ends with core-set against random in one plot."""
+    from coreset_backend import local, show
+
+    for name, value in show.SETTINGS.items():
+        os.environ.setdefault(name, value)
+    local.run(read_settings(), Path.cwd(), click.echo, label_studio_command, show.Show(**given))
+
+
+@main.command()
 def serve() -> None:
     """The web process, by gunicorn."""
     from coreset_backend.local import gunicorn_command

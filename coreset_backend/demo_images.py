@@ -45,6 +45,19 @@ def make_images(folder: Path, n: int, seed: int = 0, size: int = 160) -> list[tu
     return made
 
 
+def make_even_images(folder: Path, each: int, seed: int = 1, size: int = 160) -> list[tuple[str, str]]:
+    """Draw ``each`` JPEGs of each class into ``folder``, no two of one fruit; (file name, class) alike."""
+    folder.mkdir(parents=True, exist_ok=True)
+    made = []
+    for code, kind in enumerate(CLASSES):
+        for number in range(each):
+            path = folder / f"{kind}-{number:03d}.jpg"
+            if not path.exists():
+                _scene(kind, size, np.random.default_rng([seed, code, number])).save(path, quality=90)
+            made.append((path.name, kind))
+    return made
+
+
 def add_broken_files(folder: Path) -> None:
     """Put files into the folder that are named like images and are none."""
     for name, content in BROKEN.items():

@@ -25,10 +25,10 @@ def concerns_us(action: str) -> bool:
 def take_event(backend: Backend, project_id: int, action: str) -> str:
     """Remember the project and ask for a look at it: "queued", "already waiting" or "manual".
 
-    "manual" says that CORESET_TRIGGER lets only Start Training start rounds. Raises QueueError.
+    "manual" says that the project's ``trigger`` lets only Start Training start rounds. Raises QueueError.
     """
     backend.store.register(project_id)
     forced = action == START_TRAINING
-    if backend.settings.trigger == "manual" and not forced:
+    if not forced and backend.settings_of(project_id).trigger == "manual":
         return "manual"
     return "queued" if request_round(backend, project_id, action, force=forced) else "already waiting"

@@ -302,7 +302,7 @@ def _say_failure(backend: Backend, project_id: int, error: str, job: Job | None)
 
 def _seconds_to_poll(backend: Backend, project_id: int) -> float | None:
     """When the poll looks at the project again at the latest; None where only a person starts a round."""
-    if backend.settings.trigger == "manual" or backend.store.held(project_id):
+    if backend.store.held(project_id) or backend.settings_of(project_id).trigger == "manual":
         return None
     spared = 0
     with contextlib.suppress(RedisError):
@@ -368,7 +368,7 @@ def reconcile_job() -> str:
             if backend.redis.exists(redis_key(project_id, "lease"), redis_key(project_id, "spared")):
                 continue
             try:
-                if backend.settings.trigger == "auto" and round_due(backend, project_id):
+                if backend.settings_of(project_id).trigger == "auto" and round_due(backend, project_id):
                     asked.append(project_id)
                     request_round(backend, project_id, "found by polling")
                 elif is_begun(backend.store, project_id):  # Redis may have lost its job

@@ -27,6 +27,7 @@ from coreset_backend.connect import connect
 from coreset_backend.demo_images import CLASSES, add_broken_files, make_images
 from coreset_backend.errors import ConfigError, CoresetError
 from coreset_backend.settings import Settings, read_settings
+from coreset_backend.show import DEMO_FOLDER, Show, perform
 
 log = logging.getLogger(__name__)
 
@@ -81,12 +82,22 @@ class Child:
         self.process = None
 
 
-def run(settings: Settings, root: Path, report: Report, label_studio_command: str | None = None) -> None:
+def run(
+    settings: Settings,
+    root: Path,
+    report: Report,
+    label_studio_command: str | None = None,
+    show: Show | None = None,
+) -> None:
     """Run everything until Ctrl-C or SIGTERM. Raises ConfigError when a part cannot be had.
 
     Without REDIS_URL a private Redis is started, without LABEL_STUDIO_URL a local Label Studio with a
-    demo project.
+    demo project, which ``show`` labels by itself.
     """
+    if show and settings.label_studio_url:
+        raise ConfigError(
+            "The demo labels by itself, so it runs on a Label Studio of its own: unset LABEL_STUDIO_URL."
+        )
     stopping = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stopping.set())
@@ -116,7 +127,13 @@ def run(settings: Settings, root: Path, report: Report, label_studio_command: st
         wait_for_web(settings, stopping)
         report(f"The backend answers at http://{settings.host}:{settings.port}.")
         if server:
-            introduce(backend, server, report, stopping)
+            drawn = make_demo_images(server)
+            project_id = introduce(backend, server, report, stopping)
+            if show and project_id:
+                told = (show, backend, server, project_id, drawn, report, stopping)
+                performance = threading.Thread(target=perform, args=told)
+                stack.callback(performance.join)
+                performance.start()
         else:
             report(
                 f"Serving {settings.label_studio_url}. Next: .venv/bin/coreset-backend connect --project N"
@@ -323,13 +340,22 @@ def local_label_studio(
         yield server
 
 
+def make_demo_images(server: demo.LabelStudioServer) -> list[tuple[str, str]]:
+    """Draw the demo's images where Label Studio serves them, broken files among them; (file name, class)."""
+    folder = server.document_root / DEMO_FOLDER
+    drawn = make_images(folder, DEMO_IMAGES)
+    add_broken_files(folder)
+    return drawn
+
+
 def introduce(
     backend: Backend, server: demo.LabelStudioServer, report: Report, stopping: threading.Event
-) -> None:
-    """Make the demo project, connect it, wait for its first batch, and say where to label."""
-    folder = server.document_root / "demo"
-    make_images(folder, DEMO_IMAGES)
-    add_broken_files(folder)
+) -> int | None:
+    """Make the demo project, connect it, wait for its first batch, and say where to label.
+
+    The project's id; None where it could not be connected.
+    """
+    folder = server.document_root / DEMO_FOLDER
     project_id = demo.create_demo_project(server.url, server.login.token, folder, DEMO_TITLE, CLASSES)
     settings = backend.settings
     try:
@@ -343,7 +369,7 @@ def introduce(
             report(f"  {done}")
     except CoresetError as error:
         report(f"The demo project could not be connected: {error}")
-        return
+        return None
     report("Choosing the first batch.")
     deadline = time.monotonic() + 300
     while not stopping.wait(0.5) and time.monotonic() < deadline:
@@ -357,4 +383,6 @@ def introduce(
         f"User   {server.login.email}\nPassword   {server.login.password}\n"
         "and press 'Label All Tasks'. "
         f"After {settings.batch_size} labels the next batch is chosen by itself.\n"
+        f"What is chosen and why: http://{settings.host}:{settings.port}/projects/{project_id}\n"
     )
+    return project_id

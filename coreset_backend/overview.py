@@ -281,7 +281,8 @@ def progress(backend: Backend, project_id: int, newest: StoredRound | None) -> J
     if known["state"] == "running":
         known |= whole_round(known, newest.record.timings if newest else None)
     known["steps"] = steps(known)
-    known["sentence"] = sentence(known, newest, workers)
+    settings = backend.settings_for(project_id, newest.record.attributes if newest else {})
+    known["sentence"] = sentence(known, newest, workers, settings.trigger)
     if known["state"] == "idle" and (known["pretraining"] or {}).get("state") in ("running", "waiting"):
         known["sentence"] += f" {known['pretraining']['sentence']}"
     return known
@@ -304,8 +305,8 @@ def steps(known: Json) -> list[Json]:
     ]
 
 
-def sentence(known: Json, newest: StoredRound | None, workers: int) -> str:
-    """The state in words."""
+def sentence(known: Json, newest: StoredRound | None, workers: int, trigger: str) -> str:
+    """The state in words; ``trigger`` is the project's setting."""
     state = known["state"]
     if state in ("running", "waiting") and not workers:
         return "A round is wanted, but no worker listens. Start one with `coreset-backend work`."
@@ -321,6 +322,5 @@ def sentence(known: Json, newest: StoredRound | None, workers: int) -> str:
         return f"{known['held']} Start one to go on."
     if newest is None:
         return "No round yet. Start one, or connect the project and wait."
-    return (
-        f"Round {newest.record.number} is being labelled. The next starts by itself when its batch is done."
-    )
+    next_one = "Start the next" if trigger == "manual" else "The next starts by itself"
+    return f"Round {newest.record.number} is being labelled. {next_one} when its batch is done."

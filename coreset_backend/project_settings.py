@@ -21,6 +21,7 @@ FIELDS = (
     "group_duplicates",
     "outlier_share",
     "holdout",
+    "trigger",
     "batch_done",
     "new_labels",
     "preannotate",

@@ -87,10 +87,10 @@ def round_due(backend: "Backend", project_id: int) -> str | None:
         return "the project has no round yet"
     if stored.publication is None:
         return f"round {stored.record.number} is not published yet"
-    if backend.settings.trigger == "manual":
+    settings = backend.settings_for(project_id, stored.record.attributes)
+    if settings.trigger == "manual":
         return None
     annotated = backend.label_studio.fetch_annotated(project_id)
-    settings = backend.settings_for(project_id, stored.record.attributes)
     try:
         return _due(settings, stored, annotated, features_at_hand(backend.store, project_id))
     except CorruptRound as error:

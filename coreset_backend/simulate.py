@@ -58,12 +58,20 @@ def read_folder(folder: Path, size: int) -> LabeledImages:
 
     Raises ConfigError without two classes, or naming a file that is no readable image.
     """
-    from coreset_backend.images.decode import decoded_pixels
-
     names = tuple(sorted(path.name for path in folder.iterdir() if path.is_dir())) if folder.is_dir() else ()
     found = [(path, code) for code, name in enumerate(names) for path in _image_files(folder / name)]
     if len({code for _, code in found}) < 2:
         raise ConfigError(f"{folder} must hold a subfolder of images for each of two or more classes.")
+    return read_files(found, names, size)
+
+
+def read_files(found: Sequence[tuple[Path, int]], names: tuple[str, ...], size: int) -> LabeledImages:
+    """The files, each with the position of its class in ``names``, at ``size`` pixels a side.
+
+    Raises ConfigError naming a file that is no readable image.
+    """
+    from coreset_backend.images.decode import decoded_pixels
+
     pixels = np.empty((len(found), size, size, 3), np.uint8)
     for row, (path, _) in enumerate(found):
         try:

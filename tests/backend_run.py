@@ -5,7 +5,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from waiting import wait_until
@@ -31,12 +31,15 @@ def run_environment(folder: Path, port: int, **settings: str) -> dict[str, str]:
 
 @contextlib.contextmanager
 def running_backend(
-    environment: Mapping[str, str], log: Path, seconds: float = 120.0
+    environment: Mapping[str, str], log: Path, seconds: float = 120.0, command: Sequence[str] = ("run",)
 ) -> Iterator[subprocess.Popen[bytes]]:
-    """`coreset-backend run`, ready, with its output in ``log``; interrupted and awaited at the end."""
+    """`coreset-backend run`, ready, with its output in ``log``; interrupted and awaited at the end.
+
+    ``command`` may be another one that runs until it is interrupted.
+    """
     with log.open("wb") as output:
         process = subprocess.Popen(
-            backend_command("run"),
+            backend_command(*command),
             env=environment,
             stdout=output,
             stderr=subprocess.STDOUT,

@@ -61,6 +61,18 @@ MAY_IMPORT = {
     "pages": {"errors", "store", "incoming", "overview", "images"},
     "simulation_report": {"curves"},
     "simulate": PURE | {"backend", "simulation_report", "batch", "evaluation", "images", "model", "rounds"},
+    "show": {
+        "errors",
+        "backend",
+        "store",
+        "history",
+        "demo",
+        "demo_images",
+        "comparison",
+        "simulate",
+        "simulation_report",
+        "model",
+    },
     "select_files": {"errors", "selection", "neighbors"},
     "backend": {"errors", "settings", "project_settings", "label_studio", "store", "images"},
 }

@@ -2,8 +2,10 @@ from typing import Any
 
 import pytest
 from flask.testing import FlaskClient
+from test_store import record
 
 from coreset_backend.backend import Backend
+from coreset_backend.connect import SECRET_HEADER
 from coreset_backend.errors import ConfigError
 from coreset_backend.project_settings import label_config_attributes, project_settings, settings_table
 from coreset_backend.settings import Settings
@@ -76,3 +78,26 @@ def test_setup_keeps_good_extra_params_and_tells_the_form_of_bad_ones(make_backe
     )
     assert setup({}).status_code == 200
     assert backend.store.extra_params(7) == {}
+
+
+def test_a_lead_can_have_rounds_start_by_hand_only(make_backend: Any) -> None:
+    backend: Backend = make_backend()
+    client: FlaskClient = create_app(backend).test_client()
+    event = {"action": "ANNOTATION_CREATED", "project": {"id": 7}}
+    signed = {SECRET_HEADER: backend.webhook_secret}
+
+    def look() -> Any:
+        return client.post("/webhook", json=event, headers=signed).json["status"]
+
+    with backend.store.draft(7) as draft:
+        draft.save(record(1), {})
+    assert look() == "queued"
+    setup = {"project": "7.1", "schema": CONFIG.format(""), "extra_params": {"trigger": "manual"}}
+    assert client.post("/setup", json=setup).status_code == 200
+    assert look() == "ignored"
+    backend.redis.flushall()
+    progress = client.get("/api/projects/7/progress").json["progress"]
+    assert "Start the next when its batch is done." in progress["sentence"]
+    with backend.store.draft(7) as draft:
+        draft.save(record(2, attributes={"trigger": "auto"}), {})
+    assert look() == "queued"  # what the label config says goes first

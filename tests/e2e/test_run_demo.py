@@ -1,6 +1,7 @@
-"""`make run` as a newcomer: nothing is set, and what it prints is enough to label."""
+"""`make run` as a newcomer: nothing is set, and what it prints is enough to label. `make demo` to its end."""
 
 import contextlib
+import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,8 +10,11 @@ import httpx
 import pytest
 from backend_run import ROOT, run_environment, running_backend
 from e2e_stack import Annotator
+from waiting import wait_until
 
 from coreset_backend import demo
+from coreset_backend.demo_images import BROKEN, make_images
+from coreset_backend.local import DEMO_IMAGES
 
 pytestmark = pytest.mark.e2e
 
@@ -49,3 +53,43 @@ def test_a_newcomer_logs_in_with_what_is_printed_and_gets_the_batch(tmp_path: Pa
                 assert annotator.next_task(project_id) == task_id
                 annotator.skip(task_id)
     assert process.returncode == 0
+
+
+def test_the_demo_labels_by_itself_and_ends_with_core_set_against_random(tmp_path: Path) -> None:
+    if demo.find_label_studio(ROOT) is None:
+        pytest.skip("label-studio is not installed; `make label-studio` installs it")
+    port, log = demo.free_port(), tmp_path / "demo.log"
+    environment = run_environment(
+        tmp_path, port, CORESET_BATCH_SIZE="12", CORESET_IMAGE_SIZE="48", OMP_NUM_THREADS="1"
+    )
+    command = ("demo", "--rounds", "2", "--pause", "0", "--seeds", "1")
+    with running_backend(environment, log, 300, command):
+        wait_until(lambda: "The plot: " in log.read_text(), f"the end of the demo in {log}", 300)
+        told = log.read_text()
+        address = re.search(r"^Open\s+(http\S+)/projects/(\d+)/data$", told, re.MULTILINE)
+        assert address, told
+        here = f"http://127.0.0.1:{port}/api/projects/{address[2]}"
+        overview = httpx.get(f"{here}/overview", trust_env=False, timeout=30).json()
+        login = json.loads((tmp_path / "data/label-studio/data/login.json").read_text())
+        with demo.open_session(address[1], login["token"]) as session:
+            params = {"project": address[2], "page_size": 500, "fields": "all", "resolve_uri": "false"}
+            tasks = session.get("/api/tasks/", params=params).raise_for_status().json()["tasks"]
+    truth = dict(make_images(tmp_path / "data/label-studio/files/demo", DEMO_IMAGES))
+    answers = {
+        task["data"]["image"].rsplit("/", 1)[-1]: task["annotations"][0]["result"][0]["value"]["choices"]
+        for task in tasks
+        if task["annotations"]
+    }
+    assert answers == {name: [truth[name]] for name in answers}
+    assert len(answers) == 24
+    assert "Round 3: 24 labels" in told
+    counts = {count["state"]: count["count"] for count in overview["round"]["counts"]}
+    assert (counts["labeled"], counts["unreadable"]) == (24, len(BROKEN))
+    assert overview["slice"]["pool"]["n"] == 3  # a quarter of round 2's batch, which a model had answered
+    lines = {
+        line["strategy"]: [point["labels"] for point in line["points"]]
+        for line in overview["replay"]["lines"]
+    }
+    assert lines == {"k_center": [12, 24], "random": [12, 24]}
+    assert overview["replay"]["sentence"] in told
+    assert "k_center" in (tmp_path / "data/comparison/curves.svg").read_text()
