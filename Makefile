@@ -20,8 +20,9 @@ test: install label-studio .venv/.dev check
 docker-test: install label-studio .venv/.dev
 	$(BIN)/pytest -m docker tests/docker
 
-# The web process under load and beside a training, for an hour.
-soak: install
+# Every fault in every phase of a round; then the web process under load and beside a training, for an hour.
+soak: install .venv/.dev
+	$(BIN)/pytest -m soak
 	$(BIN)/python benchmarks/load.py --soak 3600
 
 check: .venv/.dev

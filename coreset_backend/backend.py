@@ -9,7 +9,7 @@ from redis.backoff import ExponentialWithJitterBackoff
 from redis.exceptions import ConnectionError, TimeoutError
 from redis.retry import Retry
 from rq import Queue
-from rq.exceptions import NoSuchJobError
+from rq.exceptions import NoSuchJobError, TimeoutFormatError
 from rq.job import Job
 from rq.serializers import JSONSerializer
 
@@ -21,6 +21,9 @@ from coreset_backend.store import Store
 
 if TYPE_CHECKING:
     from coreset_backend.images import Images
+
+
+MAINTENANCE_SECONDS = 20
 
 
 class OurJob(Job):
@@ -40,8 +43,16 @@ class OurJob(Job):
         """Take the fields over; raises NoSuchJobError for what is no job, which RQ then passes over."""
         try:
             super().restore({name: value for name, value in raw_data.items() if name in self.FIELDS})
-        except (ValueError, TypeError, OverflowError) as error:
+        except (ValueError, TypeError, AssertionError, ArithmeticError, TimeoutFormatError) as error:
             raise NoSuchJobError(f"{self.key} is no job: {error}") from error
+
+
+class OurQueue(Queue):
+    """RQ's queue, whose lock for maintenance ends soon after a worker was killed within it."""
+
+    def acquire_maintenance_lock(self) -> bool:
+        """Whether this worker is to look after what killed ones left; RQ's own lock outlives it by 15 min."""
+        return bool(self.connection.set(self.registry_cleaning_key, 1, nx=True, ex=MAINTENANCE_SECONDS))
 
 
 class Backend:
@@ -52,7 +63,7 @@ class Backend:
         self.redis = redis
         # Workers look at the second queue while the first is empty.
         self.queue, self.spare_queue = (
-            Queue(
+            OurQueue(
                 name,
                 connection=redis,
                 job_class=OurJob,
@@ -159,8 +170,8 @@ def redis_connection(settings: Settings, *, patient: bool = False) -> Redis:
             retry=Retry(backoff, retries=60 if patient else 2),
             retry_on_error=[ConnectionError, TimeoutError],
             socket_connect_timeout=5.0,
-            # RQ waits for jobs by blocking commands, which must outlast their own timeout.
-            socket_timeout=None if patient else 5.0,
+            # RQ waits for jobs by commands that block for five seconds; longer than this is a dead line.
+            socket_timeout=30.0 if patient else 5.0,
             health_check_interval=30,
         )
     except ValueError as error:

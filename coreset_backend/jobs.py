@@ -17,19 +17,19 @@ from rq.command import send_stop_job_command
 from rq.exceptions import InvalidJobOperation, NoSuchJobError
 from rq.job import Job, JobStatus
 from rq.serializers import JSONSerializer
-from rq.timeouts import JobTimeoutException
 
 from coreset_backend.backend import Backend, OurJob, open_backend
 from coreset_backend.counts import count
 from coreset_backend.errors import (
     CoresetError,
     LabelStudioError,
-    OutOfMemory,
     ProjectError,
     ProjectGone,
     QueueError,
     StoreError,
+    TooManyImageFailures,
 )
+from coreset_backend.failures import OUT_OF_MEMORY, explained
 from coreset_backend.leases import LEASE_SECONDS, kept_alive, project_lease
 from coreset_backend.logs import about, redacted, secrets_of
 from coreset_backend.pretraining import (
@@ -42,6 +42,7 @@ from coreset_backend.pretraining import (
 from coreset_backend.progress import (
     DAY,
     PRETRAINING_LEASE,
+    read_progress,
     redis_key,
     reporter,
     write_pretraining,
@@ -55,7 +56,6 @@ RESERVED_SECONDS = 10
 OVERDUE_SECONDS = 60
 BUSY_RETRY_SECONDS = 5
 ROUND_JOB = "coreset_backend.jobs.run_round_job"
-OUT_OF_MEMORY = "The usual cause is that memory ran out: give the worker more, or lower CORESET_IMAGE_SIZE."
 
 
 def request_round(backend: Backend, project_id: int, reason: str, *, force: bool = False) -> bool:
@@ -149,13 +149,14 @@ def _advance(backend: Backend, project_id: int) -> str:
             return held.reason
         reason = forced[-1].decode() if forced else round_due(backend, project_id)
         if reason is None:
+            _settle(backend, project_id)
             return "no round is due"
         log.info("project %d: a round starts: %s", project_id, reason)
         stored = run_round(backend, project_id, reporter(backend, project_id, reason))
     except ProjectGone as error:
         return _forget(backend, project_id, error)
     except Exception as error:  # whatever it was, the state must say it
-        ours = _explained(backend, error)
+        ours = explained(backend, error)
         _failed(backend, project_id, ours, len(forced))
         raise ours from error
     count(backend, "coreset_rounds", str(project_id), "done", "")
@@ -233,30 +234,14 @@ def stop_round(backend: Backend, project_id: int, patience: float) -> bool:
     return True
 
 
+def _is_demanded(backend: Backend, project_id: int) -> bool:
+    """Whether somebody started a round that has not been answered yet."""
+    return bool(backend.redis.exists(redis_key(project_id, "demands")))
+
+
 def _answer_forced(backend: Backend, project_id: int, count: int) -> None:
     """Drop the oldest ``count`` demands for a round; one that came while the round ran stays for the next."""
     backend.redis.ltrim(redis_key(project_id, "demands"), count, -1)
-
-
-def _explained(backend: Backend, error: Exception) -> CoresetError:
-    """The error as one of ours, which says what to do."""
-    if isinstance(error, CoresetError):
-        return error
-    if isinstance(error, MemoryError):
-        return OutOfMemory(OUT_OF_MEMORY)
-    if isinstance(error, JobTimeoutException):
-        seconds = backend.settings.job_timeout
-        return CoresetError(f"The round was given up after {seconds} s. Raise CORESET_JOB_TIMEOUT.")
-    if isinstance(error, OSError):
-        folder = backend.settings.model_dir.absolute()
-        return StoreError(
-            f"The round could not be saved below {folder}: {error.strerror or error}. Nothing of it "
-            "was kept. Make room or mend the disk; the round is run again by itself."
-        )
-    log.exception("this was not foreseen")
-    return CoresetError(
-        f"An unexpected error ({type(error).__name__}: {error}). The worker's log has its traceback."
-    )
 
 
 def _forget(backend: Backend, project_id: int, error: ProjectGone) -> str:
@@ -268,6 +253,13 @@ def _forget(backend: Backend, project_id: int, error: ProjectGone) -> str:
     return told
 
 
+def _settle(backend: Backend, project_id: int) -> None:
+    """Have the state say that all is well, where a failure that has passed or a lost process left another."""
+    known = read_progress(backend, project_id)
+    if known["state"] != "idle" and known.get("passing", True):
+        write_progress(backend, project_id, state="idle", error=None, retry_at=None, phase=None)
+
+
 def _failed(backend: Backend, project_id: int, error: CoresetError, forced: int = 0) -> None:
     log.error(
         "project %d, %s: %s: %s", project_id, _round_name(backend, project_id), type(error).__name__, error
@@ -276,17 +268,20 @@ def _failed(backend: Backend, project_id: int, error: CoresetError, forced: int 
     if not isinstance(error, LabelStudioError | ProjectError):
         _spare(backend, project_id)
     job = get_current_job()
-    passing = isinstance(error, LabelStudioError | StoreError)
+    passing = isinstance(error, LabelStudioError | StoreError | TooManyImageFailures)
     if job and not passing:  # trying again cannot help: wait for a person or for more labels
         _answer_forced(backend, project_id, forced)
         job.retries_left = 0
         job.save()
     shown = redacted(str(error), secrets_of(backend.settings))  # it may quote what a server echoed
-    _say_failure(backend, project_id, shown, job)
+    _say_failure(backend, project_id, shown, job, passing)
 
 
-def _say_failure(backend: Backend, project_id: int, error: str, job: Job | None) -> None:
-    """Have the state say what went wrong, and when it is tried again by itself, if it is."""
+def _say_failure(backend: Backend, project_id: int, error: str, job: Job | None, passing: bool) -> None:
+    """Have the state say what went wrong, and when it is tried again by itself, if it is.
+
+    ``passing``: it may be over by then without a round.
+    """
     again = job is not None and job.func_name == ROUND_JOB and bool(job.retries_left)
     pause: float | None = job.get_retry_interval() if job and again else _seconds_to_poll(backend, project_id)
     now = time.time()
@@ -295,6 +290,7 @@ def _say_failure(backend: Backend, project_id: int, error: str, job: Job | None)
         project_id,
         state="waiting" if again else "failed",
         error=error,
+        passing=passing,
         retry_at=None if pause is None else now + pause,
         last_failure={"error": error, "at": now},
     )
@@ -311,6 +307,9 @@ def _seconds_to_poll(backend: Backend, project_id: int) -> float | None:
 
 
 def _round_name(backend: Backend, project_id: int) -> str:
+    newest = backend.store.latest(project_id)
+    if newest and newest.publication is None:
+        return f"round {newest.record.number}"
     return f"round {max(backend.store.numbers(project_id), default=0) + 1}"
 
 
@@ -354,7 +353,7 @@ def lost(backend: Backend, job: Job, how: str, *, dead: bool) -> None:
     log.error("project %d, %s: %s%s", project_id, name, error, " It is run again." if again else "")
     if not again:
         _spare(backend, project_id)
-    _say_failure(backend, project_id, error, job)
+    _say_failure(backend, project_id, error, job, True)
 
 
 def reconcile_job() -> str:
@@ -368,10 +367,14 @@ def reconcile_job() -> str:
             if backend.redis.exists(redis_key(project_id, "lease"), redis_key(project_id, "spared")):
                 continue
             try:
-                if backend.settings_of(project_id).trigger == "auto" and round_due(backend, project_id):
+                automatic = backend.settings_of(project_id).trigger == "auto"
+                if _is_demanded(backend, project_id) or (automatic and round_due(backend, project_id)):
                     asked.append(project_id)
                     request_round(backend, project_id, "found by polling")
-                elif is_begun(backend.store, project_id):  # Redis may have lost its job
+                    continue
+                if automatic and not backend.redis.exists(redis_key(project_id, "waiting")):
+                    _settle(backend, project_id)
+                if is_begun(backend.store, project_id):  # Redis may have lost its job
                     request_pretraining(backend, project_id)
             except ProjectGone as error:
                 _forget(backend, project_id, error)

@@ -2,7 +2,7 @@
 
     MODEL_DIR/webhook-secret
     MODEL_DIR/projects/<id>/round-00003/round.json, *.npy, model.safetensors, neighbors.ann, published.json
-    MODEL_DIR/projects/<id>/history.json         what pruned rounds had measured; and the one before it
+    MODEL_DIR/projects/<id>/history.json         what pruned rounds had measured; and a copy
     MODEL_DIR/projects/<id>/held.json            why no round starts by itself, if so
     MODEL_DIR/projects/<id>/extra-params.json    what the lead set in Label Studio's form
     MODEL_DIR/gone/<id>-<time>                   projects that were deleted in Label Studio, for a week
@@ -32,7 +32,7 @@ from coreset_backend.sealed import check_hash, flush, read_sealed, sha256, write
 
 log = logging.getLogger(__name__)
 
-HISTORY, FORMER_HISTORY = "history.json", "history-before.json"
+HISTORIES = ("history.json", "history-copy.json")
 GONE_SECONDS = 7 * 86_400
 STATES = ("labeled", "selected", "reserve", "pool", "skipped", "unreadable", "duplicate")
 
@@ -316,17 +316,29 @@ class Store:
             shutil.rmtree(path, ignore_errors=True)
 
     def prune(self, project_id: int, keep: int) -> None:
-        """Remove all but the newest ``keep`` rounds; what they measured stays in the history."""
-        numbers = self.newest_first(project_id)[::-1]
-        if numbers[:-keep]:
+        """Remove all but the newest ``keep`` rounds; what they measured stays in the history.
+
+        One that cannot be read counts for none, and stays until all that are kept are newer.
+        """
+        folder = self._project(project_id)
+        readable = [
+            number for number in self.newest_first(project_id) if self._is_readable(project_id, number)
+        ]
+        oldest = min(readable[:keep], default=0)
+        dead = [*readable[keep:], *(n for n in self.numbers(project_id) if n < oldest and n not in readable)]
+        if dead:
             history = [asdict(record) for record in self.history(project_id)]
-            folder = self._project(project_id)
-            # The former one and the rounds still here tell together what a damaged one told.
-            with contextlib.suppress(FileNotFoundError):
-                (folder / HISTORY).replace(folder / FORMER_HISTORY)
-            write_sealed(folder / HISTORY, {"rounds": history})
-        for number in numbers[:-keep]:
-            shutil.rmtree(self._project(project_id) / _folder(number), ignore_errors=True)
+            for name in HISTORIES:
+                write_sealed(folder / name, {"rounds": history})
+        for number in dead:
+            shutil.rmtree(folder / _folder(number), ignore_errors=True)
+
+    def _is_readable(self, project_id: int, number: int) -> bool:
+        try:
+            self.open(project_id, number)
+        except CorruptRound:
+            return False
+        return True
 
     def history(self, project_id: int) -> list[Round]:
         """The records of all rounds there ever were, oldest first, without their lists by task.
@@ -368,8 +380,8 @@ def _record(fields: dict[str, Any]) -> Round:
 
 
 def _read_history(folder: Path) -> list[Round]:
-    """The records in ``history.json``; where that is damaged, those in the one before it."""
-    for name in (HISTORY, FORMER_HISTORY):
+    """The records in ``history.json``; where that is damaged, those in its copy."""
+    for name in HISTORIES:
         if (folder / name).exists():
             try:
                 return [_record(fields) for fields in read_sealed(folder / name)["rounds"]]

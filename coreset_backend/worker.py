@@ -5,6 +5,7 @@ import logging
 import os
 import signal
 import sys
+import time
 from functools import partial
 from typing import Any
 
@@ -16,7 +17,7 @@ from rq.executions import Execution
 from rq.job import Job
 from rq.serializers import JSONSerializer
 
-from coreset_backend.backend import Backend, OurJob
+from coreset_backend.backend import Backend, OurJob, OurQueue
 from coreset_backend.errors import CoresetError
 from coreset_backend.heartbeats import HEARTBEAT_SECONDS, alive_key
 from coreset_backend.jobs import ROUND_JOB, free_lease, lost
@@ -25,6 +26,7 @@ from coreset_backend.pretraining import PRETRAINING_JOB
 log = logging.getLogger(__name__)
 PR_SET_PDEATHSIG = 1
 RECONCILE_JOB = "coreset_backend.jobs.reconcile_job"
+FULL_PAUSE = 5.0
 NICENESS = 10
 """A round computes for minutes: where it shares cores with the web, Label Studio's one second goes first."""
 
@@ -34,6 +36,7 @@ class RoundWorker(Worker):
 
     backend: Backend
     poll_seconds = 60.0
+    _next_maintenance = 0.0
 
     def execute_job(self, job: Job, queue: Queue) -> None:
         """Run one of our own functions. Who can write to Redis could else have any function run here."""
@@ -59,13 +62,22 @@ class RoundWorker(Worker):
     def dequeue_timeout(self) -> int:
         return 5
 
+    @property
+    def should_run_maintenance_tasks(self) -> bool:
+        """Every five seconds by a clock that nobody sets; RQ's own goes by the wall clock."""
+        due = time.monotonic() >= self._next_maintenance
+        if due:
+            self._next_maintenance = time.monotonic() + self.maintenance_interval
+        return due
+
     def handle_exception(self, job: Job, *exc_info: Any) -> None:
         """Say nothing of errors of ours: each had its one line in the log where it happened."""
         if not isinstance(exc_info[1], CoresetError):
             super().handle_exception(job, *exc_info)
 
     def handle_work_horse_killed(self, job: Job, retpid: int, ret_val: int, rusage: Any) -> None:
-        how = f"signal {os.WTERMSIG(ret_val)}" if os.WIFSIGNALED(ret_val) else f"status {ret_val}"
+        code = os.waitstatus_to_exitcode(ret_val)
+        how = f"signal {-code}" if code < 0 else f"status {code}"
         lost(self.backend, job, how, dead=True)
 
     def _handle_stopped_job(self, job: Job, queue: Queue, execution: Execution) -> None:
@@ -102,7 +114,7 @@ def is_ours(job: Job) -> bool:
 
 def _abandoned(backend: Backend, job: Job, kind: type[BaseException], *_: object) -> None:
     """RQ found a job whose worker sends no heartbeat any more."""
-    if kind is AbandonedJobError:
+    if kind is AbandonedJobError and is_ours(job):
         lost(backend, job, "its worker was killed", dead=False)
 
 
@@ -111,10 +123,21 @@ def work(backend: Backend) -> None:
     if sys.platform == "linux":
         # Else the child of a killed worker goes on beside its job's second run, and RQ's scheduler for ever.
         os.register_at_fork(after_in_child=partial(ctypes.CDLL(None).prctl, PR_SET_PDEATHSIG, signal.SIGKILL))
+    while True:
+        try:
+            _work(backend)
+            return
+        except OutOfMemoryError as error:
+            log.error("Redis is full (%s): no round can run until it has room", error)
+            time.sleep(FULL_PAUSE)
+
+
+def _work(backend: Backend) -> None:
     worker = RoundWorker(
         [backend.queue, backend.spare_queue],  # the second only while the first is empty
         connection=backend.redis,
         job_class=OurJob,
+        queue_class=OurQueue,
         serializer=JSONSerializer,
         worker_ttl=30,
         maintenance_interval=5,

@@ -4,7 +4,7 @@ import contextlib
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from fake_label_studio import FakeLabelStudio, running
@@ -16,7 +16,24 @@ from coreset_backend.local import embedded_redis, wait_for_redis
 from coreset_backend.settings import Settings, environment_names
 from coreset_backend.web import create_app
 
-pytest.register_assert_rewrite("label_studio_contract")
+if TYPE_CHECKING:
+    from worker_site import Site
+
+pytest.register_assert_rewrite("label_studio_contract", "worker_site")
+ONLY_WHERE_NAMED = ("docker", "soak")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """What takes many minutes runs only where its marker is named, as in `pytest -m soak`."""
+    left_out = [
+        item
+        for item in items
+        for marker in ONLY_WHERE_NAMED
+        if item.get_closest_marker(marker) and marker not in config.option.markexpr
+    ]
+    if left_out:
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if item not in left_out]
 
 
 @pytest.fixture(autouse=True)
@@ -43,6 +60,15 @@ def studio() -> Iterator[FakeLabelStudio]:
     """A fake Label Studio of the test's own."""
     with running() as studio:
         yield studio
+
+
+@pytest.fixture
+def site(studio: FakeLabelStudio, tmp_path: Path) -> Iterator["Site"]:
+    """Where workers run beside ``studio``, on a Redis of their own; none has been started."""
+    from worker_site import running_site  # after its assertions were registered
+
+    with running_site(tmp_path, studio) as site:
+        yield site
 
 
 @pytest.fixture

@@ -38,6 +38,7 @@ MAY_IMPORT = {
     "counts": {"errors", "backend"},
     "incoming": {"backend", "project"},
     "leases": {"backend", "progress"},
+    "failures": {"errors", "backend"},
     "pretraining": {"errors", "backend", "settings", "progress", "store", "images", "model"},
     "lifecycle": {"errors", "backend", "jobs", "leases"},
     "heartbeats": {"errors", "backend"},
@@ -85,7 +86,7 @@ DOORS = {
     "prometheus_client": {"metrics"},
     "click": {"cli"},
     "highspy": {"selection"},
-    "rq": {"jobs", "backend", "heartbeats", "worker", "pretraining"},
+    "rq": {"jobs", "backend", "heartbeats", "worker", "pretraining", "failures"},
     "PIL": {"images", "demo_images"},
 }
 

@@ -2,7 +2,6 @@
 
 import json
 import os
-import pickle
 import re
 import shutil
 import signal
@@ -143,36 +142,6 @@ def test_readiness_and_status_tell_a_living_worker_from_a_killed_one(
     assert figures(client)["coreset_workers",] == 0
     request_round(backend, 7, "a test")
     assert "waiting, but no worker listens" in "\n".join(status_lines(project_status(backend, 7)))
-
-
-def os_mkdir(path: Path) -> bytes:
-    """A pickle that makes a folder when it is loaded."""
-    return f"cos\nmkdir\n(V{path}\ntR.".encode()
-
-
-def test_a_job_that_is_not_ours_is_not_run_and_the_next_is(
-    backend: Backend, worker: subprocess.Popen[bytes], tmp_path: Path
-) -> None:
-    """What somebody with access to Redis might put there: pickles, and the name of another function."""
-    pickled, named = tmp_path / "by-pickle", tmp_path / "by-name"
-    control = tmp_path / "control"
-    pickle.loads(os_mkdir(control))
-    assert control.exists()
-    payloads = {
-        "pickle": os_mkdir(pickled),
-        "json": json.dumps(["os.mkdir", None, [str(named)], {}]).encode(),
-        "json-of-a-method": json.dumps(["mkdir", "cos\nmkdir\n", [str(named)], {}]).encode(),
-    }
-    for name, data in payloads.items():
-        mapping = {"data": data, "origin": backend.settings.queue_name, "status": "queued", "timeout": "60"}
-        backend.redis.hset(f"rq:job:{name}", mapping=mapping | {"created_at": "2026-01-01T00:00:00.000000Z"})
-        backend.redis.rpush(backend.queue.key, name)
-    backend.redis.set("coreset:7:progress", payloads["pickle"])
-    after = backend.queue.enqueue("coreset_backend.jobs.reconcile_job")
-    wait_until(lambda: after.get_status(refresh=True).value == "finished", "the job behind them", 60)
-    assert not pickled.exists()
-    assert not named.exists()
-    assert worker.poll() is None
 
 
 # ---------------------------------------------------------------- alerts and dashboard

@@ -3,16 +3,16 @@
 import json
 import os
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from fake_label_studio import TOKEN, FakeLabelStudio
-from test_jobs import Site, process_of_the_round
 from test_store import record
 from waiting import wait_until
+from worker_site import Site
 
 from coreset_backend.backend import Backend
 from coreset_backend.jobs import request_round
@@ -20,16 +20,6 @@ from coreset_backend.pretraining import LEAST_IMAGES, features_at_hand, is_begun
 from coreset_backend.progress import pretraining_reporter, read_progress, write_pretraining
 from coreset_backend.rounds import round_due
 from coreset_backend.status import project_status, status_lines
-
-
-@pytest.fixture
-def site(make_backend: Callable[..., Backend], studio: FakeLabelStudio, tmp_path: Path) -> Iterator[Site]:
-    backend = make_backend(label_studio_url=studio.url, label_studio_api_key=TOKEN)
-    site = Site(backend, studio, tmp_path / "worker.log", [])
-    yield site
-    for worker in site.workers:
-        worker.kill()
-        worker.wait(10)
 
 
 def pretraining(backend: Backend, project_id: int) -> dict[str, Any]:
@@ -50,7 +40,7 @@ def wait_for_step_after(site: Site, project_id: int, seen: int) -> int:
 def test_the_first_batch_is_served_at_once_and_a_better_one_when_the_pool_was_learned(site: Site) -> None:
     """Interrupted by another project's round and killed in the middle, it ends as if nothing had happened."""
     large, small = site.studio.create_project(LEAST_IMAGES), site.studio.create_project(12)
-    worker = site.start_worker(CORESET_BACKBONE="auto", CORESET_IMAGE_SIZE="16", CORESET_POLL_SECONDS="600")
+    site.start_worker(CORESET_BACKBONE="auto", CORESET_IMAGE_SIZE="16", CORESET_POLL_SECONDS="600")
     request_round(site.backend, large, "asked by a test")
     first = site.wait_for_round(large, 1)
     assert first.record.backbone.startswith("patch features") and first.record.features == ""
@@ -64,7 +54,7 @@ def test_the_first_batch_is_served_at_once_and_a_better_one_when_the_pool_was_le
     interrupted_at = pretraining(site.backend, large)["seen"]
     wait_for_step_after(site, large, interrupted_at)
 
-    os.kill(process_of_the_round(worker), signal.SIGKILL)
+    os.kill(site.round_processes()[0], signal.SIGKILL)
     wait_until(lambda: "ended in the middle (signal 9)" in site.log.read_text(), "the death", 20)
     assert wait_for_step_after(site, large, interrupted_at) > interrupted_at
 

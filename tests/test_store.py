@@ -147,7 +147,7 @@ def test_what_pruned_rounds_measured_stays_without_their_lists(store: Store) -> 
 
 
 @pytest.mark.parametrize("place", [0, 0.02, 0.5, 1])
-def test_a_damaged_history_costs_no_round_since_the_former_one_is_kept(
+def test_a_damaged_history_costs_no_round_since_there_are_two(
     store: Store, caplog: pytest.LogCaptureFixture, place: float
 ) -> None:
     for _ in range(6):

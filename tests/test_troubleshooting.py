@@ -2,6 +2,7 @@
 
 import re
 import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,13 @@ MESSAGES = re.findall(r"^\| `([^`]+)` \|", (ROOT / "docs/troubleshooting.md").re
 @pytest.mark.parametrize("message", MESSAGES)
 def test_every_quoted_message_is_in_the_code(message: str) -> None:
     assert message in CODE
+
+
+def test_the_table_of_faults_is_what_the_tests_say() -> None:
+    checked = subprocess.run(
+        [sys.executable, ROOT / "tests/fault_table.py", "--check"], cwd=ROOT, capture_output=True, text=True
+    )
+    assert checked.returncode == 0, checked.stderr
 
 
 def test_a_backup_made_by_the_documented_lines_restores_every_round(tmp_path: Path) -> None:

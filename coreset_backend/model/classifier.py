@@ -17,6 +17,8 @@ from .backbones import Backbone
 EMBED_BATCH = 128
 Progress = Callable[[int, int], None]
 log = logging.getLogger(__name__)
+# What torch's allocator says on a CPU, and what oneDNN makes of it.
+NO_MEMORY = ("can't allocate memory", "could not create a primitive", "could not create a memory object")
 
 
 class PixelRows(Protocol):
@@ -137,8 +139,8 @@ def size_of(pixels: PixelRows, backbone: Backbone) -> int:
 
 def halved(batch: int, error: RuntimeError | MemoryError) -> int:
     """Half the batch if ``error`` says that memory ran out (OutOfMemory at 1); any other is raised again."""
-    ran_out = isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)
-    if not ran_out:
+    kinds = torch.OutOfMemoryError | MemoryError
+    if not isinstance(error, kinds) and not any(words in str(error) for words in NO_MEMORY):
         raise error
     if batch == 1:
         raise OutOfMemory(

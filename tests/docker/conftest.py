@@ -13,16 +13,6 @@ import pytest
 ROOT = Path(__file__).parent.parent.parent
 
 
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """The tests marked `docker` take many minutes: they run only where the marker is named."""
-    if "docker" in config.option.markexpr:
-        return
-    left_out = [item for item in items if item.get_closest_marker("docker")]
-    if left_out:
-        config.hook.pytest_deselected(items=left_out)
-        items[:] = [item for item in items if item not in left_out]
-
-
 @dataclass(frozen=True)
 class Docker:
     """The docker command line, with the environment that reaches the engine."""

@@ -180,6 +180,7 @@ def test_doctor_finds_nothing_wrong(stack: Stack, project_id: int) -> None:
     assert checked.returncode == 0, checked.stdout
 
 
+@pytest.mark.fault("the worker's container is killed", "snapshot")
 def test_a_killed_worker_comes_back_and_runs_its_round_again(stack: Stack, project_id: int) -> None:
     before = stack.round(project_id, 1)
     stack.ask(f"/api/projects/{project_id}/start", "POST")
@@ -193,6 +194,7 @@ def test_a_killed_worker_comes_back_and_runs_its_round_again(stack: Stack, proje
     assert stack.round(project_id, before["number"] + 1)["model_version"] != before["model_version"]
 
 
+@pytest.mark.fault("the container of Redis or of the web is killed", "between")
 @pytest.mark.parametrize("service", ["redis", "web"])
 def test_a_killed_container_comes_back_and_rounds_go_on(stack: Stack, project_id: int, service: str) -> None:
     before = stack.round(project_id, 1)
@@ -202,6 +204,7 @@ def test_a_killed_container_comes_back_and_rounds_go_on(stack: Stack, project_id
     stack.round(project_id, before["number"] + 1)
 
 
+@pytest.mark.fault("an upgrade in place", "between")
 def test_an_upgrade_in_place_keeps_every_round(stack: Stack, project_id: int) -> None:
     before = stack.round(project_id, 1)
     version = stack.context / "coreset_backend/__init__.py"

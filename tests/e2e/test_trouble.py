@@ -193,6 +193,7 @@ def wait_for_phase(stack: Stack, project_id: int, *phases: str) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.fault("the real Label Studio is killed (SIGKILL), started again, its token changed", "fit")
 def test_label_studio_blocks_then_dies_in_mid_round_then_changes_its_token(
     own_data: Path, tmp_path: Path
 ) -> None:

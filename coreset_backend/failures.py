@@ -1,0 +1,50 @@
+"""Whatever ends a round, as one of our errors, which says what to do."""
+
+import errno
+import logging
+
+from rq.timeouts import JobTimeoutException
+
+from coreset_backend.backend import Backend
+from coreset_backend.errors import CoresetError, OutOfMemory, StoreError
+
+log = logging.getLogger(__name__)
+OUT_OF_MEMORY = "The usual cause is that memory ran out: give the worker more, or lower CORESET_IMAGE_SIZE."
+NO_MEMORY = (
+    "can't allocate memory",
+    "Cannot allocate memory",
+    "could not create a primitive",
+    "bad_alloc",
+    "can't start new thread",
+    "failed to map segment from shared object",
+)
+"""What Python and the libraries below it say when there is none."""
+
+
+def explained(backend: Backend, error: Exception) -> CoresetError:
+    """The error as one of ours; its traceback is logged where nobody foresaw it."""
+    if isinstance(error, CoresetError):
+        return error
+    if _memory_ran_out(error):
+        return OutOfMemory(OUT_OF_MEMORY)
+    if isinstance(error, JobTimeoutException):
+        seconds = backend.settings.job_timeout
+        return CoresetError(f"The round was given up after {seconds} s. Raise CORESET_JOB_TIMEOUT.")
+    if isinstance(error, OSError):
+        folder = backend.settings.model_dir.absolute()
+        return StoreError(
+            f"The round could not be saved below {folder}: {error.strerror or error}. Nothing of it "
+            "was kept. Make room or mend the disk; the round is run again by itself."
+        )
+    log.exception("this was not foreseen")
+    return CoresetError(
+        f"An unexpected error ({type(error).__name__}: {error}). The worker's log has its traceback."
+    )
+
+
+def _memory_ran_out(error: Exception) -> bool:
+    return (
+        isinstance(error, MemoryError)
+        or getattr(error, "errno", None) == errno.ENOMEM
+        or any(words in str(error) for words in NO_MEMORY)
+    )

@@ -1,0 +1,158 @@
+"""Files of the store that are altered, cut short or missing: said, passed over, made again."""
+
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fake_label_studio import TOKEN, FakeLabelStudio, running
+from test_store import flip_a_byte
+from worker_site import assert_nothing_lost
+
+from coreset_backend.backend import Backend, open_backend
+from coreset_backend.rounds import round_due, run_round
+from coreset_backend.settings import Settings
+from coreset_backend.web import create_app
+
+pytestmark = pytest.mark.slow
+ARRAYS = (
+    *("task_ids", "states", "scores", "embedded_task_ids", "embeddings", "image_keys", "probabilities"),
+    *("layout", "label_codes", "pick_neighbors", "pick_distances"),
+    *("suspects", "suspect_codes", "suspect_shares", "duplicate_groups"),
+)
+OF_A_ROUND = (
+    *("round.json", "published.json", "model.safetensors", "neighbors.ann", "neighbors.json"),
+    *(f"{name}.npy" for name in ARRAYS),
+)
+OF_A_PROJECT = ("history.json", "history-copy.json", "extra-params.json")
+SMALL = {"backbone": "small_cnn", "image_size": 16, "batch_size": 4, "keep_rounds": 2}
+
+
+@pytest.fixture(scope="module")
+def three_rounds(
+    tmp_path_factory: pytest.TempPathFactory, redis_url: str
+) -> Iterator[tuple[Path, FakeLabelStudio]]:
+    """A store in which round 1 is pruned, and its Label Studio."""
+    folder = tmp_path_factory.mktemp("store")
+    with running() as studio:
+        project_id = studio.create_project(16)
+        given = {"redis_url": redis_url, "model_dir": folder, "label_studio_url": studio.url}
+        backend = open_backend(Settings(**given, **SMALL, label_studio_api_key=TOKEN))  # type: ignore[arg-type]
+        tasks = [task["id"] for task in studio.tasks_of(project_id)]
+        for number in range(3):
+            for place, task_id in enumerate(tasks[4 * number : 4 * number + 4]):
+                studio.annotate(task_id, ("cat", "dog")[place % 2])
+            run_round(backend, project_id)
+        backend.store.keep_extra_params(project_id, {"batch_size": 4})
+        backend.close()
+        yield folder, studio
+
+
+@pytest.fixture
+def copied(
+    three_rounds: tuple[Path, FakeLabelStudio], make_backend: Callable[..., Backend], tmp_path: Path
+) -> tuple[Backend, FakeLabelStudio]:
+    folder, studio = three_rounds
+    shutil.copytree(folder, tmp_path / "data")
+    return make_backend(label_studio_url=studio.url, label_studio_api_key=TOKEN, **SMALL), studio
+
+
+def newest(backend: Backend) -> Path:
+    return backend.store.root / "projects/1/round-00003"
+
+
+def test_every_file_of_a_round_is_among_the_damaged(copied: tuple[Backend, FakeLabelStudio]) -> None:
+    backend, _ = copied
+    assert {path.name for path in newest(backend).iterdir()} == set(OF_A_ROUND)
+    here = {path.name for path in newest(backend).parent.iterdir() if path.is_file()}
+    assert here == set(OF_A_PROJECT)
+
+
+def assert_answers(backend: Backend) -> None:
+    """Label Studio, people and Prometheus get answers from what is whole."""
+    client = create_app(backend).test_client()
+    for path in ("status", "overview", "progress", "history"):
+        assert client.get(f"/api/projects/1/{path}").status_code == 200, path
+    for path in ("/projects", "/projects/1", "/metrics"):
+        assert client.get(path).status_code == 200, path
+    assert client.post("/setup", json={"project": 1}).status_code == 200
+    answer = client.post("/predict", json={"project": 1, "tasks": [{"id": 2}, {"id": 10**6}]})
+    results = (answer.json or {})["results"]
+    assert results[0]["model_version"].removeprefix("pool-") in "2345"
+
+
+def flipped(path: Path) -> None:
+    flip_a_byte(path)
+
+
+def cut_short(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def missing(path: Path) -> None:
+    path.unlink()
+
+
+def half_written(path: Path) -> None:
+    """A round folder that appeared before its files did, and what a killed worker had begun."""
+    (path.parent / "round-00004").mkdir()
+    (path.parent / ".draft-5-dead").mkdir()
+    (path.parent / ".draft-5-dead/embeddings.npy").write_bytes(b"half")
+
+
+def fault(damage: Callable[[Path], None], name: str, what: str) -> Any:
+    return pytest.param(damage, name, marks=pytest.mark.fault(what, "between"))
+
+
+DAMAGES = [
+    *(
+        fault(flipped, name, f"a flipped byte in each of a round's {len(OF_A_ROUND)} files")
+        for name in OF_A_ROUND
+    ),
+    *(fault(flipped, name, "a flipped byte in any file beside the rounds") for name in OF_A_PROJECT),
+    fault(cut_short, "round.json", "a file of a round is cut short"),
+    fault(missing, "states.npy", "a file of a round is missing"),
+    fault(half_written, "", "a half-written round"),
+]
+QUICK = (("flipped", "states.npy"), ("flipped", "round.json"), ("half_written", ""))
+
+
+def damaged(backend: Backend, damage: Callable[[Path], None], name: str) -> None:
+    folder = newest(backend)
+    damage(folder.parent / name if name in OF_A_PROJECT else folder / name if name else folder)
+
+
+@pytest.mark.parametrize(("damage", "name"), DAMAGES)
+def test_what_is_damaged_is_answered_around(
+    copied: tuple[Backend, FakeLabelStudio], damage: Callable[[Path], None], name: str
+) -> None:
+    backend, _ = copied
+    damaged(backend, damage, name)
+    assert_answers(backend)
+    due = round_due(backend, 1)
+    assert name not in ("states.npy", "task_ids.npy") or (due and "round 3 is damaged" in due)
+    assert [record.number for record in backend.store.history(1)] == [1, 2, 3]
+
+
+@pytest.mark.parametrize(
+    ("damage", "name"),
+    [
+        pytest.param(
+            *each.values, marks=[] if (each.values[0].__name__, each.values[1]) in QUICK else pytest.mark.soak
+        )
+        for each in DAMAGES
+    ],
+)
+def test_the_next_round_is_whole(
+    copied: tuple[Backend, FakeLabelStudio], damage: Callable[[Path], None], name: str
+) -> None:
+    backend, studio = copied
+    damaged(backend, damage, name)
+    made = run_round(backend, 1).record.number
+    assert made == {"published.json": 3, "": 5}.get(name, 4)
+    assert [record.number for record in backend.store.history(1)] == [1, 2, 3, *([made] if made > 3 else [])]
+    assert_answers(backend)
+    # A round that cannot be read is not counted among those that are kept, and stays.
+    kept = {"published.json": [2, 3], "round.json": [2, 3, 4], "": [3, 4, 5]}.get(name, [3, 4])
+    assert_nothing_lost(backend, studio, 1, kept, damaged={3, 4} - {made})

@@ -1,0 +1,299 @@
+"""What breaks in the middle of a round, done for real: processes, Redis, Label Studio, network, disk, memory.
+
+Each test stops a round at the beginning of a phase, breaks something, and lets it go on; one function then
+looks at what must be so after every fault. The marks make the table in docs/reliability.md; `soak` marks what
+CI has no time for.
+"""
+
+import contextlib
+import os
+import resource
+import signal
+import subprocess
+import time
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import pytest
+from waiting import wait_until
+from worker_site import Site, assert_recovers
+
+from coreset_backend.heartbeats import workers_alive
+from coreset_backend.jobs import request_round
+from coreset_backend.status import PHASES
+
+pytestmark = pytest.mark.slow
+KILLED = r"ended in the middle \(signal 9\)"
+AWAY = "does not answer"
+
+
+def faults(what: str, *quick: str, among: Iterable[str] = PHASES) -> pytest.MarkDecorator:
+    """Run the test at each phase, and have the table say so; all but the ``quick`` only by `make soak`."""
+    return pytest.mark.parametrize(
+        "phase",
+        [
+            pytest.param(
+                phase,
+                marks=[
+                    pytest.mark.fault(what, phase),
+                    *([] if phase in quick else [pytest.mark.soak]),
+                ],
+            )
+            for phase in among
+        ],
+    )
+
+
+@contextlib.contextmanager
+def stopped_at(site: Site, phase: str) -> Iterator[int]:
+    """A project with labels, whose first round has come to ``phase`` and goes on at the end of the block."""
+    project_id = site.new_project(labeled=6)
+    hold = site.hold_at(phase)
+    request_round(site.backend, project_id, "asked by a test")
+    assert hold.reached.wait(240), f"the round did not come to {phase}: {site.log.read_text()}"
+    assert site.state(project_id)["phase"] == phase
+    try:
+        yield project_id
+    finally:
+        hold.release()
+
+
+# ---------------------------------------------------------------- processes
+
+
+@faults("the round's process is killed (SIGKILL)", "fit", "publish")
+def test_a_killed_round(site: Site, phase: str) -> None:
+    site.start_worker()
+    with stopped_at(site, phase) as project_id:
+        os.kill(site.round_processes()[0], signal.SIGKILL)
+    assert_recovers(site, project_id, [1], KILLED)
+    assert "It is run again." in site.log.read_text()
+
+
+@faults("the worker is killed with its round (SIGKILL), another starts", "publish")
+def test_a_killed_worker(site: Site, phase: str) -> None:
+    worker = site.start_worker()
+    with stopped_at(site, phase) as project_id:
+        worker.kill()
+        worker.wait()
+        site.start_worker()
+    assert_recovers(site, project_id, [1], r"ended in the middle \(its worker was killed\)")
+
+
+@faults("memory runs out (RLIMIT_AS)", "fit", among=("images", "fit", "embed", "neighbors", "select", "save"))
+def test_memory_runs_out(site: Site, phase: str) -> None:
+    site.start_worker(CORESET_POLL_SECONDS="3600")
+    with stopped_at(site, phase) as project_id:
+        process = site.round_processes()[0]
+        pages = int(Path(f"/proc/{process}/statm").read_text().split()[0])
+        limit = pages * resource.getpagesize() + 100_000
+        resource.prlimit(process, resource.RLIMIT_AS, (limit, limit))
+    said = wait_until(lambda: site.error(project_id), "the reason")
+    assert "memory" in said
+    request_round(site.backend, project_id, "there is more memory now", force=True)
+    assert_recovers(site, project_id, [1], "memory")
+
+
+@faults("two workers, the round of one is killed", among=("fit", "publish"))
+def test_two_workers(site: Site, phase: str) -> None:
+    site.start_worker()
+    with stopped_at(site, phase) as project_id:
+        site.start_worker()
+        for number in range(3):
+            request_round(site.backend, project_id, f"event {number}", force=True)
+        wait_until(lambda: workers_alive(site.backend) == 2, "two workers")
+        os.kill(site.round_processes()[0], signal.SIGKILL)
+    stored = assert_recovers(site, project_id, [1], KILLED)
+    assert stored.record.number == 1
+
+
+# ---------------------------------------------------------------- the disk
+
+
+@contextlib.contextmanager
+def small_disk(folder: Path) -> Iterator[None]:
+    """A file system of 24 MB at ``folder``."""
+    folder.mkdir(parents=True, exist_ok=True)
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=24m", "small", folder], capture_output=True, text=True
+    )
+    if mounted.returncode:
+        pytest.skip(f"a small disk takes the right to mount one: {mounted.stderr.strip()}")
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", "--lazy", folder], check=True)
+
+
+def fill(folder: Path) -> Path:
+    """A file that takes all that is free, to the last byte."""
+    path = folder / "filler"
+    with path.open("wb", buffering=0) as file:
+        for size in (65536, 4096, 1):
+            with contextlib.suppress(OSError):
+                while True:
+                    file.write(bytes(size))
+    return path
+
+
+@faults("the disk is full", "save", among=("images", "embed", "neighbors", "select", "save", "publish"))
+def test_the_disk_is_full(site: Site, phase: str) -> None:
+    folder = site.backend.settings.model_dir
+    with small_disk(folder):
+        worker = site.start_worker()
+        with stopped_at(site, phase) as project_id:
+            filler = fill(folder)
+        said = wait_until(lambda: site.error(project_id), "the reason")
+        assert "could not be saved below" in said
+        state = site.state(project_id)
+        assert state["state"] == "waiting" and state["retry_at"]  # it is run again by itself
+        filler.unlink()
+        request_round(site.backend, project_id, "an event")  # the next try may be a minute away
+        assert_recovers(site, project_id, [1], "could not be saved below")
+        worker.kill()
+        worker.wait()
+
+
+# ---------------------------------------------------------------- Redis
+
+
+@faults("Redis is killed (SIGKILL) and started again", "fit")
+def test_redis_is_killed(site: Site, phase: str) -> None:
+    site.start_worker()
+    with stopped_at(site, phase) as project_id:
+        time.sleep(1.1)  # its file is flushed every second
+        site.kill_redis()
+        site.start_redis()
+    assert_recovers(site, project_id, [1])
+
+
+@faults("Redis loses all it knew", among=("snapshot", "embed", "publish"))
+def test_redis_forgets(site: Site, phase: str) -> None:
+    site.start_worker()
+    with stopped_at(site, phase) as project_id:
+        site.backend.redis.flushall()
+    assert_recovers(site, project_id, [1])
+
+
+@faults("Redis is full (maxmemory, noeviction)", "select")
+def test_redis_is_full(site: Site, phase: str) -> None:
+    worker = site.start_worker()
+    with stopped_at(site, phase) as project_id:
+        site.backend.redis.config_set("maxmemory", 1)
+    site.wait_for_round(project_id, 1)  # it needs Redis for nothing
+    wait_until(lambda: "Redis is full" in site.log.read_text(), "the worker to say so", 60)
+    site.backend.redis.config_set("maxmemory", 0)
+    # Where its end could not be noted, the job is run again and finds nothing to do.
+    site.log.write_text(site.log.read_text().replace("Traceback", "RQ's traceback"))
+    assert_recovers(site, project_id, [1], "^$|ended in the middle")
+    assert worker.poll() is None
+
+
+@faults("Redis is slow (0.2 s an answer)", among=("snapshot", "fit", "publish"))
+def test_redis_is_slow(site: Site, phase: str) -> None:
+    site.start_worker()
+    with stopped_at(site, phase) as project_id:
+        site.redis_wire.delay = 0.1
+    site.wait_for_round(project_id, 1, 180)
+    site.redis_wire.delay = 0
+    assert_recovers(site, project_id, [1])
+
+
+@faults("the network to Redis is cut and heals", "save")
+def test_the_way_to_redis_is_cut(site: Site, phase: str) -> None:
+    site.start_worker()
+    with stopped_at(site, phase) as project_id:
+        site.redis_wire.cut()
+    time.sleep(3)
+    site.redis_wire.heal()
+    assert_recovers(site, project_id, [1])
+
+
+# ---------------------------------------------------------------- Label Studio
+
+
+@faults("Label Studio dies and starts again", "images")
+def test_label_studio_dies(site: Site, phase: str) -> None:
+    site.start_worker()
+    with stopped_at(site, phase) as project_id:
+        site.studio.down()
+    wait_until(lambda: site.error(project_id), "the reason")
+    site.studio.up()
+    assert_recovers(site, project_id, [1], rf"{AWAY}|could not be read")
+
+
+@faults("the network to Label Studio is cut and heals", among=("snapshot", "images", "fit", "publish"))
+def test_the_way_to_label_studio_is_cut(site: Site, phase: str) -> None:
+    site.start_worker()
+    with stopped_at(site, phase) as project_id:
+        site.studio_wire.cut()
+    wait_until(lambda: site.error(project_id), "the reason")
+    site.studio_wire.heal()
+    assert_recovers(site, project_id, [1], rf"{AWAY}|could not be read")
+
+
+ASKS = ("snapshot", "images", "publish")
+"""The phases in which Label Studio is asked."""
+
+
+@pytest.mark.parametrize("kind", [pytest.param(500, id="500"), pytest.param("cut", id="cut")])
+@faults("Label Studio answers 500, or ends in mid-answer", among=ASKS)
+def test_label_studio_fails(site: Site, phase: str, kind: int | str) -> None:
+    site.start_worker()
+    with stopped_at(site, phase) as project_id:
+        site.studio.fail(kind, "/api/|/data/")
+    wait_until(lambda: site.error(project_id), "the reason")
+    site.studio.heal()
+    assert_recovers(site, project_id, [1], rf"answered 500|{AWAY}|could not be read")
+
+
+@faults("Label Studio answers 401", "publish", among=ASKS)
+def test_label_studio_refuses_the_token(site: Site, phase: str) -> None:
+    site.start_worker()
+    with stopped_at(site, phase) as project_id:
+        site.studio.fail(401, "/api/|/data/")
+    wait_until(lambda: site.error(project_id), "the reason")
+    site.studio.heal()
+    assert_recovers(site, project_id, [1], "does not accept the token|could not be read")
+
+
+@faults("Label Studio answers 429 with Retry-After", among=ASKS)
+def test_label_studio_asks_to_wait(site: Site, phase: str) -> None:
+    site.start_worker()
+    with stopped_at(site, phase) as project_id:
+        busy = site.studio.fail(429, "/api/|/data/", times=2, headers={"Retry-After": "2"})
+    assert_recovers(site, project_id, [1])
+    assert busy.times == 0
+
+
+@faults("Label Studio is slow (8 s an answer)", among=ASKS)
+def test_label_studio_is_slow(site: Site, phase: str) -> None:
+    site.start_worker()
+    with stopped_at(site, phase) as project_id:
+        slow = site.studio.fail("slow", "/api/|/data/", times=2, seconds=8)
+    assert_recovers(site, project_id, [1])
+    assert slow.times == 0
+
+
+@pytest.mark.soak
+@pytest.mark.fault("the round's process is killed at each request of a publish (SIGKILL)", "publish")
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("POST", "import/predictions"),
+        ("PATCH", r"/api/projects/\d+/$"),
+        ("DELETE", "model-versions"),
+    ],
+)
+def test_the_round_is_killed_within_the_publish(site: Site, method: str, path: str) -> None:
+    """Between any two of the requests that a publish is made of."""
+    site.start_worker()
+    project_id = site.new_project(labeled=6)
+    request_round(site.backend, project_id, "asked by a test")
+    first = site.wait_for_round(project_id, 1)
+    site.wait_until_idle(project_id)
+    slow = site.studio.fail("slow", path, method=method, seconds=30, times=1)
+    site.label(first.record.batch)
+    wait_until(lambda: slow.times == 0, f"{method} {path}", 90)
+    os.kill(site.round_processes()[0], signal.SIGKILL)
+    assert_recovers(site, project_id, [1, 2], KILLED)

@@ -1,0 +1,220 @@
+"""A backend with workers in processes of their own, and wires to Redis and Label Studio that can fail."""
+
+import contextlib
+import os
+import re
+import socket
+import subprocess
+import sys
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from fake_label_studio import TOKEN, FakeLabelStudio
+from tcp_proxy import Hold, TcpProxy, proxied
+from waiting import wait_until
+
+from coreset_backend.backend import Backend, open_backend
+from coreset_backend.local import Child, embedded_redis, wait_for_redis
+from coreset_backend.progress import read_progress
+from coreset_backend.settings import Settings
+from coreset_backend.store import StoredRound
+
+TRUE_WITHIN = 60
+"""Seconds in which what the state says must be so again after a fault."""
+
+
+@dataclass
+class Site:
+    """``backend`` looks at Redis and the store past the wires that the workers go through.
+
+    What workers say is in ``log``.
+    """
+
+    backend: Backend
+    studio: FakeLabelStudio
+    redis: Child
+    redis_wire: TcpProxy
+    studio_wire: TcpProxy
+    log: Path
+    workers: list[subprocess.Popen[bytes]] = field(default_factory=list)
+
+    def start_worker(self, *, limit: str = "", **settings: str) -> subprocess.Popen[bytes]:
+        """A worker; ``limit`` are words of bash before it, ``settings`` go on top of small ones."""
+        environment = {
+            "PATH": os.environ["PATH"],
+            "PYTHONPATH": os.pathsep.join(sys.path),
+            "HOME": str(self.log.parent),
+            "OMP_NUM_THREADS": "1",
+            "REDIS_URL": f"redis://127.0.0.1:{self.redis_wire.port}",
+            "MODEL_DIR": str(self.backend.settings.model_dir),
+            "LABEL_STUDIO_URL": f"http://127.0.0.1:{self.studio_wire.port}",
+            "LABEL_STUDIO_API_KEY": TOKEN,
+            "CORESET_BACKBONE": "small_cnn",
+            "CORESET_IMAGE_SIZE": "16",
+            "CORESET_BATCH_SIZE": "4",
+            "CORESET_DEBOUNCE_SECONDS": "0",
+            "CORESET_POLL_SECONDS": "5",
+            **settings,
+        }
+        command = ["bash", "-c", f'{limit} exec "$0" -m coreset_backend work', sys.executable]
+        with self.log.open("ab") as output:
+            worker = subprocess.Popen(command, env=environment, stdout=output, stderr=output)
+        self.workers.append(worker)
+        return worker
+
+    def new_project(self, images: int = 12, labeled: int = 0) -> int:
+        """A project, connected, with the first ``labeled`` of its images labelled by turns as cat and dog."""
+        project_id = self.studio.create_project(images)
+        self.label([task["id"] for task in self.studio.tasks_of(project_id)][:labeled])
+        self.backend.store.register(project_id)
+        return project_id
+
+    def label(self, task_ids: Sequence[int]) -> None:
+        for place, task_id in enumerate(task_ids):
+            self.studio.annotate(task_id, ("cat", "dog")[place % 2])
+
+    def hold_at(self, phase: str) -> Hold:
+        """Have the next round stop at the beginning of ``phase`` until it is released."""
+        return self.redis_wire.hold(b'"phase": "%s"' % phase.encode())
+
+    def state(self, project_id: int) -> dict[str, Any]:
+        return read_progress(self.backend, project_id)
+
+    def error(self, project_id: int) -> str:
+        return str(self.state(project_id).get("error") or "")
+
+    def wait_for_round(self, project_id: int, number: int, seconds: float = 240) -> StoredRound:
+        def published() -> StoredRound | None:
+            stored = self.backend.store.latest(project_id)
+            return stored if stored and stored.record.number >= number and stored.publication else None
+
+        found: StoredRound = wait_until(published, f"round {number}; {self.log} may say why", seconds)
+        return found
+
+    def wait_until_idle(self, project_id: int) -> None:
+        wait_until(lambda: self.state(project_id)["state"] == "idle", "the state idle")
+
+    def round_processes(self) -> list[int]:
+        """The processes that run jobs: each leads a process group of its own, RQ's scheduler does not."""
+        found = []
+        for worker in self.workers:
+            children = Path(f"/proc/{worker.pid}/task/{worker.pid}/children")
+            with contextlib.suppress(OSError):
+                found += [
+                    int(pid) for pid in children.read_text().split() if os.getpgid(int(pid)) == int(pid)
+                ]
+        return found
+
+    def says_so(self, project_id: int) -> bool:
+        """Whether what the state says is so."""
+        known = self.state(project_id)
+        if known["state"] == "running":
+            return bool(self.round_processes())
+        if known["state"] == "failed":
+            return bool(known["error"])
+        return known["state"] == "idle" or bool(
+            self.backend.queue.count + self._scheduled() + self._started()
+        )
+
+    def _scheduled(self) -> int:
+        return self.backend.queue.scheduled_job_registry.count
+
+    def _started(self) -> int:
+        return self.backend.queue.started_job_registry.count
+
+    def kill_redis(self) -> None:
+        """SIGKILL, as a crash; it stays away until ``start_redis``."""
+        assert self.redis.process
+        self.redis.process.kill()
+        self.redis.process.wait()
+
+    def start_redis(self) -> None:
+        self.redis.start()
+        wait_for_redis(self.backend.redis)
+
+
+def assert_recovers(
+    site: Site, project_id: int, rounds: Sequence[int], reason: str | None = None
+) -> StoredRound:
+    """After a fault and its end: the state is true, the round was run, nothing is half-done, nothing lost.
+
+    ``rounds``: the numbers that must be in the store. ``reason``: a pattern of what the state must give as
+    the last failure, None where nothing may have failed. Returns the newest round.
+    """
+    wait_until(lambda: site.says_so(project_id), "a state that is true", TRUE_WITHIN)
+    stored = site.wait_for_round(project_id, rounds[-1])
+    site.wait_until_idle(project_id)
+    known = site.state(project_id)
+    assert known["error"] is None
+    assert re.search(reason or "^$", (known.get("last_failure") or {"error": ""})["error"])
+    assert "Traceback" not in site.log.read_text()
+    assert_nothing_lost(site.backend, site.studio, project_id, rounds)
+    return stored
+
+
+def assert_nothing_lost(
+    backend: Backend,
+    studio: FakeLabelStudio,
+    project_id: int,
+    rounds: Sequence[int],
+    damaged: Collection[int] = (),
+) -> None:
+    """Every round but the ``damaged`` is whole, none half-done; one is served; the counts add up."""
+    store = backend.store
+    assert store.numbers(project_id) == list(rounds)
+    for number in set(rounds) - set(damaged):
+        store.open(project_id, number).verify()
+    folder = store.root / "projects" / str(project_id)
+    assert not list(folder.rglob(".*")), "an unfinished file was left"
+    record, tasks = store.open(project_id, rounds[-1]).record, studio.tasks_of(project_id)
+    labeled = sum(bool(task["annotations"]) for task in tasks)
+    assert record.counts["labeled"] == labeled, "a label was lost"
+    assert sum(record.counts.values()) == len(tasks), "the counts do not add up"
+    ordered = [*record.batch, *record.reserve]
+    assert studio.versions(project_id) == {record.model_version: len(ordered)}
+    assert studio.queue(project_id) == ordered
+
+
+@contextlib.contextmanager
+def running_site(folder: Path, studio: FakeLabelStudio) -> Iterator[Site]:
+    """A site without workers yet, on a Redis of its own in ``folder``."""
+    with contextlib.ExitStack() as stack:
+        redis, url = embedded_redis(folder, stack)
+        path = url.removeprefix("unix://")
+        redis.start()
+        stack.callback(redis.stop)
+
+        def dial_redis() -> socket.socket:
+            end = socket.socket(socket.AF_UNIX)
+            try:
+                end.connect(path)
+            except OSError:
+                end.close()
+                raise
+            return end
+
+        def dial_studio() -> socket.socket:
+            return socket.create_connection(("127.0.0.1", int(studio.url.rpartition(":")[2])))
+
+        redis_wire = stack.enter_context(proxied(dial_redis))
+        studio_wire = stack.enter_context(proxied(dial_studio))
+        settings = Settings(
+            redis_url=url,
+            model_dir=folder / "data",
+            label_studio_url=studio.url,
+            label_studio_api_key=TOKEN,  # type: ignore[arg-type]
+            debounce_seconds=0,
+        )
+        backend = open_backend(settings)
+        stack.callback(backend.close)
+        wait_for_redis(backend.redis)
+        site = Site(backend, studio, redis, redis_wire, studio_wire, folder / "worker.log")
+        site.log.touch()
+        try:
+            yield site
+        finally:
+            for worker in site.workers:
+                worker.kill()
+                worker.wait(10)
