@@ -247,7 +247,7 @@ def simulate(
     if project_id and not folder:
         read = partial(read_project, open_backend(settings), project_id)
     elif folder and not project_id:
-        read = partial(read_folder, folder)
+        read = partial(read_folder, folder, decoded=given["out"] / "pool.npy")
     else:
         raise click.UsageError("Name either --images or --project.")
     for line in run_simulation(

@@ -8,7 +8,6 @@ import threading
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import httpx
 
@@ -18,7 +17,7 @@ from coreset_backend.comparison import keep_replay
 from coreset_backend.demo_images import CLASSES, make_even_images
 from coreset_backend.errors import CoresetError
 from coreset_backend.history import project_history
-from coreset_backend.simulate import LabeledImages, read_files, simulate
+from coreset_backend.simulate import read_files, simulate
 from coreset_backend.simulation_report import Cell, recommendation, write_results
 from coreset_backend.store import StoredRound
 
@@ -145,13 +144,24 @@ def compare(
     """Replay both strategies on the demo's images below ``root``, line by line; the curves go to the folder
     ``out`` and to the page.
     """
+    from coreset_backend import model
+
     settings = backend.settings.model_copy(update={"random_slice": 0.0})
     tests = make_even_images(root / TEST_FOLDER, TESTED)
     cells: list[Cell] = []
+    chosen = model.choose_backbone(settings.backbone, settings.weights)
+    size = settings.image_size or chosen.backbone.size
+    pool, test = (
+        read_files(
+            [(root / folder / name, kind) for name, kind in made], CLASSES, size, out / f"{folder}.npy"
+        )
+        for folder, made in ((DEMO_FOLDER, drawn), (TEST_FOLDER, tests))
+    )
     for done in simulate(
         settings,
-        _read(settings, root / DEMO_FOLDER, drawn),
-        _read(settings, root / TEST_FOLDER, tests),
+        chosen,
+        pool,
+        test,
         strategies=STRATEGIES,
         batches=[settings.batch_size],
         rounds=show.rounds,
@@ -167,10 +177,3 @@ def compare(
     keep_replay(backend.store, project_id, lines, words)
     yield words
     yield f"The plot: {out / 'curves.svg'}, and on the page of the project."
-
-
-def _read(settings: Any, folder: Path, made: Sequence[tuple[str, str]]) -> LabeledImages:
-    from coreset_backend import model
-
-    size = settings.image_size or model.choose_backbone(settings.backbone, settings.weights).backbone.size
-    return read_files([(folder / name, CLASSES.index(kind)) for name, kind in made], CLASSES, size)

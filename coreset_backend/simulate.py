@@ -1,12 +1,15 @@
 """Rounds replayed on labelled images: which strategy, which batch, how many labels?
 
-The model, the choice of the batch and the figures are those of production. Every combination of strategy,
-batch and seed is a *cell*, kept as soon as it is done, so that a simulation that was killed goes on.
+The model, what it is pretrained on, the choice of the batch and the figures are those of production. Every
+combination of strategy, batch and seed is a *cell*, kept as soon as it is done, so that a simulation that was
+killed goes on. Pixels stay on disk.
 """
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Sequence
+import time
+from collections import Counter
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from itertools import product
@@ -14,13 +17,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.lib.format import open_memmap
 from numpy.typing import NDArray
 
 from coreset_backend import __version__
 from coreset_backend.batch import choose_batch
 from coreset_backend.errors import ConfigError, ImageError, TooFewLabels, UnsupportedLabelConfig
 from coreset_backend.evaluation import evaluate
-from coreset_backend.project import Labels, Snapshot, Task
+from coreset_backend.pretraining import LEAST_IMAGES
+from coreset_backend.project import Labels, Snapshot, Task, class_targets
 from coreset_backend.rounds import fit_snapshot
 from coreset_backend.selection import strategy_named
 from coreset_backend.settings import Settings
@@ -35,72 +40,107 @@ from coreset_backend.simulation_report import (
 
 if TYPE_CHECKING:
     from coreset_backend.backend import Backend
+    from coreset_backend.model import ChosenBackbone, PixelRows
 
+Rows = NDArray[np.int64]
 MOST_PIXELS = 100_000_000
 TEST_SHARE = 0.2
+FEWEST = 5  # images of one set of classes; rarer sets are shared out together
+SLICE_SECONDS = 20.0  # of pretraining between two lines of progress
 ENDINGS = {".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"}
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class LabeledImages:
-    """``pixels`` uint8[n, size, size, 3]; ``codes`` int64[n], positions in ``names``."""
+    """``pixels`` uint8[n, size, size, 3], read as asked for; the classes of each image among ``names``.
 
-    pixels: NDArray[np.uint8]
-    codes: NDArray[np.int64]
+    ``chosen``: a tuple of names for each image: one, or any number where ``multiple``.
+    """
+
+    pixels: "PixelRows"
+    chosen: tuple[tuple[str, ...], ...]
     names: tuple[str, ...]
+    multiple: bool = False
 
-    def part(self, rows: NDArray[np.int64]) -> "LabeledImages":
-        return LabeledImages(self.pixels[rows], self.codes[rows], self.names)
+    def __len__(self) -> int:
+        return len(self.chosen)
+
+    @property
+    def labels(self) -> Labels:
+        return Labels("label", "image", self.names, self.multiple)
+
+    def part(self, rows: Rows) -> "LabeledImages":
+        from coreset_backend.model import PixelSubset
+
+        chosen = tuple(self.chosen[row] for row in rows)
+        return LabeledImages(PixelSubset(self.pixels, rows), chosen, self.names, self.multiple)
+
+    def digest(self) -> str:
+        """Hex; another one for other pixels or classes."""
+        digest = hashlib.sha256(repr((self.names, self.multiple, self.chosen)).encode())
+        for start in range(0, len(self), 1024):
+            digest.update(self.pixels[np.arange(start, min(start + 1024, len(self)))].tobytes())
+        return digest.hexdigest()
+
+    def image_keys(self) -> NDArray[np.uint8]:
+        """uint8[n, 32]: the SHA-256 of each image's pixels."""
+        digests = [
+            hashlib.sha256(self.pixels[np.array([row])].tobytes()).digest() for row in range(len(self))
+        ]
+        return np.frombuffer(b"".join(digests), np.uint8).reshape(-1, 32)
 
 
-def read_folder(folder: Path, size: int) -> LabeledImages:
+def read_folder(folder: Path, size: int, decoded: Path) -> LabeledImages:
     """The images below ``folder``, at ``size`` pixels a side; each subfolder is a class.
 
-    Raises ConfigError without two classes, or naming a file that is no readable image.
+    They are decoded once, into the file ``decoded``: 3 size² bytes each. Raises ConfigError without two
+    classes, or naming a file that is no readable image.
     """
     names = tuple(sorted(path.name for path in folder.iterdir() if path.is_dir())) if folder.is_dir() else ()
-    found = [(path, code) for code, name in enumerate(names) for path in _image_files(folder / name)]
-    if len({code for _, code in found}) < 2:
+    found = [(path, name) for name in names for path in _image_files(folder / name)]
+    if len({name for _, name in found}) < 2:
         raise ConfigError(f"{folder} must hold a subfolder of images for each of two or more classes.")
-    return read_files(found, names, size)
+    return read_files(found, names, size, decoded)
 
 
-def read_files(found: Sequence[tuple[Path, int]], names: tuple[str, ...], size: int) -> LabeledImages:
-    """The files, each with the position of its class in ``names``, at ``size`` pixels a side.
+def read_files(
+    found: Sequence[tuple[Path, str]], names: tuple[str, ...], size: int, decoded: Path
+) -> LabeledImages:
+    """The files, each with its class, at ``size`` pixels a side, decoded once into the file ``decoded``.
 
     Raises ConfigError naming a file that is no readable image.
     """
     from coreset_backend.images.decode import decoded_pixels
 
-    pixels = np.empty((len(found), size, size, 3), np.uint8)
+    decoded.parent.mkdir(parents=True, exist_ok=True)
+    pixels = open_memmap(decoded, mode="w+", dtype=np.uint8, shape=(len(found), size, size, 3))
     for row, (path, _) in enumerate(found):
         try:
             pixels[row] = decoded_pixels(path.read_bytes(), size, MOST_PIXELS)
         except ImageError as error:
             raise ConfigError(f"{path} cannot be used: {error}.") from error
-    return LabeledImages(pixels, np.array([code for _, code in found], dtype=np.int64), names)
+    return LabeledImages(pixels, tuple((name,) for _, name in found), names)
 
 
 def read_project(backend: "Backend", project_id: int, size: int) -> LabeledImages:
-    """The labelled images of a Label Studio project, at ``size`` pixels a side.
+    """The labelled images of a Label Studio project, at ``size`` pixels a side, from the backend's cache.
 
-    Images that cannot be read are left out. Raises UnsupportedLabelConfig unless the project asks for one
-    class of each image, TooFewLabels without two classes, and what Label Studio answers.
+    Images that cannot be read are left out. Raises UnsupportedLabelConfig unless the project asks for
+    classes of each image, TooFewLabels without two of them, and what Label Studio answers.
     """
     snapshot = backend.label_studio.fetch_snapshot(project_id)
-    if snapshot.labels is None or snapshot.labels.multiple:
+    if snapshot.labels is None:
         raise UnsupportedLabelConfig(
-            f"Project {project_id} '{snapshot.title}' does not ask for one class of each image, as simulate "
-            "needs. Replay one with single-choice <Choices> on its <Image>."
+            f"Project {project_id} '{snapshot.title}' asks for no class of its images, as simulate needs. "
+            "Replay one with <Choices> on its <Image>."
         )
-    labels = {task.task_id: task.label[0] for task in snapshot.tasks if task.label}
-    if len(set(labels.values())) < 2:
-        raise TooFewLabels(len(set(labels.values())), 2)
-    uris = [(task.task_id, task.uri) for task in snapshot.tasks if task.label]
+    chosen = {task.task_id: task.label for task in snapshot.tasks if task.label is not None}
+    if (known := len({name for label in chosen.values() for name in label})) < 2:
+        raise TooFewLabels(known, 2)
+    uris = [(task.task_id, task.uri) for task in snapshot.tasks if task.task_id in chosen]
     pixels, _ = backend.images.fetch(uris, size)
-    names = snapshot.labels.names
-    codes = np.array([names.index(labels[task_id]) for task_id in pixels.task_ids.tolist()], dtype=np.int64)
-    return LabeledImages(pixels[:], codes, names)
+    readable = tuple(chosen[task_id] for task_id in pixels.task_ids.tolist())
+    return LabeledImages(pixels, readable, snapshot.labels.names, snapshot.labels.multiple)
 
 
 def _image_files(folder: Path) -> list[Path]:
@@ -108,27 +148,72 @@ def _image_files(folder: Path) -> list[Path]:
 
 
 def split(images: LabeledImages, share: float = TEST_SHARE) -> tuple[LabeledImages, LabeledImages]:
-    """Pool and test images: ``share`` of each class, at least one, measures and is never chosen."""
+    """Pool and test images: ``share`` of each class, at least one, measures and is never chosen.
+
+    In multiple choice the sets of classes stand for classes, those of fewer than FEWEST images as one.
+    """
     rng = np.random.default_rng(0)
-    test = np.zeros(len(images.codes), dtype=bool)
-    for code in range(len(images.names)):
-        members = rng.permutation(np.flatnonzero(images.codes == code))
-        test[members[: max(1, round(share * len(members)))]] = True
+    count = Counter(images.chosen)
+    kind = [
+        label if not images.multiple or count[label] >= FEWEST else ("any other",) for label in images.chosen
+    ]
+    members: dict[tuple[str, ...], list[int]] = {}
+    for row, label in enumerate(kind):
+        members.setdefault(label, []).append(row)
+    test = np.zeros(len(images), dtype=bool)
+    for label in sorted(members):
+        rows = rng.permutation(members[label])
+        test[rows[: max(1, round(share * len(rows)))]] = True
     return images.part(np.flatnonzero(~test)), images.part(np.flatnonzero(test))
 
 
-def replay(
-    settings: Settings, pool: LabeledImages, test: LabeledImages, budgets: Sequence[int]
-) -> Iterator[Measured]:
-    """One point for each of ``budgets``, rising numbers of labels: choose up to it, train, measure.
+def pretrained_on(
+    settings: Settings, pool: LabeledImages, folder: Path
+) -> Generator[str, None, "ChosenBackbone"]:
+    """The backbone of a project with these images: where no weights are at hand, pretrained on the pool.
 
-    Strategy, backbone and seed are those of ``settings``. Every label chosen is trained on; ends early
-    when the pool is used up. The first batch is chosen without labels, as in production.
+    Yields lines of progress; killed, it goes on from ``folder``. Raises ConfigError.
     """
     from coreset_backend import model
 
     chosen = model.choose_backbone(settings.backbone, settings.weights)
-    everything, labeled = np.arange(len(pool.codes), dtype=np.int64), np.zeros(len(pool.codes), dtype=bool)
+    own = settings.backbone in ("auto", "self_supervised") and len(pool) >= LEAST_IMAGES
+    if chosen.weights or not own:
+        return chosen
+    keys = pool.image_keys()
+    while True:
+        end = time.monotonic() + SLICE_SECONDS
+        state = model.pretrain(
+            pool.pixels,
+            keys,
+            folder,
+            seed=settings.seed,
+            device=settings.device,
+            stop=lambda end=end: time.monotonic() > end,  # type: ignore[misc]
+        )
+        yield f"pretraining without labels: {state.seen / state.budget:.0%}"
+        if state.finished:
+            return model.choose_backbone(
+                settings.backbone, settings.weights, model.pretrained_backbone(folder)
+            )
+
+
+def replay(
+    settings: Settings,
+    chosen: "ChosenBackbone",
+    pool: LabeledImages,
+    test: LabeledImages,
+    budgets: Sequence[int],
+) -> Iterator[Measured]:
+    """One point for each of ``budgets``, rising numbers of labels: choose up to it, train, measure.
+
+    Strategy, batch options and seed are those of ``settings``. Every label chosen is trained on; ends early
+    when the pool is used up. The first batch is chosen without labels, as in production.
+    """
+    from coreset_backend import model
+
+    everything, labeled = np.arange(len(pool), dtype=np.int64), np.zeros(len(pool), dtype=bool)
+    pool_targets, targets = (class_targets(_tasks(part), part.labels) for part in (pool, test))
     snapshot = _snapshot(pool, labeled)
     classifier, _ = fit_snapshot(settings, chosen, snapshot, pool.pixels, everything, frozenset())
     for budget in budgets:
@@ -141,12 +226,9 @@ def replay(
         snapshot = _snapshot(pool, labeled)
         classifier, _ = fit_snapshot(settings, chosen, snapshot, pool.pixels, everything, frozenset())
         said = model.predict(classifier, test.pixels)
-        if said is None:  # one class so far: the model can only name that one
-            said = np.eye(len(pool.names), dtype=np.float32)[pool.codes[labeled][:1]].repeat(
-                len(test.codes), axis=0
-            )
-        targets = np.eye(len(pool.names), dtype=np.float32)[test.codes]
-        figures = evaluate(pool.names, targets, said, multiple=False)
+        if said is None:  # nothing to tell apart so far: the model can only answer what it has seen
+            said = pool_targets[labeled][:1].repeat(len(test), axis=0)
+        figures = evaluate(pool.names, targets, said, multiple=pool.multiple)
         before = choice.radius_before if np.isfinite(choice.radius_before) else None
         yield Measured(int(labeled.sum()), figures.accuracy.value, figures.macro_f1.value, before)
 
@@ -154,11 +236,14 @@ def replay(
 def _snapshot(pool: LabeledImages, labeled: NDArray[np.bool_]) -> Snapshot:
     """The pool as a project: a task's id is its row."""
     tasks = tuple(
-        Task(row, f"/{row}", "labeled" if known else "pool", (pool.names[code],) if known else None)
-        for row, (code, known) in enumerate(zip(pool.codes, labeled, strict=True))
+        task if known else Task(task.task_id, task.uri)
+        for task, known in zip(_tasks(pool), labeled, strict=True)
     )
-    labels = Labels("label", "image", pool.names, multiple=False)
-    return Snapshot(0, "simulation", None, labels, tasks, datetime.now(UTC))
+    return Snapshot(0, "simulation", None, pool.labels, tasks, datetime.now(UTC))
+
+
+def _tasks(images: LabeledImages) -> list[Task]:
+    return [Task(row, f"/{row}", "labeled", label) for row, label in enumerate(images.chosen)]
 
 
 # ---------------------------------------------------------------- all cells, kept as they are done
@@ -184,13 +269,16 @@ def run_simulation(
 
     size = settings.image_size or model.choose_backbone(settings.backbone, settings.weights).backbone.size
     pool = read(size)
-    pool, test = (pool, read_folder(test_folder, size)) if test_folder else split(pool)
-    if pool.names != test.names:
-        raise ConfigError(f"{test_folder} has the classes {test.names}, not {pool.names}.")
-    yield f"{len(pool.codes):,} images to choose from, {len(test.codes):,} to measure."
+    pool, test = (pool, read_folder(test_folder, size, out / "test.npy")) if test_folder else split(pool)
+    if pool.names != test.names or pool.multiple != test.multiple:
+        raise ConfigError(f"{test_folder} has one each of the classes {test.names}, not of {pool.names}.")
+    yield f"{len(pool):,} images to choose from, {len(test):,} to measure."
+    chosen = yield from pretrained_on(settings, pool, out / f"pretraining-{pool.digest()[:16]}")
+    yield f"Backbone: {chosen.description}."
     cells = []
     for done in simulate(
         settings,
+        chosen,
         pool,
         test,
         strategies=strategies,
@@ -217,6 +305,7 @@ def _batch_size(text: str) -> int:
 
 def simulate(
     settings: Settings,
+    chosen: "ChosenBackbone",
     pool: LabeledImages,
     test: LabeledImages,
     *,
@@ -235,7 +324,7 @@ def simulate(
     for strategy in strategies:
         strategy_named(strategy)
     folder.mkdir(parents=True, exist_ok=True)
-    origin = _origin(settings, pool, test, rounds)
+    origin = _origin(settings, chosen, pool, test, rounds)
     for strategy, batch, seed in product(strategies, batches, range(seeds)):
         name = f"{strategy}, batches of {batch}, seed {seed}"
         key = hashlib.sha256(f"{origin} {strategy} {batch} {seed}".encode()).hexdigest()[:16]
@@ -244,7 +333,7 @@ def simulate(
         if cell is None:
             wanted = settings.model_copy(update={"strategy": strategy, "seed": seed})
             points = []
-            for point in replay(wanted, pool, test, [batch * (turn + 1) for turn in range(rounds)]):
+            for point in replay(wanted, chosen, pool, test, [batch * (turn + 1) for turn in range(rounds)]):
                 points.append(point)
                 yield f"{name}: {point.labels} labels, {point.accuracy:.1%} right"
             cell = Cell(strategy, batch, seed, tuple(points))
@@ -254,14 +343,13 @@ def simulate(
         yield cell
 
 
-def _origin(settings: Settings, pool: LabeledImages, test: LabeledImages, rounds: int) -> str:
+def _origin(
+    settings: Settings, chosen: "ChosenBackbone", pool: LabeledImages, test: LabeledImages, rounds: int
+) -> str:
     """A digest of everything but strategy, batch and seed that a cell's points depend on."""
-    model = (settings.backbone, settings.weights, settings.random_slice)
-    digest = hashlib.sha256(repr((__version__, model, rounds, pool.names)).encode())
-    for images in (pool, test):
-        digest.update(images.pixels.tobytes())
-        digest.update(images.codes.tobytes())
-    return digest.hexdigest()
+    options = (settings.random_slice, settings.group_duplicates, settings.outlier_share, rounds)
+    learned = (chosen.description, settings.device, pool.digest(), test.digest())
+    return hashlib.sha256(repr((__version__, options, learned)).encode()).hexdigest()
 
 
 def _read_cell(path: Path) -> Cell | None:

@@ -61,7 +61,8 @@ MAY_IMPORT = {
     "comparison": {"store", "evaluation", "simulation_report"},
     "pages": {"errors", "store", "incoming", "overview", "images"},
     "simulation_report": {"curves"},
-    "simulate": PURE | {"backend", "simulation_report", "batch", "evaluation", "images", "model", "rounds"},
+    "simulate": PURE
+    | {"backend", "simulation_report", "batch", "evaluation", "images", "model", "rounds", "pretraining"},
     "show": {
         "errors",
         "backend",

@@ -3,6 +3,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from xml.etree import ElementTree
@@ -12,6 +13,7 @@ import pytest
 from fake_label_studio import FakeLabelStudio
 from waiting import wait_until
 
+from coreset_backend import model
 from coreset_backend.backend import Backend
 from coreset_backend.demo_images import CLASSES, make_images
 from coreset_backend.errors import ConfigError, TooFewLabels, UnsupportedLabelConfig
@@ -34,23 +36,25 @@ def settings(tmp_path: Path, **given: object) -> Settings:
     return Settings(model_dir=tmp_path, backbone="small_cnn", **given)  # type: ignore[arg-type]
 
 
-def test_a_folder_becomes_pixels_and_classes(folder: Path) -> None:
-    images = read_folder(folder, 16)
+def test_a_folder_becomes_pixels_on_disk_and_classes(folder: Path, tmp_path: Path) -> None:
+    decoded = tmp_path / "pool.npy"
+    images = read_folder(folder, 16, decoded)
     assert images.names == tuple(sorted(CLASSES))
     assert images.pixels.shape == (90, 16, 16, 3)
-    counts = [len(list((folder / name).iterdir())) for name in images.names]
-    assert np.bincount(images.codes).tolist() == counts
+    assert isinstance(images.pixels, np.memmap) and decoded.stat().st_size < 90 * 16 * 16 * 3 + 200
+    counts = {(name,): len(list((folder / name).iterdir())) for name in images.names}
+    assert Counter(images.chosen) == counts
 
 
 def test_a_folder_that_holds_no_two_classes_or_a_broken_image_is_refused(tmp_path: Path) -> None:
     for path in (tmp_path / "nowhere", tmp_path):
         with pytest.raises(ConfigError, match="two or more classes"):
-            read_folder(path, 16)
+            read_folder(path, 16, tmp_path / "pool.npy")
     make_images(tmp_path / "a", 1, size=32)
     make_images(tmp_path / "b", 1, size=32)
     (tmp_path / "b" / "torn.jpg").write_bytes(b"\xff\xd8\xff torn")
     with pytest.raises(ConfigError, match=r"torn\.jpg cannot be used"):
-        read_folder(tmp_path, 16)
+        read_folder(tmp_path, 16, tmp_path / "pool.npy")
 
 
 def test_the_labelled_tasks_of_a_project_become_pixels_and_classes(
@@ -63,9 +67,10 @@ def test_the_labelled_tasks_of_a_project_become_pixels_and_classes(
     studio.annotate(tasks[5]["id"], None)
     backend = make_backend(label_studio_url=studio.url, label_studio_api_key=studio.token)
     images = read_project(backend, project_id, 16)
-    assert images.names == ("cat", "dog") and images.codes.tolist() == [0, 1, 0, 1, 0]
+    assert images.names == ("cat", "dog")
+    assert images.chosen == (("cat",), ("dog",), ("cat",), ("dog",), ("cat",))
     assert images.pixels.shape == (5, 16, 16, 3)
-    assert len({pixels.tobytes() for pixels in images.pixels}) == 5
+    assert len({key.tobytes() for key in images.image_keys()}) == 5
     assert not studio.predictions and not [path for method, path in studio.asked if method != "GET"]
 
 
@@ -76,36 +81,84 @@ def test_a_project_that_cannot_be_replayed_is_refused_with_the_reason(
     backend = make_backend(label_studio_url=studio.url, label_studio_api_key=studio.token)
     with pytest.raises(TooFewLabels):
         read_project(backend, project_id, 16)
-    config = studio.projects[project_id]["label_config"]
-    studio.projects[project_id]["label_config"] = config.replace("<Choices ", '<Choices choice="multiple" ')
-    with pytest.raises(UnsupportedLabelConfig, match="does not ask for one class"):
+    studio.projects[project_id]["label_config"] = '<View><Image name="image" value="$image"/></View>'
+    with pytest.raises(UnsupportedLabelConfig, match="asks for no class"):
         read_project(backend, project_id, 16)
 
 
+def marked(chosen: list[tuple[str, ...]], *, multiple: bool = False) -> LabeledImages:
+    """Images whose pixels tell their row."""
+    rows = np.arange(len(chosen), dtype=np.uint8)
+    pixels = rows[:, None, None, None] * np.ones((1, 16, 16, 3), np.uint8)
+    return LabeledImages(pixels, tuple(chosen), ("a", "b", "c"), multiple)
+
+
+def rows_of(images: LabeledImages) -> list[int]:
+    return images.pixels[np.arange(len(images))][:, 0, 0, 0].tolist()
+
+
 def test_the_split_takes_its_share_of_each_class_and_nothing_twice() -> None:
-    codes = np.array([0] * 50 + [1] * 10 + [2])
-    marked = np.arange(61, dtype=np.uint8)[:, None, None, None] * np.ones((1, 16, 16, 3), np.uint8)
-    pool, test = split(LabeledImages(marked, codes, ("a", "b", "c")))
-    assert np.bincount(test.codes).tolist() == [10, 2, 1]
-    assert sorted([*pool.pixels[:, 0, 0, 0], *test.pixels[:, 0, 0, 0]]) == list(range(61))
+    pool, test = split(marked([("a",)] * 50 + [("b",)] * 10 + [("c",)]))
+    assert Counter(test.chosen) == {("a",): 10, ("b",): 2, ("c",): 1}
+    assert sorted([*rows_of(pool), *rows_of(test)]) == list(range(61))
+
+
+def test_in_multiple_choice_sets_of_classes_are_split_and_rare_sets_together() -> None:
+    rare = [(), ("a", "b"), ("a", "c"), ("b", "c"), ("a", "b", "c")]
+    pool, test = split(marked([("a",)] * 20 + rare, multiple=True))
+    assert test.chosen.count(("a",)) == 4 and len(test) == 5
+    assert sorted([*rows_of(pool), *rows_of(test)]) == list(range(25))
+    assert pool.multiple and test.labels.multiple
+
+
+def test_another_pixel_another_class_or_another_order_is_another_digest() -> None:
+    images = marked([("a",), ("b",), ("b",)])
+    other = marked([("a",), ("b",), ("c",)])
+    turned = images.part(np.array([0, 2, 1]))
+    assert len({each.digest() for each in (images, other, turned)}) == 3
+    assert images.part(np.arange(3)).digest() == images.digest()
+
+
+def replayed(
+    wanted: Settings, pool: LabeledImages, test: LabeledImages, budgets: list[int]
+) -> list[Measured]:
+    chosen = model.choose_backbone(wanted.backbone, None)
+    return list(replay(wanted, chosen, pool, test, budgets))
 
 
 @pytest.mark.slow
 def test_a_replay_labels_up_to_each_budget_until_the_pool_is_used_up(folder: Path, tmp_path: Path) -> None:
-    pool, test = split(read_folder(folder, 16))
-    few = pool.part(np.arange(0, len(pool.codes), 5))
-    points = list(replay(settings(tmp_path, strategy="random"), few, test, [8, 50, 60]))
-    assert [point.labels for point in points] == [8, len(few.codes)]
+    pool, test = split(read_folder(folder, 16, tmp_path / "pool.npy"))
+    few = pool.part(np.arange(0, len(pool), 5))
+    points = replayed(settings(tmp_path, strategy="random"), few, test, [8, 50, 60])
+    assert [point.labels for point in points] == [8, len(few)]
     assert points[0].radius_before is None and points[1].radius_before
     assert all(0 <= point.macro_f1 <= 1 and 0 <= point.accuracy <= 1 for point in points)
 
 
+@pytest.mark.slow
+def test_several_classes_an_image_are_replayed_and_the_whole_set_must_be_right(tmp_path: Path) -> None:
+    """Grey images with a bright left half, a bright lower half, both or neither."""
+    rng = np.random.default_rng(0)
+    is_so = rng.random((120, 2)) < 0.5
+    pixels = rng.integers(40, 80, (120, 16, 16, 3), dtype=np.uint8)
+    pixels[is_so[:, 0], :, :8] += 120
+    pixels[is_so[:, 1], 8:] += 50
+    chosen = tuple(tuple(np.array(["left", "low"])[said]) for said in is_so)
+    images = LabeledImages(pixels, chosen, ("left", "low"), multiple=True)
+    pool, test = split(images)
+    points = replayed(settings(tmp_path, strategy="uncertainty_herding"), pool, test, [4, 60])
+    assert [point.labels for point in points] == [4, 60]
+    assert points[1].accuracy > 0.6  # chance is 0.25
+
+
 def test_an_unknown_strategy_is_refused_before_anything_is_computed(folder: Path, tmp_path: Path) -> None:
-    pool, test = split(read_folder(folder, 16))
+    pool, test = split(read_folder(folder, 16, tmp_path / "pool.npy"))
     with pytest.raises(ConfigError, match="no strategy 'guess'"):
         next(
             simulate(
                 settings(tmp_path),
+                model.choose_backbone("small_cnn", None),
                 pool,
                 test,
                 strategies=["guess"],
