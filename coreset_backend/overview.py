@@ -271,13 +271,16 @@ def map_bytes(stored: StoredRound) -> bytes:
 def progress(backend: Backend, project_id: int, newest: StoredRound | None) -> Json:
     """``read_progress`` with ``steps``, words and, of a running round, ``percent`` and ``seconds_left``.
 
-    The state is ``unknown`` without Redis.
+    The state is ``unknown`` without Redis, and ``waiting`` only where a round surely comes: after each answer
+    of an annotator a worker looks whether one is due.
     """
     try:
         known = read_progress(backend, project_id)
         workers = workers_alive(backend)
     except QueueError as error:
         return {"state": "unknown", "sentence": str(error), "steps": []}
+    if known["state"] == "waiting" and newest and not known["demanded"] and not known.get("error"):
+        known["state"] = "idle"
     if known["state"] == "running":
         known |= whole_round(known, newest.record.timings if newest else None)
     known["steps"] = steps(known)
@@ -323,4 +326,13 @@ def sentence(known: Json, newest: StoredRound | None, workers: int, trigger: str
     if newest is None:
         return "No round yet. Start one, or connect the project and wait."
     next_one = "Start the next" if trigger == "manual" else "The next starts by itself"
-    return f"Round {newest.record.number} is being labelled. {next_one} when its batch is done."
+    labeled = f"Round {newest.record.number} is being labelled{_done(known, newest)}."
+    return f"{labeled} {next_one} when its batch is done."
+
+
+def _done(known: Json, newest: StoredRound) -> str:
+    """How much of the batch is done, where that is known."""
+    labeling = known.get("labeling") or {}
+    if labeling.get("round") != newest.record.number:
+        return ""
+    return f": {labeling['done']:,} of {len(newest.record.batch):,} done"

@@ -21,7 +21,9 @@ def read_progress(backend: Backend, project_id: int) -> dict[str, Any]:
     Where known also ``phase``, ``done``, ``total``, ``reason``, ``error`` (of the last try, until the next
     begins), ``retry_at`` (when it is tried again by itself at the latest), ``phase_started`` and ``at`` (all
     Unix times) and ``last_failure``, ``{error, at}``, which is kept for good. ``unseen``: how many tasks
-    Label Studio asked about that no round has seen yet; ``held``: why no round starts by itself, else None.
+    Label Studio asked about that no round has seen yet; ``held``: why no round starts by itself, else None;
+    ``demanded``: whether somebody has asked for a round, else one that waits is only looked into;
+    ``labeling``: ``{round, done}``, how many of the batch of that round were done when last looked.
     ``pretraining`` says how far that on the pool is: ``state`` (running, waiting, done or failed), ``seen``
     of ``budget`` images, of which ``images`` are an epoch, ``seconds_left``, ``error`` and a ``sentence``;
     None where there is none.
@@ -31,6 +33,7 @@ def read_progress(backend: Backend, project_id: int) -> dict[str, Any]:
         written = json.loads(backend.redis.get(redis_key(project_id, "progress")) or "{}")
         leased = bool(backend.redis.exists(redis_key(project_id, "lease")))
         waits = bool(backend.redis.exists(redis_key(project_id, "waiting")))
+        demanded = bool(backend.redis.exists(redis_key(project_id, "demands")))
         unseen: int = backend.redis.scard(redis_key(project_id, "unseen"))
         pretraining = _read_pretraining(backend, project_id)
     except RedisError as error:
@@ -44,6 +47,7 @@ def read_progress(backend: Backend, project_id: int) -> dict[str, Any]:
         **written,
         "state": state,
         "unseen": unseen,
+        "demanded": demanded,
         "held": held.reason if held else None,
         "pretraining": pretraining,
     }

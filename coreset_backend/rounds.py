@@ -19,6 +19,7 @@ from coreset_backend.evidence import duplicate_groups, gather_evidence
 from coreset_backend.label_studio import BATCH_VERSION_PREFIX
 from coreset_backend.logs import about
 from coreset_backend.pretraining import choose_project_backbone, features_at_hand
+from coreset_backend.progress import write_progress
 from coreset_backend.project import Snapshot, class_targets
 from coreset_backend.project_settings import label_config_attributes
 from coreset_backend.selection import neighbors_for
@@ -91,6 +92,8 @@ def round_due(backend: "Backend", project_id: int) -> str | None:
     if settings.trigger == "manual":
         return None
     annotated = backend.label_studio.fetch_annotated(project_id)
+    done = sum(task_id in annotated for task_id in stored.record.batch)
+    write_progress(backend, project_id, labeling={"round": stored.record.number, "done": done})
     try:
         return _due(settings, stored, annotated, features_at_hand(backend.store, project_id))
     except CorruptRound as error:

@@ -1,6 +1,7 @@
 """A real Chromium for tests, and what they ask of a page: its console, its accessibility."""
 
 import contextlib
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -66,6 +67,18 @@ def press(page: webdriver.Chrome, button: str, words: str) -> None:
 def wait_until_said(page: webdriver.Chrome, words: str) -> None:
     """Return when the page's live region says so."""
     wait_for(page, f"document.getElementById('said').textContent.includes({words!r})")
+
+
+def picture(page: webdriver.Chrome, name: str, heading: str) -> None:
+    """A screenshot with the heading at the top, where SCREENSHOTS_TO asks for pictures."""
+    if folder := os.environ.get("SCREENSHOTS_TO"):
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        page.execute_script(
+            "scrollTo(0, document.getElementById(arguments[0]).getBoundingClientRect().top + scrollY - 90)",
+            heading,
+        )
+        wait_for(page, "[...document.images].every((image) => image.loading !== 'lazy' || image.complete)")
+        page.save_screenshot(str(Path(folder) / f"{name}.png"))
 
 
 def prefer_colours(page: webdriver.Chrome, scheme: str) -> None:

@@ -32,7 +32,7 @@ MAY_IMPORT = {
     | PURE
     | WORLD
     | {"backend", "answers", "batch", "evaluation", "evidence", "layout", "tabs", "project_settings"}
-    | {"pretraining"},
+    | {"pretraining", "progress"},
     "logs": {"settings"},
     "progress": {"errors", "backend"},
     "counts": {"errors", "backend"},

@@ -15,6 +15,7 @@ from test_store import record
 from coreset_backend.backend import Backend
 from coreset_backend.images.cache import PixelCache
 from coreset_backend.overview import PHASE_WORDS
+from coreset_backend.progress import redis_key, write_progress
 from coreset_backend.status import PHASES
 from coreset_backend.store import STATES
 from coreset_backend.web import create_app
@@ -150,6 +151,28 @@ def test_pages_ask_for_the_login(make_backend: MakeBackend) -> None:
         "/projects/7/rounds/1/thumbnails/3.jpg",
     ):
         assert client.get(path).status_code == 401
+
+
+def test_the_page_says_how_much_of_the_batch_is_done_and_calls_a_mere_look_no_round(
+    backend: Backend, client: FlaskClient
+) -> None:
+    def shown() -> tuple[str, str]:
+        progress = (client.get("/api/projects/7/progress").json or {})["progress"]
+        return progress["state"], progress["sentence"]
+
+    save_round(backend)
+    assert shown()[1].startswith("Round 1 is being labelled. The next")
+    write_progress(backend, 7, state="idle", labeling={"round": 1, "done": 1})
+    backend.redis.set(redis_key(7, "waiting"), "a job that looks whether a round is due")
+    assert shown() == (
+        "idle",
+        "Round 1 is being labelled: 1 of 2 done. The next starts by itself when its batch is done.",
+    )
+    backend.redis.rpush(redis_key(7, "demands"), "started by hand")
+    assert shown()[0] == "waiting"
+    backend.redis.delete(redis_key(7, "demands"))
+    save_round(backend)
+    assert shown()[1].startswith("Round 2 is being labelled. The next")
 
 
 def test_with_redis_away_the_page_is_shown_and_says_so(make_backend: MakeBackend) -> None:

@@ -3,9 +3,7 @@
 With SCREENSHOTS_TO=docs/images in the environment it also makes the pictures of the documentation.
 """
 
-import os
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import httpx
@@ -14,6 +12,7 @@ from browser import (
     accessibility_violations,
     console_errors,
     open_browser,
+    picture,
     prefer_colours,
     press,
     wait_for,
@@ -60,18 +59,6 @@ def project_id(label_studio: demo.LabelStudioServer, truth: dict[str, str], stac
 def open_page(page: webdriver.Chrome, stack: Any, project_id: int) -> None:
     page.get(f"{stack.url}/projects/{project_id}")
     wait_for(page, "document.getElementById('map')?.dataset.ready")
-
-
-def picture(page: webdriver.Chrome, name: str, heading: str) -> None:
-    """A screenshot with the heading at the top, where pictures are asked for."""
-    if folder := os.environ.get("SCREENSHOTS_TO"):
-        Path(folder).mkdir(parents=True, exist_ok=True)
-        page.execute_script(
-            "scrollTo(0, document.getElementById(arguments[0]).getBoundingClientRect().top + scrollY - 90)",
-            heading,
-        )
-        wait_for(page, "[...document.images].every((image) => image.loading !== 'lazy' || image.complete)")
-        page.save_screenshot(str(Path(folder) / f"{name}.png"))
 
 
 def shown_counts(page: webdriver.Chrome) -> dict[str, int]:
@@ -153,6 +140,7 @@ def test_starting_a_round_asks_once_and_says_what_it_did(
     label(admin, project_id, truth, 6, besides=before["batch"])
     stack.wait_until_idle(project_id)
     open_page(page, stack, project_id)
+    wait_for(page, "document.getElementById('sentence').textContent.includes(': 0 of 24 done')")
     start = page.find_element(By.CSS_SELECTOR, "[data-action=start]")
     wait_for(page, "!document.querySelector('[data-action=start]').disabled")
     start.click()

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,7 +10,9 @@ from pathlib import Path
 import httpx
 import pytest
 from backend_run import ROOT, run_environment, running_backend
+from browser import console_errors, open_browser, picture, prefer_colours, wait_for
 from e2e_stack import Annotator
+from selenium.webdriver.common.by import By
 from waiting import wait_until
 
 from coreset_backend import demo
@@ -55,41 +58,61 @@ def test_a_newcomer_logs_in_with_what_is_printed_and_gets_the_batch(tmp_path: Pa
     assert process.returncode == 0
 
 
+def demo_told(log: Path, words: str) -> str:
+    """What the demo has printed, once it has printed the words."""
+    wait_until(lambda: words in log.read_text(), f"{words!r} in {log}", 1800)
+    return log.read_text()
+
+
 def test_the_demo_labels_by_itself_and_ends_with_core_set_against_random(tmp_path: Path) -> None:
+    """Two small batches; for the pictures of the documentation the demo as it is."""
     if demo.find_label_studio(ROOT) is None:
         pytest.skip("label-studio is not installed; `make label-studio` installs it")
+    short = {} if "SCREENSHOTS_TO" in os.environ else {"CORESET_BATCH_SIZE": "12", "CORESET_IMAGE_SIZE": "48"}
+    rounds, batch, seeds = (2, 12, 1) if short else (7, 24, 3)
     port, log = demo.free_port(), tmp_path / "demo.log"
-    environment = run_environment(
-        tmp_path, port, CORESET_BATCH_SIZE="12", CORESET_IMAGE_SIZE="48", OMP_NUM_THREADS="1"
-    )
-    command = ("demo", "--rounds", "2", "--pause", "0", "--seeds", "1")
-    with running_backend(environment, log, 300, command):
-        wait_until(lambda: "The plot: " in log.read_text(), f"the end of the demo in {log}", 300)
-        told = log.read_text()
+    environment = run_environment(tmp_path, port, OMP_NUM_THREADS="1", **short)
+    command = ("demo", "--rounds", str(rounds), "--pause", "0", "--seeds", str(seeds))
+    with running_backend(environment, log, 300, command), open_browser(tmp_path, 1300, 1000) as page:
+        told = demo_told(log, "The plot: ")
         address = re.search(r"^Open\s+(http\S+)/projects/(\d+)/data$", told, re.MULTILINE)
         assert address, told
-        here = f"http://127.0.0.1:{port}/api/projects/{address[2]}"
-        overview = httpx.get(f"{here}/overview", trust_env=False, timeout=30).json()
-        login = json.loads((tmp_path / "data/label-studio/data/login.json").read_text())
-        with demo.open_session(address[1], login["token"]) as session:
-            params = {"project": address[2], "page_size": 500, "fields": "all", "resolve_uri": "false"}
-            tasks = session.get("/api/tasks/", params=params).raise_for_status().json()["tasks"]
+        answers = answers_given(tmp_path, address[1], int(address[2]))
+        here = f"http://127.0.0.1:{port}"
+        overview = httpx.get(f"{here}/api/projects/{address[2]}/overview", trust_env=False, timeout=30).json()
+        prefer_colours(page, "light")
+        page.get(f"{here}/projects/{address[2]}")
+        wait_for(page, "document.getElementById('replay-plot').dataset.ready")
+        assert page.find_element(By.ID, "replay-words").text == overview["replay"]["sentence"]
+        assert console_errors(page) == []
+        picture(page, "learned", "learned-title")
+        picture(page, "against-random", "chance-title")
     truth = dict(make_images(tmp_path / "data/label-studio/files/demo", DEMO_IMAGES))
-    answers = {
-        task["data"]["image"].rsplit("/", 1)[-1]: task["annotations"][0]["result"][0]["value"]["choices"]
-        for task in tasks
-        if task["annotations"]
-    }
-    assert answers == {name: [truth[name]] for name in answers}
-    assert len(answers) == 24
-    assert "Round 3: 24 labels" in told
+    assert answers == {name: truth[name] for name in answers}
+    assert len(answers) == rounds * batch
+    assert f"Round {rounds + 1}: {rounds * batch} labels" in told
     counts = {count["state"]: count["count"] for count in overview["round"]["counts"]}
-    assert (counts["labeled"], counts["unreadable"]) == (24, len(BROKEN))
-    assert overview["slice"]["pool"]["n"] == 3  # a quarter of round 2's batch, which a model had answered
+    assert (counts["labeled"], counts["unreadable"]) == (rounds * batch, len(BROKEN))
+    # A quarter of each batch that a model had answered before it was labelled: all but the first.
+    assert overview["slice"]["pool"]["n"] == (rounds - 1) * batch // 4
+    reached = [batch * turn for turn in range(1, rounds + 1)]
     lines = {
         line["strategy"]: [point["labels"] for point in line["points"]]
         for line in overview["replay"]["lines"]
     }
-    assert lines == {"k_center": [12, 24], "random": [12, 24]}
+    assert lines == {"k_center": reached, "random": reached}
     assert overview["replay"]["sentence"] in told
     assert "k_center" in (tmp_path / "data/comparison/curves.svg").read_text()
+
+
+def answers_given(folder: Path, url: str, project_id: int) -> dict[str, str]:
+    """File name -> class of all that is labelled in the Label Studio that a run below ``folder`` has."""
+    login = json.loads((folder / "data/label-studio/data/login.json").read_text())
+    with demo.open_session(url, login["token"]) as session:
+        params = {"project": project_id, "page_size": 500, "fields": "all", "resolve_uri": "false"}
+        tasks = session.get("/api/tasks/", params=params).raise_for_status().json()["tasks"]
+    return {
+        task["data"]["image"].rsplit("/", 1)[-1]: task["annotations"][0]["result"][0]["value"]["choices"][0]
+        for task in tasks
+        if task["annotations"]
+    }

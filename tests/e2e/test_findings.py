@@ -1,0 +1,206 @@
+"""What a round finds, on the page and in the tabs of a real Label Studio; and what it shows on the tasks.
+
+The pool is easy, so that what must be found is known: red and blue images, two with the wrong label, two near
+copies, one torn file.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+from browser import accessibility_violations, console_errors, open_browser, prefer_colours, wait_for
+from e2e_stack import Stack
+from PIL import Image
+from selenium import webdriver
+from selenium.webdriver.common.by import By
+
+from coreset_backend import demo
+from coreset_backend.store import Store
+
+pytestmark = [pytest.mark.e2e, pytest.mark.slow]
+COLOURS = {"red": (200, 40, 40), "blue": (40, 60, 210)}
+EACH, LABELED = 24, 20
+WRONG = {"red-05.jpg": "blue", "blue-05.jpg": "red"}
+
+
+def paint(path: Path, kind: str, seed: int) -> None:
+    """A picture in the colour of its kind, with clouds of its own seed's."""
+    clouds = np.random.default_rng(seed).integers(-40, 40, (6, 6, 1))
+    pixels = np.clip(np.array(COLOURS[kind]) + clouds, 0, 255).astype(np.uint8)
+    Image.fromarray(pixels).resize((96, 96), Image.Resampling.BICUBIC).save(path, quality=92)
+
+
+@pytest.fixture(scope="module")
+def folder(label_studio: demo.LabelStudioServer) -> Path:
+    made = label_studio.document_root / "findings"
+    made.mkdir()
+    for start, kind in ((0, "red"), (100, "blue")):
+        for number in range(EACH):
+            # The second is a copy of the first, saved a little smaller.
+            paint(made / f"{kind}-{number:02d}.jpg", kind, start + max(number, 1))
+    (made / "torn.jpg").write_bytes(b"\xff\xd8 no more")
+    return made
+
+
+@pytest.fixture(scope="module")
+def project_id(label_studio: demo.LabelStudioServer, folder: Path, stack: Stack) -> int:
+    made = demo.create_demo_project(
+        label_studio.url, label_studio.login.token, folder, "Red and blue", list(COLOURS)
+    )
+    stack.connect(made)
+    stack.wait_for_round(made, 1)
+    return made
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[webdriver.Chrome]:
+    with open_browser(tmp_path_factory.mktemp("chromium"), 1300, 1000) as page:
+        prefer_colours(page, "dark")
+        yield page
+
+
+def set_in_form(admin: httpx.Client, project_id: int, **extra_params: Any) -> None:
+    """Save the backend's form with these extra params, as a lead does."""
+    backend = admin.get("/api/ml", params={"project": project_id}).json()[0]
+    body = {
+        "project": project_id,
+        "url": backend["url"],
+        "title": backend["title"],
+        "extra_params": extra_params,
+    }
+    admin.patch(f"/api/ml/{backend['id']}", json=body).raise_for_status()
+
+
+def tasks_of(admin: httpx.Client, project_id: int, **params: Any) -> list[Any]:
+    wanted = {"project": project_id, "page_size": 200, "resolve_uri": "false", "fields": "all", **params}
+    return list(admin.get("/api/tasks/", params=wanted).raise_for_status().json()["tasks"])
+
+
+def named(admin: httpx.Client, project_id: int) -> dict[str, int]:
+    """File name -> task id."""
+    return {task["data"]["image"].rsplit("/", 1)[-1]: task["id"] for task in tasks_of(admin, project_id)}
+
+
+def annotate(admin: httpx.Client, task_id: int, kind: str) -> None:
+    region = {"from_name": "label", "to_name": "image", "type": "choices", "value": {"choices": [kind]}}
+    admin.post(f"/api/tasks/{task_id}/annotations/", json={"result": [region]}).raise_for_status()
+
+
+def tabs(admin: httpx.Client, project_id: int) -> dict[str, set[int]]:
+    """Title -> the tasks that the Data Manager lists under it."""
+    views = admin.get("/api/dm/views/", params={"project": project_id}).raise_for_status().json()
+    return {
+        view["data"]["title"]: {task["id"] for task in tasks_of(admin, project_id, view=view["id"])}
+        for view in views
+    }
+
+
+def start_and_wait(stack: Stack, project_id: int, number: int) -> Any:
+    """Round ``number``, started by hand; the overview of the page."""
+    assert stack.cli("start", "--project", str(project_id)).returncode == 0
+    stack.wait_for_round(project_id, number)
+    stack.wait_until_idle(project_id)
+    url = f"{stack.url}/api/projects/{project_id}/overview"
+    return httpx.get(url, trust_env=False, timeout=30).json()["round"]
+
+
+def shown_answers(admin: httpx.Client, project_id: int, version: str) -> dict[int, tuple[str, float] | None]:
+    """Task id -> class and score of the region that Label Studio has chosen already, None for none."""
+    return {
+        task["id"]: (prediction["result"][0]["value"]["choices"][0], prediction["result"][0]["score"])
+        if prediction["result"]
+        else None
+        for task in tasks_of(admin, project_id)
+        for prediction in task["predictions"]
+        if prediction["model_version"] == version
+    }
+
+
+def answers_of_the_model(stack: Stack, project_id: int) -> dict[int, tuple[str, float]]:
+    """Task id -> likeliest class and its probability, from the arrays of the newest round."""
+    stored = Store(Path(stack.environment["MODEL_DIR"])).latest(project_id)
+    assert stored and stored.record.labels
+    odds, names = stored.array("probabilities"), stored.record.labels.names
+    return {
+        task_id: (names[int(row.argmax())], float(row.max()))
+        for task_id, row in zip(stored.array("embedded_task_ids").tolist(), odds, strict=True)
+    }
+
+
+def test_what_is_wrong_is_found_shown_in_tabs_and_gone_when_mended(
+    stack: Stack, admin: httpx.Client, project_id: int, folder: Path, page: webdriver.Chrome
+) -> None:
+    set_in_form(admin, project_id, trigger="manual")
+    ids = named(admin, project_id)
+    copies = [{ids[f"{kind}-00.jpg"], ids[f"{kind}-01.jpg"]} for kind in COLOURS]
+    for kind in COLOURS:
+        for number in range(LABELED):
+            name = f"{kind}-{number:02d}.jpg"
+            annotate(admin, ids[name], WRONG.get(name, kind))
+    stack.wait_until_idle(project_id)
+    assert stack.status(project_id)["round"]["number"] == 1  # rounds start by hand only
+
+    found = start_and_wait(stack, project_id, 2)
+    wrong = {ids[name] for name in WRONG}
+    suspected = {suspect["task_id"] for suspect in found["suspects"]}
+    assert suspected  # a network may learn one wrong label by heart
+    assert suspected <= wrong
+    assert sorted(map(set, found["duplicates"]), key=min) == sorted(copies, key=min)
+    listed = tabs(admin, project_id)
+    assert listed["Suspected label errors"] == suspected
+    assert listed["Near-duplicates"] == copies[0] | copies[1]
+    assert listed["Unreadable"] == {ids["torn.jpg"]}
+    assert {pick["task_id"] for pick in found["batch"]} <= listed["Core-set batch"]
+    page.get(f"{stack.url}/projects/{project_id}")
+    rows = [row.text for row in page.find_elements(By.CSS_SELECTOR, "#suspects tbody tr")]
+    assert sorted(rows) == sorted(
+        f"{ids[name]} {given} {name.split('-')[0]} ({round(100 * suspect['share'])} %)"
+        for name, given in WRONG.items()
+        for suspect in found["suspects"]
+        if suspect["task_id"] == ids[name]
+    )
+    wait_for(page, "document.getElementById('map').dataset.ready")
+    assert accessibility_violations(page) == []
+    assert console_errors(page) == []
+
+    for task in tasks_of(admin, project_id):
+        if task["id"] in wrong:
+            admin.delete(f"/api/annotations/{task['annotations'][0]['id']}/").raise_for_status()
+    for name in WRONG:
+        annotate(admin, ids[name], name.split("-")[0])
+    paint(folder / "torn.jpg", "red", 999)
+    set_in_form(admin, project_id, trigger="manual", preannotate="on")
+    found = start_and_wait(stack, project_id, 3)
+    assert (found["suspects"], found["failures"]) == ([], [])
+    listed = tabs(admin, project_id)
+    assert (listed["Suspected label errors"], listed["Unreadable"]) == (set(), set())
+    assert listed["Near-duplicates"] == copies[0] | copies[1]
+
+
+def test_answers_are_shown_as_the_lead_has_set_it_with_the_confidence_as_score(
+    stack: Stack, admin: httpx.Client, project_id: int
+) -> None:
+    """Goes on where the test before ended: round 3 shows every answer."""
+    for number, preannotate in ((3, "on"), (4, "off"), (5, "auto")):
+        if number > 3:
+            set_in_form(admin, project_id, trigger="manual", preannotate=preannotate)
+            start_and_wait(stack, project_id, number)
+        newest = stack.status(project_id)["round"]
+        model = answers_of_the_model(stack, project_id)
+        sure = newest["training"]["holdout_accuracy"] >= 0.8
+        expected = {
+            task_id: answer
+            if preannotate == "on" or (preannotate == "auto" and sure and answer[1] >= 0.9)
+            else None
+            for task_id, answer in model.items()
+        }
+        shown = shown_answers(admin, project_id, newest["model_version"])
+        assert set(newest["batch"]) <= set(shown)
+        assert {task_id: answer and answer[0] for task_id, answer in shown.items()} == {
+            task_id: expected[task_id] and expected[task_id][0] for task_id in shown
+        }
+        for task_id, answer in shown.items():
+            assert answer is None or answer[1] == pytest.approx(model[task_id][1], abs=1e-4)
