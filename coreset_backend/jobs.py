@@ -97,9 +97,11 @@ def _still_waits(backend: Backend, waiting: str) -> bool:
         job = OurJob.fetch(job_id.decode(), connection=backend.redis, serializer=JSONSerializer)
     except NoSuchJobError:
         return False
-    if job.get_status() == JobStatus.SCHEDULED:  # for ever, where the clock of who scheduled it ran ahead
+    status = job.get_status()
+    if status == JobStatus.SCHEDULED:  # for ever, where the clock of who scheduled it ran ahead
         return age < backend.settings.debounce_seconds + OVERDUE_SECONDS
-    return job.get_status() in (JobStatus.QUEUED, JobStatus.DEFERRED)
+    # A worker that was killed just after it had taken the job left it as it was, but in no queue.
+    return status == JobStatus.QUEUED and job.id in backend.queue.job_ids
 
 
 def _queue(backend: Backend, project_id: int, job_id: str, delay: float) -> None:

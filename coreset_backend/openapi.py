@@ -48,6 +48,57 @@ REQUESTS: dict[str, Json] = {
     },
 }
 """What a body must look like, by endpoint; the other routes read none."""
+TEXT, WHOLE, NUMBER = {"type": "string"}, {"type": "integer"}, {"type": "number"}
+
+
+def _list(of: Json) -> Json:
+    return {"type": "array", "items": of}
+
+
+def _object(**properties: Json) -> Json:
+    """An object that always has these; it may have more."""
+    return {"type": "object", "required": sorted(properties), "properties": properties}
+
+
+def _or_null(schema: Json) -> Json:
+    return {**schema, "type": [schema["type"], "null"]}
+
+
+PROGRESS = _object(state={"type": "string", "enum": ["idle", "waiting", "running", "failed", "unknown"]})
+ADVICE = _or_null(_object(sentence=TEXT))
+ANSWERS: dict[str, Json] = {
+    "protocol.health": _object(status=TEXT, model_class=TEXT, version=TEXT),
+    "protocol.ready": _object(status=TEXT, workers=WHOLE, heartbeat_age_seconds=_or_null(NUMBER)),
+    "protocol.openapi": _object(openapi=TEXT, info=_object(title=TEXT, version=TEXT), paths=_object()),
+    "protocol.setup": _object(model_version=TEXT),
+    "protocol.predict": _object(
+        results=_list(_object(result=_list(_object()), score=NUMBER, model_version=TEXT))
+    ),
+    "protocol.webhook": _object(status=TEXT),
+    "protocol.versions": _object(versions=_list(TEXT)),
+    "protocol.status": _object(
+        project=WHOLE,
+        progress={**PROGRESS, "required": ["held", "state", "unseen", "workers"]},
+        round=_or_null(_object(number=WHOLE, model_version=TEXT, batch=_list(WHOLE), counts=_object())),
+        advice=ADVICE,
+    ),
+    "protocol.history": _object(
+        project=WHOLE, title=TEXT, rounds=_list(_object(number=WHOLE, labels=WHOLE)), advice=ADVICE
+    ),
+    "protocol.overview": _object(
+        project=WHOLE,
+        title=TEXT,
+        progress=PROGRESS,
+        round=_or_null(_object(number=WHOLE)),
+        rounds=_list(_object()),
+    ),
+    "protocol.live_progress": _object(project=WHOLE, progress=PROGRESS, number=WHOLE),
+    "protocol.start": _object(status=TEXT),
+    "protocol.cancel": _object(status=TEXT),
+    "protocol.publish": _object(status=TEXT),
+    "protocol.rollback": _object(status=TEXT, round=WHOLE),
+}
+"""What is answered with 200 or 202, by endpoint, in outline; docs/api.md says what the fields mean."""
 MEDIA = {
     "protocol.metrics": "text/plain",
     "pages.projects": "text/html",
@@ -134,6 +185,12 @@ def _parameter(rule: Rule, name: str) -> Json:
 
 
 def _content(endpoint: str, status: str) -> Json:
-    if status >= "400":
-        return {"content": {"application/json": {"schema": {"$ref": "#/components/schemas/Error"}}}}
-    return {"content": {MEDIA.get(endpoint, "application/json"): {}}}
+    if endpoint == "protocol.ready" and status == "503":
+        status = "200"  # the same figures, whether a worker listens or not; without Redis an error
+        schema: Json = {"anyOf": [ANSWERS[endpoint], {"$ref": "#/components/schemas/Error"}]}
+    elif status >= "400":
+        schema = {"$ref": "#/components/schemas/Error"}
+    else:
+        schema = ANSWERS.get(endpoint, {})
+    media = "application/json" if status >= "400" else MEDIA.get(endpoint, "application/json")
+    return {"content": {media: {"schema": schema} if schema else {}}}

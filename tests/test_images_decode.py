@@ -1,6 +1,9 @@
 import io
 import struct
+import subprocess
+import sys
 import zlib
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -248,3 +251,69 @@ def test_any_damage_is_one_reason_and_no_crash(kind: str) -> None:
             assert str(error)
             outcomes["reason"] += 1
     assert outcomes["reason"] > 0
+
+
+def chunk(kind: bytes, data: bytes) -> bytes:
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+
+def bombs() -> dict[str, bytes]:
+    """Small files that ask for gigabytes when they are decoded without a look at their header."""
+    jpeg = bytearray(encoded(red(), "JPEG"))
+    frame = jpeg.index(b"\xff\xc0")
+    jpeg[frame + 5 : frame + 9] = struct.pack(">HH", 65_000, 65_000)
+    gif, bmp = bytearray(encoded(red("P"), "GIF")), bytearray(encoded(red(), "BMP"))
+    gif[6:10] = struct.pack("<HH", 65_000, 65_000)
+    bmp[18:26] = struct.pack("<ii", 65_000, 65_000)
+    png = encoded(red(), "PNG")
+    text = chunk(b"zTXt", b"Comment\0\0" + zlib.compress(bytes(900_000_000), 9))
+    return {
+        "png": bomb(),
+        "jpeg": bytes(jpeg),
+        "gif": bytes(gif),
+        "bmp": bytes(bmp),
+        "text": png[:33] + text + png[33:],
+        "profile": png[:33] + chunk(b"iCCP", b"p\0\0" + zlib.compress(bytes(900_000_000), 9)) + png[33:],
+    }
+
+
+LIMITED = """
+import resource, sys
+from pathlib import Path
+from PIL import Image
+from coreset_backend.errors import ImageError
+from coreset_backend.images.decode import decoded_pixels
+pages = int(Path("/proc/self/statm").read_text().split()[0])
+limit = pages * resource.getpagesize() + 256_000_000
+resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+for path in sys.argv[1:]:
+    data = Path(path).read_bytes()
+    try:
+        print(Path(path).name, decoded_pixels(data, 32, 50_000_000).shape)
+    except ImageError as error:
+        print(Path(path).name, "refused:", error)
+Image.MAX_IMAGE_PIXELS = None
+try:
+    Image.open(sys.argv[1]).convert("RGB").load()
+except MemoryError:
+    print("the limit holds")
+"""
+
+
+@pytest.mark.slow
+def test_no_bomb_costs_more_memory_than_the_largest_image_allowed(tmp_path: Path) -> None:
+    """In a process that gets 256 MB each is a reason or a picture, and the next is read all the same."""
+    files = bombs() | {"large": encoded(Image.new("RGB", (7_000, 7_000), RED), "PNG")}
+    assert all(len(data) < 2_000_000 for data in files.values())
+    for name, data in files.items():
+        (tmp_path / name).write_bytes(data)
+    told = subprocess.run(
+        [sys.executable, "-c", LIMITED, *(tmp_path / name for name in files)], capture_output=True, text=True
+    )
+    assert told.returncode == 0, told.stderr
+    *lines, control = told.stdout.splitlines()
+    assert control == "the limit holds"
+    said = dict(line.split(" ", 1) for line in lines)
+    assert said["large"] == "(32, 32, 3)"
+    assert all(said[name].startswith(("refused: ", "(32, 32, 3)")) for name in files)
+    assert all("megapixels" in said[name] for name in ("png", "jpeg", "gif", "bmp"))

@@ -1,14 +1,19 @@
 """What a person does to rounds that real worker processes run: start, cancel, roll back, publish again."""
 
 import re
+from collections.abc import Callable
 
+import numpy as np
 import pytest
+from fake_label_studio import TOKEN
+from test_store import record
 from waiting import wait_until
 from worker_site import Site, assert_nothing_lost
 
 from coreset_backend.errors import CorruptRound, RoundNotFound
-from coreset_backend.jobs import request_round
+from coreset_backend.jobs import reconcile_job, request_round
 from coreset_backend.lifecycle import cancel_round, publish_again, roll_back
+from coreset_backend.progress import write_progress
 from coreset_backend.web import create_app
 
 IMAGES = 12
@@ -24,6 +29,76 @@ def test_an_expected_failure_is_one_line_in_the_log_and_is_not_repeated_by_the_q
     assert len(lines) == 1
     assert re.search(rf"project {project_id}, round 1: EmptyPool: .*Import images into it\.", lines[0])
     assert "Traceback" not in site.log.read_text()
+
+
+@pytest.fixture
+def poll(site: Site, monkeypatch: pytest.MonkeyPatch) -> Callable[[], str]:
+    """The poll as a worker runs it, in this process."""
+    settings = site.backend.settings
+    for name, value in (
+        ("REDIS_URL", settings.redis_url),
+        ("MODEL_DIR", settings.model_dir),
+        ("LABEL_STUDIO_URL", settings.label_studio_url),
+        ("LABEL_STUDIO_API_KEY", TOKEN),
+        ("CORESET_DEBOUNCE_SECONDS", 0),
+    ):
+        monkeypatch.setenv(name, str(value))
+    return reconcile_job
+
+
+def published_round(site: Site) -> int:
+    """A project whose first round is served; its number."""
+    project_id = site.studio.create_project(4)
+    tasks = [task["id"] for task in site.studio.tasks_of(project_id)]
+    with site.backend.store.draft(project_id) as draft:
+        arrays = {"task_ids": np.array(tasks), "states": np.full(4, 3, np.uint8)}
+        draft.save(record(1, project_id=project_id, batch=tuple(tasks[:2])), arrays).mark_published({})
+    return project_id
+
+
+def test_a_deleted_project_is_put_aside_with_all_that_redis_knew(site: Site, poll: Callable[[], str]) -> None:
+    gone, here = published_round(site), published_round(site)
+    for project_id in (gone, here):
+        write_progress(site.backend, project_id, state="idle")
+    site.studio.fail(404, "/")  # something else at the address of Label Studio
+    poll()
+    assert site.backend.store.projects() == [gone, here]
+    assert site.state(gone)["state"] == "failed" and "404" in site.error(gone)
+    site.studio.heal()
+    poll()
+    assert site.state(gone)["state"] == "idle" and site.error(gone) == ""
+
+    site.studio.delete_project(gone)
+    poll()
+    assert site.backend.store.projects() == [here]
+    assert not site.backend.redis.keys(f"coreset:{gone}:*")
+    (aside,) = (site.backend.store.root / "gone").iterdir()
+    assert (aside / "round-00001/round.json").exists()
+    assert create_app(site.backend).test_client().get(f"/api/projects/{gone}/status").status_code == 404
+
+
+def test_a_start_that_nobody_could_answer_is_found_by_the_poll(site: Site, poll: Callable[[], str]) -> None:
+    project_id = published_round(site)
+    assert poll() == "nothing to do"
+    request_round(site.backend, project_id, "started by hand", force=True)
+    site.backend.queue.empty()
+    site.backend.redis.delete(f"coreset:{project_id}:waiting")  # as after the queue's last try
+    assert poll() == f"asked for rounds in [{project_id}]"
+    assert site.backend.queue.count == 1
+
+
+def test_a_job_that_a_worker_took_and_lost_before_it_began_is_asked_for_again(
+    site: Site, poll: Callable[[], str]
+) -> None:
+    site.backend.store.register(project_id := site.studio.create_project(2))
+    assert request_round(site.backend, project_id, "an event")
+    taken = site.backend.redis.lpop(site.backend.queue.key)
+    assert taken and site.backend.queue.fetch_job(taken.decode()).get_status().value == "queued"  # type: ignore[union-attr]
+    waiting = f"coreset:{project_id}:waiting"
+    assert not request_round(site.backend, project_id, "it may be about to begin")
+    site.backend.redis.expire(waiting, site.backend.redis.ttl(waiting) - 60)  # as a minute later
+    poll()
+    assert site.backend.queue.count == 1
 
 
 @pytest.mark.slow

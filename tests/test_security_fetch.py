@@ -2,8 +2,10 @@
 
 import contextlib
 import itertools
+import os
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -12,6 +14,7 @@ from serving import serving
 
 from coreset_backend.addresses import AddressRefused, address_guard
 from coreset_backend.errors import ImageError, LabelStudioError
+from coreset_backend.images import sources
 from coreset_backend.images.wire import Limits, Wire
 from coreset_backend.label_studio import LabelStudio, TokenAuth
 
@@ -235,3 +238,62 @@ def test_a_label_studio_that_redirects_elsewhere_is_not_followed(
     client.close()
     assert len(label_studio.came) == 1
     assert other.connections == 0
+
+
+# ---------------------------------------------------------------- local files
+
+
+OUTSIDE = [
+    *("../secret", "a/../../secret", "..\\secret", "%2e%2e/secret", "%252e%252e/secret", "....//secret"),
+    *(
+        "/etc/passwd",
+        "//etc/passwd",
+        "a/link",
+        "a/folder/secret",
+        "secret%00.png",
+        "a/pipe",
+        "a",
+        "",
+        "~/secret",
+    ),
+]
+
+
+@pytest.mark.parametrize("place", OUTSIDE)
+def test_local_files_are_read_below_their_root_only(
+    new_site: Callable[..., Site], tmp_path: Path, place: str
+) -> None:
+    (tmp_path / "secret").write_bytes(b"outside")
+    inside = tmp_path / "root/a"
+    inside.mkdir(parents=True)
+    (inside / "real.png").write_bytes(b"inside")
+    (inside / "link").symlink_to(tmp_path / "secret")
+    (inside / "folder").symlink_to(tmp_path)
+    (inside / "within").symlink_to(inside / "real.png")
+    os.mkfifo(inside / "pipe")
+    label_studio = new_site()
+    with wire_to(label_studio.url) as wire:
+        site = sources.Site(httpx.URL(label_studio.url), tmp_path / "root", wire, 1000)
+
+        def read(where: str) -> bytes:
+            return sources.read_image_bytes(site, 1, f"/data/local-files/?d={where}")
+
+        with pytest.raises(ImageError):
+            read(place)
+        assert read("a/real.png") == read("a%2Freal.png") == read("a/within") == b"inside"
+    assert label_studio.connections == 0
+
+
+@pytest.mark.parametrize(
+    "path", ["/data/upload/../../user/account", "/data/upload/%2e%2e/x", "/data/../api/users/"]
+)
+def test_an_address_that_climbs_out_of_the_uploads_is_not_asked_for(
+    new_site: Callable[..., Site], path: str
+) -> None:
+    label_studio = new_site()
+    with wire_to(label_studio.url) as wire:
+        site = sources.Site(httpx.URL(label_studio.url), None, wire, 1000)
+        for uri in (path, f"/data/local-files/?d={path}"):
+            with pytest.raises(ImageError):
+                sources.read_image_bytes(site, 1, uri)
+    assert label_studio.connections == 0

@@ -2,8 +2,10 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -204,6 +206,39 @@ def test_a_killed_container_comes_back_and_rounds_go_on(stack: Stack, project_id
     stack.round(project_id, before["number"] + 1)
 
 
+def test_a_rollback_in_a_container_serves_the_earlier_round(stack: Stack, project_id: int) -> None:
+    newest = stack.round(project_id, 2)["number"]
+    told = stack.inside("worker", "coreset-backend", "rollback", "--project", str(project_id), "--round", "1")
+    assert told.returncode == 0, told.stderr
+    assert stack.round(project_id, 1)["number"] == 1
+    stack.ask(f"/api/projects/{project_id}/start", "POST")
+    stack.round(project_id, newest + 1)
+
+
+def documented(section: str) -> list[str]:
+    """The commands of docs/deploy.md in the section of that name."""
+    text = (ROOT / "docs/deploy.md").read_text().partition(f"\n## {section}\n")[2].partition("\n## ")[0]
+    blocks = re.findall(r"```sh\n(.*?)```", text, re.DOTALL)
+    return [line for block in blocks for line in block.replace("\\\n", " ").splitlines() if line]
+
+
+def test_a_backup_made_and_restored_by_the_documented_lines_has_every_round(
+    stack: Stack, project_id: int
+) -> None:
+    before = stack.round(project_id, 1)
+    kept = stack.ask(f"/versions?project={project_id}")["versions"]
+    backup, *restore = documented("Backup")
+    typed = {"env": stack.environment, "cwd": stack.context, "check": True, "timeout": 300}
+    subprocess.run(backup, shell=True, **typed)
+    stack.inside("worker", "find", "/data", "-mindepth", "1", "-delete")
+    assert stack.ask(f"/versions?project={project_id}")["versions"] == []
+    for line in restore:
+        subprocess.run(line.replace("--project 1", f"--project {project_id}"), shell=True, **typed)
+    wait_until(lambda: stack.ask("/ready"), "a stack that is ready")
+    assert stack.ask(f"/versions?project={project_id}")["versions"] == kept
+    assert stack.round(project_id, before["number"])["model_version"] == before["model_version"]
+
+
 @pytest.mark.fault("an upgrade in place", "between")
 def test_an_upgrade_in_place_keeps_every_round(stack: Stack, project_id: int) -> None:
     before = stack.round(project_id, 1)
@@ -217,6 +252,32 @@ def test_an_upgrade_in_place_keeps_every_round(stack: Stack, project_id: int) ->
     before = stack.round(project_id, before["number"])
     stack.ask(f"/api/projects/{project_id}/start", "POST")
     stack.round(project_id, before["number"] + 1)
+
+
+def test_the_worker_builds_with_torch_from_an_index_of_its_own(own_engine: dict[str, str]) -> None:
+    """Any index that has torch will do; PyPI's, without what it needs of CUDA, shows what was left out."""
+    configured = subprocess.run(
+        [sys.executable, "-m", "pip", "config", "get", "global.index-url"], capture_output=True, text=True
+    )
+    index = configured.stdout.strip() or "https://pypi.org/simple"
+    build = ["docker", "build", "-q", "-f", "docker/Dockerfile", "--target", "worker-builder"]
+    built = subprocess.run(
+        [*build, "--build-arg", f"TORCH_INDEX_URL={index}", "."],
+        env=own_engine,
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=1800,
+    )
+    assert built.returncode == 0, built.stderr[-2000:]
+    names = "import importlib.metadata as m; print(*(f'{d.name}=={d.version}' for d in m.distributions()))"
+    run = ["docker", "run", "--rm", built.stdout.strip(), "/opt/venv/bin/python", "-c", names]
+    found = subprocess.run(run, env=own_engine, capture_output=True, text=True, check=True).stdout.split()
+    lock = (ROOT / "docker/requirements-worker.txt").read_text()
+    wanted = re.findall(r"^(torch(?:vision)?==[\d.]+)", lock, re.MULTILINE)
+    assert len(wanted) == 2 and set(wanted) <= set(found)
+    assert not [name for name in found if name.startswith(("nvidia", "cuda", "triton"))]
+    assert any(name.startswith("annoy==") for name in found)
 
 
 def test_no_secret_is_in_any_log(stack: Stack, project_id: int) -> None:
