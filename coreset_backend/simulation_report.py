@@ -107,6 +107,11 @@ def recommendation(found: Sequence[Line], target: float | None) -> str:
             f"It leads {others[0].strategy} in batches of {others[0].batch} by {lead:.1f} points on average "
             f"over the labels, which is {sure} with {best.seeds} seeds."
         )
+    random = next((line for line in others if line.strategy == "random"), None)
+    if random and (enough := best.labels_to(float(random.mean[-1]))):
+        words.append(
+            f"Random's {random.mean[-1]:.1%} with {random.labels[-1]:,} labels it reached with {enough:,}."
+        )
     if target is not None:
         need = best.labels_to(target)
         words.append(

@@ -69,7 +69,8 @@ def test_with_all_rows_as_neighbors_each_pick_has_the_largest_gain(
     odds = np.random.default_rng(seed).dirichlet(np.ones(3), 50).astype(np.float32)
     pool = Pool(vectors, np.array(labeled, dtype=np.int64), odds, exact_graph(vectors, 49))
     top = np.sort(odds, axis=1)
-    weights = np.clip(1 - (top[:, -1] - top[:, -2]), 1e-3, 1)
+    rarity = np.sqrt((odds / odds.mean(axis=0)).mean(axis=1))
+    weights = np.clip(1 - (top[:, -1] - top[:, -2]), 1e-3, 1) * rarity
     kernel, rng = whole_kernel(vectors), np.random.default_rng(0)
     plain, weighted = (herd(pool, batch, rng).rows for herd in (max_herding, uncertainty_herding))
     assert min(gains_left(kernel, np.ones(50), labeled, plain)) > 1 - 1e-4
@@ -118,6 +119,21 @@ def test_a_part_of_a_graph_names_the_parts_own_rows() -> None:
     part = graph.among(np.array([0, 2, 3], dtype=np.int64))
     assert part.rows.tolist() == [[1, -1], [2, -1], [1, -1]]
     assert part.distances.tolist() == [[2, np.inf], [1, np.inf], [1, np.inf]]
+
+
+def test_a_rare_class_counts_for_more_than_its_share_of_the_pool() -> None:
+    """One class has nine tenths of the pool, and the classifier is equally sure of all rows."""
+    is_rare = np.arange(400) < 40
+    likely = np.where(is_rare[:, None], [0.2, 0.8], [0.8, 0.2]).astype(np.float32)
+    plain = weighted = 0
+    for seed in range(4):
+        rng = np.random.default_rng(seed)
+        vectors = rng.normal(size=(400, 16)).astype(np.float32)
+        vectors[is_rare, 0] += 4
+        pool = Pool(vectors, np.array([0, 399], dtype=np.int64), likely)
+        plain += is_rare[max_herding(pool, 40, rng).rows].sum()
+        weighted += is_rare[uncertainty_herding(pool, 40, rng).rows].sum()
+    assert weighted > 1.3 * plain > 0
 
 
 def test_herding_without_a_classifier_says_which_strategies_need_none() -> None:

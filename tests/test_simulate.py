@@ -236,6 +236,14 @@ def test_the_recommendation_claims_a_lead_only_where_it_stands_out() -> None:
     assert "not clear" in recommendation(lines([cell("a", 0, 0.9), cell("b", 0, 0.1)]), None)
 
 
+def test_the_recommendation_says_how_many_labels_reach_what_random_ends_with() -> None:
+    cells = [cell("a", 0, 0.5, 0.7, 0.9), cell("random", 0, 0.4, 0.5, 0.65)]
+    words = recommendation(lines(cells), None)
+    assert words.endswith("Random's 65.0% with 30 labels it reached with 20.")
+    assert "Random's" not in recommendation(lines([cell("random", 0, 0.9), cell("a", 0, 0.1)]), None)
+    assert "Random's" not in recommendation(lines([cell("b", 0, 0.9), cell("a", 0, 0.1)]), None)
+
+
 def test_the_plot_is_well_formed_and_shows_every_line() -> None:
     found = lines([cell("a", 0, 0.4, 0.6), cell("b", 0, 0.5, 0.7)])
     root = ElementTree.fromstring(svg(found))

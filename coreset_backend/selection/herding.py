@@ -20,7 +20,7 @@ from coreset_backend.selection.geometry import blocks, lengths, normalized
 from coreset_backend.selection.graph import exact_graph
 from coreset_backend.selection.greedy import CENTER_BLOCK, measured, require_batch
 from coreset_backend.selection.pool import Floats, NeighborGraph, Pool, Progress, Rows, Selection
-from coreset_backend.selection.uncertainty import LEAST_WEIGHT, margins, required_probabilities
+from coreset_backend.selection.uncertainty import LEAST_WEIGHT, class_balance, margins, required_probabilities
 
 WIDTH = 0.5
 """The kernel's width, squared; coverage learns the same over a factor of four around it."""
@@ -56,9 +56,14 @@ def max_herding(
 def uncertainty_herding(
     pool: Pool, batch: int, rng: np.random.Generator, *, progress: Progress | None = None
 ) -> Selection:
-    """max_herding in which every row counts by 1 - margin of the classifier (UHerding)."""
-    certain = margins(required_probabilities(pool, "uncertainty_herding"))
-    return _herded(pool, batch, np.clip(1 - certain, LEAST_WEIGHT, 1), rng, progress)
+    """max_herding in which a row counts by 1 - margin of the classifier (UHerding), and more if it is rare.
+
+    It counts by the root of how rare its likely classes are, or the common ones would be covered alone: on a
+    long tail the root gains nearly as much as the whole, which costs half a point where classes are even.
+    """
+    odds = required_probabilities(pool, "uncertainty_herding")
+    weights = np.clip(1 - margins(odds), LEAST_WEIGHT, 1) * np.sqrt(class_balance(odds))
+    return _herded(pool, batch, weights, rng, progress)
 
 
 def _herded(

@@ -21,6 +21,17 @@ def margins(probabilities: Floats) -> Floats:
     return (top[:, -1] - top[:, -2]).astype(np.float32)
 
 
+def class_balance(probabilities: Floats) -> Floats:
+    """How rare the likely classes of every row are, float32[n], 1 on average: p divided by p's mean over all.
+
+    After Bengar et al. (2021, arXiv 2110.04543), softly. A class that has hardly any probability in the whole
+    pool counts as one row, so that noise is not blown up.
+    """
+    p = probabilities.astype(np.float64)
+    share = np.maximum(p.mean(axis=0), 1 / len(p))
+    return np.asarray((p / share).mean(axis=1), dtype=np.float32)
+
+
 def entropies(probabilities: Floats) -> Floats:
     """Shannon entropy of every row in nats: float32[n]."""
     p = probabilities.astype(np.float64)
