@@ -71,6 +71,13 @@ def test_features_learned_without_a_label_tell_the_kinds_apart(tmp_path: Path) -
     assert (truth[likeness.argmax(1)] == truth).mean() > 0.8  # untrained: 0.43
 
 
+def test_a_small_pool_is_seen_more_often_and_a_large_one_no_longer_than_it_pays() -> None:
+    recipe = model.PretrainingRecipe()
+    seen = [recipe.images_for(pool, 32) / pool for pool in (500, 2_000, 10_000, 100_000)]
+    assert seen == [160, 160, 40, 20]
+    assert recipe.images_for(2_000, 64) == 100_000  # as many pixels as 200 epochs of 32
+
+
 def test_stopped_and_resumed_is_the_same_as_never_stopped(tmp_path: Path) -> None:
     pixels, _ = textures(48)
     begin(tmp_path / "whole", pixels)

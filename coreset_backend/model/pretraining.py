@@ -57,15 +57,17 @@ Stop = Callable[[], bool]
 class PretrainingRecipe:
     """How long and how a pool is pretrained on; the defaults are those of the table in docs/learning.md.
 
-    ``epochs``: how often each image is seen, each time as two views; in all at least ``least_images`` and at
-    most ``most_images`` of 32 pixels, or of as many pixels together. ``view``: the views' side as a share of
-    the image's. ``extend_from``: the share of new images from which a finished pretraining goes on.
+    ``epochs``: how often each image is seen, each time as two views. A small pool is seen more often, up to
+    ``most_epochs``, until it is ``least_images`` in all; none sees more than ``most_images``: both of 32
+    pixels a side, or of as many pixels together. ``view``: the views' side as a share of the image's.
+    ``extend_from``: the share of new images from which a finished pretraining goes on.
     ``checkpoint_seconds``: what a kill can cost. ``batch`` holds up to ``full_batch_size`` pixels a side;
     of larger images as many as fill the same memory.
     """
 
     epochs: int = 40
-    least_images: int = 20_000
+    most_epochs: int = 160
+    least_images: int = 400_000
     most_images: int = 2_000_000
     batch: int = 256
     view: float = 0.75
@@ -79,8 +81,8 @@ class PretrainingRecipe:
 
     def images_for(self, pool: int, size: int) -> int:
         """How many images are seen in the pretraining on a pool of that many images of ``size`` pixels."""
-        most = self.most_images * 32**2 // size**2
-        return max(min(max(self.epochs * pool, self.least_images), most), 1)
+        least, most = (images * 32**2 // size**2 for images in (self.least_images, self.most_images))
+        return max(min(max(self.epochs * pool, min(self.most_epochs * pool, least)), most), 1)
 
     def batch_for(self, pool: int, size: int) -> int:
         """How many images of ``size`` pixels there are in a step."""
