@@ -101,7 +101,7 @@ class Settings(BaseSettings):
     )
     batch_size: int = Field(50, ge=1, description="Tasks in a batch")
     strategy: str = Field(
-        "k_center", description="How the batch is chosen: a name, or `package.module:function`"
+        "uncertainty_herding", description="How the batch is chosen: a name, or `package.module:function`"
     )
     backbone: str = Field(
         "auto",
@@ -121,7 +121,7 @@ class Settings(BaseSettings):
         0.0, ge=0, le=0.5, description="Share of each batch drawn at random, to measure the model on the pool"
     )
     group_duplicates: bool = Field(
-        False,
+        True,
         description="Of near-duplicate images at most one in a batch, and none once one of them is labelled",
     )
     outlier_share: float = Field(

@@ -100,16 +100,17 @@ def test_of_near_duplicates_one_is_chosen_and_the_others_are_counted_as_such(
     assert duplicates.tolist() == list(range(30, 60))
     labeled = chosen(8, with_copies(), strategy=strategy, group_duplicates=True)
     assert min(labeled.batch) >= 108 and np.bincount(labeled.states)[state_code("labeled")] == 8
-    without = chosen(5, with_copies(), strategy=strategy, random_slice=random_slice)
+    without = chosen(5, with_copies(), strategy=strategy, random_slice=random_slice, group_duplicates=False)
     assert (without.states != state_code("duplicate")).all()
 
 
 def test_a_batch_holds_no_more_outliers_than_its_share() -> None:
     vectors = VECTORS.copy()
     vectors[57:] *= 30
-    assert {157, 158, 159} <= set(chosen(5, vectors).batch)
-    assert len({157, 158, 159} & set(chosen(5, vectors, outlier_share=0.1).batch)) == 1
-    capped = chosen(5, vectors, outlier_share=0.0)
+    assert {157, 158, 159} <= set(chosen(5, vectors, strategy="k_center").batch)
+    some = chosen(5, vectors, strategy="k_center", outlier_share=0.1)
+    assert len({157, 158, 159} & set(some.batch)) == 1
+    capped = chosen(5, vectors, strategy="k_center", outlier_share=0.0)
     assert not {157, 158, 159} & {*capped.batch, *capped.reserve} and len(capped.batch) == 10
 
 
