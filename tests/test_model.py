@@ -1,10 +1,11 @@
+import threading
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from coreset_backend import model
-from coreset_backend.errors import ConfigError, CorruptRound, TooFewLabels
+from coreset_backend.errors import ConfigError, CorruptRound, ImageError, TooFewLabels
 
 
 def shapes(n: int, seed: int = 0, size: int = 32) -> tuple[np.ndarray, np.ndarray]:
@@ -124,3 +125,37 @@ def test_an_unknown_backbone_lists_the_known_and_a_missing_file_is_named(tmp_pat
         model.choose_backbone("resnet19", None)
     with pytest.raises(ConfigError, match="no weights file"):
         model.choose_backbone("resnet18", tmp_path / "none.pth")
+
+
+def test_images_are_read_once_and_in_order_beside_the_network(
+    fitted: tuple[model.Classifier, model.TrainingReport],
+) -> None:
+    """In a thread of its own; what the reading raises reaches the caller."""
+    pixels, _ = shapes(50, seed=4)
+    read: list[int] = []
+    threads: set[str] = set()
+
+    class Watched:
+        shape = pixels.shape
+        gone = False
+
+        def __len__(self) -> int:
+            return len(pixels)
+
+        def __getitem__(self, rows: np.ndarray) -> np.ndarray:
+            threads.add(threading.current_thread().name)
+            read.extend(rows.tolist())
+            if self.gone and 40 in rows:
+                raise ImageError("gone")
+            found: np.ndarray = pixels[rows]
+            return found
+
+    watched = Watched()
+    np.testing.assert_array_equal(
+        model.embed(fitted[0], watched, batch=20), model.embed(fitted[0], pixels, batch=20)
+    )
+    assert read == list(range(50))
+    assert threading.current_thread().name not in threads
+    watched.gone = True
+    with pytest.raises(ImageError, match="gone"):
+        model.embed(fitted[0], watched, batch=20)

@@ -3,6 +3,7 @@
 import contextlib
 import logging
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -15,6 +16,8 @@ from ..errors import ConfigError, NotFinite, OutOfMemory
 from .backbones import Backbone
 
 EMBED_BATCH = 128
+EMBED_PIXELS = 1_600_000
+"""In a batch on the CPU: inputs of 20 MB. More only leaves the processor's caches."""
 Progress = Callable[[int, int], None]
 log = logging.getLogger(__name__)
 # What torch's allocator says on a CPU, and what oneDNN makes of it.
@@ -98,10 +101,13 @@ def half_precision(device: torch.device) -> contextlib.AbstractContextManager[An
 
 def images_from(pixels: NDArray[np.uint8] | Tensor, backbone: Backbone, device: torch.device) -> Tensor:
     """uint8[k, size, size, 3] as the backbone's input: float32[k, 3, size, size], channels last."""
-    images = torch.as_tensor(pixels).to(device).permute(0, 3, 1, 2).float()
-    mean = torch.tensor(backbone.mean, device=device)[:, None, None] * 255
-    deviation = torch.tensor(backbone.deviation, device=device)[:, None, None] * 255
-    return (images - mean) / deviation
+    count, height, width, _ = pixels.shape
+    # A row of pixels at a time and in place: nine times as fast as a plane of a colour at a time.
+    rows = torch.as_tensor(pixels).to(device).reshape(count * height, width * 3).float()
+    mean = torch.tensor(backbone.mean, device=device) * 255
+    deviation = torch.tensor(backbone.deviation, device=device) * 255
+    rows.sub_(mean.repeat(width)).div_(deviation.repeat(width))
+    return rows.view(count, height, width, 3).permute(0, 3, 1, 2)
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,14 +157,14 @@ def halved(batch: int, error: RuntimeError | MemoryError) -> int:
 
 
 def embed(
-    classifier: Classifier, pixels: PixelRows, *, batch: int = EMBED_BATCH, progress: Progress | None = None
+    classifier: Classifier, pixels: PixelRows, *, batch: int | None = None, progress: Progress | None = None
 ) -> NDArray[np.float32]:
     """float32[n, dimension]: the pooled features before the head. Raises NotFinite, OutOfMemory."""
     return embed_and_predict(classifier, pixels, progress, batch=batch)[0]
 
 
 def predict(
-    classifier: Classifier, pixels: PixelRows, *, batch: int = EMBED_BATCH, progress: Progress | None = None
+    classifier: Classifier, pixels: PixelRows, *, batch: int | None = None, progress: Progress | None = None
 ) -> NDArray[np.float32] | None:
     """float32[n, classes]: probabilities (adding up to 1, or one by one if multiple); None without a head."""
     return embed_and_predict(classifier, pixels, progress, batch=batch)[1]
@@ -169,16 +175,18 @@ def embed_and_predict(
     pixels: PixelRows,
     progress: Progress | None = None,
     *,
-    batch: int = EMBED_BATCH,
+    batch: int | None = None,
 ) -> tuple[NDArray[np.float32], NDArray[np.float32] | None]:
     """Embeddings float32[n, dimension] and probabilities float32[n, classes], reading the pixels once.
 
-    The probabilities are None if the classifier has no head. Raises NotFinite, OutOfMemory.
+    The probabilities are None if the classifier has no head. ``batch``: images at a time; None: as many as
+    the device likes. Raises NotFinite, OutOfMemory.
     """
     if (size := size_of(pixels, classifier.backbone)) != classifier.size:
         raise ValueError(f"the classifier takes images of {classifier.size} pixels, not of {size}")
     embeddings = np.empty((len(pixels), classifier.backbone.dimension), np.float32)
     probabilities = np.empty((len(pixels), classifier.classes), np.float32)
+    batch = batch or batch_for(size, classifier.device)
     for rows, features, chances in _forward(classifier, pixels, batch):
         embeddings[rows], probabilities[rows] = features, chances
         if not np.isfinite(features).all():
@@ -196,19 +204,42 @@ def _not_finite_advice(classifier: Classifier, rows: NDArray[np.int64], features
     )
 
 
+def batch_for(size: int, device: torch.device) -> int:
+    """How many images of ``size`` pixels are embedded at a time."""
+    return EMBED_BATCH if device.type == "cuda" else min(EMBED_BATCH, max(EMBED_PIXELS // size**2, 1))
+
+
 def _forward(
     classifier: Classifier, pixels: PixelRows, batch: int
 ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float32], NDArray[np.float32]]]:
-    start = 0
-    while start < len(pixels):
-        rows = np.arange(start, min(start + batch, len(pixels)), dtype=np.int64)
-        try:
-            features, chances = _forward_rows(classifier, pixels[rows])
-        except (RuntimeError, MemoryError) as error:
-            batch = halved(batch, error)
-            continue
-        start += len(rows)
-        yield rows, features, chances
+    at_once = batch
+    for rows, block in _read_ahead(pixels, batch):
+        done = 0
+        while done < len(rows):
+            part = slice(done, done + at_once)
+            try:
+                features, chances = _forward_rows(classifier, block[part])
+            except (RuntimeError, MemoryError) as error:
+                at_once = halved(at_once, error)
+                continue
+            yield rows[part], features, chances
+            done += at_once
+
+
+def _read_ahead(pixels: PixelRows, batch: int) -> Iterator[tuple[NDArray[np.int64], NDArray[np.uint8]]]:
+    """The pixels, block by block with their rows; the next is read while the caller works on one."""
+    blocks = [
+        np.arange(start, min(start + batch, len(pixels)), dtype=np.int64)
+        for start in range(0, len(pixels), batch)
+    ]
+    with ThreadPoolExecutor(1, thread_name_prefix="read-ahead") as reader:
+        ahead = reader.submit(pixels.__getitem__, blocks[0]) if blocks else None
+        for place, rows in enumerate(blocks):
+            assert ahead
+            block = ahead.result()
+            if place + 1 < len(blocks):
+                ahead = reader.submit(pixels.__getitem__, blocks[place + 1])
+            yield rows, block
 
 
 @torch.inference_mode()

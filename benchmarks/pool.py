@@ -1,0 +1,218 @@
+"""How fast a pool is read: fetched, decoded and embedded, against the bare forward pass of the same run.
+
+    python benchmarks/pool.py [--images 256] [--pool 5000] [BACKBONE ...]
+
+JPEGs of 500 x 375 pixels are made and served by a process of their own on the loopback; weights are random,
+which costs the same time. Rates are images per CPU-second, so that other work on the machine moves them
+little. The network computes on one thread. ``share`` is embedding from the cache over the forward pass alone,
+by that thread's time; by all threads' it also counts the one that reads the cache and checks its hashes. With
+--pool, so many tasks are fetched, decoded and embedded end to end.
+"""
+
+import argparse
+import io
+import multiprocessing
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from multiprocessing.connection import Connection
+from pathlib import Path
+
+import numpy as np
+import torch
+import torchvision  # type: ignore[import-untyped]
+from PIL import Image
+from safetensors.torch import save_file
+
+ROOT = Path(__file__).parent.parent
+sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
+
+from round import processor  # noqa: E402
+
+from coreset_backend import model  # noqa: E402
+from coreset_backend.images import Images, open_images  # noqa: E402
+from coreset_backend.images.decode import decoded_pixels  # noqa: E402
+from coreset_backend.model.classifier import batch_for, features_of, images_from  # noqa: E402
+from coreset_backend.model.networks import initialize  # noqa: E402
+
+FILES = 100
+MOST_PIXELS = 50_000_000
+
+
+def picture(seed: int) -> bytes:
+    """A JPEG of 500 x 375 pixels: large shapes with fine noise on them, about 60 kB like a photograph's."""
+    rng = np.random.default_rng(seed)
+    shapes = Image.fromarray(rng.integers(0, 256, (9, 12, 3), dtype=np.uint8)).resize((500, 375))
+    noisy = np.asarray(shapes, dtype=np.int16) + rng.normal(0, 12, (375, 500, 1)).astype(np.int16)
+    body = io.BytesIO()
+    Image.fromarray(noisy.clip(0, 255).astype(np.uint8)).save(body, "JPEG", quality=85)
+    return body.getvalue()
+
+
+class Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    files: list[bytes] = []  # noqa: RUF012
+
+    def do_GET(self) -> None:
+        body = self.files[int(self.path.rsplit("/", 1)[1]) % len(self.files)]
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_: object) -> None:
+        """Say nothing."""
+
+
+def serve(files: list[bytes], port: Connection) -> None:
+    Handler.files = files
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    port.send(server.server_port)
+    server.serve_forever()
+
+
+@contextmanager
+def served(files: list[bytes]) -> Iterator[str]:
+    """The address of a server in a process of its own."""
+    context = multiprocessing.get_context("spawn")
+    ours, theirs = context.Pipe()
+    process = context.Process(target=serve, args=(files, theirs), daemon=True)
+    process.start()
+    try:
+        yield f"http://127.0.0.1:{ours.recv()}"
+    finally:
+        process.terminate()
+        process.join()
+
+
+def rates(count: int, work: Callable[[], object]) -> tuple[float, float]:
+    """Images per CPU-second of this thread, and of the whole process."""
+    thread, process = time.thread_time(), time.process_time()
+    work()
+    return count / (time.thread_time() - thread), count / (time.process_time() - process)
+
+
+def rate(count: int, work: Callable[[], object]) -> float:
+    """Images per CPU-second of the whole process."""
+    return rates(count, work)[1]
+
+
+def random_classifier(name: str, folder: Path) -> model.Classifier:
+    """The backbone with random weights and no head, as a round without labels has it."""
+    backbone = model.BACKBONES[name]
+    torch.manual_seed(0)
+    if backbone.published:
+        path = folder / f"{name}.pth"
+        torch.save(torchvision.models.get_model(name, weights=None).state_dict(), path)
+    else:
+        network = backbone.build().to_empty(device="cpu")
+        initialize(network, torch.Generator().manual_seed(0))
+        path = folder / f"{name}.safetensors"
+        save_file(network.state_dict(), path)
+    pixels = np.zeros((1, backbone.size, backbone.size, 3), np.uint8)
+    return model.untrained(model.ChosenBackbone(backbone, path, name), pixels, seed=0, device="cpu")
+
+
+def tasks(count: int, first: int = 0) -> list[tuple[int, str | None]]:
+    return [(number, f"/data/upload/1/{number}") for number in range(first, first + count)]
+
+
+def opened(url: str, folder: Path) -> Images:
+    return open_images(label_studio_url=url, auth=None, cache_dir=folder)
+
+
+def front_rates(url: str, files: list[bytes], folder: Path, count: int) -> None:
+    """Print the rates of what comes before the network."""
+    images = opened(url, folder / "front")
+    decode = rate(count, lambda: [decoded_pixels(files[n % FILES], 224, MOST_PIXELS) for n in range(count)])
+    both = rate(count, lambda: images.fetch(tasks(count), 224))
+    again = rate(count, lambda: images.fetch(tasks(count), 224))
+    images.close()
+    fetch = 1 / (1 / both - 1 / decode)
+    print("| phase | images per CPU-second |\n|---|---|")
+    print(f"| fetch and write to the cache | {fetch:,.0f} |")
+    print(f"| decode to 224 pixels | {decode:,.0f} |")
+    print(f"| both | {both:,.0f} |")
+    print(f"| found in the cache (next rounds) | {again:,.0f} |\n", flush=True)
+
+
+def embed_rates(name: str, url: str, folder: Path, count: int) -> tuple[float, float, float]:
+    """Rates of the forward pass alone, and of embedding from the cache by its thread and by all, in turns."""
+    classifier = random_classifier(name, folder)
+    images = opened(url, folder / f"embed-{classifier.size}")
+    pixels, failures = images.fetch(tasks(count), classifier.size)
+    assert not failures
+    at_once = min(batch_for(classifier.size, classifier.device), count)
+    batch = images_from(pixels[np.arange(at_once)], classifier.backbone, classifier.device)
+    times = max(count // at_once, 1)
+    bare_forward(classifier, batch, 1)
+    measured = np.array(
+        [
+            (
+                rate(at_once * times, lambda: bare_forward(classifier, batch, times)),
+                *rates(count, lambda: model.embed(classifier, pixels)),
+            )
+            for _ in range(3)
+        ]
+    )
+    images.close()
+    forward, thread, process = np.median(measured, axis=0).tolist()
+    return forward, thread, process
+
+
+@torch.inference_mode()
+def bare_forward(classifier: model.Classifier, batch: torch.Tensor, times: int) -> None:
+    for _ in range(times):
+        features_of(classifier, batch)
+
+
+def end_to_end(name: str, url: str, folder: Path, count: int) -> None:
+    classifier = random_classifier(name, folder)
+    images = opened(url, folder / f"end-{name}")
+    wall, cpu = time.monotonic(), time.process_time()
+    pixels, failures = images.fetch(tasks(count, first=10**6), classifier.size)
+    fetched = time.process_time()
+    model.embed(classifier, pixels)
+    done = time.process_time()
+    images.close()
+    print(
+        f"| {name} | {classifier.size} | {count:,} | {len(failures)} | {fetched - cpu:.0f} | "
+        f"{done - fetched:.0f} | {done - cpu:.0f} | {time.monotonic() - wall:.0f} |",
+        flush=True,
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--images", type=int, default=256)
+    parser.add_argument("--pool", type=int, default=0)
+    parser.add_argument("backbones", nargs="*", default=list(model.BACKBONES))
+    given = parser.parse_args()
+    torch.set_num_threads(1)
+    print(f"{processor()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}, n = {given.images}\n")
+    files = [picture(seed) for seed in range(FILES)]
+    with tempfile.TemporaryDirectory(prefix="pool-") as name, served(files) as url:
+        folder = Path(name)
+        front_rates(url, files, folder, given.images)
+        print("| backbone | pixels | forward alone | embedding | share | share by all threads |")
+        print("|---|---|---|---|---|---|")
+        for backbone in given.backbones:
+            forward, thread, process = embed_rates(backbone, url, folder, given.images)
+            print(
+                f"| {backbone} | {model.BACKBONES[backbone].size} | {forward:,.1f} | {thread:,.1f} | "
+                f"{thread / forward:.0%} | {process / forward:.0%} |",
+                flush=True,
+            )
+        if given.pool:
+            print("\n| backbone | pixels | tasks | failures | read CPU-s | embed CPU-s | all CPU-s | s |")
+            print("|---|---|---|---|---|---|---|---|")
+            for backbone in ("self_supervised", "mobilenet_v3_small"):
+                end_to_end(backbone, url, folder, given.pool)
+
+
+if __name__ == "__main__":
+    main()
