@@ -86,7 +86,6 @@ DOORS = {
     "flask": {"web", "access", "incoming", "metrics", "openapi", "pages"},
     "prometheus_client": {"metrics"},
     "click": {"cli"},
-    "highspy": {"selection"},
     "rq": {"jobs", "backend", "heartbeats", "worker", "pretraining", "failures"},
     "PIL": {"images", "demo_images"},
 }

@@ -12,7 +12,7 @@ from coreset_backend.selection.geometry import (
     squared_norms,
 )
 from coreset_backend.selection.greedy import CENTER_BLOCK, measured, require_batch
-from coreset_backend.selection.pool import Floats, NeighborGraph, Pool, Selection
+from coreset_backend.selection.pool import Floats, NeighborGraph, Pool, Rows, Selection, Vectors
 
 CHECKS_PER_PICK = 16
 """How many far rows are compared with all earlier picks before the farthest of them is taken."""
@@ -75,6 +75,25 @@ def distances_to_labeled(pool: Pool) -> Floats:
     nearest = np.sqrt(np.maximum(nearest, 0))
     nearest[labeled] = -1
     return nearest
+
+
+def beyond(vectors: Vectors, rows: Rows, center_rows: Rows, distance: float) -> NDArray[np.bool_]:
+    """Which of ``rows`` (int64[m]) lie farther than ``distance`` from all centers: bool[m].
+
+    A row is compared until a center is near, which for most is soon.
+    """
+    shift = sample_mean(vectors)
+    centers = shifted(vectors, center_rows, shift)
+    norms = squared_norms(centers)
+    far = np.zeros(len(rows), dtype=bool)
+    for block in blocks(len(rows), vectors.shape[1]):
+        left, points = np.arange(block.start, block.stop), shifted(vectors, rows[block], shift)
+        for start in range(0, len(centers), CENTER_BLOCK):
+            part = slice(start, start + CENTER_BLOCK)
+            nearest = (norms[part, None] - 2 * (centers[part] @ points.T)).min(axis=0) + squared_norms(points)
+            left, points = left[nearest > distance**2], points[nearest > distance**2]
+        far[left] = True
+    return far
 
 
 def _farthest(pool: Pool, bounds: Floats, centers: Floats, shift: NDArray[np.floating]) -> int:

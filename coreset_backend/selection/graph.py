@@ -32,7 +32,7 @@ def exact_graph(vectors: Vectors, k: int, *, normalized: bool = False) -> Neighb
     rows, distances = np.empty((n, k), dtype=np.int32), np.empty((n, k), dtype=np.float32)
     for start in range(0, n if k else 0, QUERIES):
         block = slice(start, min(start + QUERIES, n))
-        squared = _squared(points, norms, block)
+        squared = squared_distances(points, norms, block)
         squared[np.arange(len(squared)), np.arange(block.start, block.stop)] = np.inf
         near = np.argpartition(squared, k - 1, axis=1)[:, :k]
         far = np.take_along_axis(squared, near, axis=1)
@@ -42,7 +42,7 @@ def exact_graph(vectors: Vectors, k: int, *, normalized: bool = False) -> Neighb
     return NeighborGraph(rows, distances, normalized)
 
 
-def _squared(points: Vectors, norms: Floats, queries: slice) -> Floats:
+def squared_distances(points: Vectors, norms: Floats, queries: slice) -> Floats:
     """Squared distances of the rows ``queries`` to all: float32[m, n], never negative."""
     squared = np.empty((queries.stop - queries.start, len(points)), dtype=np.float32)
     own = points[queries]

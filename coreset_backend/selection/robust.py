@@ -1,8 +1,8 @@
 """k-Center beyond greedy, with outliers: the second step of Sener & Savarese (2018, section 4.2).
 
 Is there a choice of ``batch`` rows that leaves at most Ξ rows farther than δ from every center? Greedy
-max-coverage says yes for a δ well below that of farthest-first, and δ is bisected. On small pools HiGHS
-then decides the question exactly, as a set cover, until radius and lower bound meet.
+max-coverage says yes for a δ well below that of farthest-first, swaps of rows for one still smaller, and
+on small pools HiGHS decides the question exactly, as a set cover, until radius and lower bound meet.
 """
 
 import time
@@ -11,19 +11,20 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import block_array, csr_array, eye_array  # type: ignore[import-untyped]
 
-from coreset_backend.selection.approximate import distances_to_labeled
-from coreset_backend.selection.geometry import sample_mean, shifted, squared_norms
+from coreset_backend.selection.approximate import beyond, distances_to_labeled
+from coreset_backend.selection.cover import Cover, Reach, exact_reach, graph_reach
 from coreset_backend.selection.greedy import distances_in_order, k_center_greedy, require_batch
-from coreset_backend.selection.herding import Herd
-from coreset_backend.selection.pool import Floats, Pool, Rows, Selection
+from coreset_backend.selection.pool import Pool, Rows, Selection
 
 OUTLIERS = 1e-4
 """Share of the rows that may stay uncovered (the paper's)."""
 MOST_ROWS = 20_000
-"""Above, n² distances are not made and the answer is that of greedy."""
+"""Above, near rows are those of Pool.neighbors, where it has any."""
 EXACT_ROWS = 1500
 """Up to here HiGHS is asked: a question takes it about 0.2 s at 1000 rows."""
 PROBES = 12
+FIRST_STEP, LAST_STEP = 0.01, 0.0005
+"""How much smaller a radius the swaps try for, as a share of the one they have."""
 
 
 def robust_k_center(
@@ -34,7 +35,9 @@ def robust_k_center(
     ``outliers`` is by default one row in 10,000. ``seconds`` bounds the search behind greedy, by the
     wall clock: a proof may need more. Radii in the answer leave the outliers out. ``lower_bound`` holds
     for every choice of ``batch`` rows; ``status`` is "optimal" where the radius meets it, "improved"
-    where it is below greedy's, else "greedy", as it is above 20,000 rows. Memory: 4 n² bytes.
+    where it is below greedy's, else "greedy". Above 20,000 rows the near rows are those of
+    Pool.neighbors (Euclidean), without which the answer is that of greedy; below, all pairs within
+    greedy's radius are kept, 8 bytes each.
     """
     require_batch(batch)
     deadline = time.monotonic() + seconds
@@ -44,9 +47,11 @@ def robust_k_center(
     lower = greedy.radius_after / 2  # two of these rows share a center, whatever is chosen
     rows, radius = greedy.rows[:batch], _radius(pool, greedy.rows[:batch], outliers)
     start = radius
-    if n <= MOST_ROWS and 0 < batch < len(free):
-        search = _Search(pool, batch, outliers)
-        rows, radius, lower = search.narrow(rows, radius, lower, deadline)
+    graph = None if pool.neighbors is None or pool.neighbors.normalized else pool.neighbors
+    if 0 < batch < len(free) and radius > 0 and seconds > 0 and (n <= MOST_ROWS or graph is not None):
+        reach = exact_reach(pool.vectors, radius) if n <= MOST_ROWS else graph_reach(graph, radius)  # type: ignore[arg-type]
+        search = _Search(pool, batch, outliers, reach, deadline)
+        rows, radius, lower = search.narrow(rows, radius, lower, rng)
     optimal = radius <= lower * (1 + 1e-6)
     status = "optimal" if optimal else "improved" if radius < start * (1 - 1e-6) else "greedy"
     distances = distances_in_order(pool.vectors, np.unique(pool.labeled_rows), rows)
@@ -64,53 +69,90 @@ def _radius(pool: Pool, rows: Rows, outliers: int) -> float:
 
 
 class _Search:
-    """Which radii can be reached, asked of all pairs of rows."""
+    """Which radii can be reached by ``batch`` rows, as far as the near pairs of ``reach`` tell."""
 
-    def __init__(self, pool: Pool, batch: int, outliers: int) -> None:
-        self.pool, self.batch, self.outliers = pool, batch, outliers
-        self.distances = _all_distances(pool)
-        self.labeled = np.unique(pool.labeled_rows)
-        given = self.distances[self.labeled]
-        self.to_labeled = given.min(axis=0) if len(given) else np.full(len(self.distances), np.inf, "f4")
+    def __init__(self, pool: Pool, batch: int, outliers: int, reach: Reach, deadline: float) -> None:
+        self.pool, self.batch, self.outliers, self.reach = pool, batch, outliers, reach
+        self.deadline, self.free = deadline, pool.unlabeled_rows
+        self.to_labeled = distances_to_labeled(pool)
 
-    def narrow(self, rows: Rows, radius: float, lower: float, deadline: float) -> tuple[Rows, float, float]:
+    def narrow(
+        self, rows: Rows, radius: float, lower: float, rng: np.random.Generator
+    ) -> tuple[Rows, float, float]:
         """Better ``rows`` with their radius, and a higher lower bound, as far as time allows."""
-        low = lower
+        small = len(self.pool.vectors) <= EXACT_ROWS
+        if self.reach.is_whole.all():
+            rows, radius = self._bisect(rows, radius, lower)
+        left = self.deadline - time.monotonic()
+        rows, radius = self._descend(rows, radius, lower, self.deadline - (0.9 * left if small else 0), rng)
+        if small:
+            rows, radius, lower = self._decide(rows, radius, lower)
+        return rows, radius, lower
+
+    def _bisect(self, rows: Rows, radius: float, low: float) -> tuple[Rows, float]:
+        """Halves what lies between ``low`` and the radius, by greedy max-coverage."""
         for _ in range(PROBES):
-            if time.monotonic() > deadline or radius - low < 1e-4 * radius:
+            if time.monotonic() > self.deadline or radius - low < 1e-4 * radius:
                 break
             middle = (radius + low) / 2
-            found = self._max_coverage(middle)
-            if found is None:
+            cover = Cover(self.reach.within(middle), self.to_labeled > middle, self.free)
+            cover.fill(self.batch)
+            if len(cover.uncovered) > self.outliers:
                 low = middle
             else:
-                rows, radius = self._kept(rows, radius, found)
-        if len(self.distances) <= EXACT_ROWS:
-            rows, radius, lower = self._decide(rows, radius, lower, deadline)
-        return rows, radius, lower
+                rows, radius = self._kept(rows, radius, cover.chosen)
+        return rows, radius
+
+    def _descend(
+        self, rows: Rows, radius: float, low: float, deadline: float, rng: np.random.Generator
+    ) -> tuple[Rows, float]:
+        """Smaller and smaller radii, by swaps that begin at the rows of the one before."""
+        step = FIRST_STEP
+        while step >= LAST_STEP and radius * (1 - step) > low and time.monotonic() < deadline:
+            found = self._swapped(rows, radius * (1 - step), deadline, rng)
+            if found is None:
+                step /= 2
+            else:
+                rows, radius = found, radius * (1 - step)
+        return rows, _radius(self.pool, rows, self.outliers)
+
+    def _swapped(self, rows: Rows, middle: float, deadline: float, rng: np.random.Generator) -> Rows | None:
+        """``batch`` rows that leave at most the outliers farther than ``middle``, if swaps find them.
+
+        Rows with more near rows than are known are easy to cover, though their lists do not show it:
+        they are asked for only once a cover of the others has left them out.
+        """
+        reach = self.reach.within(middle)
+        asked = self.reach.is_whole | self._beyond(rows, middle)
+        while time.monotonic() < deadline:
+            cover = Cover(reach, asked & (self.to_labeled > middle), self.free)
+            for row in rows:
+                cover.add(int(row))
+            if not cover.swap(self.outliers, deadline, rng):
+                return None
+            rows = cover.chosen
+            far = self._beyond(rows, middle)
+            if np.count_nonzero(far) <= self.outliers or not (far & ~asked).any():
+                return rows
+            asked |= far
+        return None
+
+    def _beyond(self, rows: Rows, distance: float) -> NDArray[np.bool_]:
+        """Which rows lie farther than that from every labelled or chosen row: bool[n]."""
+        far = self.to_labeled > distance
+        far[far] = beyond(self.pool.vectors, np.flatnonzero(far), rows, distance)
+        return far
 
     def _kept(self, rows: Rows, radius: float, found: Rows) -> tuple[Rows, float]:
         """The better of two choices."""
         reached = _radius(self.pool, found, self.outliers)
         return (found, reached) if reached < radius else (rows, radius)
 
-    def _near(self, reach: float) -> csr_array:
-        """Which rows lie within ``reach`` of each other: sparse float32[n, n] of ones."""
-        return csr_array(self.distances <= reach).astype(np.float32)
-
-    def _max_coverage(self, reach: float) -> Rows | None:
-        """``batch`` rows that leave at most ``outliers`` rows uncovered, if greedy finds such."""
-        covered = (self.to_labeled <= reach).astype(np.float32)
-        herd = Herd.begin(self._near(reach), covered, np.ones(len(covered), dtype=np.float32))
-        herd.gains[self.labeled] = -np.inf
-        rows = herd.pick(self.batch, None)
-        return rows if len(covered) - herd.covered.sum() <= self.outliers else None
-
-    def _decide(self, rows: Rows, radius: float, lower: float, deadline: float) -> tuple[Rows, float, float]:
+    def _decide(self, rows: Rows, radius: float, lower: float) -> tuple[Rows, float, float]:
         """Bisects the distances that occur, by questions that HiGHS answers with yes or no."""
-        steps = np.unique(self.distances)
+        steps = np.unique(self.reach.distances)
         low, high = np.searchsorted(steps, [lower, radius * (1 - 1e-5)])
-        while low < high and (left := deadline - time.monotonic()) > 0:
+        while low < high and (left := self.deadline - time.monotonic()) > 0:
             middle = (low + high) // 2
             answer = self._cover(float(steps[middle]), left)
             if answer is None:
@@ -123,16 +165,16 @@ class _Search:
         proven = radius if low >= high else float(steps[low])
         return rows, radius, max(lower, min(proven, radius))
 
-    def _cover(self, reach: float, seconds: float) -> Rows | None:
-        """Rows that cover all but the outliers within ``reach``; none if there are no such; None: no answer.
+    def _cover(self, distance: float, seconds: float) -> Rows | None:
+        """Rows that cover all but the outliers within it; none if there are no such; None: no answer.
 
         u_i chosen or not, y_j covered: y_j <= Σ u_i near j, Σ u <= batch, Σ (1 - y) <= outliers.
         """
         from scipy.optimize import Bounds, LinearConstraint, milp  # type: ignore[import-untyped]
 
-        open_rows = np.flatnonzero(self.to_labeled > reach)
-        free, m = self.pool.unlabeled_rows, len(open_rows)
-        near = csr_array((self.distances[np.ix_(open_rows, free)] <= reach).astype(np.float64))
+        open_rows, free = np.flatnonzero(self.to_labeled > distance), self.free
+        near = _ones(self.reach.within(distance))[open_rows][:, free]
+        m = len(open_rows)
         total = np.concatenate([np.ones(len(free)), np.zeros(m)])
         matrix = block_array([[near, -eye_array(m)]], format="csr")
         answer = milp(
@@ -153,14 +195,8 @@ class _Search:
         return np.concatenate([chosen, rest])
 
 
-def _all_distances(pool: Pool) -> Floats:
-    """Euclidean distances between all rows: float32[n, n]."""
-    points: NDArray[np.floating] = shifted(pool.vectors, slice(None), sample_mean(pool.vectors))
-    norms = squared_norms(points)
-    squared = points @ points.T
-    squared *= -2
-    squared += norms
-    squared += norms[:, None]
-    np.fill_diagonal(squared, 0)
-    distances: Floats = np.sqrt(np.maximum(squared, 0, out=squared), out=squared)
-    return distances
+def _ones(reach: Reach) -> csr_array:
+    """Which rows are near each other: sparse float64[n, n]."""
+    n = len(reach.is_whole)
+    values: NDArray[np.float64] = np.ones(len(reach.rows))
+    return csr_array((values, reach.rows, reach.starts), shape=(n, n))
