@@ -1,6 +1,7 @@
 """Files of the store that are altered, cut short or missing: said, passed over, made again."""
 
 import shutil
+import tarfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -69,17 +70,38 @@ def test_every_file_of_a_round_is_among_the_damaged(copied: tuple[Backend, FakeL
     assert here == set(OF_A_PROJECT)
 
 
-def assert_answers(backend: Backend) -> None:
+def assert_answers(backend: Backend, project_id: int = 1) -> None:
     """Label Studio, people and Prometheus get answers from what is whole."""
     client = create_app(backend).test_client()
     for path in ("status", "overview", "progress", "history"):
-        assert client.get(f"/api/projects/1/{path}").status_code == 200, path
-    for path in ("/projects", "/projects/1", "/metrics"):
+        assert client.get(f"/api/projects/{project_id}/{path}").status_code == 200, path
+    for path in ("/projects", f"/projects/{project_id}", "/metrics"):
         assert client.get(path).status_code == 200, path
-    assert client.post("/setup", json={"project": 1}).status_code == 200
-    answer = client.post("/predict", json={"project": 1, "tasks": [{"id": 2}, {"id": 10**6}]})
+    assert client.post("/setup", json={"project": project_id}).status_code == 200
+    answer = client.post("/predict", json={"project": project_id, "tasks": [{"id": 2}, {"id": 10**6}]})
     results = (answer.json or {})["results"]
-    assert results[0]["model_version"].removeprefix("pool-") in "2345"
+    assert results[0]["model_version"].removeprefix("pool-") in "12345"
+
+
+def test_a_folder_of_an_early_release_answers_and_the_next_round_is_made_on_top(
+    make_backend: Callable[..., Backend], tmp_path: Path
+) -> None:
+    with running() as studio:
+        while (project_id := studio.create_project(8 if len(studio.projects) == 6 else 0)) < 7:
+            pass
+        tasks = [task["id"] for task in studio.tasks_of(project_id)]
+        with tarfile.open(Path(__file__).parent / "saved/round-saved-by-8b533be.tar.gz") as packed:
+            packed.extractall(tmp_path / "data", filter="data")
+        backend = make_backend(label_studio_url=studio.url, label_studio_api_key=TOKEN, **SMALL)
+        assert_answers(backend, 7)
+        studio.annotate(tasks[0], "cat")
+        studio.annotate(tasks[1], "dog")
+        round_due(backend, 7)
+        made = run_round(backend, 7)
+        assert made.record.number == 2
+        assert_answers(backend, 7)
+        assert [record.number for record in backend.store.history(7)] == [1, 2]
+        assert_nothing_lost(backend, studio, 7, [1, 2])
 
 
 def flipped(path: Path) -> None:

@@ -20,6 +20,7 @@ from worker_site import Site, assert_recovers
 
 from coreset_backend.heartbeats import workers_alive
 from coreset_backend.jobs import request_round
+from coreset_backend.lifecycle import cancel_round
 from coreset_backend.status import PHASES
 
 pytestmark = pytest.mark.slow
@@ -105,6 +106,20 @@ def test_two_workers(site: Site, phase: str) -> None:
         os.kill(site.round_processes()[0], signal.SIGKILL)
     stored = assert_recovers(site, project_id, [1], KILLED)
     assert stored.record.number == 1
+
+
+@faults("it is cancelled by a person", "fit")
+def test_a_round_is_cancelled(site: Site, phase: str) -> None:
+    site.start_worker()
+    with stopped_at(site, phase) as project_id:
+        assert cancel_round(site.backend, project_id)  # within ten seconds, or it raises
+    assert not site.round_processes()
+    assert site.state(project_id)["state"] == "idle"
+    request_round(site.backend, project_id, "an event")
+    wait_until(lambda: not site.backend.queue.count, "the event to be looked at")
+    assert site.studio.versions(project_id) == {}  # nobody has started one
+    request_round(site.backend, project_id, "started by hand", force=True)
+    assert_recovers(site, project_id, [1])
 
 
 # ---------------------------------------------------------------- the disk
