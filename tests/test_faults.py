@@ -224,6 +224,16 @@ def test_the_way_to_redis_is_cut(site: Site, phase: str) -> None:
     assert_recovers(site, project_id, [1])
 
 
+@faults("the network to Redis falls silent for ten seconds", among=("fit", "publish"))
+def test_the_way_to_redis_is_silent(site: Site, phase: str) -> None:
+    site.start_worker()
+    with stopped_at(site, phase) as project_id:
+        site.redis_wire.silence()
+    time.sleep(10)
+    site.redis_wire.heal()
+    assert_recovers(site, project_id, [1])
+
+
 # ---------------------------------------------------------------- Label Studio
 
 

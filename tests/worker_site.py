@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from backend_run import backend_command
 from fake_label_studio import TOKEN, FakeLabelStudio
 from tcp_proxy import Hold, TcpProxy, proxied
 from waiting import wait_until
@@ -40,8 +41,8 @@ class Site:
     log: Path
     workers: list[subprocess.Popen[bytes]] = field(default_factory=list)
 
-    def start_worker(self, *, limit: str = "", **settings: str) -> subprocess.Popen[bytes]:
-        """A worker; ``limit`` are words of bash before it, ``settings`` go on top of small ones."""
+    def start_worker(self, **settings: str) -> subprocess.Popen[bytes]:
+        """A worker whose rounds are short; ``settings`` go on top."""
         environment = {
             "PATH": os.environ["PATH"],
             "PYTHONPATH": os.pathsep.join(sys.path),
@@ -58,9 +59,8 @@ class Site:
             "CORESET_POLL_SECONDS": "5",
             **settings,
         }
-        command = ["bash", "-c", f'{limit} exec "$0" -m coreset_backend work', sys.executable]
         with self.log.open("ab") as output:
-            worker = subprocess.Popen(command, env=environment, stdout=output, stderr=output)
+            worker = subprocess.Popen(backend_command("work"), env=environment, stdout=output, stderr=output)
         self.workers.append(worker)
         return worker
 
