@@ -231,7 +231,9 @@ def doctor(project_id: int | None) -> None:
 @click.option("--images", "folder", type=click.Path(path_type=Path), help="A subfolder a class.")
 @click.option("--project", "project_id", type=click.IntRange(1), help="Or the labelled tasks of a project.")
 @click.option("--test", "test_folder", type=click.Path(path_type=Path), help="Else a fifth of them.")
-@click.option("--strategy", "strategies", default="k_center,random", show_default=True, help="By commas.")
+@click.option(
+    "--strategy", "strategies", default="uncertainty_herding,random", show_default=True, help="By commas."
+)
 @click.option("--batch", "batches", default="50", show_default=True, help="Tasks in a batch, by commas.")
 @click.option("--rounds", type=click.IntRange(1), default=5, show_default=True)
 @click.option("--seeds", type=click.IntRange(1), default=3, show_default=True, help="Repetitions.")
