@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from coreset_backend.answers import Answers
 from coreset_backend.batch import Choice, choose_batch, state_code
+from coreset_backend.embeddings import embed_round
 from coreset_backend.errors import CorruptRound, EmptyPool, LabelStudioError
 from coreset_backend.evaluation import evaluate, holdout_task_ids, named_classes, proportion
 from coreset_backend.evidence import duplicate_groups, gather_evidence
@@ -134,7 +135,9 @@ def _compute(
     with clock.phase("fit") as step:
         classifier, training = fit_snapshot(settings, chosen, snapshot, pixels, readable, holdout, step)
     with clock.phase("embed") as step:
-        embeddings, probabilities = model.embed_and_predict(classifier, pixels, step)
+        network = model.network_name(classifier)
+        embeddings = embed_round(classifier, network, pixels, previous, step)
+        probabilities = model.probabilities_of(classifier, embeddings)
     with backend.store.draft(snapshot.project_id) as draft:
         about(project=draft.project_id, round=draft.number)
         with clock.phase("neighbors"):
@@ -162,6 +165,7 @@ def _compute(
                 evaluation=hold_out_figures(snapshot, previous, pixels.task_ids, holdout, probabilities),
                 batch_figures=batch_figures(snapshot, previous),
                 features=features,
+                network=network,
             )
             return draft.save(
                 record,

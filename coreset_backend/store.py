@@ -49,7 +49,8 @@ class Round:
     ``evaluation``: the fields of :class:`coreset_backend.evaluation.Evaluation`, None without a hold-out.
     ``random_slice``: the task ids of the batch that chance drew. ``batch_figures``: what the model of the
     round before had said of its batch, None without a random slice in it. ``features``: the SHA-256 of
-    the features learned on the pool that were at hand, if any were.
+    the features learned on the pool that were at hand, if any were. ``network``: names what made the
+    embeddings by its weights.
     """
 
     project_id: int
@@ -78,6 +79,7 @@ class Round:
     batch_figures: dict[str, Any] | None = None
     attributes: dict[str, str] = field(default_factory=dict)
     features: str = ""
+    network: str = ""
 
     @property
     def pool_version(self) -> str:

@@ -32,11 +32,12 @@ MAY_IMPORT = {
     | PURE
     | WORLD
     | {"backend", "answers", "batch", "evaluation", "evidence", "layout", "tabs", "project_settings"}
-    | {"pretraining", "progress"},
+    | {"embeddings", "pretraining", "progress"},
     "logs": {"settings"},
     "progress": {"errors", "backend"},
     "counts": {"errors", "backend"},
     "incoming": {"backend", "project"},
+    "embeddings": {"errors", "store", "model"},
     "leases": {"backend", "progress"},
     "failures": {"errors", "backend"},
     "pretraining": {"errors", "backend", "settings", "progress", "store", "images", "model"},

@@ -1,15 +1,18 @@
 """Whole rounds on a real HTTP Label Studio, with features that were learned on the pool."""
 
+import logging
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from fake_label_studio import TOKEN, FakeLabelStudio
+from fake_label_studio import TOKEN, FakeLabelStudio, picture
 from safetensors.torch import load_file, save_file
+from test_model import SMALL, shapes
 from test_model_pretraining import begin, textures
 
+from coreset_backend import model
 from coreset_backend.backend import Backend
 from coreset_backend.batch import state_code
 from coreset_backend.errors import NotFinite
@@ -116,3 +119,54 @@ def test_the_same_pool_labels_and_seed_make_the_same_round(
     assert (second.record.number, second.record.batch) == (2, first.record.batch)
     np.testing.assert_array_equal(first.array("embeddings"), second.array("embeddings"))
     np.testing.assert_array_equal(first.array("probabilities"), second.array("probabilities"))
+
+
+def test_a_frozen_network_embeds_new_tasks_only(
+    make: Callable[..., Backend], studio: FakeLabelStudio, weights: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "coreset_backend.embeddings")
+    backend, project_id = make(weights), studio.create_project(POOL)
+    first = run_round(backend, project_id)
+    assert "40 of 40 images were embedded" in caplog.text
+    for number in range(3):
+        path = f"/data/upload/{project_id}/new-{number}.png"
+        studio.files[path] = picture(77 + number)
+        studio.add_task(project_id, {"image": path})
+    for number, task_id in enumerate(first.record.batch):
+        studio.annotate(task_id, LABELS[number % 2])
+    second = run_round(backend, project_id)
+    assert "3 of 43 images were embedded" in caplog.text
+    old = np.searchsorted(second.array("embedded_task_ids"), first.array("embedded_task_ids"))
+    np.testing.assert_array_equal(second.array("embeddings")[old], first.array("embeddings"))
+    classifier = model.load_classifier(second.path / "model.safetensors", "cpu")
+    pixels, _ = backend.images.fetch([(t["id"], t["data"]["image"]) for t in studio.tasks_of(project_id)], 32)
+    embeddings, probabilities = model.embed_and_predict(classifier, pixels)
+    np.testing.assert_allclose(second.array("embeddings"), embeddings, rtol=0.05, atol=0.02)
+    np.testing.assert_allclose(second.array("probabilities"), probabilities, rtol=0.05, atol=0.02)
+
+    (second.path / "embeddings.npy").write_bytes(b"torn")
+    third = run_round(backend, project_id)
+    assert "43 of 43 images were embedded" in caplog.text
+    np.testing.assert_allclose(third.array("embeddings"), embeddings, rtol=0.05, atol=0.02)
+
+
+def test_a_network_that_was_trained_embeds_all_again(tmp_path: Path) -> None:
+    pixels, targets = shapes(20)
+    recipe = model.Recipe(images=64)
+    made = [
+        model.fit(
+            SMALL,
+            pixels,
+            targets,
+            multiple=False,
+            holdout=np.zeros(20, bool),
+            seed=seed,
+            device="cpu",
+            recipe=recipe,
+        )[0]
+        for seed in (0, 0, 1)
+    ]
+    names = [model.network_name(classifier) for classifier in made]
+    assert names[0] == names[1] != names[2]
+    model.save_classifier(made[0], tmp_path / "m.safetensors")
+    assert model.network_name(model.load_classifier(tmp_path / "m.safetensors", "cpu")) == names[0]

@@ -9,9 +9,18 @@ Importing it computes nothing, loads no weights and sets no thread: a worker may
 
 from .backbones import BACKBONES, Backbone, ChosenBackbone, backbone_named, choose_backbone
 from .checkpoint import PretrainingState
-from .classifier import Classifier, PixelRows, PixelSubset, Progress, embed, embed_and_predict, predict
+from .classifier import (
+    Classifier,
+    PixelRows,
+    PixelSubset,
+    Progress,
+    embed,
+    embed_and_predict,
+    predict,
+    probabilities_of,
+)
 from .descent import Recipe
-from .file import load_classifier, save_classifier
+from .file import load_classifier, network_name, save_classifier
 from .pretraining import (
     PretrainingRecipe,
     pretrain,
@@ -39,10 +48,12 @@ __all__ = [
     "embed_and_predict",
     "fit",
     "load_classifier",
+    "network_name",
     "predict",
     "pretrain",
     "pretrained_backbone",
     "pretraining_state",
+    "probabilities_of",
     "save_classifier",
     "untrained",
 ]

@@ -249,9 +249,27 @@ def _forward_rows(
     features = features_of(classifier, images_from(pixels, classifier.backbone, classifier.device))
     if classifier.head is None:
         return features.cpu().numpy(), np.empty((len(features), 0), np.float32)
-    logits = classifier.head(features)
-    chances = logits.sigmoid() if classifier.multiple else logits.softmax(1)
-    return features.cpu().numpy(), chances.cpu().numpy()
+    return features.cpu().numpy(), _chances(classifier, classifier.head, features)
+
+
+def _chances(classifier: Classifier, head: nn.Linear, features: Tensor) -> NDArray[np.float32]:
+    logits = head(features)
+    chances: NDArray[np.float32] = (
+        (logits.sigmoid() if classifier.multiple else logits.softmax(1)).cpu().numpy()
+    )
+    return chances
+
+
+@torch.inference_mode()
+def probabilities_of(classifier: Classifier, embeddings: NDArray[np.float32]) -> NDArray[np.float32] | None:
+    """float32[n, classes] as `predict` gives them, of float32[n, dimension] embeddings; None without head."""
+    if classifier.head is None:
+        return None
+    found = np.empty((len(embeddings), classifier.classes), np.float32)
+    for start in range(0, len(embeddings), 8192):
+        features = torch.from_numpy(embeddings[start : start + 8192]).to(classifier.device)
+        found[start : start + 8192] = _chances(classifier, classifier.head, features)
+    return found
 
 
 def features_of(classifier: Classifier, images: Tensor) -> Tensor:

@@ -38,6 +38,13 @@ def save_classifier(classifier: Classifier, path: Path) -> None:
     write_tensors(path, manifest, tensors)
 
 
+def network_name(classifier: Classifier) -> str:
+    """A digest that two classifiers share if they embed alike: of weights, image size, and kind of device."""
+    kind = (classifier.backbone.name, classifier.size, classifier.mirror, classifier.device.type)
+    weights = {name: value.cpu().contiguous() for name, value in classifier.network.state_dict().items()}
+    return _digest(repr(kind), weights)
+
+
 def write_tensors(path: Path, manifest: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
     """Write tensors by name and a JSON manifest as one file, whole or not at all, with a hash over both."""
     tensors = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}

@@ -1,0 +1,73 @@
+"""The embeddings of a round: those of the round before where neither network nor image has changed.
+
+A frozen network gives the same embedding for the same image every time, so a round on it embeds new tasks
+only; a network that was trained in the round has other weights, and with them another name.
+"""
+
+import logging
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from coreset_backend.errors import CorruptRound
+from coreset_backend.store import StoredRound
+
+if TYPE_CHECKING:
+    from coreset_backend.model import Classifier
+
+log = logging.getLogger(__name__)
+Vectors = NDArray[np.float32]
+
+
+class KeyedPixels(Protocol):
+    """Images by rows, uint8[n, size, size, 3], and the key of each, uint8[n, 32]."""
+
+    keys: NDArray[np.uint8]
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+    def __len__(self) -> int: ...
+    def __getitem__(self, rows: NDArray[np.int64], /) -> NDArray[np.uint8]: ...
+
+
+def embed_round(
+    classifier: "Classifier",
+    network: str,
+    pixels: KeyedPixels,
+    previous: StoredRound | None,
+    step: Callable[[int, int], None] | None = None,
+) -> Vectors:
+    """float32[n, dimension] of all images; ``network`` is the classifier's name by its weights.
+
+    Raises NotFinite, OutOfMemory.
+    """
+    from coreset_backend import model
+
+    known, vectors = _known(network, pixels.keys, previous)
+    fresh = np.flatnonzero(known < 0)
+    embeddings = np.empty((len(pixels), classifier.backbone.dimension), np.float32)
+    if len(fresh) < len(pixels):
+        embeddings[known >= 0] = vectors[known[known >= 0]]
+    if len(fresh):
+        embeddings[fresh] = model.embed(classifier, model.PixelSubset(pixels, fresh), progress=step)
+    log.info("%d of %d images were embedded, the others are as before", len(fresh), len(pixels))
+    return embeddings
+
+
+def _known(
+    network: str, keys: NDArray[np.uint8], previous: StoredRound | None
+) -> tuple[NDArray[np.int64], Any]:
+    """Each image's row in the embeddings of the round before, int64[n], -1 where there is none; and those."""
+    nowhere = np.full(len(keys), -1, dtype=np.int64)
+    nothing = nowhere, np.empty((0, 0), np.float32)
+    if previous is None or previous.record.network != network or not previous.has("image_keys"):
+        return nothing
+    try:
+        before, vectors = previous.array("image_keys"), previous.array("embeddings")
+    except CorruptRound as error:
+        log.error("all images are embedded anew: %s", error)
+        return nothing
+    rows = {key.tobytes(): row for row, key in enumerate(before)}
+    return np.array([rows.get(key.tobytes(), -1) for key in keys], dtype=np.int64), vectors
