@@ -21,6 +21,7 @@ from rq.serializers import JSONSerializer
 from coreset_backend.backend import Backend, OurJob, open_backend
 from coreset_backend.counts import count
 from coreset_backend.errors import (
+    ConfigError,
     CoresetError,
     LabelStudioError,
     ProjectError,
@@ -177,7 +178,7 @@ def _advance(backend: Backend, project_id: int) -> str:
 def _republish(backend: Backend, project_id: int) -> str:
     from coreset_backend.rounds import publish_round
 
-    stored = backend.store.latest(project_id)
+    stored = backend.store.latest(project_id, verified=True)
     if stored:
         reporter(backend, project_id, "published again")("publish", 0, 0)
         publish_round(backend, stored)
@@ -300,8 +301,12 @@ def _say_failure(backend: Backend, project_id: int, error: str, job: Job | None,
 
 def _seconds_to_poll(backend: Backend, project_id: int) -> float | None:
     """When the poll looks at the project again at the latest; None where only a person starts a round."""
-    if backend.store.held(project_id) or backend.settings_of(project_id).trigger == "manual":
-        return None
+    if not _is_demanded(backend, project_id):
+        if backend.store.held(project_id):
+            return None
+        with contextlib.suppress(ConfigError):  # the failure that is being said may be this one
+            if backend.settings_of(project_id).trigger == "manual":
+                return None
     spared = 0
     with contextlib.suppress(RedisError):
         spared = max(int(backend.redis.ttl(redis_key(project_id, "spared"))), 0)

@@ -99,5 +99,5 @@ def test_what_a_clock_that_runs_ahead_scheduled_is_not_waited_for(site: Site, cl
     project_id = site.new_project(labeled=6)
     request_round(site.backend, project_id, "an event")
     assert site.backend.queue.scheduled_job_registry.count == 1
-    site.wait_for_round(project_id, 1, 150)
+    site.wait_for_round(project_id, 1, 400)
     assert_recovers(site, project_id, [1])

@@ -23,7 +23,7 @@ def test_an_expected_failure_is_one_line_in_the_log_and_is_not_repeated_by_the_q
     project_id = site.studio.create_project()
     site.start_worker()
     request_round(site.backend, project_id, "asked by a test")
-    wait_until(lambda: site.state(project_id)["state"] == "failed", "the state failed", 60)
+    wait_until(lambda: site.state(project_id)["state"] == "failed", "the state failed")
     assert "has no tasks yet. Import images into it." in site.error(project_id)
     lines = [line for line in site.log.read_text().splitlines() if " ERROR " in line]
     assert len(lines) == 1
@@ -115,14 +115,14 @@ def test_cancel_ends_the_round_and_rollback_and_publish_tell_label_studio_the_ba
     for task_id in first.record.batch:
         site.studio.annotate(task_id, "cat")
     slow = site.studio.fail("slow", "import/predictions", seconds=60, times=1)
-    wait_until(lambda: slow.times == 0, "the poll to find the labels and the import to begin", 60)
+    wait_until(lambda: slow.times == 0, "the poll to find the labels and the import to begin", 240)
     assert (client.post(f"/api/projects/{project_id}/cancel").json or {})["status"] == "cancelled"
     assert site.state(project_id)["held"] == "The last round was cancelled by hand."
     assert site.studio.projects[project_id]["model_version"] == first.record.model_version
     assert not cancel_round(site.backend, project_id)
 
     request_round(site.backend, project_id, "a webhook")
-    wait_until(lambda: site.state(project_id)["state"] == "idle", "the hold to be respected", 30)
+    wait_until(lambda: site.state(project_id)["state"] == "idle", "the hold to be respected")
     assert site.studio.projects[project_id]["model_version"] == first.record.model_version
     assert client.post(f"/api/projects/{project_id}/start").status_code == 202
     second = site.wait_for_round(project_id, 2)
@@ -132,7 +132,7 @@ def test_cancel_ends_the_round_and_rollback_and_publish_tell_label_studio_the_ba
 
     assert client.post(f"/api/projects/{project_id}/rollback", json={"round": 1}).status_code == 202
     served = site.studio.projects[project_id]
-    wait_until(lambda: served["model_version"] == first.record.model_version, "round 1 to be served", 30)
+    wait_until(lambda: served["model_version"] == first.record.model_version, "round 1 to be served")
     site.wait_until_idle(project_id)
     assert site.backend.store.newest_first(project_id) == [1, 2]
     answer = client.post("/predict", json={"project": project_id, "tasks": [{"id": first.record.batch[0]}]})
@@ -140,7 +140,7 @@ def test_cancel_ends_the_round_and_rollback_and_publish_tell_label_studio_the_ba
 
     site.studio.predictions.clear()  # as when Label Studio is restored from an older backup
     assert publish_again(site.backend, project_id)
-    wait_until(lambda: site.studio.versions(project_id), "the batch to be published again", 30)
+    wait_until(lambda: site.studio.versions(project_id), "the batch to be published again")
     assert site.studio.versions(project_id) == {first.record.model_version: IMAGES}
     with pytest.raises(RoundNotFound, match="has no round 9"):
         roll_back(site.backend, project_id, 9)

@@ -37,7 +37,7 @@ def put(redis: Redis, queue: str, job_id: str, **fields: Any) -> None:
 def wait_for_the_next(site: Site) -> None:
     """An honest job behind all others is run, by the same worker."""
     after = site.backend.queue.enqueue(RECONCILE_JOB)
-    wait_until(lambda: after.get_status(refresh=True).value == "finished", "the job behind them")
+    wait_until(lambda: after.get_status(refresh=True).value == "finished", "the job behind them", 400)
     assert site.workers[0].poll() is None
 
 
