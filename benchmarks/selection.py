@@ -1,14 +1,16 @@
-"""k-Center on one core: ours against plain numpy, scikit-activeml and fpsample, in one run.
+"""Selection on one core: ours against plain numpy, scikit-activeml and fpsample, in one run.
 
     pip install -r benchmarks/requirements-selection.txt        # into an environment of its own
-    OMP_NUM_THREADS=1 python benchmarks/selection.py [--only NAME] [--images FOLDER]
+    OMP_NUM_THREADS=1 python benchmarks/selection.py [--only T1 T4] [--images FOLDER]
 
 Every measurement is a process of its own: CPU seconds, and the peak of memory beyond the vectors. The
 features are made here: Gaussian mixtures of intrinsic dimension 16, points on the unit sphere, and with
---images those of a small CNN trained on the folder (a subfolder a class), repeated with noise to 50,000.
+--images those of two small CNNs trained on the folder (a subfolder a class), side by side, on every image
+and on shifted copies of it. The names of the cases are those of the table in docs/selection.md.
 """
 
 import argparse
+import heapq
 import json
 import os
 import platform
@@ -17,6 +19,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -24,17 +27,30 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import numpy as np
 
-from coreset_backend.selection import Coverage, Pool, covering_radius, k_center_greedy, robust_k_center
+from coreset_backend.errors import NotFinite
+from coreset_backend.selection import (
+    Coverage,
+    Pool,
+    covering_radius,
+    k_center_greedy,
+    max_herding,
+    neighbors_for,
+    normalized,
+    robust_k_center,
+)
 
 CASES = {  # name: (features, n, d, labelled, batch)
-    "T1": ("mixture", 50_000, 512, 100, 1000),
-    "T1 CNN": ("images", 50_000, 256, 100, 1000),
-    "T2": ("mixture", 50_000, 512, 1000, 5000),
+    "T1": ("images", 50_000, 512, 100, 1000),
+    "T1 mixture": ("mixture", 50_000, 512, 100, 1000),
+    "T2": ("images", 50_000, 512, 1000, 5000),
     "T3": ("mixture", 200_000, 512, 1000, 1000),
     "T4": ("mixture", 1_000_000, 128, 100, 1000),
     "T6": ("sphere", 50_000, 512, 100, 1000),
 }
-COMPARED = ("T1", "T1 CNN", "T6")
+COMPARED = ("T1", "T1 mixture", "T6")
+ROBUST = ((1000, 50, 50, 30), (10_000, 100, 1000, 10), (10_000, 100, 1000, 90), (50_000, 100, 1000, 60))
+"""R1: rows, labelled, batch, seconds."""
+PITFALLS = ("an offset of 1e4", "7 distinct points", "a value of NaN", "a value of 1e30", "no labels")
 NUMPY_STEPS = 200
 """Steps that plain numpy is timed for; each costs the same, the rest is multiplied."""
 
@@ -44,9 +60,7 @@ def make(features: str, n: int, d: int, images: Path | None) -> np.ndarray:
     rng = np.random.default_rng(0)
     if features == "images":
         assert images is not None
-        found = cnn_features(images)
-        copies = [found + rng.normal(0, 0.05, found.shape) * found.std() for _ in range(-(-n // len(found)))]
-        return np.concatenate(copies)[:n].astype(np.float32)
+        return cnn_features(images)[rng.permutation(n)]
     if features == "sphere":
         vectors = rng.normal(size=(n, d)).astype(np.float32)
         return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
@@ -60,48 +74,42 @@ def make(features: str, n: int, d: int, images: Path | None) -> np.ndarray:
 
 
 def cnn_features(folder: Path) -> np.ndarray:
-    """float32[n, 256]: the images of the folder, seen by a CNN trained on a third of them."""
+    """float32[5 n, 512]: the n images of the folder and four shifted copies of each, seen by two CNNs."""
     from PIL import Image
 
     from coreset_backend import model
 
-    class Pixels:
-        def __init__(self, array: np.ndarray) -> None:
-            self.array, self.shape = array, array.shape
-
-        def __len__(self) -> int:
-            return len(self.array)
-
-        def __getitem__(self, rows: np.ndarray) -> np.ndarray:
-            return self.array[rows]
-
     paths = sorted(path for path in folder.rglob("*") if path.suffix in (".jpg", ".png"))
-    pixels = Pixels(
-        np.stack([np.asarray(Image.open(path).convert("RGB").resize((32, 32))) for path in paths])
-    )
+    pixels = np.stack([np.asarray(Image.open(path).convert("RGB").resize((32, 32))) for path in paths])
     names = sorted({path.parent.name for path in paths})
     codes = np.array([names.index(path.parent.name) for path in paths])
     rows = np.arange(0, len(paths), 3)
-    classifier, _ = model.fit(
-        model.choose_backbone("small_cnn", None),
-        model.PixelSubset(pixels, rows),
-        np.eye(len(names), dtype=np.float32)[codes[rows]],
-        multiple=False,
-        holdout=np.zeros(len(rows), dtype=bool),
-        seed=0,
-    )
-    return model.embed_and_predict(classifier, pixels)[0]
+    padded = np.pad(pixels, ((0, 0), (3, 3), (3, 3), (0, 0)), mode="reflect")
+    views = [pixels, *(padded[:, y : y + 32, x : x + 32] for y, x in ((0, 2), (6, 3), (3, 0), (2, 6)))]
+    columns = []
+    for seed in (0, 1):
+        classifier, _ = model.fit(
+            model.choose_backbone("small_cnn", None),
+            pixels[rows],
+            np.eye(len(names), dtype=np.float32)[codes[rows]],
+            multiple=False,
+            holdout=np.zeros(len(rows), dtype=bool),
+            seed=seed,
+            device="cpu",
+        )
+        columns.append(np.concatenate([model.embed_and_predict(classifier, view)[0] for view in views]))
+    return np.concatenate(columns, axis=1)
 
 
 def ours(vectors: np.ndarray, labeled: np.ndarray, batch: int) -> np.ndarray:
     return k_center_greedy(Pool(vectors, labeled), batch).rows
 
 
-def numpy_steps(vectors: np.ndarray, labeled: np.ndarray, batch: int) -> np.ndarray:
+def numpy_steps(vectors: np.ndarray, labeled: np.ndarray, batch: int, most: int = NUMPY_STEPS) -> np.ndarray:
     """One pass over all vectors per center, in place: what everybody writes first."""
     norms = np.einsum("ij,ij->i", vectors, vectors)
     nearest, picked = np.full(len(vectors), np.inf, dtype=np.float32), []
-    for step in range(min(NUMPY_STEPS, len(labeled) + batch)):
+    for step in range(min(most, len(labeled) + batch)):
         row = labeled[step] if step < len(labeled) else int(nearest.argmax())
         picked.append(row)
         distances = vectors @ vectors[row]
@@ -109,7 +117,7 @@ def numpy_steps(vectors: np.ndarray, labeled: np.ndarray, batch: int) -> np.ndar
         distances += norms
         distances += norms[row]
         np.minimum(nearest, distances, out=nearest)
-    return np.array(picked[len(labeled) :])
+    return np.array(picked[len(labeled) :], dtype=np.int64)
 
 
 def scikit_activeml(vectors: np.ndarray, labeled: np.ndarray, batch: int) -> np.ndarray:
@@ -121,10 +129,11 @@ def scikit_activeml(vectors: np.ndarray, labeled: np.ndarray, batch: int) -> np.
 
 
 def fpsample_all(vectors: np.ndarray, labeled: np.ndarray, batch: int) -> np.ndarray:
-    """fpsample knows no labelled set: it is given one start, and as many picks as the others have centers."""
+    """fpsample counts its starts among the samples, and gives them back first."""
     import fpsample
 
-    return fpsample.fps_sampling(vectors, len(labeled) + batch, start_idx=int(labeled[0]))[len(labeled) :]
+    found = fpsample.fps_sampling(vectors, len(labeled) + batch, start_idx=labeled.tolist())
+    return np.asarray(found[len(labeled) :], dtype=np.int64)
 
 
 METHODS: dict[str, Callable[[np.ndarray, np.ndarray, int], np.ndarray]] = {
@@ -136,22 +145,26 @@ METHODS: dict[str, Callable[[np.ndarray, np.ndarray, int], np.ndarray]] = {
 
 
 def measure(method: str, path: Path, labeled: int, batch: int) -> dict[str, float]:
-    """In this process: CPU seconds, MB beyond the vectors, and for ours the next batch."""
+    """In this process: CPU seconds, MB beyond the vectors; for ours the next batch and the certificate."""
     vectors = np.load(path)
     rows = np.sort(np.random.default_rng(1).permutation(len(vectors))[:labeled])
     METHODS[method](vectors[: labeled + 4000].copy(), np.arange(labeled), 5)  # imports and first pages
-    Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
-    before = peak_memory()
-    started = time.process_time()
-    picked = METHODS[method](vectors, rows, batch)
-    seconds = time.process_time() - started
+    seconds, peak = [], 0.0
+    for _ in range(3 if method == "ours" else 1):
+        Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
+        before = peak_memory()
+        started = time.process_time()
+        picked = METHODS[method](vectors, rows, batch)
+        seconds.append(time.process_time() - started)
+        peak = max(peak, peak_memory() - before)
+    found = {"seconds": min(seconds), "megabytes": peak}
     if method == "plain numpy":
-        seconds *= (labeled + batch) / min(NUMPY_STEPS, labeled + batch)
-    peak = peak_memory() - before
-    found = {"seconds": seconds, "megabytes": peak, "distinct": float(len(np.unique(picked)))}
-    if method != "plain numpy":
+        found["seconds"] *= (labeled + batch) / min(NUMPY_STEPS, labeled + batch)
+    else:
         found["radius"] = covering_radius(vectors, np.unique(np.concatenate([rows, picked])))
-    return found if method != "ours" else {**found, **next_batch(vectors, rows, picked)}
+    if method == "ours":
+        found |= {"next": next_batch(vectors, rows, picked), "gap": largest_gap(vectors, rows, picked)}
+    return found
 
 
 def peak_memory() -> float:
@@ -160,41 +173,155 @@ def peak_memory() -> float:
     return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) / 1024
 
 
-def next_batch(vectors: np.ndarray, rows: np.ndarray, picked: np.ndarray) -> dict[str, float]:
-    """T7: 100 more rows on kept state."""
+def next_batch(vectors: np.ndarray, rows: np.ndarray, picked: np.ndarray) -> float:
+    """T7: CPU seconds for 100 more rows on kept state."""
     kept = Coverage(vectors, rows)
     kept.pick(len(picked))
     started = time.process_time()
     k_center_greedy(Pool(vectors, np.concatenate([rows, picked])), 100, coverage=kept)
-    seconds = time.process_time() - started
-    return {"next": seconds}
+    return time.process_time() - started
 
 
-def robust(path: Path, n: int, batch: int, seconds: float) -> dict[str, float | str]:
-    """R1: the robust radius as a share of greedy's, one row in 1000 left out."""
+def largest_gap(vectors: np.ndarray, rows: np.ndarray, picked: np.ndarray) -> float:
+    """By how much any pick was nearer than the farthest row, as a share, in float64."""
+    shift = vectors[::100].mean(axis=0, dtype=np.float64)
+    nearest, gap = np.full(len(vectors), np.inf), 0.0
+    centers = vectors[np.concatenate([rows, picked])] - shift
+    norms = np.einsum("ij,ij->i", centers, centers)
+    squares = np.concatenate(
+        [((vectors[start : start + 8192] - shift) ** 2).sum(axis=1) for start in range(0, len(vectors), 8192)]
+    )
+    for start in range(0, len(centers), 64):
+        part = slice(start, start + 64)
+        far = np.empty((len(centers[part]), len(vectors)))
+        for column in range(0, len(vectors), 8192):
+            points = vectors[column : column + 8192] - shift
+            far[:, column : column + 8192] = -2 * centers[part] @ points.T
+        far += squares
+        far += norms[part, None]
+        for place, distances in enumerate(far, start):
+            if place >= len(rows):
+                own = nearest[picked[place - len(rows)]]
+                gap = max(gap, 1 - float(np.sqrt(max(own, 0) / nearest.max())))
+            np.minimum(nearest, distances, out=nearest)
+    return gap
+
+
+def robust(path: Path, n: int, labeled: int, batch: int, seconds: int) -> dict[str, float | str]:
+    """R1: the robust radius as a share of greedy's, one row left out."""
+    from coreset_backend.neighbors import build_index
+
     vectors = np.load(path)[:n]
-    labeled = np.arange(n // 20 if n <= 1000 else 100)
-    pool, rng = Pool(vectors, labeled), np.random.default_rng(0)
+    graph = None
+    if n > 20_000:
+        with tempfile.TemporaryDirectory() as folder:
+            graph = build_index(vectors, Path(folder) / "neighbors.ann").graph(neighbors_for(n))
+    pool, rng = Pool(vectors, np.arange(labeled), None, graph), np.random.default_rng(0)
     hurried = robust_k_center(pool, batch, rng, outliers=1, seconds=0)
-    started = time.process_time()
+    started, clock = time.process_time(), time.monotonic()
     found = robust_k_center(pool, batch, rng, outliers=1, seconds=seconds)
     return {
         "seconds": time.process_time() - started,
+        "clock": time.monotonic() - clock,
         "ratio": found.radius_after / hurried.radius_after,
         "status": found.status,
     }
 
 
-def in_a_process(*arguments: str) -> dict[str, float]:
-    command = [sys.executable, __file__, "--measure", *arguments]
-    return json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+def herding(path: Path, n: int, batch: int) -> dict[str, float]:
+    """max_herding on Annoy's neighbours: CPU seconds of index, graph and choice, MB beyond the vectors."""
+    from coreset_backend.neighbors import build_index
+
+    vectors = np.load(path)[:n]
+    Path("/proc/self/clear_refs").write_text("5")
+    before, started = peak_memory(), time.process_time()
+    with tempfile.TemporaryDirectory() as folder:
+        graph = build_index(vectors, Path(folder) / "neighbors.ann").graph(neighbors_for(n))
+    indexed = time.process_time() - started
+    pool = Pool(vectors, np.arange(100), None, graph)
+    rows = max_herding(pool, batch, np.random.default_rng(0)).rows
+    found = {
+        "index": indexed,
+        "seconds": time.process_time() - started - indexed,
+        "megabytes": peak_memory() - before,
+    }
+    if n <= 10_000:
+        found["coverage"] = kernel_coverage(vectors, rows) / kernel_coverage(
+            vectors, whole_kernel_rows(vectors, batch)
+        )
+    return found
+
+
+def whole_kernel_rows(vectors: np.ndarray, batch: int) -> np.ndarray:
+    """Greedy on the whole kernel, lazily: the truth that the neighbours approximate."""
+    units = normalized(vectors)
+    kernel = np.exp((2 * units @ units.T - 2) / 0.5)
+    covered, picked = kernel[:, :100].max(axis=1), []
+    first = [np.maximum(part - covered, 0).sum(axis=1) for part in np.array_split(kernel, 64)]
+    queue = [(-float(gain), row) for row, gain in enumerate(np.concatenate(first)) if row >= 100]
+    heapq.heapify(queue)
+    while len(picked) < batch:
+        row = queue[0][1]
+        heapq.heapreplace(queue, (-float(np.maximum(kernel[row] - covered, 0).sum()), row))
+        if queue[0][1] == row:
+            heapq.heappop(queue)
+            picked.append(row)
+            covered = np.maximum(covered, kernel[row])
+    return np.array(picked)
+
+
+def kernel_coverage(vectors: np.ndarray, rows: np.ndarray) -> float:
+    """The mean kernel value of every row with its nearest center."""
+    units = normalized(vectors)
+    nearest = (units @ units[np.concatenate([np.arange(100), rows])].T).max(axis=1)
+    return float(np.exp((2 * nearest - 2) / 0.5).mean())
+
+
+def pitfall(method: str, name: str) -> dict[str, str]:
+    """E1: what the method makes of one of PITFALLS, in words."""
+    vectors, labeled = np.random.default_rng(0).normal(size=(2000, 32)).astype(np.float32), np.arange(5)
+    if name == "a value of NaN":
+        vectors[40, 2] = np.nan
+    elif name == "a value of 1e30":
+        vectors[40, 2] = 1e30
+    elif name == "7 distinct points":
+        vectors = vectors[np.arange(2000) % 7]
+    elif name == "no labels":
+        labeled = labeled[:0]
+    offset = np.float32(1e4 if name == "an offset of 1e4" else 0)
+    choose = METHODS[method] if method != "plain numpy" else lambda *given: numpy_steps(*given, most=10**6)
+    try:
+        picked = choose(vectors + offset, labeled, 50)
+    except NotFinite:
+        return {"answer": "clear error"}
+    except (ValueError, TypeError, IndexError, AssertionError, RuntimeError) as error:
+        return {"answer": type(error).__name__}
+    if offset:
+        radii = [
+            covering_radius(vectors, np.concatenate([labeled, rows]))
+            for rows in (picked, choose(vectors, labeled, 50))
+        ]
+        return {"answer": f"{radii[0] / radii[1]:.3f} of the radius without it"}
+    return {"answer": f"{len(set(picked.tolist()) - set(labeled.tolist()))} of 50 rows"}
+
+
+def in_a_process(*arguments: object) -> dict[str, float]:
+    command = [sys.executable, __file__, "--measure", *map(str, arguments)]
+    ran = subprocess.run(command, capture_output=True, text=True, check=False)
+    if ran.returncode < 0 and arguments[0] == "pitfall":
+        return {"answer": "crash"}
+    if ran.returncode:
+        raise SystemExit(f"{' '.join(command)} failed:\n{ran.stderr}")
+    return json.loads(ran.stdout)
 
 
 def hardware() -> str:
     cpu = next(line for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line)
-    names = ("numpy", "scipy", "scikit-activeml", "fpsample")
-    return f"{cpu.split(': ')[1]}, {os.cpu_count()} cores; Python {platform.python_version()}; " + ", ".join(
-        f"{name} {installed(name)}" for name in names
+    names = ("numpy", "scipy", "annoy", "scikit-activeml", "fpsample")
+    return (
+        f"{datetime.now(UTC):%d %B %Y}; {cpu.split(': ')[1]}, {os.cpu_count()} cores, load "
+        f"{os.getloadavg()[0]:.0f}; Python {platform.python_version()}, "
+        + ", ".join(f"{name} {installed(name)}" for name in names)
     )
 
 
@@ -205,53 +332,105 @@ def installed(name: str) -> str:
         return "absent"
 
 
-def report(name: str, folder: Path, images: Path | None) -> None:
+def present() -> list[str]:
+    return [
+        method
+        for method in METHODS
+        if method not in ("scikit-activeml", "fpsample") or installed(method) != "absent"
+    ]
+
+
+def say(*cells: object) -> None:
+    print(f"| {' | '.join(map(str, cells))} |", flush=True)
+
+
+def report_speed(name: str, path: Path) -> None:
     features, n, d, labeled, batch = CASES[name]
-    path = folder / "vectors.npy"
-    np.save(path, make(features, n, d, images))
-    methods = [method for method in METHODS if method == "ours" or name in COMPARED]
     base = None
-    for method in methods:
-        if method in ("scikit-activeml", "fpsample") and installed(method) == "absent":
-            continue
-        found = in_a_process(method, str(path), str(labeled), str(batch))
+    for method in present() if name in COMPARED else ["ours"]:
+        found = in_a_process(method, path, labeled, batch)
         base = base or found["seconds"]
-        radius = f"{found['radius']:.4f}" if "radius" in found else "same"
-        more = f", next 100 on kept state {found['next']:.3f} s" if "next" in found else ""
-        print(
-            f"| {name} | {features} {n} x {d}, L {labeled}, b {batch} | {method} | {found['seconds']:.3f} "
-            f"| {found['seconds'] / base:.1f} | {found['megabytes']:.0f} | {radius}{more} |",
-            flush=True,
+        say(
+            name,
+            f"{features} {n:,} x {d}, L {labeled}, b {batch}",
+            method,
+            f"{found['seconds']:.3f}",
+            f"{found['seconds'] / base:.0f}",
+            f"{found['megabytes']:.0f}",
+            f"{found['radius']:.4f}" if "radius" in found else "",
+            f"{found['gap']:.1e}" if "gap" in found else "",
+            f"{found['next']:.3f}" if "next" in found else "",
         )
-    if name.startswith("T1"):
-        for size, picks, seconds in ((1000, 50, 30), (10_000, 1000, 10)):
-            found = in_a_process("robust", str(path), str(size), str(picks), str(seconds))
-            print(
-                f"| R1 | {features} {size}, b {picks}, {seconds} s | robust_k_center "
-                f"| {found['seconds']:.2f} | | | {found['ratio']:.4f} of greedy's, {found['status']} |",
-                flush=True,
-            )
+
+
+def report_robust(path: Path) -> None:
+    print("\n| R1 | seconds allowed | CPU s | by the clock | of greedy's radius | status |")
+    print("|---|---|---|---|---|---|")
+    for n, labeled, batch, seconds in ROBUST:
+        found = in_a_process("robust", path, n, labeled, batch, seconds)
+        times = f"{found['seconds']:.1f}", f"{found['clock']:.1f}"
+        say(f"n {n:,}, L {labeled}, b {batch}", seconds, *times, f"{found['ratio']:.4f}", found["status"])
+
+
+def report_herding(folder: Path) -> None:
+    print("\n| H | CPU s, index and graph | CPU s, choice | MB beyond | coverage, of the whole kernel's |")
+    print("|---|---|---|---|---|")
+    for n, d, batch in ((10_000, 256, 1000), (100_000, 256, 1000), (1_000_000, 128, 1000)):
+        np.save(folder / "herd.npy", make("mixture", n, d, None))
+        found = in_a_process("herding", folder / "herd.npy", n, batch)
+        share = f"{found['coverage']:.4f}" if "coverage" in found else ""
+        times = f"{found['index']:.1f}", f"{found['seconds']:.1f}"
+        say(f"mixture {n:,} x {d}, L 100, b {batch}", *times, f"{found['megabytes']:.0f}", share)
+
+
+def report_pitfalls() -> None:
+    methods = present()
+    print(f"\n| E1, 50 rows of 2,000 | {' | '.join(methods)} |\n|---|{'---|' * len(methods)}")
+    for name in PITFALLS:
+        say(name, *(in_a_process("pitfall", method, name)["answer"] for method in methods))
+
+
+def run_one(what: str, *given: str) -> dict[str, float] | dict[str, str] | dict[str, float | str]:
+    """What a child process measures."""
+    if what == "pitfall":
+        return pitfall(*given)
+    path, numbers = Path(given[0]), [int(number) for number in given[1:]]
+    if what == "robust":
+        return robust(path, *numbers)
+    return herding(path, *numbers) if what == "herding" else measure(what, path, *numbers)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--images", type=Path)
-    parser.add_argument("--only")
+    parser.add_argument("--only", nargs="+", default=[*CASES, "R1", "H", "E1"])
     parser.add_argument("--measure", nargs="+", help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.measure:
-        method, path, *numbers = given.measure
-        run = robust if method == "robust" else lambda *more: measure(method, *more)
-        print(json.dumps(run(Path(path), *(int(number) for number in numbers))))
+        print(json.dumps(run_one(*given.measure)))
         return
     print(hardware())
     print(
-        "| target | data | method | CPU s | times ours | MB beyond | radius |\n|---|---|---|---|---|---|---|"
+        "\n| case | vectors | by | CPU s | x ours | MB beyond | radius | gap | next 100, CPU s |\n"
+        "|---|---|---|---|---|---|---|---|---|"
     )
-    for name in [given.only] if given.only else CASES:
-        if given.images or CASES[name][0] != "images":
-            with tempfile.TemporaryDirectory() as folder:
-                report(name, Path(folder), given.images)
+    with tempfile.TemporaryDirectory() as name:
+        folder, made = Path(name), ""
+        for case in [case for case in CASES if case in given.only]:
+            features, n, d, _, _ = CASES[case]
+            if features == "images" and not given.images:
+                continue
+            if made != f"{features} {n} {d}":
+                np.save(folder / "vectors.npy", make(features, n, d, given.images))
+                made = f"{features} {n} {d}"
+            report_speed(case, folder / "vectors.npy")
+        if "R1" in given.only and given.images:
+            np.save(folder / "vectors.npy", make("images", 50_000, 512, given.images))
+            report_robust(folder / "vectors.npy")
+        if "H" in given.only:
+            report_herding(folder)
+    if "E1" in given.only:
+        report_pitfalls()
 
 
 if __name__ == "__main__":
