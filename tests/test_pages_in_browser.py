@@ -2,6 +2,7 @@
 
 import csv
 import io
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -32,7 +33,9 @@ from werkzeug.serving import make_server
 
 from coreset_backend.backend import Backend
 from coreset_backend.comparison import keep_replay
+from coreset_backend.heartbeats import alive_key
 from coreset_backend.images.cache import PixelCache
+from coreset_backend.progress import PRETRAINING_LEASE, redis_key, write_pretraining, write_progress
 from coreset_backend.simulation_report import Line
 from coreset_backend.store import STATES
 from coreset_backend.web import create_app
@@ -298,6 +301,36 @@ def test_core_set_stands_against_random_where_it_was_measured(
     assert rows == ["1 80.0 % of 20 40.0 % of 80", "2 80.0 % of 20 40.0 % of 80"]
     assert accessibility_violations(page) == []
     assert console_errors(page) == []
+
+
+def test_progress_is_live_with_its_phase_and_the_time_left(
+    backend: Backend, address: str, page: webdriver.Chrome
+) -> None:
+    save_round(backend, timings={"images": 100.0, "fit": 300.0})
+    open_project(page, address)
+    assert not page.find_element(By.ID, "steps").is_displayed()
+    backend.redis.set(redis_key(7, "lease"), "a worker's")
+    backend.redis.sadd(f"rq:workers:{backend.queue.name}", "rq:worker:one")
+    backend.redis.set(alive_key("one"), "1")
+    backend.redis.expire(alive_key("one"), 3600)
+    write_progress(backend, 7, state="running", phase="images", done=100, total=400)
+    wait_for(page, "document.getElementById('sentence').textContent === 'Reading images: 100 of 400.'")
+    current = page.find_element(By.CSS_SELECTOR, "#steps [aria-current=step]")
+    assert current.text == "Reading images"
+    assert page.find_element(By.ID, "meter").get_attribute("value") == "0.25"
+    assert re.fullmatch(r"about \d+ min left", page.find_element(By.ID, "time-left").text)
+    write_progress(backend, 7, phase="polishing", done=0, total=0)  # one that the page knows nothing of
+    wait_for(page, "document.querySelector('#steps [aria-current=step]').textContent === 'Polishing'")
+    assert page.find_element(By.ID, "meter").get_dom_attribute("value") is None
+    assert accessibility_violations(page) == []
+    write_progress(backend, 7, state="idle")
+    backend.redis.set(redis_key(7, PRETRAINING_LEASE), "a worker's")
+    write_pretraining(backend, 7, state="running", images=100, seen=150, budget=1000, seconds_left=30)
+    wait_for(
+        page, "document.getElementById('sentence').textContent.includes('epoch 2 of 10, about 30 s left')"
+    )
+    assert not page.find_element(By.ID, "steps").is_displayed()
+    assert page.find_element(By.ID, "meter").get_attribute("value") == "0.15"
 
 
 def test_the_page_follows_a_round_without_a_reload(

@@ -33,21 +33,27 @@ function duration(seconds) {
 
 function showProgress(progress) {
   const running = progress.state === "running";
+  const learning = !running && progress.pretraining?.state === "running";
   $("state").textContent = progress.state;
   $("state").className = `pill ${progress.state}`;
   $("sentence").textContent = progress.sentence;
-  $("steps").hidden = $("left").hidden = !running;
+  $("steps").hidden = !running;
+  $("left").hidden = !running && !learning;
   for (const button of document.querySelectorAll('[data-action="start"]')) button.disabled = running || progress.state === "waiting";
   for (const button of document.querySelectorAll('[data-action="cancel"]')) button.disabled = !running && progress.state !== "waiting";
-  if (!running) return;
-  $("steps").replaceChildren(...progress.steps.map((step) => {
+  if (running) $("steps").replaceChildren(...progress.steps.map((step) => {
     const item = element("li", { className: step.is, textContent: step.name });
     if (step.is === "current") item.setAttribute("aria-current", "step");
     return item;
   }));
-  if (progress.total) $("meter").value = progress.done / progress.total;
+  if (learning) showMeter(progress.pretraining.seen, progress.pretraining.budget, null); // its sentence has the time
+  else if (running) showMeter(progress.done, progress.total, progress.seconds_left);
+}
+
+function showMeter(done, total, seconds) {
+  if (total) $("meter").value = done / total;
   else $("meter").removeAttribute("value");
-  $("time-left").textContent = progress.seconds_left == null ? "" : `about ${duration(progress.seconds_left)} left`;
+  $("time-left").textContent = seconds == null ? "" : `about ${duration(seconds)} left`;
 }
 
 // What the keyboard is on, as a selector that finds its like on the new page.
