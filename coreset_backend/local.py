@@ -376,7 +376,8 @@ def introduce(
         stored = backend.store.latest(project_id)
         if stored and stored.publication:
             radius = stored.record.radius_after
-            report(f"{len(stored.record.batch)} tasks chosen by k-Center, covering radius {radius:.3f}.")
+            strategy = stored.record.strategy
+            report(f"{len(stored.record.batch)} tasks chosen by {strategy}, covering radius {radius:.3f}.")
             break
     report(
         f"\nOpen   {server.url}/projects/{project_id}/data\n"

@@ -34,6 +34,17 @@ STATE_WORDS = {
         "shows the same file as another task, or with group_duplicates nearly the same image",
     ),
 }
+FARTHEST = "Each is the image farthest from everything labelled or picked before it"
+STANDS_FOR = "Each was the image that let labelled and picked ones stand for most of the pool"
+CHOICE_WORDS = {
+    "k_center": FARTHEST,
+    "k_center_cosine": FARTHEST,
+    "robust_k_center": "Together they leave as little of the pool as possible far from a labelled image",
+    "max_herding": STANDS_FOR,
+    "uncertainty_herding": f"{STANDS_FOR}, above all for what the model is unsure of",
+    "random": "Chance drew them",
+}
+"""How a batch was chosen, by strategy, as the beginning of a sentence."""
 PHASE_WORDS = {
     "snapshot": "Reading the project",
     "images": "Reading images",
@@ -107,6 +118,7 @@ def round_details(stored: StoredRound) -> Json:
     return round_line(stored) | {
         "counts": counts(record),
         "total": sum(record.counts.values()),
+        "choice": CHOICE_WORDS.get(record.strategy, f"The strategy {record.strategy} chose them"),
         "batch": picks(stored),
         "failures": list(record.failures),
         "classes": class_table(stored),

@@ -24,7 +24,6 @@ from coreset_backend.store import StoredRound
 SETTINGS = {"CORESET_BATCH_SIZE": "24", "CORESET_RANDOM_SLICE": "0.25", "CORESET_DEBOUNCE_SECONDS": "1"}
 """The environment of the demo, where it says nothing else: small batches, so that there is much to watch."""
 DEMO_FOLDER, TEST_FOLDER = "demo", "demo-tests"
-STRATEGIES = ("k_center", "random")
 TESTED = 30  # images of each class that measure; a rare class counts as much as a common one
 ROUND_SECONDS = 600.0
 
@@ -141,8 +140,9 @@ def compare(
     drawn: Sequence[tuple[str, str]],
     out: Path,
 ) -> Iterator[str]:
-    """Replay both strategies on the demo's images below ``root``, line by line; the curves go to the folder
-    ``out`` and to the page.
+    """Replay the settings' strategy and random choice on the images that were ``drawn`` below ``root``.
+
+    Line by line; the curves go to the folder ``out`` and to the project's page.
     """
     from coreset_backend import model
 
@@ -162,7 +162,7 @@ def compare(
         chosen,
         pool,
         test,
-        strategies=STRATEGIES,
+        strategies=(settings.strategy, "random"),
         batches=[settings.batch_size],
         rounds=show.rounds,
         seeds=show.seeds,

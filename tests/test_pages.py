@@ -14,8 +14,10 @@ from test_store import record
 
 from coreset_backend.backend import Backend
 from coreset_backend.images.cache import PixelCache
-from coreset_backend.overview import PHASE_WORDS
+from coreset_backend.overview import CHOICE_WORDS, PHASE_WORDS
 from coreset_backend.progress import redis_key, write_progress
+from coreset_backend.selection import STRATEGIES
+from coreset_backend.settings import Settings
 from coreset_backend.status import PHASES
 from coreset_backend.store import STATES
 from coreset_backend.web import create_app
@@ -243,3 +245,18 @@ def test_the_class_table_adds_up_and_measures_on_the_hold_out(backend: Backend, 
 
 def test_every_phase_of_a_round_has_words() -> None:
     assert list(PHASE_WORDS) == list(PHASES)
+
+
+def test_the_page_says_how_the_batch_was_chosen(backend: Backend, client: FlaskClient) -> None:
+    for strategy, words in (
+        ("k_center", "farthest from"),
+        ("random", "Chance drew"),
+        ("mine:f", "mine:f chose"),
+    ):
+        save_round(backend, strategy=strategy)
+        assert words in text(client.get("/projects/7").text)
+    assert (
+        {"k_center", "random", Settings.model_fields["strategy"].default}
+        <= set(CHOICE_WORDS)
+        <= set(STRATEGIES)
+    )

@@ -140,12 +140,11 @@ function figure(number, task, words) {
 
 function why(pick, round) {
   const { labeled, earlier } = pick;
-  if (!labeled && !earlier) return "It is the most central image of a pool without labels: the first center.";
+  if (!labeled && !earlier) return `It was the first pick from a pool without labels. ${round.choice}.`;
   const words = [`It was pick ${pick.rank} of round ${round.number}.`];
   if (labeled) words.push(`Its nearest labelled image, task ${labeled.task_id}${labeled.label ? ` (“${labeled.label}”)` : ""}, is ${labeled.distance.toFixed(2)} away.`);
   if (earlier) words.push(`The nearest image picked before it, task ${earlier.task_id}, is ${earlier.distance.toFixed(2)} away.`);
-  if (round.strategy.startsWith("k_center")) words.push("No other image in the pool was farther from all labelled and picked ones.");
-  return words.join(" ");
+  return [...words, `${round.choice}.`].join(" ");
 }
 
 function explain(pick) {
