@@ -143,7 +143,7 @@ def test_no_pickle() -> None:
 @pytest.mark.parametrize(
     ("module", "absent"),
     [
-        ("web", ("torch", "annoy", "PIL", "scipy.optimize", "label_studio_ml")),
+        ("web", ("torch", "annoy", "PIL", "scipy", "label_studio_ml")),
         ("selection", ("torch", "flask", "redis", "annoy", "rq")),
         ("project", ("httpx", "flask", "torch")),
     ],

@@ -1,6 +1,7 @@
 """Which rows to label next: k-Center and its siblings. Arrays in, a Selection out.
 
-Pure numpy and scipy: importing this package opens nothing and needs no torch, Flask, Redis or Annoy.
+Pure numpy and scipy: importing this package opens nothing and needs no torch, Flask, Redis or Annoy, and
+scipy only when a strategy runs: the web, which names them, has none.
 A strategy is a function of a Pool, a batch size and a Generator; adding one is one line below, and
 the contract suite then tests it.
 """

@@ -9,7 +9,6 @@ from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.sparse import csr_array  # type: ignore[import-untyped]
 
 from coreset_backend.selection.geometry import normalized, require_finite, squared_norms
 from coreset_backend.selection.graph import exact_graph
@@ -86,6 +85,8 @@ class _Near:
         pairs = np.unique(np.sort(pairs, axis=1), axis=0)
         pairs = pairs[confirm(pairs)] if confirm and len(pairs) else pairs
         both = np.concatenate([pairs, pairs[:, ::-1]])
+        from scipy.sparse import csr_array  # type: ignore[import-untyped]
+
         self.pairs = csr_array((np.ones(len(both), dtype=bool), (both[:, 0], both[:, 1])), shape=(n, n))
         self.copies = np.diff(self.pairs.indptr)
 

@@ -11,16 +11,19 @@ rows only, which are kept exact.
 
 import heapq
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.sparse import csr_array  # type: ignore[import-untyped]
 
 from coreset_backend.selection.geometry import blocks, lengths, normalized
 from coreset_backend.selection.graph import exact_graph
 from coreset_backend.selection.greedy import CENTER_BLOCK, measured, require_batch
 from coreset_backend.selection.pool import Floats, NeighborGraph, Pool, Progress, Rows, Selection
 from coreset_backend.selection.uncertainty import LEAST_WEIGHT, class_balance, margins, required_probabilities
+
+if TYPE_CHECKING:
+    from scipy.sparse import csr_array  # type: ignore[import-untyped]
 
 WIDTH = 0.5
 """The kernel's width, squared; coverage learns the same over a factor of four around it."""
@@ -130,12 +133,14 @@ def _coverage_by_labeled(pool: Pool) -> Floats:
     return covered
 
 
-def _kernel(graph: NeighborGraph, length: Floats) -> csr_array:
+def _kernel(graph: NeighborGraph, length: Floats) -> "csr_array":
     """The kernel between near rows and of each with itself, symmetric: sparse float32[n, n].
 
     ``length`` (float32[n]) turns Euclidean distances of a graph into those between normalised rows:
     |a - b|² = (|a| - |b|)² + |a| |b| |a/|a| - b/|b||².
     """
+    from scipy.sparse import csr_array
+
     n = len(graph.rows)
     found = np.pad(graph.rows >= 0, ((0, 0), (1, 0)), constant_values=True)
     columns = np.concatenate([np.arange(n, dtype=np.int32)[:, None], graph.rows], axis=1)[found]
@@ -154,13 +159,13 @@ def _kernel(graph: NeighborGraph, length: Floats) -> csr_array:
 class Herd:
     """How well each row is covered, and by how much each would raise the weighted coverage."""
 
-    kernel: csr_array
+    kernel: "csr_array"
     covered: Floats
     weights: Floats
     gains: NDArray[np.float64]
 
     @classmethod
-    def begin(cls, kernel: csr_array, covered: Floats, weights: Floats) -> "Herd":
+    def begin(cls, kernel: "csr_array", covered: Floats, weights: Floats) -> "Herd":
         gains = np.empty(len(covered), dtype=np.float64)
         for block in blocks(len(covered), 4 * NEIGHBORS):
             part = kernel[block]

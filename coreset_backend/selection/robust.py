@@ -6,15 +6,18 @@ on small pools HiGHS decides the question exactly, as a set cover, until radius 
 """
 
 import time
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.sparse import block_array, csr_array, eye_array  # type: ignore[import-untyped]
 
 from coreset_backend.selection.approximate import beyond, distances_to_labeled
 from coreset_backend.selection.cover import Cover, Reach, exact_reach, graph_reach
 from coreset_backend.selection.greedy import distances_in_order, k_center_greedy, require_batch
 from coreset_backend.selection.pool import Pool, Rows, Selection
+
+if TYPE_CHECKING:
+    from scipy.sparse import csr_array  # type: ignore[import-untyped]
 
 OUTLIERS = 1e-4
 """Share of the rows that may stay uncovered (the paper's)."""
@@ -171,6 +174,7 @@ class _Search:
         u_i chosen or not, y_j covered: y_j <= Σ u_i near j, Σ u <= batch, Σ (1 - y) <= outliers.
         """
         from scipy.optimize import Bounds, LinearConstraint, milp  # type: ignore[import-untyped]
+        from scipy.sparse import block_array, eye_array
 
         open_rows, free = np.flatnonzero(self.to_labeled > distance), self.free
         near = _ones(self.reach.within(distance))[open_rows][:, free]
@@ -195,8 +199,10 @@ class _Search:
         return np.concatenate([chosen, rest])
 
 
-def _ones(reach: Reach) -> csr_array:
+def _ones(reach: Reach) -> "csr_array":
     """Which rows are near each other: sparse float64[n, n]."""
+    from scipy.sparse import csr_array
+
     n = len(reach.is_whole)
     values: NDArray[np.float64] = np.ones(len(reach.rows))
     return csr_array((values, reach.rows, reach.starts), shape=(n, n))
