@@ -58,7 +58,7 @@ def test_the_first_batch_is_served_at_once_and_a_better_one_when_the_pool_was_le
     wait_until(lambda: "ended in the middle (signal 9)" in site.log.read_text(), "the death", 20)
     assert wait_for_step_after(site, large, interrupted_at) > interrupted_at
 
-    second = site.wait_for_round(large, 2)
+    second = site.wait_for_round(large, 2, seconds=900)  # 160 epochs: 20 s of a quiet core
     assert second.record.features == features_at_hand(site.backend.store, large) != ""
     assert "pretrained without labels on 500 images of this pool" in second.record.backbone
     assert second.array("embeddings").shape == (LEAST_IMAGES, 256)
