@@ -101,6 +101,13 @@ def test_a_job_that_a_worker_took_and_lost_before_it_began_is_asked_for_again(
     assert site.backend.queue.count == 1
 
 
+def test_a_worker_killed_in_its_maintenance_holds_up_the_others_for_seconds(site: Site) -> None:
+    queue = site.backend.queue
+    assert queue.acquire_maintenance_lock()
+    assert not queue.acquire_maintenance_lock()
+    assert 0 < site.backend.redis.ttl(queue.registry_cleaning_key) <= 20
+
+
 @pytest.mark.slow
 def test_cancel_ends_the_round_and_rollback_and_publish_tell_label_studio_the_batch_again(site: Site) -> None:
     project_id = site.studio.create_project(IMAGES)
