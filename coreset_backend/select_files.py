@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from coreset_backend.errors import ConfigError
 from coreset_backend.selection import (
+    MOST_ROWS,
     NeighborGraph,
     Pool,
     Selection,
@@ -57,7 +58,8 @@ def select_from_files(
     try:
         pool = Pool(vectors, rows, odds)
         groups = None
-        if strategy in GRAPH_STRATEGIES or group_duplicates or outlier_share < 1:
+        large = strategy == "robust_k_center" and len(vectors) > MOST_ROWS
+        if strategy in GRAPH_STRATEGIES or large or group_duplicates or outlier_share < 1:
             pool = Pool(vectors, rows, odds, _graph(vectors, seed, progress))
         if group_duplicates:
             groups = near_duplicate_groups(vectors, rows, pool.neighbors)

@@ -24,7 +24,7 @@ from coreset_backend.selection.greedy import (
 from coreset_backend.selection.herding import max_herding, neighbors_for, uncertainty_herding
 from coreset_backend.selection.options import outliers, stand_behind, with_options
 from coreset_backend.selection.pool import NeighborGraph, Pool, Selection, Strategy
-from coreset_backend.selection.robust import robust_k_center
+from coreset_backend.selection.robust import MOST_ROWS, robust_k_center
 from coreset_backend.selection.typicality import typiclust
 from coreset_backend.selection.uncertainty import badge, entropy, margin, margin_k_center, weighted_k_center
 
@@ -49,6 +49,7 @@ NEED_PROBABILITIES = frozenset(
 """The strategies that ask a classifier, and so cannot choose the first batch."""
 
 __all__ = [
+    "MOST_ROWS",
     "NEED_PROBABILITIES",
     "STRATEGIES",
     "Coverage",

@@ -85,16 +85,14 @@ class _Near:
         pairs = np.unique(np.sort(pairs, axis=1), axis=0)
         pairs = pairs[confirm(pairs)] if confirm and len(pairs) else pairs
         both = np.concatenate([pairs, pairs[:, ::-1]])
-        from scipy.sparse import csr_array  # type: ignore[import-untyped]
-
-        self.pairs = csr_array((np.ones(len(both), dtype=bool), (both[:, 0], both[:, 1])), shape=(n, n))
-        self.copies = np.diff(self.pairs.indptr)
+        self.near = both[np.argsort(both[:, 0], kind="stable"), 1]
+        self.copies = np.bincount(both[:, 0], minlength=n)
+        self.starts = np.concatenate([[0], np.cumsum(self.copies)])
 
     def members(self, row: int, is_open: NDArray[np.bool_]) -> Rows:
         """The rows near ``row`` that are still open: int64[m]. Where its list is full, all are looked at."""
         if not self.has_more[row]:
-            ends = self.pairs.indptr[row : row + 2]
-            near: Rows = self.pairs.indices[ends[0] : ends[1]].astype(np.int64)
+            near: Rows = self.near[self.starts[row] : self.starts[row + 1]]
             return near[is_open[near]]
         others = np.flatnonzero(is_open & (self.copies > 0))
         others = others[others != row]
