@@ -18,9 +18,11 @@ from ..errors import NotFinite
 from .backbones import Backbone
 from .classifier import EMBED_BATCH, PixelRows, Progress, half_precision, halved, images_from
 
-CHECKS_FROM, CHECKS = 0.5, 10
-"""From the half of a fit on the hold-out is looked at after each tenth of it."""
-MOST_WORSE = 2
+FROM, APART = 0.5, 0.1
+"""The hold-out is looked at before a fit, and after each tenth of its second half: the first is too rough."""
+MOST_WORSE = 3
+CLEARLY = 1.5
+"""Standard errors, at most, times the root of the number of images: three of them are no accident."""
 LEAST_HOLDOUT = 50
 """Fewer held-out images say too little about when to stop."""
 
@@ -77,8 +79,9 @@ def descend(
 ) -> Descent:
     """Train ``network`` (of its parameters those that ask for a gradient) and ``head`` in place.
 
-    A fit whose loss on the hold-out has become worse twice in a row ends there; the weights are those of the
-    best look at it. Raises NotFinite, OutOfMemory.
+    A fit that is clearly worse on the hold-out than it was, three looks in a row, ends there with the weights
+    of the best look. (Anything less is noise: the last, slow tenths gain most.)
+    Raises NotFinite, OutOfMemory.
     """
     device = head.weight.device
     weights = [w for w in network.parameters() if w.requires_grad] + list(head.parameters())
@@ -86,6 +89,7 @@ def descend(
     targets = torch.from_numpy(trained.targets)
     budget, batch, seen, note = recipe.images_for(len(targets)), recipe.batch, 0, ""
     watch = _Watch(network, head, backbone, held_out, multiple)
+    watch.says_stop(0.0)
     recent: list[float] = []
     stream = balanced_rows(targets, generator)
     rows = torch.empty(0, dtype=torch.int64)
@@ -115,61 +119,65 @@ def descend(
         if progress:
             progress(min(seen, budget), budget)
         if watch.says_stop(seen / budget):
-            note = "; ".join(
-                filter(None, [note, f"ended after {seen} of {budget} images: it only got worse"])
-            )
+            note += ("; " if note else "") + f"ended after {seen} of {budget} images: it only got worse"
+            watch.restore_best()
             break
-    watch.restore_best()
     last = recent[-max(1, len(recent) // 10) :]
     return Descent(seen / len(targets), float(np.mean(last)), note)
 
 
 class _Watch:
-    """The loss on the hold-out now and then, and the weights where it was least."""
+    """How often the hold-out is right now and then, and the weights where it was most."""
 
     def __init__(
         self, network: nn.Module, head: nn.Linear, backbone: Backbone, held_out: Examples, multiple: bool
     ) -> None:
         self._parts = (network, head)
         self._backbone, self._held_out, self._multiple = backbone, held_out, multiple
-        self._next = CHECKS_FROM if len(held_out.targets) >= LEAST_HOLDOUT else float("inf")
-        self._least, self._worse = float("inf"), 0
+        self._next = 0.0 if len(held_out.targets) >= LEAST_HOLDOUT else float("inf")
+        self._most, self._worse = -1.0, 0
         self._best: list[dict[str, Tensor]] = []
 
     def says_stop(self, done: float) -> bool:
         """Whether to end the training of which the share ``done`` is behind us."""
         if done < self._next:
             return False
-        self._next += 1 / CHECKS
-        loss = self._loss()
-        if loss < self._least:
-            self._least, self._worse = loss, 0
+        self._next = max(self._next + APART, FROM)
+        right, n = self._accuracy(), len(self._held_out.targets)
+        if right >= self._most:
+            self._most = right
             self._best = [
                 {name: value.detach().clone() for name, value in part.state_dict().items()}
                 for part in self._parts
             ]
-        else:
-            self._worse += 1
+        self._worse = self._worse + 1 if right < self._most - CLEARLY / n**0.5 else 0
         return self._worse == MOST_WORSE
 
     def restore_best(self) -> None:
-        for part, state in zip(self._parts, self._best, strict=False):
+        for part, state in zip(self._parts, self._best, strict=True):
             part.load_state_dict(state)
 
     @torch.no_grad()
-    def _loss(self) -> float:
+    def _accuracy(self) -> float:
+        """Share of the hold-out whose label (multiple: whole set of labels) is right."""
         network, head = self._parts
-        device, total = next(head.parameters()).device, 0.0
+        device, right = next(head.parameters()).device, 0
         targets = torch.from_numpy(self._held_out.targets)
         network.eval()
         for start in range(0, len(targets), EMBED_BATCH):
             rows = np.arange(start, min(start + EMBED_BATCH, len(targets)))
             views = images_from(self._held_out.pixels[rows], self._backbone, device)
             with half_precision(device):
-                logits = head(network(views))
-            total += float(loss_of(logits.float(), targets[rows].to(device), self._multiple, 0.0).sum())
+                logits = head(network(views)).float().cpu()
+            truth = targets[rows]
+            same = (
+                ((logits > 0) == (truth > 0.5)).all(1)
+                if self._multiple
+                else logits.argmax(1) == truth.argmax(1)
+            )
+            right += int(same.sum())
         network.train()
-        return total / len(targets)
+        return right / len(targets)
 
 
 def _schedule(done: float, warm_up: float) -> float:
