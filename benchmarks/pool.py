@@ -40,7 +40,7 @@ from coreset_backend.model.classifier import batch_for, features_of, images_from
 from coreset_backend.model.networks import initialize  # noqa: E402
 
 FILES = 100
-REPEATS = 7
+REPEATS = 5
 MOST_PIXELS = 50_000_000
 
 
