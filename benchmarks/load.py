@@ -285,7 +285,7 @@ def soak(web: Web, seconds: float) -> None:
     samples: list[tuple[float, float]] = []
     while (now := time.monotonic() - began) < seconds:
         for ask in (lambda _: web.get("/health"), web.setup, web.webhook, lambda _: web.predict(1, 500)):
-            done += len(latencies(ask, 60, 3))
+            done += len(latencies(ask, 60, 15))
         samples.append((now / 3600, max(web.memory())))
         if len(samples) % 5 == 1:
             print(f"| {now / 60:.1f} | {done} | {samples[-1][1]:.1f} |", flush=True)
