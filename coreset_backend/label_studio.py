@@ -205,10 +205,7 @@ class LabelStudio:
         return parse_snapshot(project, [*pool, *with_annotations], datetime.now(UTC))
 
     def fetch_annotated(self, project_id: int) -> dict[int, bool]:
-        """Task id -> whether it has an annotation (True) or was only skipped (False); others are absent.
-
-        Raises ProjectGone.
-        """
+        """Task id -> whether it has an annotation, or was only skipped; others are absent. Or ProjectGone."""
         query = json.dumps({"filters": ANNOTATED})
         with self._gone_if_404(project_id):
             tasks = self._tasks(project_id, {"include": "id,total_annotations", "query": query})

@@ -160,11 +160,7 @@ def retry_words(known: dict[str, Any]) -> str:
     seconds = known["retry_at"] - time.time()
     if seconds < 1:
         return " It is tried again in a moment."
-    return (
-        f" It is tried again within {seconds:.0f} s."
-        if seconds < 90
-        else (f" It is tried again within {seconds / 60:.0f} min.")
-    )
+    return f" It is tried again within {_span(seconds)}."
 
 
 def note_unseen(backend: Backend, project_id: int, task_ids: list[int]) -> None:
