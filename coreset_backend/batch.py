@@ -70,48 +70,62 @@ def choose_batch(
     """
     states = _states_before(snapshot.tasks, readable)
     eligible = np.flatnonzero(np.isin(states[readable], _codes("pool", "labeled")))
-    vectors = embeddings[eligible]
-    rows = readable[eligible]  # position among the vectors -> row of the snapshot
-    centers = np.flatnonzero(states[rows] == state_code("labeled")).astype(np.int64)
-    odds = None if probabilities is None else probabilities[eligible]
-    pool = Pool(vectors, centers, odds, None if graph is None else graph.among(eligible))
-    if settings.group_duplicates:
-        groups = (
-            near_duplicate_groups(vectors, centers, pool.neighbors) if groups is None else groups[eligible]
-        )
-    else:
-        groups = np.full(len(vectors), -1, dtype=np.int32)
-    behind = stand_behind(groups, pool)
-    states[rows[behind]] = state_code("duplicate")
-    free = np.setdiff1d(pool.unlabeled_rows, np.flatnonzero(behind))
-    drawn = random_rows_of(
-        free, round(settings.random_slice * settings.batch_size), settings.seed, len(centers)
+    rows = readable[eligible]  # row of the pool -> row of the snapshot
+    pool = Pool(
+        embeddings[eligible],
+        np.flatnonzero(states[rows] == state_code("labeled")).astype(np.int64),
+        None if probabilities is None else probabilities[eligible],
+        None if graph is None else graph.among(eligible),
     )
-    # What chance drew will be labelled too: the strategy need not cover it again.
-    rest = replace(pool, labeled_rows=np.concatenate([centers, drawn]))
-    asked = settings.batch_size + settings.reserve_size - len(drawn)
-    name = COLD_START if odds is None and settings.strategy in NEED_PROBABILITIES else settings.strategy
-    choose = with_options(strategy_named(name), groups=groups, outlier_share=settings.outlier_share)
-    rng = np.random.default_rng(settings.seed)
-    selection = choose(rest, asked, rng) if len(drawn) < len(free) else _nothing()
+    groups = _groups(settings, pool, None if groups is None else groups[eligible])
+    behind = stand_behind(groups, pool)
+    free = np.setdiff1d(pool.unlabeled_rows, np.flatnonzero(behind))
+    by_chance = round(settings.random_slice * settings.batch_size)
+    drawn = random_rows_of(free, by_chance, settings.seed, len(pool.labeled_rows))
+    strategy = _strategy(settings, pool)
+    selection = _select(settings, strategy, pool, groups, drawn) if len(drawn) < len(free) else _nothing()
     own, reserve = np.split(selection.rows, [settings.batch_size - len(drawn)])
     batch, distances = spread(own, drawn, selection.distances)
-    states[rows[batch]], states[rows[reserve]] = state_code("selected"), state_code("reserve")
-    chosen = np.concatenate([centers, batch])
-    space = normalized(vectors) if selection.normalized else vectors
+    for state, those in (("duplicate", behind), ("selected", batch), ("reserve", reserve)):
+        states[rows[those]] = state_code(state)
+    chosen = np.concatenate([pool.labeled_rows, batch])
+    space = normalized(pool.vectors) if selection.normalized else pool.vectors
     scores = np.ones(len(states), dtype=np.float32)
-    scores[rows] = _scores(vectors, chosen)
+    scores[rows] = _scores(pool.vectors, chosen)
     return Choice(
-        strategy=name,
+        strategy=strategy,
         batch=tuple(snapshot.task_ids[rows[batch]].tolist()),
         reserve=tuple(snapshot.task_ids[rows[reserve]].tolist()),
         distances=distances,
-        radius_before=covering_radius(space, centers),
+        radius_before=covering_radius(space, pool.labeled_rows),
         radius_after=covering_radius(space, chosen),
         states=states,
         scores=scores,
         random_slice=tuple(snapshot.task_ids[rows[drawn]].tolist()),
     )
+
+
+def _groups(settings: "Settings", pool: Pool, known: NDArray[np.int32] | None) -> NDArray[np.int32]:
+    """int32[n]: the group of near-duplicates of every row of the pool; all -1 where nobody asks for them."""
+    if not settings.group_duplicates:
+        return np.full(len(pool.vectors), -1, dtype=np.int32)
+    return near_duplicate_groups(pool.vectors, pool.labeled_rows, pool.neighbors) if known is None else known
+
+
+def _strategy(settings: "Settings", pool: Pool) -> str:
+    needs_a_classifier = settings.strategy in NEED_PROBABILITIES
+    return COLD_START if needs_a_classifier and pool.probabilities is None else settings.strategy
+
+
+def _select(
+    settings: "Settings", strategy: str, pool: Pool, groups: NDArray[np.int32], drawn: Rows
+) -> Selection:
+    """The rest of the batch, and the reserve."""
+    # What chance drew will be labelled too: the strategy need not cover it again.
+    rest = replace(pool, labeled_rows=np.concatenate([pool.labeled_rows, drawn]))
+    choose = with_options(strategy_named(strategy), groups=groups, outlier_share=settings.outlier_share)
+    asked = settings.batch_size + settings.reserve_size - len(drawn)
+    return choose(rest, asked, np.random.default_rng(settings.seed))
 
 
 def random_rows_of(free: Rows, size: int, seed: int, labels: int) -> Rows:

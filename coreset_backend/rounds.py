@@ -15,8 +15,9 @@ from coreset_backend.answers import Answers
 from coreset_backend.batch import Choice, choose_batch, state_code
 from coreset_backend.embeddings import embed_round
 from coreset_backend.errors import CorruptRound, EmptyPool, LabelStudioError
-from coreset_backend.evaluation import evaluate, holdout_task_ids, named_classes, proportion
+from coreset_backend.evaluation import holdout_task_ids
 from coreset_backend.evidence import duplicate_groups, gather_evidence
+from coreset_backend.figures import batch_figures, hold_out_figures
 from coreset_backend.label_studio import BATCH_VERSION_PREFIX
 from coreset_backend.logs import about
 from coreset_backend.pretraining import choose_project_backbone, features_at_hand
@@ -29,7 +30,7 @@ from coreset_backend.tabs import refresh_tabs
 
 if TYPE_CHECKING:
     from coreset_backend.backend import Backend
-    from coreset_backend.images import ImageFailure
+    from coreset_backend.images import ImageFailure, Pixels
     from coreset_backend.model import PixelRows
     from coreset_backend.settings import Settings
 
@@ -116,142 +117,100 @@ def _due(settings: "Settings", stored: StoredRound, annotated: dict[int, bool], 
     return "better features were learned on the pool" if better else None
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Learned:
+    """What a round knows of the images: those in the snapshot's rows ``readable`` int64[m], in that order."""
+
+    pixels: "Pixels"
+    failures: "Sequence[ImageFailure]"
+    readable: Rows
+    holdout: frozenset[int]
+    classifier: Any
+    training: dict[str, Any] | None
+    embeddings: NDArray[np.float32]
+    probabilities: NDArray[np.float32] | None
+    features: str
+    network: str
+
+
 def _compute(
     backend: "Backend", settings: "Settings", snapshot: Snapshot, previous: StoredRound | None, clock: "Clock"
 ) -> StoredRound:
     from coreset_backend import model
-    from coreset_backend.neighbors import build_index
+
+    learned = _learn(backend, settings, snapshot, previous, clock)
+    with backend.store.draft(snapshot.project_id) as draft:
+        about(project=draft.project_id, round=draft.number)
+        choice, evidence = _choose(settings, snapshot, learned, draft, clock)
+        with clock.phase("save"):
+            model.save_classifier(learned.classifier, draft.path / "model.safetensors")
+            record = _record(backend, snapshot, previous, draft, learned, choice, clock)
+            arrays: dict[str, NDArray[Any]] = {
+                "task_ids": snapshot.task_ids,
+                "states": choice.states,
+                "scores": choice.scores,
+                "embedded_task_ids": learned.pixels.task_ids,
+                "embeddings": learned.embeddings,
+                "image_keys": learned.pixels.keys,
+                **evidence,
+            }
+            if learned.probabilities is not None:
+                arrays["probabilities"] = learned.probabilities
+            return draft.save(record, arrays)
+
+
+def _learn(
+    backend: "Backend", settings: "Settings", snapshot: Snapshot, previous: StoredRound | None, clock: "Clock"
+) -> Learned:
+    from coreset_backend import model
 
     features = features_at_hand(backend.store, snapshot.project_id)
     chosen = choose_project_backbone(backend.store, settings, snapshot.project_id)
     with clock.phase("images") as step:
-        pixels, failures = backend.images.fetch(
-            [(task.task_id, task.uri) for task in snapshot.tasks],
-            settings.image_size or chosen.backbone.size,
-            step,
-        )
+        uris = [(task.task_id, task.uri) for task in snapshot.tasks]
+        size = settings.image_size or chosen.backbone.size
+        pixels, failures = backend.images.fetch(uris, size, step)
     readable = np.searchsorted(snapshot.task_ids, pixels.task_ids)
-    holdout = _holdout(snapshot, previous, settings.holdout, settings.seed)
+    fixed = previous.record.holdout if previous else ()
+    holdout = holdout_task_ids(snapshot.tasks, fixed, settings.holdout, settings.seed)
     with clock.phase("fit") as step:
         classifier, training = fit_snapshot(settings, chosen, snapshot, pixels, readable, holdout, step)
+    network = model.network_name(classifier)
     with clock.phase("embed") as step:
-        network = model.network_name(classifier)
         embeddings = embed_round(classifier, network, pixels, previous, step)
         probabilities = model.probabilities_of(classifier, embeddings)
-    with backend.store.draft(snapshot.project_id) as draft:
-        about(project=draft.project_id, round=draft.number)
-        with clock.phase("neighbors"):
-            index = build_index(embeddings, draft.path / "neighbors.ann", seed=settings.seed)
-            graph = index.graph(neighbors_for(len(index)))
-            is_labeled = np.array([snapshot.tasks[row].state == "labeled" for row in readable], dtype=bool)
-            groups = duplicate_groups(embeddings, np.flatnonzero(is_labeled), graph, pixels)
-        with clock.phase("select"):
-            choice = choose_batch(settings, snapshot, readable, embeddings, probabilities, graph, groups)
-        with clock.phase("map"):
-            picked = (*choice.batch, *choice.reserve)
-            evidence = gather_evidence(snapshot, pixels, embeddings, graph, groups, picked, settings.seed)
-        with clock.phase("save"):
-            model.save_classifier(classifier, draft.path / "model.safetensors")
-            record = _record(
-                backend,
-                snapshot,
-                draft,
-                choice,
-                failures,
-                clock,
-                backbone=classifier.description,
-                training=training,
-                holdout=tuple(sorted(holdout)),
-                evaluation=hold_out_figures(snapshot, previous, pixels.task_ids, holdout, probabilities),
-                batch_figures=batch_figures(snapshot, previous),
-                features=features,
-                network=network,
-            )
-            return draft.save(
-                record,
-                {
-                    "task_ids": snapshot.task_ids,
-                    "states": choice.states,
-                    "scores": choice.scores,
-                    "embedded_task_ids": pixels.task_ids,
-                    "embeddings": embeddings,
-                    "image_keys": pixels.keys,
-                    **evidence,
-                    **({} if probabilities is None else {"probabilities": probabilities}),
-                },
-            )
-
-
-def _holdout(snapshot: Snapshot, previous: StoredRound | None, share: float, seed: int) -> frozenset[int]:
-    return holdout_task_ids(snapshot.tasks, previous.record.holdout if previous else (), share, seed)
-
-
-def hold_out_figures(
-    snapshot: Snapshot,
-    previous: StoredRound | None,
-    embedded: Rows,
-    holdout: frozenset[int],
-    probabilities: NDArray[np.float32] | None,
-) -> dict[str, Any] | None:
-    """The figures of the model on the readable tasks of the hold-out, as plain values; None without any."""
-    labels = snapshot.labels
-    rows = np.flatnonzero(np.isin(embedded, list(holdout)))
-    if labels is None or probabilities is None or not len(rows):
-        return None
-    tasks = [snapshot.tasks[row] for row in np.searchsorted(snapshot.task_ids, embedded[rows])]
-    # Only its own hold-out: the previous model may have been trained on the rest.
-    fair = previous.record.holdout if previous else ()
-    before = _said_before(snapshot, previous, embedded[rows], fair)
-    figures = evaluate(
-        labels.names,
-        class_targets(tasks, labels),
-        probabilities[rows],
-        multiple=labels.multiple,
-        before=before,
+    return Learned(
+        pixels,
+        failures,
+        readable,
+        holdout,
+        classifier,
+        training,
+        embeddings,
+        probabilities,
+        features,
+        network,
     )
-    return asdict(figures)
 
 
-def batch_figures(snapshot: Snapshot, previous: StoredRound | None) -> dict[str, Any] | None:
-    """What the previous model had said of its batch before anybody labelled it, against the labels since.
+def _choose(
+    settings: "Settings", snapshot: Snapshot, learned: Learned, draft: Draft, clock: "Clock"
+) -> tuple[Choice, dict[str, NDArray[Any]]]:
+    """The choice, and the arrays that show why; the index stays in the draft."""
+    from coreset_backend.neighbors import build_index
 
-    ``pool`` and ``picks``: its accuracy on the random slice, a fair sample of the pool, and on what the
-    strategy picked, as the fields of an Interval or None. None without a slice that has been labelled.
-    """
-    labels = snapshot.labels
-    if previous is None or labels is None or not previous.record.random_slice:
-        return None
-    batch = set(previous.record.batch)
-    tasks = [task for task in snapshot.tasks if task.label and task.task_id in batch]
-    task_ids = np.array([task.task_id for task in tasks], dtype=np.int64)
-    said = _said_before(snapshot, previous, task_ids, previous.record.batch)
-    if said is None or not len(said):
-        return None
-    known = ~np.isnan(said).any(1)
-    by_chance = np.isin(task_ids, previous.record.random_slice)
-    right = (named_classes(said, labels.multiple) == (class_targets(tasks, labels) > 0.5)).all(1)
-    shares = {
-        name: asdict(proportion(int(right[those].sum()), int(those.sum()))) if those.any() else None
-        for name, those in (("pool", known & by_chance), ("picks", known & ~by_chance))
-    }
-    return shares if shares["pool"] else None
-
-
-def _said_before(
-    snapshot: Snapshot, previous: StoredRound | None, task_ids: Rows, among: Sequence[int]
-) -> NDArray[np.float32] | None:
-    """float32[n, classes]: what the previous model said of these tasks; NaN for those not ``among``."""
-    if previous is None or previous.record.labels != snapshot.labels or not previous.has("probabilities"):
-        return None
-    try:
-        embedded, probabilities = previous.array("embedded_task_ids"), previous.array("probabilities")
-    except CorruptRound as error:
-        log.error("round %d is not compared with: %s", previous.record.number, error)
-        return None
-    said = np.full((len(task_ids), probabilities.shape[1]), np.nan, dtype=np.float32)
-    known = np.isin(task_ids, embedded) & np.isin(task_ids, among)
-    said[known] = probabilities[np.searchsorted(embedded, task_ids[known])]
-    return said
+    readable, embeddings, seed = learned.readable, learned.embeddings, settings.seed
+    with clock.phase("neighbors"):
+        index = build_index(embeddings, draft.path / "neighbors.ann", seed=seed)
+        graph = index.graph(neighbors_for(len(index)))
+        is_labeled = np.array([snapshot.tasks[row].state == "labeled" for row in readable], dtype=bool)
+        groups = duplicate_groups(embeddings, np.flatnonzero(is_labeled), graph, learned.pixels)
+    with clock.phase("select"):
+        choice = choose_batch(settings, snapshot, readable, embeddings, learned.probabilities, graph, groups)
+    with clock.phase("map"):
+        picked = (*choice.batch, *choice.reserve)
+        evidence = gather_evidence(snapshot, learned.pixels, embeddings, graph, groups, picked, seed)
+    return choice, evidence
 
 
 def fit_snapshot(
@@ -292,38 +251,44 @@ def fit_snapshot(
 def _record(
     backend: "Backend",
     snapshot: Snapshot,
+    previous: StoredRound | None,
     draft: Draft,
+    learned: Learned,
     choice: Choice,
-    failures: "Sequence[ImageFailure]",
     clock: "Clock",
-    **learned: Any,
 ) -> Round:
-    """The record of a round; ``learned`` are the fields that tell of its model."""
     counts = np.bincount(choice.states, minlength=len(STATES))
     stamp = snapshot.taken_at.strftime("%Y%m%dT%H%M%S")
+    distances = np.where(np.isfinite(choice.distances), choice.distances, -1)
     return Round(
         project_id=snapshot.project_id,
+        title=snapshot.title,
         number=draft.number,
         model_version=f"{BATCH_VERSION_PREFIX}{draft.number}-{stamp}",
         fingerprint=snapshot.fingerprint(),
         taken_at=snapshot.taken_at.isoformat(),
+        attributes=label_config_attributes(snapshot.label_config),
+        labels=snapshot.labels,
         strategy=choice.strategy,
         seed=backend.settings.seed,
-        labels=snapshot.labels,
         batch=choice.batch,
         reserve=choice.reserve,
-        distances=tuple(
-            distance if np.isfinite(distance) else -1.0 for distance in choice.distances.tolist()
-        ),
+        random_slice=choice.random_slice,
+        distances=tuple(distances.tolist()),
         radius_before=_finite(choice.radius_before),
         radius_after=_finite(choice.radius_after),
         counts=dict(zip(STATES, counts.tolist(), strict=True)),
-        failures=tuple(asdict(failure) for failure in failures),
-        random_slice=choice.random_slice,
+        failures=tuple(asdict(failure) for failure in learned.failures),
+        backbone=learned.classifier.description,
+        network=learned.network,
+        features=learned.features,
+        training=learned.training,
+        holdout=tuple(sorted(learned.holdout)),
+        evaluation=hold_out_figures(
+            snapshot, previous, learned.pixels.task_ids, learned.holdout, learned.probabilities
+        ),
+        batch_figures=batch_figures(snapshot, previous),
         timings=clock.timings,
-        title=snapshot.title,
-        attributes=label_config_attributes(snapshot.label_config),
-        **learned,
     )
 
 

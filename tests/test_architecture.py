@@ -24,6 +24,7 @@ MAY_IMPORT = {
     "answers": {"errors", "project", "store"},
     "batch": {"settings", "project", "selection", "store"},
     "evaluation": {"project"},
+    "figures": {"errors", "evaluation", "project", "store"},
     "curves": set(),
     "history": {"store", "curves"},
     "layout": {"selection"},
@@ -31,8 +32,8 @@ MAY_IMPORT = {
     "rounds": {"logs"}
     | PURE
     | WORLD
-    | {"backend", "answers", "batch", "evaluation", "evidence", "layout", "tabs", "project_settings"}
-    | {"embeddings", "pretraining", "progress"},
+    | {"backend", "answers", "batch", "embeddings", "evaluation", "evidence", "figures", "layout"}
+    | {"pretraining", "progress", "project_settings", "tabs"},
     "logs": {"settings"},
     "progress": {"errors", "backend"},
     "counts": {"errors", "backend"},

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 from test_store import LABELS, record
 
+from coreset_backend.figures import batch_figures, hold_out_figures
 from coreset_backend.project import Snapshot, Task
-from coreset_backend.rounds import batch_figures, hold_out_figures
 from coreset_backend.store import Store, StoredRound
 
 CLASSES = ("cat", "dog")
