@@ -2,12 +2,14 @@
 
     python benchmarks/pages.py --tasks 100000 [--screenshot page.png]
 
-The store is made up: places and states are drawn, the images are a few hundred drawn ones. Printed are
-the answer of the web process, the browser's load event, and the map drawn, each the median of five.
+The store is made up: places and states are drawn, the images are a few hundred drawn ones. Printed are what
+the web process answers (size and CPU time), and what the browser waits for: the answer, its load event, and
+the map drawn, each the median of five.
 """
 
 import argparse
 import json
+import logging
 import statistics
 import tempfile
 import threading
@@ -141,6 +143,18 @@ def timings(page: webdriver.Chrome, url: str) -> dict[str, float]:
     return {"answer": found["responseEnd"], "load": found["loadEventEnd"], "map": drawn}
 
 
+def answers(backend: Backend) -> None:
+    """Print size and CPU time of what the page is made of, the median of five."""
+    client = create_app(backend).test_client()
+    for path in ("/projects", "/projects/1", "/projects/1/rounds/1/map", "/api/projects/1/progress"):
+        times = []
+        for _ in range(5):
+            started = time.process_time()
+            body = client.get(path).data
+            times.append(1000 * (time.process_time() - started))
+        print(f"{path:26} {len(body) / 1000:6.0f} kB {statistics.median(times):6.1f} ms of CPU")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--tasks", type=int, default=100_000)
@@ -155,6 +169,8 @@ def main() -> None:
         backend = open_backend(settings)
         keys, kinds = cached_images(backend, Path(folder) / "images")
         save_round(backend, arguments.tasks, keys, kinds)
+        answers(backend)
+        logging.getLogger("werkzeug").setLevel(logging.ERROR)
         server = make_server("127.0.0.1", 0, create_app(backend), threaded=True)
         threading.Thread(target=server.serve_forever, daemon=True).start()
         page = browser()

@@ -69,6 +69,19 @@ def wait_until_said(page: webdriver.Chrome, words: str) -> None:
     wait_for(page, f"document.getElementById('said').textContent.includes({words!r})")
 
 
+def draw_lasso(page: webdriver.Chrome, width: float = 1.0) -> None:
+    """Draw a lasso around the left part of the map, as wide as this share of it."""
+    canvas = page.find_element(By.ID, "map-points")
+    page.execute_script("arguments[0].scrollIntoView({block: 'center'})", canvas)
+    page.find_element(By.ID, "map-lasso").click()
+    across, down = int(canvas.size["width"] * width) - 8, canvas.size["height"] - 8
+    corner = -(canvas.size["width"] // 2) + 4, -(canvas.size["height"] // 2) + 4
+    lasso = ActionChains(page, duration=20).move_to_element_with_offset(canvas, *corner).click_and_hold()
+    for step in ((across, 0), (0, down), (-across, 0)):
+        lasso.move_by_offset(*step)
+    lasso.release().perform()
+
+
 def picture(page: webdriver.Chrome, name: str, heading: str) -> None:
     """A screenshot with the heading at the top, where SCREENSHOTS_TO asks for pictures."""
     if folder := os.environ.get("SCREENSHOTS_TO"):

@@ -13,6 +13,7 @@ import pytest
 from browser import (
     accessibility_violations,
     console_errors,
+    draw_lasso,
     open_browser,
     prefer_colours,
     press,
@@ -191,13 +192,7 @@ def test_hovering_the_map_shows_the_image_and_the_lasso_lists_and_exports(
     assert "selected, pick " in tip.text
     assert wait_for(page, "document.querySelector('#map-tip img').naturalWidth") == 32
 
-    page.find_element(By.ID, "map-lasso").click()
-    width, height = canvas.size["width"], canvas.size["height"]
-    lasso = pointer(page).move_to_element_with_offset(canvas, -width // 2 + 4, -height // 2 + 4)
-    lasso.click_and_hold()
-    for dx, dy in ((width // 2 - 8, 0), (0, height - 8), (-width // 2 + 8, 0)):
-        lasso.move_by_offset(dx, dy)
-    lasso.release().perform()
+    draw_lasso(page, 0.5)
     cats = [task_id for task_id in range(1, N + 1) if task_id % 2 == 0]
     title = page.find_element(By.ID, "chosen-title")
     assert title.text == f"Inside the lasso: {len(cats)} images, the first 120 shown"

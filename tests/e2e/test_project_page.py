@@ -3,7 +3,10 @@
 With SCREENSHOTS_TO=docs/images in the environment it also makes the pictures of the documentation.
 """
 
+import csv
+from collections import Counter
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -11,6 +14,7 @@ import pytest
 from browser import (
     accessibility_violations,
     console_errors,
+    draw_lasso,
     open_browser,
     picture,
     prefer_colours,
@@ -30,8 +34,13 @@ N, TORN = 90, 2
 
 
 @pytest.fixture(scope="module")
-def page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[webdriver.Chrome]:
-    with open_browser(tmp_path_factory.mktemp("chromium"), 1300, 1000) as page:
+def downloads(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("chromium")
+
+
+@pytest.fixture(scope="module")
+def page(downloads: Path) -> Iterator[webdriver.Chrome]:
+    with open_browser(downloads, 1300, 1000) as page:
         prefer_colours(page, "light")
         yield page
 
@@ -80,8 +89,8 @@ def test_every_number_is_that_of_the_api_and_of_label_studio(
     open_page(page, stack, project_id)
     status = stack.wait_for_round(project_id, 1)
     assert shown_counts(page) == status["counts"]
-    tasks = admin.get(f"/api/projects/{project_id}/").json()["task_number"]
-    assert sum(shown_counts(page).values()) == tasks == N + TORN
+    assert of_the_page(shown_counts(page)) == known_to_label_studio(admin, project_id)
+    assert sum(shown_counts(page).values()) == N + TORN
     assert shown_counts(page)["unreadable"] == TORN
     picks = page.find_elements(By.CSS_SELECTOR, ".batch img")
     order = [int((each.get_attribute("alt") or "").removeprefix("Task ")) for each in picks]
@@ -95,6 +104,23 @@ def test_every_number_is_that_of_the_api_and_of_label_studio(
     picture(page, "batch", "batch-title")
     assert accessibility_violations(page) == []
     assert console_errors(page) == []
+
+
+def known_to_label_studio(admin: httpx.Client, project_id: int) -> dict[str, int]:
+    """What Label Studio itself counts: tasks, labelled ones, and those that it serves first."""
+    project = admin.get(f"/api/projects/{project_id}/").raise_for_status().json()
+    versions = admin.get(f"/api/projects/{project_id}/model-versions/").raise_for_status().json()
+    return {
+        "tasks": project["task_number"],
+        "labeled": project["num_tasks_with_annotations"],
+        "served first": versions[project["model_version"]],
+    }
+
+
+def of_the_page(shown: dict[str, int]) -> dict[str, int]:
+    """The same of the page's counts."""
+    served = shown["selected"] + shown["reserve"]
+    return {"tasks": sum(shown.values()), "labeled": shown["labeled"], "served first": served}
 
 
 def overview_of(stack: Any, project_id: int) -> Any:
@@ -154,11 +180,38 @@ def test_starting_a_round_asks_once_and_says_what_it_did(
     wait_for(page, f"Number(document.getElementById('live').dataset.round) >= {number}", 60)
     assert shown_counts(page) == stack.wait_for_round(project_id, number)["counts"]
     assert shown_counts(page)["labeled"] == 6
+    assert of_the_page(shown_counts(page)) == known_to_label_studio(admin, project_id)
     classes = page.find_elements(By.CSS_SELECTOR, "#classes tbody tr")
     assert [row.find_element(By.TAG_NAME, "th").text for row in classes] == list(CLASSES)
-    assert [row.find_element(By.TAG_NAME, "td").text for row in classes] == ["6", "0", "0", "0"]
+    counts = [row.find_element(By.TAG_NAME, "td").text for row in classes]
+    assert counts == ["6", *["0"] * (len(CLASSES) - 1)]
     picture(page, "map", "map-title")
     assert console_errors(page) == []
+
+
+def test_a_lasso_lists_what_lies_inside_and_exports_it(
+    stack: Any, project_id: int, page: webdriver.Chrome, downloads: Path
+) -> None:
+    prefer_colours(page, "dark")
+    open_page(page, stack, project_id)
+    newest = stack.status(project_id)["round"]
+    draw_lasso(page)
+    assert page.find_element(By.ID, "chosen-title").text == f"Inside the lasso: {N} images"
+    page.find_element(By.ID, "chosen-export").click()
+    file = downloads / f"project-{project_id}-round-{newest['number']}.csv"
+    wait_until(file.exists, "the exported file", 30)
+    lines = list(csv.DictReader(file.read_text().splitlines()))
+    states = Counter(line["state"] for line in lines)
+    expected = {state: count for state, count in newest["counts"].items() if count and state != "unreadable"}
+    assert dict(states) == expected
+    picks = {int(line["pick"]): int(line["task_id"]) for line in lines if line["pick"]}
+    assert [picks[rank + 1] for rank in range(len(picks))] == newest["batch"]
+    assert accessibility_violations(page) == []
+    page.get(f"{stack.url}/projects")
+    assert f"6 of {N + TORN}" in page.find_element(By.TAG_NAME, "main").text
+    assert accessibility_violations(page) == []
+    assert console_errors(page) == []
+    prefer_colours(page, "light")
 
 
 def test_cancel_publish_again_and_roll_back_do_what_they_say(
