@@ -55,20 +55,12 @@ HAND_OVERS = tuple(
     for labels in (400, 1000)
 )
 """``a>b@n``: a up to n labels, then b."""
-FROZEN = (
-    "random",
-    "dedup_random",
-    *STRATEGIES,
-    "dedup_uncertainty_herding",
-    *HAND_OVERS,
-)
 DEFAULTS = {
-    "frozen": FROZEN,
-    "product": ("random", "uncertainty_herding", "margin", "k_center_cosine"),
-    "small_cnn": ("random", "uncertainty_herding", "margin_k_center", "k_center", "k_center_cosine"),
+    "frozen": ("random", "dedup_random", *STRATEGIES, "dedup_uncertainty_herding", *HAND_OVERS),
+    "product": ("random", "uncertainty_herding", "dedup_uncertainty_herding"),
+    "small_cnn": ("random", "uncertainty_herding", "margin_k_center", "k_center"),
     "scratch": ("random",),
 }
-
 REPLAYED = {"product": (40, 100, 200, 400, 1000, 2000), "small_cnn": (40, 100, 200, 400)}
 """Budgets of the learners that take a minute or two a cell."""
 
@@ -210,9 +202,14 @@ def fitted_accuracy(
     return float((said.argmax(1) == draw.test.classes).mean())
 
 
+LEARNERS = {"frozen": frozen_accuracy, "product": product_accuracy, "scratch": scratch_accuracy}
+
+
 def replayed(draw: Draw, learner: str, strategy: str, seed: int, work: Path) -> dict[str, Any]:
     """The rounds of production, by the product's own simulation."""
-    settings = Settings(model_dir=work, strategy=strategy, seed=seed, device="cpu")
+    name = strategy.removeprefix("dedup_")
+    grouped = name != strategy
+    settings = Settings(model_dir=work, strategy=name, group_duplicates=grouped, seed=seed, device="cpu")
     chosen = draw.weights if learner == "product" else model.choose_backbone("small_cnn", None)
     names = tuple(map(str, range(10)))
     pool, test = (
@@ -228,18 +225,14 @@ def cell_of(draw: Draw, learner: str, strategy: str, seed: int, work: Path) -> d
     """Accuracy at each budget; at the last one also how many different images and rare classes it holds."""
     if strategy == "all":
         everything = np.arange(len(draw.pool))
-        measure = {"frozen": frozen_accuracy, "scratch": scratch_accuracy, "product": product_accuracy}[
-            learner
-        ]
-        return {"labels": [len(everything)], "curve": [measure(draw, everything)]}
+        return {"labels": [len(everything)], "curve": [LEARNERS[learner](draw, everything)]}
     if learner in ("product", "small_cnn"):
         return replayed(draw, learner, strategy, seed, work)
     budgets = list(labeled_by(draw, strategy, seed))
-    measure = frozen_accuracy if learner == "frozen" else scratch_accuracy
     rare = np.argsort(np.bincount(draw.pool.classes), kind="stable")[:4]
     return {
         "labels": [len(rows) for rows in budgets],
-        "curve": [measure(draw, rows) for rows in budgets],
+        "curve": [LEARNERS[learner](draw, rows) for rows in budgets],
         "distinct": len(np.unique(draw.pool.origins[budgets[-1]])),
         "rare": int(np.isin(draw.pool.classes[budgets[-1]], rare).sum()),
     }

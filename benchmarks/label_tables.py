@@ -75,7 +75,7 @@ def _how_often(group: Cells) -> str:
 
 def _spread(values: NDArray[np.float64], sign: str = "") -> str:
     deviation = f" ± {values.std(ddof=1):.1f}" if len(values) > 1 else ""
-    return f"{values.mean():{sign}.1f}{deviation}"
+    return f"{round(values.mean(), 1) + 0.0:{sign}.1f}{deviation}"  # never -0.0
 
 
 def _areas(group: Cells, *, log: bool) -> NDArray[np.float64]:
