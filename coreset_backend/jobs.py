@@ -35,7 +35,7 @@ from coreset_backend.leases import LEASE_SECONDS, kept_alive, project_lease
 from coreset_backend.logs import about, redacted, secrets_of
 from coreset_backend.pretraining import (
     PRETRAINING_JOB,
-    is_begun,
+    is_left_behind,
     may_pretrain,
     request_pretraining,
     run_slice,
@@ -381,7 +381,7 @@ def reconcile_job() -> str:
                     continue
                 if automatic and not backend.redis.exists(redis_key(project_id, "waiting")):
                     _settle(backend, project_id)
-                if is_begun(backend.store, project_id):  # Redis may have lost its job
+                if is_left_behind(backend, project_id):
                     request_pretraining(backend, project_id)
             except ProjectGone as error:
                 _forget(backend, project_id, error)

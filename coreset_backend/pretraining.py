@@ -15,7 +15,7 @@ from rq import Retry
 
 from coreset_backend.backend import Backend
 from coreset_backend.errors import CoresetError
-from coreset_backend.progress import DAY, pretraining_reporter, write_pretraining
+from coreset_backend.progress import DAY, pretraining_reporter, read_progress, write_pretraining
 from coreset_backend.settings import Settings
 from coreset_backend.store import Store, StoredRound
 
@@ -36,10 +36,16 @@ def features_at_hand(store: Store, project_id: int) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else ""
 
 
-def is_begun(store: Store, project_id: int) -> bool:
-    """Whether a first pretraining was begun and has no features yet."""
-    folder = store.pretraining(project_id)
-    return (folder / CHECKPOINT).is_file() and not (folder / FEATURES).is_file()
+def is_left_behind(backend: Backend, project_id: int) -> bool:
+    """Whether a first pretraining was begun that nobody is at, as when Redis lost its job.
+
+    One that failed is left alone until the next round.
+    """
+    folder = backend.store.pretraining(project_id)
+    if not (folder / CHECKPOINT).is_file() or (folder / FEATURES).is_file():
+        return False
+    known = read_progress(backend, project_id)["pretraining"] or {}
+    return known.get("state") not in ("running", "failed")
 
 
 def may_pretrain(settings: Settings, stored: StoredRound) -> bool:

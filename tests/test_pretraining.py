@@ -16,7 +16,13 @@ from worker_site import Site
 
 from coreset_backend.backend import Backend
 from coreset_backend.jobs import request_round
-from coreset_backend.pretraining import LEAST_IMAGES, features_at_hand, is_begun, may_pretrain
+from coreset_backend.pretraining import (
+    LEAST_IMAGES,
+    features_at_hand,
+    is_left_behind,
+    may_pretrain,
+    request_pretraining,
+)
 from coreset_backend.progress import pretraining_reporter, read_progress, write_pretraining
 from coreset_backend.rounds import round_due
 from coreset_backend.status import project_status, status_lines
@@ -127,14 +133,25 @@ def test_a_pool_is_learned_where_nothing_else_was_asked_for_and_it_is_large_enou
     assert may_pretrain(backend.settings, saved) is wanted
 
 
-def test_a_begun_pretraining_is_seen_on_disk(backend: Backend) -> None:
+def test_a_pretraining_that_redis_forgot_is_taken_up_again(backend: Backend) -> None:
     folder = backend.store.pretraining(7)
     folder.mkdir(parents=True)
-    assert not is_begun(backend.store, 7)
+    assert not is_left_behind(backend, 7)
     (folder / "checkpoint.safetensors").touch()
-    assert is_begun(backend.store, 7)
+    assert is_left_behind(backend, 7)
+    write_pretraining(backend, 7, state="running")
+    backend.redis.set("coreset:7:pretraining-lease", "held")
+    assert not is_left_behind(backend, 7)  # somebody is at it
+    backend.redis.delete("coreset:7:pretraining-lease")
+    assert is_left_behind(backend, 7)
+    for _ in range(3):
+        request_pretraining(backend, 7)
+    assert len(backend.spare_queue) == 1 and len(backend.queue) == 0
+    write_pretraining(backend, 7, state="failed", error="The loss was not finite.")
+    assert not is_left_behind(backend, 7)
+    write_pretraining(backend, 7, state="waiting")
     learn(backend, 7, b"learned")
-    assert not is_begun(backend.store, 7)
+    assert not is_left_behind(backend, 7)
 
 
 def test_progress_is_told_in_epochs_and_minutes(backend: Backend) -> None:

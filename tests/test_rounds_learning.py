@@ -72,6 +72,26 @@ def test_labels_added_between_rounds_are_trained_on_and_never_served(
     assert not set(served) & set(labeled.tolist())
 
 
+def test_a_project_of_boxes_is_selected_from_on_the_same_features(
+    make: Callable[..., Backend], studio: FakeLabelStudio, weights: Path
+) -> None:
+    backend, project_id = make(weights), studio.create_project(POOL)
+    studio.projects[project_id]["label_config"] = (
+        '<View><Image name="image" value="$image"/>'
+        '<RectangleLabels name="box" toName="image"><Label value="car"/></RectangleLabels></View>'
+    )
+    first = run_round(backend, project_id)
+    assert first.record.labels is None and first.record.training is None
+    assert first.record.backbone.startswith("self_supervised with pretrained weights")
+    assert first.array("embeddings").shape == (POOL, 256) and not first.has("probabilities")
+    assert studio.queue(project_id) == [*first.record.batch, *first.record.reserve]
+    for task_id in first.record.batch:
+        studio.add_annotation(task_id, {"result": [{"type": "rectanglelabels", "from_name": "box"}]})
+    second = run_round(backend, project_id)
+    assert second.record.counts["labeled"] == 4
+    assert not set(second.record.batch) & set(first.record.batch)
+
+
 def test_a_class_with_one_label_makes_a_round(
     make: Callable[..., Backend], studio: FakeLabelStudio, weights: Path
 ) -> None:
