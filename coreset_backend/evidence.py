@@ -24,12 +24,16 @@ ASKED = 10  # labelled neighbours that a label is compared with
 LABELS_COMPARED = 20_000
 
 
-class PixelRows(Protocol):
-    """Images by rows, uint8[m, side, side, 3], and whose they are, int64[m]."""
-
-    task_ids: Ids
+class ImageRows(Protocol):
+    """Images by rows, uint8[m, side, side, 3]."""
 
     def __getitem__(self, rows: Ids, /) -> NDArray[np.uint8]: ...
+
+
+class PixelRows(ImageRows, Protocol):
+    """And whose they are, int64[m]."""
+
+    task_ids: Ids
 
 
 def gather_evidence(
@@ -92,7 +96,7 @@ def pick_neighbors(
 
 
 def duplicate_groups(
-    embeddings: Vectors, labeled: Ids, graph: NeighborGraph, pixels: PixelRows
+    embeddings: Vectors, labeled: Ids, graph: NeighborGraph, pixels: ImageRows
 ) -> NDArray[np.int32]:
     """int32[m] by embedded task: the number of its group of near-duplicates, -1 where it stands alone.
 
@@ -102,7 +106,7 @@ def duplicate_groups(
     return near_duplicate_groups(embeddings, labeled, graph, confirm=lambda pairs: look_alike(pixels, pairs))
 
 
-def look_alike(pixels: PixelRows, pairs: Ids) -> NDArray[np.bool_]:
+def look_alike(pixels: ImageRows, pairs: Ids) -> NDArray[np.bool_]:
     """bool[p]: whether the images of each pair int64[p, 2] correlate, whatever their light and contrast."""
     rows = np.unique(pairs)
     values = COMPARED * COMPARED * 3

@@ -12,8 +12,10 @@ from collections import Counter
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
+from functools import partial
 from itertools import product
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -24,10 +26,12 @@ from coreset_backend import __version__
 from coreset_backend.batch import choose_batch
 from coreset_backend.errors import ConfigError, ImageError, TooFewLabels, UnsupportedLabelConfig
 from coreset_backend.evaluation import evaluate
+from coreset_backend.evidence import duplicate_groups
+from coreset_backend.neighbors import build_index
 from coreset_backend.pretraining import LEAST_IMAGES
 from coreset_backend.project import Labels, Snapshot, Task, class_targets
 from coreset_backend.rounds import fit_snapshot
-from coreset_backend.selection import strategy_named
+from coreset_backend.selection import NeighborGraph, neighbors_for, strategy_named
 from coreset_backend.settings import Settings
 from coreset_backend.simulation_report import (
     Cell,
@@ -182,20 +186,19 @@ def pretrained_on(
         return chosen
     keys = pool.image_keys()
     while True:
-        end = time.monotonic() + SLICE_SECONDS
+        stop = partial(_is_past, time.monotonic() + SLICE_SECONDS)
         state = model.pretrain(
-            pool.pixels,
-            keys,
-            folder,
-            seed=settings.seed,
-            device=settings.device,
-            stop=lambda end=end: time.monotonic() > end,  # type: ignore[misc]
+            pool.pixels, keys, folder, seed=settings.seed, device=settings.device, stop=stop
         )
         yield f"pretraining without labels: {state.seen / state.budget:.0%}"
         if state.finished:
             return model.choose_backbone(
                 settings.backbone, settings.weights, model.pretrained_backbone(folder)
             )
+
+
+def _is_past(end: float) -> bool:
+    return time.monotonic() > end
 
 
 def replay(
@@ -218,8 +221,10 @@ def replay(
     classifier, _ = fit_snapshot(settings, chosen, snapshot, pool.pixels, everything, frozenset())
     for budget in budgets:
         embeddings, probabilities = model.embed_and_predict(classifier, pool.pixels)
+        graph = _near_rows(embeddings, settings.seed)
+        groups = duplicate_groups(embeddings, np.flatnonzero(labeled), graph, pool.pixels)
         wanted = settings.model_copy(update={"batch_size": max(budget - int(labeled.sum()), 1)})
-        choice = choose_batch(wanted, snapshot, everything, embeddings, probabilities)
+        choice = choose_batch(wanted, snapshot, everything, embeddings, probabilities, graph, groups)
         if not choice.batch:
             return
         labeled[list(choice.batch)] = True
@@ -231,6 +236,13 @@ def replay(
         figures = evaluate(pool.names, targets, said, multiple=pool.multiple)
         before = choice.radius_before if np.isfinite(choice.radius_before) else None
         yield Measured(int(labeled.sum()), figures.accuracy.value, figures.macro_f1.value, before)
+
+
+def _near_rows(embeddings: NDArray[np.float32], seed: int) -> NeighborGraph:
+    """The near rows that a round finds, by an index that is needed no longer."""
+    with TemporaryDirectory() as folder:
+        index = build_index(embeddings, Path(folder) / "neighbors.ann", seed=seed)
+        return index.graph(neighbors_for(len(index)))
 
 
 def _snapshot(pool: LabeledImages, labeled: NDArray[np.bool_]) -> Snapshot:

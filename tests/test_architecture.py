@@ -64,7 +64,18 @@ MAY_IMPORT = {
     "pages": {"errors", "store", "incoming", "overview", "images"},
     "simulation_report": {"curves"},
     "simulate": PURE
-    | {"backend", "simulation_report", "batch", "evaluation", "images", "model", "rounds", "pretraining"},
+    | {
+        "backend",
+        "simulation_report",
+        "batch",
+        "evaluation",
+        "images",
+        "model",
+        "rounds",
+        "pretraining",
+        "evidence",
+        "neighbors",
+    },
     "show": {
         "errors",
         "backend",
