@@ -2,6 +2,7 @@
 
 import errno
 import logging
+import signal
 
 from rq.timeouts import JobTimeoutException
 
@@ -10,6 +11,7 @@ from coreset_backend.errors import CoresetError, OutOfMemory, StoreError
 
 log = logging.getLogger(__name__)
 OUT_OF_MEMORY = "The usual cause is that memory ran out: give the worker more, or lower CORESET_IMAGE_SIZE."
+DISK_FULL = "The usual cause is that the disk is full: make room below MODEL_DIR."
 NO_MEMORY = (
     "can't allocate memory",
     "Cannot allocate memory",
@@ -40,6 +42,11 @@ def explained(backend: Backend, error: Exception) -> CoresetError:
     return CoresetError(
         f"An unexpected error ({type(error).__name__}: {error}). The worker's log has its traceback."
     )
+
+
+def usual_cause(how: str) -> str:
+    """Why a process may have ended so: SIGBUS is for a file in memory that has no room on the disk."""
+    return DISK_FULL if how == f"signal {signal.SIGBUS:d}" else OUT_OF_MEMORY
 
 
 def _memory_ran_out(error: Exception) -> bool:

@@ -30,7 +30,7 @@ from coreset_backend.errors import (
     StoreError,
     TooManyImageFailures,
 )
-from coreset_backend.failures import OUT_OF_MEMORY, explained
+from coreset_backend.failures import explained, usual_cause
 from coreset_backend.leases import LEASE_SECONDS, kept_alive, project_lease
 from coreset_backend.logs import about, redacted, secrets_of
 from coreset_backend.pretraining import (
@@ -352,10 +352,10 @@ def lost(backend: Backend, job: Job, how: str, *, dead: bool) -> None:
             backend,
             project_id,
             state="waiting" if again else "failed",
-            error=f"It ended ({how}). {OUT_OF_MEMORY}",
+            error=f"It ended ({how}). {usual_cause(how)}",
         )
         return
-    error = f"The process of the round ended in the middle ({how}). {OUT_OF_MEMORY}"
+    error = f"The process of the round ended in the middle ({how}). {usual_cause(how)}"
     name = _round_name(backend, project_id)
     log.error("project %d, %s: %s%s", project_id, name, error, " It is run again." if again else "")
     if not again:

@@ -5,9 +5,11 @@ empty index. So a manifest stands beside it and is checked on open. Items are ro
 Annoy's ids are dense, and one item with id 5,000,000 costs 381 MB.
 """
 
+import errno
 import hashlib
 import json
 import os
+import shutil
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -101,9 +103,13 @@ def build_index(
 ) -> NeighborIndex:
     """Write the index of float[n, d] to ``path`` and its manifest beside it, and open it.
 
-    One thread, so that the same vectors and seed give the same bytes. Raises NotFinite.
+    One thread, so that the same vectors and seed give the same bytes. Raises NotFinite, and OSError where
+    the disk has no room for it.
     """
     n, dimension = vectors.shape
+    # Annoy fills its file through memory: on a full disk the kernel would end the process.
+    if shutil.disk_usage(path.parent).free < 8 * n * dimension:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     index = _index(dimension, metric)
     index.set_seed(seed)
     partial = path.with_name(f".{path.name}.partial")

@@ -57,3 +57,11 @@ def test_nan_is_refused(vectors: np.ndarray, tmp_path: Path) -> None:
     vectors[7, 3] = np.nan
     with pytest.raises(NotFinite, match="row 7"):
         build_index(vectors, tmp_path / "n.ann")
+
+
+def test_the_index_is_not_begun_where_the_disk_has_no_room(tmp_path: Path) -> None:
+    """Annoy itself would be ended by the kernel."""
+    endless = np.broadcast_to(np.float32(0), (2**40, 2))
+    with pytest.raises(OSError, match="No space left on device"):
+        build_index(endless, tmp_path / "neighbors.ann")
+    assert not list(tmp_path.iterdir())
