@@ -282,8 +282,10 @@ def run_simulation(
     size = settings.image_size or model.choose_backbone(settings.backbone, settings.weights).backbone.size
     pool = read(size)
     pool, test = (pool, read_folder(test_folder, size, out / "test.npy")) if test_folder else split(pool)
-    if pool.names != test.names or pool.multiple != test.multiple:
-        raise ConfigError(f"{test_folder} has one each of the classes {test.names}, not of {pool.names}.")
+    if pool.names != test.names:
+        raise ConfigError(f"{test_folder} has the classes {test.names}, not {pool.names}.")
+    if pool.multiple != test.multiple:
+        raise ConfigError("--test gives one class an image, where the project allows several: leave it out.")
     yield f"{len(pool):,} images to choose from, {len(test):,} to measure."
     chosen = yield from pretrained_on(settings, pool, out / f"pretraining-{pool.digest()[:16]}")
     yield f"Backbone: {chosen.description}."
