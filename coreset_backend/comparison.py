@@ -46,10 +46,10 @@ def _fields(share: Interval) -> Json:
 
 
 def _sentence(pool: Interval, picks: Interval | None) -> str:
-    words = f"The model was right about {pool.value:.0%} of the {pool.n:,} images that chance drew"
+    words = f"The model was right about {100 * pool.value:.0f} % of the {pool.n:,} images that chance drew"
     if picks is None:
         return f"{words}: that is its accuracy on the pool."
-    words += f" and about {picks.value:.0%} of the {picks.n:,} that the strategy picked: "
+    words += f" and about {100 * picks.value:.0f} % of the {picks.n:,} that the strategy picked: "
     if picks.high < pool.low:
         return words + "its picks are harder than the pool, which is what it is for."
     if picks.low > pool.high:

@@ -90,7 +90,9 @@ def picture(page: webdriver.Chrome, name: str, heading: str) -> None:
             "scrollTo(0, document.getElementById(arguments[0]).getBoundingClientRect().top + scrollY - 90)",
             heading,
         )
-        wait_for(page, "[...document.images].every((image) => image.loading !== 'lazy' || image.complete)")
+        # Those far below load when somebody scrolls there.
+        seen = "image.getBoundingClientRect().top < innerHeight && image.getBoundingClientRect().bottom > 0"
+        wait_for(page, f"[...document.images].every((image) => image.complete || !({seen}))")
         page.save_screenshot(str(Path(folder) / f"{name}.png"))
 
 

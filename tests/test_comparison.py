@@ -26,7 +26,9 @@ def test_the_slices_of_all_rounds_are_counted_together() -> None:
     assert (summary["pool"]["value"], summary["pool"]["n"]) == (0.8, 10)
     assert (summary["picks"]["value"], summary["picks"]["n"]) == (pytest.approx(5 / 24), 24)
     assert summary["pool"]["low"] < 0.8 < summary["pool"]["high"]
-    assert "right about 80% of the 10 images that chance drew and about 21% of the 24" in summary["sentence"]
+    assert (
+        "right about 80 % of the 10 images that chance drew and about 21 % of the 24" in summary["sentence"]
+    )
     assert "harder than the pool" in summary["sentence"]
 
 
@@ -35,7 +37,7 @@ def test_the_slices_of_all_rounds_are_counted_together() -> None:
     [
         ((2, 4), (2, 5), "do not stand apart"),
         ((5, 50), (40, 50), "easier than the pool"),
-        ((3, 4), None, "75% of the 4 images that chance drew: that is its accuracy on the pool"),
+        ((3, 4), None, "75 % of the 4 images that chance drew: that is its accuracy on the pool"),
     ],
 )
 def test_the_sentence_says_no_more_than_the_intervals_allow(pool: Any, picks: Any, words: str) -> None:

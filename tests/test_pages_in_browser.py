@@ -281,7 +281,7 @@ def test_core_set_stands_against_random_where_it_was_measured(
     prefer_colours(page, "dark")
     open_project(page, address)
     assert page.find_element(By.ID, "replay-words").text == "Best here: k_center."
-    assert "80% of the 40 images that chance drew" in page.find_element(By.ID, "slice-words").text
+    assert "80 % of the 40 images that chance drew" in page.find_element(By.ID, "slice-words").text
     for plot, colours in (("replay-plot", ("8b8cf9", "a3a9c6")), ("slice-plot", ("8b8cf9", "a3a9c6"))):
         drawn = pixels(page.find_element(By.ID, plot))
         for colour in colours:
