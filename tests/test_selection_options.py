@@ -125,6 +125,7 @@ def test_at_most_one_of_a_group_and_none_where_one_is_labelled(name: str) -> Non
     assert chosen == left
     numbers = groups[every.rows][groups[every.rows] >= 0]
     assert len(numbers) == len(set(numbers.tolist())) == 1
+    assert every.lower_bound is None and every.status == ""
     space = normalized(pool.vectors) if every.normalized else pool.vectors
     assert every.radius_before == pytest.approx(covering_radius(space, pool.labeled_rows), rel=1e-5)
     centers = np.concatenate([pool.labeled_rows, every.rows])

@@ -50,7 +50,7 @@ def with_options(
         kept[taken.labeled_rows] = True
         near = _among(strategy, taken, kept, batch - len(far), rng, more)
         rows = _woven(near.rows, far, outlier_share)
-        return _measured_again(pool, replace(near, rows=rows, lower_bound=None, status=""))
+        return _measured_again(pool, replace(near, rows=rows))
 
     return choose
 
@@ -113,6 +113,8 @@ def _measured_again(pool: Pool, selection: Selection) -> Selection:
     return replace(
         selection,
         radii=None,
+        lower_bound=None,  # what is proven of a part of the pool is not of the whole
+        status="",
         distances=distances_in_order(vectors, labeled, selection.rows),
         radius_before=covering_radius(vectors, labeled),
         radius_after=covering_radius(vectors, np.concatenate([labeled, selection.rows])),
