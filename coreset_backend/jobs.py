@@ -374,7 +374,9 @@ def reconcile_job() -> str:
             if backend.redis.exists(redis_key(project_id, "lease"), redis_key(project_id, "spared")):
                 continue
             try:
-                automatic = backend.settings_of(project_id).trigger == "auto"
+                automatic = backend.settings_of(project_id).trigger == "auto" and not backend.store.held(
+                    project_id
+                )
                 if _is_demanded(backend, project_id) or (automatic and round_due(backend, project_id)):
                     asked.append(project_id)
                     request_round(backend, project_id, "found by polling")

@@ -83,7 +83,7 @@ def test_a_killed_worker(site: Site, phase: str) -> None:
     assert_recovers(site, project_id, [1], r"ended in the middle \(its worker was killed\)")
 
 
-@faults("memory runs out (RLIMIT_AS)", "fit", among=("images", "fit", "embed", "neighbors", "select", "save"))
+@faults("memory runs out (RLIMIT_AS)", "fit", among=("fit", "embed"))
 def test_memory_runs_out(site: Site, phase: str) -> None:
     site.start_worker(CORESET_POLL_SECONDS="3600")
     with stopped_at(site, phase) as project_id:
@@ -114,8 +114,9 @@ def test_two_workers(site: Site, phase: str) -> None:
 def test_a_round_is_cancelled(site: Site, phase: str) -> None:
     site.start_worker()
     with stopped_at(site, phase) as project_id:
+        process = site.round_processes()[0]
         assert cancel_round(site.backend, project_id)  # within ten seconds, or it raises
-    assert not site.round_processes()
+    assert process not in site.round_processes()
     assert site.state(project_id)["state"] == "idle"
     request_round(site.backend, project_id, "an event")
     wait_until(lambda: not site.backend.queue.count, "the event to be looked at")
