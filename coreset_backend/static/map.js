@@ -72,7 +72,10 @@ class EmbeddingMap {
   // The pool first, what a lead looks for on top of it.
   drawingOrder() {
     const height = [3, 4, 2, 0, 1, 1, 1];
-    return Uint32Array.from({ length: this.n }, (_, row) => row).sort((a, b) => height[this.state[a]] - height[this.state[b]]);
+    const order = new Uint32Array(this.n);
+    let at = 0;
+    for (let level = 0; level <= 4; level++) for (let row = 0; row < this.n; row++) if (height[this.state[row]] === level) order[at++] = row;
+    return order;
   }
 
   startDrawing() {
