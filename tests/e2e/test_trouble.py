@@ -81,7 +81,7 @@ def test_an_empty_project_says_so_and_starts_when_images_come(
     project_id = make_project(admin, "Still empty", demo.choices_config(CLASSES), [])
     stack.connect(project_id)
     assert "has no tasks yet. Import images" in stack.wait_for_error(project_id)
-    demo.upload_images(admin, project_id, draw(tmp_path, 30, seed=22))
+    demo.upload_images(admin, project_id, draw(tmp_path, 60, seed=22))
     assert len(stack.wait_for_round(project_id, 1)["batch"]) == 24
 
 
