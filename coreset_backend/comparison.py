@@ -7,10 +7,12 @@ the model does not know. How good models become that learn from one or the other
 
 import json
 from collections.abc import Iterable, Sequence
+from dataclasses import asdict
 from typing import Any
 
 from coreset_backend.evaluation import Interval, proportion
-from coreset_backend.simulation_report import Line, write_whole
+from coreset_backend.sealed import write_atomically
+from coreset_backend.simulation_report import Line
 from coreset_backend.store import Store
 
 Json = Any
@@ -29,8 +31,8 @@ def slice_summary(rounds: Iterable[Json]) -> Json:
         return None
     return {
         "sentence": _sentence(pool, picks),
-        "pool": _fields(pool),
-        "picks": _fields(picks) if picks else None,
+        "pool": asdict(pool),
+        "picks": asdict(picks) if picks else None,
     }
 
 
@@ -39,10 +41,6 @@ def _together(intervals: Iterable[Json]) -> Interval | None:
     counted = [(round(each["value"] * each["n"]), each["n"]) for each in intervals]
     n = sum(count for _, count in counted)
     return proportion(sum(hits for hits, _ in counted), n) if n else None
-
-
-def _fields(share: Interval) -> Json:
-    return {"value": share.value, "low": share.low, "high": share.high, "n": share.n}
 
 
 def _sentence(pool: Interval, picks: Interval | None) -> str:
@@ -81,7 +79,7 @@ def keep_replay(store: Store, project_id: int, lines: Sequence[Line], sentence: 
             for line in lines
         ],
     }
-    write_whole(store.replay_path(project_id), json.dumps(body))
+    write_atomically(store.replay_path(project_id), json.dumps(body).encode())
 
 
 def read_replay(store: Store, project_id: int) -> Json:

@@ -25,6 +25,19 @@ A message says what came, what was expected and what to do. ``ValueError`` is ke
 mistakes in pure functions.
 """
 
+import errno
+
+NO_MEMORY = (
+    "can't allocate memory",
+    "Cannot allocate memory",
+    "could not create a primitive",
+    "could not create a memory object",
+    "bad_alloc",
+    "can't start new thread",
+    "failed to map segment from shared object",
+)
+"""What Python, torch's allocator, oneDNN and the loader say when there is none."""
+
 
 class CoresetError(Exception):
     """Anything this package raises on purpose."""
@@ -125,3 +138,12 @@ class CorruptRound(StoreError):
     def __init__(self, path: object, why: str) -> None:
         super().__init__(f"The round at {path} cannot be used: {why}. Start a new round.")
         self.why = why
+
+
+def memory_ran_out(error: Exception) -> bool:
+    """Whether that is what an error says, which is not always a MemoryError."""
+    return (
+        isinstance(error, MemoryError)
+        or getattr(error, "errno", None) == errno.ENOMEM
+        or any(words in str(error) for words in NO_MEMORY)
+    )

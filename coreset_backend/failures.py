@@ -1,33 +1,23 @@
 """Whatever ends a round, as one of our errors, which says what to do."""
 
-import errno
 import logging
 import signal
 
 from rq.timeouts import JobTimeoutException
 
 from coreset_backend.backend import Backend
-from coreset_backend.errors import CoresetError, OutOfMemory, StoreError
+from coreset_backend.errors import CoresetError, OutOfMemory, StoreError, memory_ran_out
 
 log = logging.getLogger(__name__)
 OUT_OF_MEMORY = "The usual cause is that memory ran out: give the worker more, or lower CORESET_IMAGE_SIZE."
 DISK_FULL = "The usual cause is that the disk is full: make room below MODEL_DIR."
-NO_MEMORY = (
-    "can't allocate memory",
-    "Cannot allocate memory",
-    "could not create a primitive",
-    "bad_alloc",
-    "can't start new thread",
-    "failed to map segment from shared object",
-)
-"""What Python and the libraries below it say when there is none."""
 
 
 def explained(backend: Backend, error: Exception) -> CoresetError:
     """The error as one of ours; its traceback is logged where nobody foresaw it."""
     if isinstance(error, CoresetError):
         return error
-    if _memory_ran_out(error):
+    if memory_ran_out(error):
         return OutOfMemory(OUT_OF_MEMORY)
     if isinstance(error, JobTimeoutException):
         seconds = backend.settings.job_timeout
@@ -47,11 +37,3 @@ def explained(backend: Backend, error: Exception) -> CoresetError:
 def usual_cause(how: str) -> str:
     """Why a process may have ended so: SIGBUS is for a file in memory that has no room on the disk."""
     return DISK_FULL if how == f"signal {signal.SIGBUS:d}" else OUT_OF_MEMORY
-
-
-def _memory_ran_out(error: Exception) -> bool:
-    return (
-        isinstance(error, MemoryError)
-        or getattr(error, "errno", None) == errno.ENOMEM
-        or any(words in str(error) for words in NO_MEMORY)
-    )

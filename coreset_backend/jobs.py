@@ -46,6 +46,7 @@ from coreset_backend.progress import (
     read_progress,
     redis_key,
     reporter,
+    write_idle,
     write_pretraining,
     write_progress,
 )
@@ -169,7 +170,7 @@ def _advance(backend: Backend, project_id: int) -> str:
     if held and stored.record.number != held.number:
         backend.store.release(project_id)
     backend.redis.delete(*(redis_key(project_id, name) for name in ("unseen", "failures", "spared")))
-    write_progress(backend, project_id, state="idle", error=None, retry_at=None, phase=None)
+    write_idle(backend, project_id)
     if may_pretrain(backend.settings, stored):
         request_pretraining(backend, project_id)
     return f"round {stored.record.number}: {reason}"
@@ -183,7 +184,7 @@ def _republish(backend: Backend, project_id: int) -> str:
         reporter(backend, project_id, "published again")("publish", 0, 0)
         publish_round(backend, stored)
     backend.redis.delete(redis_key(project_id, "republish"))
-    write_progress(backend, project_id, state="idle", error=None, retry_at=None, phase=None)
+    write_idle(backend, project_id)
     return f"round {stored.record.number} is published again" if stored else "there is no round to publish"
 
 
@@ -232,7 +233,7 @@ def stop_round(backend: Backend, project_id: int, patience: float) -> bool:
             f"The worker has not ended the round of project {project_id} within {patience:.0f} s. "
             "Is the worker alive? `coreset-backend doctor` knows; then cancel again."
         )
-    write_progress(backend, project_id, state="idle", error=None, retry_at=None, phase=None)
+    write_idle(backend, project_id)
     lease.release()
     return True
 
@@ -260,7 +261,7 @@ def _settle(backend: Backend, project_id: int) -> None:
     """Have the state say that all is well, where a failure that has passed or a lost process left another."""
     known = read_progress(backend, project_id)
     if known["state"] != "idle" and known.get("passing", True):
-        write_progress(backend, project_id, state="idle", error=None, retry_at=None, phase=None)
+        write_idle(backend, project_id)
 
 
 def _failed(backend: Backend, project_id: int, error: CoresetError, forced: int = 0) -> None:

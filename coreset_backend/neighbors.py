@@ -6,7 +6,6 @@ Annoy's ids are dense, and one item with id 5,000,000 costs 381 MB.
 """
 
 import errno
-import hashlib
 import json
 import os
 import shutil
@@ -19,6 +18,7 @@ from annoy import AnnoyIndex
 from numpy.typing import NDArray
 
 from coreset_backend.errors import CorruptRound, NotFinite
+from coreset_backend.sealed import sha256
 from coreset_backend.selection import NeighborGraph
 
 METRICS = ("euclidean", "angular")
@@ -122,7 +122,7 @@ def build_index(
             progress(row, n)
     index.build(trees, n_jobs=1)
     index.unload()
-    manifest = Manifest(n, dimension, metric, trees, seed, _sha256(partial))
+    manifest = Manifest(n, dimension, metric, trees, seed, sha256(partial))
     partial.replace(path)
     _manifest_path(path).write_text(json.dumps(asdict(manifest)))
     return open_index(path)
@@ -132,7 +132,7 @@ def open_index(path: Path) -> NeighborIndex:
     """The index at ``path``. Raises CorruptRound when it or its manifest is missing, torn or altered."""
     try:
         manifest = Manifest(**json.loads(_manifest_path(path).read_text()))
-        digest = _sha256(path)
+        digest = sha256(path)
     except (OSError, ValueError, TypeError) as error:
         raise CorruptRound(path, f"the index or its manifest cannot be read ({error})") from error
     if digest != manifest.sha256:
@@ -156,8 +156,3 @@ def _index(dimension: int, metric: str) -> AnnoyIndex:
 
 def _manifest_path(path: Path) -> Path:
     return path.with_suffix(".json")
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -4,7 +4,6 @@ A slice reads the images of the newest round from the cache, so it needs neither
 What it has done is in the project's folder ``pretraining``; losing Redis or the process costs seconds.
 """
 
-import hashlib
 import logging
 import secrets
 import time
@@ -16,6 +15,7 @@ from rq import Retry
 from coreset_backend.backend import Backend
 from coreset_backend.errors import CoresetError
 from coreset_backend.progress import DAY, pretraining_reporter, read_progress, write_pretraining
+from coreset_backend.sealed import sha256
 from coreset_backend.settings import Settings
 from coreset_backend.store import Store, StoredRound
 
@@ -33,7 +33,7 @@ FEATURES, CHECKPOINT = "features.safetensors", "checkpoint.safetensors"
 def features_at_hand(store: Store, project_id: int) -> str:
     """The SHA-256 of the features that were learned on the project's pool; empty where there are none."""
     path = store.pretraining(project_id) / FEATURES
-    return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else ""
+    return sha256(path) if path.is_file() else ""
 
 
 def is_left_behind(backend: Backend, project_id: int) -> bool:

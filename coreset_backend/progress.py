@@ -126,6 +126,11 @@ def write_progress(backend: Backend, project_id: int, **news: Any) -> None:
         backend.redis.set(key, json.dumps({**known, **news, "at": time.time()}))
 
 
+def write_idle(backend: Backend, project_id: int) -> None:
+    """Say that no round runs and none is to be tried again."""
+    write_progress(backend, project_id, state="idle", error=None, retry_at=None, phase=None)
+
+
 def reporter(backend: Backend, project_id: int, reason: str) -> Any:
     """Progress of run_round, written at each phase and at most twice a second within one."""
     last, started = ("", 0.0), 0.0
@@ -155,12 +160,11 @@ def reporter(backend: Backend, project_id: int, reason: str) -> Any:
 
 def retry_words(known: dict[str, Any]) -> str:
     """When the round that failed is tried again, as a sentence; empty where only a person starts it."""
-    if known.get("retry_at") is None:
-        return " It is tried again in a moment." if known["state"] == "waiting" else ""
-    seconds = known["retry_at"] - time.time()
-    if seconds < 1:
-        return " It is tried again in a moment."
-    return f" It is tried again within {_span(seconds)}."
+    moment = known.get("retry_at")
+    if moment is None and known["state"] != "waiting":
+        return ""
+    seconds = 0 if moment is None else moment - time.time()
+    return f" It is tried again {'in a moment' if seconds < 1 else f'within {_span(seconds)}'}."
 
 
 def note_unseen(backend: Backend, project_id: int, task_ids: list[int]) -> None:

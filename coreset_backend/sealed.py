@@ -54,6 +54,7 @@ def check_hash(path: Path, expected: str | None) -> None:
 
 
 def sha256(path: Path) -> str:
+    """Hex, of the file's bytes."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

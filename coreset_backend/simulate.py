@@ -31,6 +31,7 @@ from coreset_backend.neighbors import build_index
 from coreset_backend.pretraining import LEAST_IMAGES
 from coreset_backend.project import Labels, Snapshot, Task, class_targets
 from coreset_backend.rounds import fit_snapshot
+from coreset_backend.sealed import write_atomically
 from coreset_backend.selection import NeighborGraph, neighbors_for, strategy_named
 from coreset_backend.settings import Settings
 from coreset_backend.simulation_report import (
@@ -39,7 +40,6 @@ from coreset_backend.simulation_report import (
     recommendation,
     table,
     write_results,
-    write_whole,
 )
 
 if TYPE_CHECKING:
@@ -351,7 +351,7 @@ def simulate(
                 points.append(point)
                 yield f"{name}: {point.labels} labels, {point.accuracy:.1%} right"
             cell = Cell(strategy, batch, seed, tuple(points))
-            write_whole(path, json.dumps(asdict(cell)))
+            write_atomically(path, json.dumps(asdict(cell)).encode())
         else:
             yield f"{name}: done before"
         yield cell

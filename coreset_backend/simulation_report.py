@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from coreset_backend.curves import area_under
+from coreset_backend.sealed import write_atomically
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,13 +166,6 @@ def svg(found: Sequence[Line]) -> str:
 def write_results(cells: Sequence[Cell], folder: Path) -> list[Line]:
     """``results.csv`` and ``curves.svg`` in ``folder``."""
     found = lines(cells)
-    write_whole(folder / "results.csv", csv_text(cells))
-    write_whole(folder / "curves.svg", svg(found))
+    write_atomically(folder / "results.csv", csv_text(cells).encode())
+    write_atomically(folder / "curves.svg", svg(found).encode())
     return found
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Write the file, whole or not at all."""
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(text)
-    partial.replace(path)

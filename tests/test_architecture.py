@@ -13,7 +13,7 @@ WORLD = {"images", "addresses", "model", "neighbors", "store", "label_studio"}
 MAY_IMPORT = {
     **{room: {"errors"} for room in PURE | {"images", "addresses", "model"}},
     "images": {"errors", "addresses"},
-    "neighbors": {"errors", "selection"},
+    "neighbors": {"errors", "sealed", "selection"},
     "sealed": {"errors"},
     "store": {"errors", "project", "sealed"},
     "label_studio": {"errors", "project"},
@@ -41,7 +41,7 @@ MAY_IMPORT = {
     "embeddings": {"errors", "store", "model"},
     "leases": {"backend", "progress"},
     "failures": {"errors", "backend"},
-    "pretraining": {"errors", "backend", "settings", "progress", "store", "images", "model"},
+    "pretraining": {"errors", "backend", "settings", "progress", "sealed", "store", "images", "model"},
     "lifecycle": {"errors", "backend", "jobs", "leases"},
     "heartbeats": {"errors", "backend"},
     "worker": {"errors", "backend", "jobs", "heartbeats", "pretraining"},
@@ -60,12 +60,13 @@ MAY_IMPORT = {
         "comparison",
         "project_settings",
     },
-    "comparison": {"store", "evaluation", "simulation_report"},
+    "comparison": {"sealed", "store", "evaluation", "simulation_report"},
     "pages": {"errors", "store", "incoming", "overview", "images"},
-    "simulation_report": {"curves"},
+    "simulation_report": {"curves", "sealed"},
     "simulate": PURE
     | {
         "backend",
+        "sealed",
         "simulation_report",
         "batch",
         "evaluation",

@@ -12,7 +12,7 @@ import resource
 import signal
 import subprocess
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import pytest
@@ -217,24 +217,24 @@ def test_redis_is_slow(site: Site, phase: str) -> None:
     assert_recovers(site, project_id, [1])
 
 
-@faults("the network to Redis is cut and heals", "save")
-def test_the_way_to_redis_is_cut(site: Site, phase: str) -> None:
+def redis_is_lost(site: Site, phase: str, lose: Callable[[], None], seconds: float) -> None:
+    """The way to Redis is lost in that phase, for so long."""
     site.start_worker()
     with stopped_at(site, phase) as project_id:
-        site.redis_wire.cut()
-    time.sleep(3)
+        lose()
+    time.sleep(seconds)
     site.redis_wire.heal()
     assert_recovers(site, project_id, [1])
+
+
+@faults("the network to Redis is cut and heals", "save")
+def test_the_way_to_redis_is_cut(site: Site, phase: str) -> None:
+    redis_is_lost(site, phase, site.redis_wire.cut, 3)
 
 
 @faults("the network to Redis falls silent for ten seconds", among=("fit", "publish"))
 def test_the_way_to_redis_is_silent(site: Site, phase: str) -> None:
-    site.start_worker()
-    with stopped_at(site, phase) as project_id:
-        site.redis_wire.silence()
-    time.sleep(10)
-    site.redis_wire.heal()
-    assert_recovers(site, project_id, [1])
+    redis_is_lost(site, phase, site.redis_wire.silence, 10)
 
 
 # ---------------------------------------------------------------- Label Studio

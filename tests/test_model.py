@@ -26,6 +26,14 @@ SMALL = model.choose_backbone("small_cnn", None)
 SHORT = model.Recipe(images=3000)
 
 
+def trained(pixels: np.ndarray, targets: np.ndarray, seed: int, recipe: model.Recipe) -> model.Classifier:
+    """Fitted on all of them."""
+    nobody = np.zeros(len(pixels), bool)
+    return model.fit(
+        SMALL, pixels, targets, multiple=False, holdout=nobody, seed=seed, device="cpu", recipe=recipe
+    )[0]
+
+
 @pytest.fixture(scope="module")
 def fitted() -> tuple[model.Classifier, model.TrainingReport]:
     pixels, targets = shapes(120)
@@ -75,22 +83,7 @@ def test_a_saved_classifier_gives_the_same_embeddings_and_a_flipped_byte_is_refu
 def test_the_same_seed_gives_the_same_model() -> None:
     pixels, targets = shapes(40)
     recipe = model.Recipe(images=400)
-    first, second = (
-        model.embed(
-            model.fit(
-                SMALL,
-                pixels,
-                targets,
-                multiple=False,
-                holdout=np.zeros(40, bool),
-                seed=5,
-                device="cpu",
-                recipe=recipe,
-            )[0],
-            pixels,
-        )
-        for _ in range(2)
-    )
+    first, second = (model.embed(trained(pixels, targets, 5, recipe), pixels) for _ in range(2))
     np.testing.assert_array_equal(first, second)
 
 

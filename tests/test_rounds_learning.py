@@ -9,7 +9,7 @@ import pytest
 import torch
 from fake_label_studio import TOKEN, FakeLabelStudio, picture
 from safetensors.torch import load_file, save_file
-from test_model import SMALL, shapes
+from test_model import shapes, trained
 from test_model_pretraining import begin, textures
 
 from coreset_backend import model
@@ -173,19 +173,7 @@ def test_a_frozen_network_embeds_new_tasks_only(
 def test_a_network_that_was_trained_embeds_all_again(tmp_path: Path) -> None:
     pixels, targets = shapes(20)
     recipe = model.Recipe(images=64)
-    made = [
-        model.fit(
-            SMALL,
-            pixels,
-            targets,
-            multiple=False,
-            holdout=np.zeros(20, bool),
-            seed=seed,
-            device="cpu",
-            recipe=recipe,
-        )[0]
-        for seed in (0, 0, 1)
-    ]
+    made = [trained(pixels, targets, seed, recipe) for seed in (0, 0, 1)]
     names = [model.network_name(classifier) for classifier in made]
     assert names[0] == names[1] != names[2]
     model.save_classifier(made[0], tmp_path / "m.safetensors")

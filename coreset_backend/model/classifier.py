@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from ..errors import ConfigError, NotFinite, OutOfMemory
+from ..errors import ConfigError, NotFinite, OutOfMemory, memory_ran_out
 from .backbones import Backbone
 
 EMBED_BATCH = 128
@@ -20,8 +20,6 @@ EMBED_PIXELS = 1_600_000
 """In a batch on the CPU: inputs of 20 MB. More only leaves the processor's caches."""
 Progress = Callable[[int, int], None]
 log = logging.getLogger(__name__)
-# What torch's allocator says on a CPU, and what oneDNN makes of it.
-NO_MEMORY = ("can't allocate memory", "could not create a primitive", "could not create a memory object")
 
 
 class PixelRows(Protocol):
@@ -145,8 +143,7 @@ def size_of(pixels: PixelRows, backbone: Backbone) -> int:
 
 def halved(batch: int, error: RuntimeError | MemoryError) -> int:
     """Half the batch if ``error`` says that memory ran out (OutOfMemory at 1); any other is raised again."""
-    kinds = torch.OutOfMemoryError | MemoryError
-    if not isinstance(error, kinds) and not any(words in str(error) for words in NO_MEMORY):
+    if not isinstance(error, torch.OutOfMemoryError) and not memory_ran_out(error):
         raise error
     if batch == 1:
         raise OutOfMemory(
