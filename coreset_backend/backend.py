@@ -105,9 +105,10 @@ class Backend:
             verify=settings.verify_ssl,
         )
 
-    @cached_property
+    @property
     def webhook_secret(self) -> str:
-        """The secret that annotation webhooks must carry."""
+        """The secret that annotation webhooks must carry; looked up each time, as it may be restored or made
+        anew."""
         secret = self.settings.webhook_secret
         return secret.get_secret_value() if secret else self.store.webhook_secret()
 

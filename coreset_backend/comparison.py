@@ -5,13 +5,13 @@ the model does not know. How good models become that learn from one or the other
 :mod:`coreset_backend.simulate` on images whose labels are known.
 """
 
-import json
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from typing import Any
 
+from coreset_backend.errors import CorruptRound
 from coreset_backend.evaluation import Interval, proportion
-from coreset_backend.sealed import write_atomically
+from coreset_backend.sealed import read_sealed, write_sealed
 from coreset_backend.simulation_report import Line
 from coreset_backend.store import Store
 
@@ -79,14 +79,14 @@ def keep_replay(store: Store, project_id: int, lines: Sequence[Line], sentence: 
             for line in lines
         ],
     }
-    write_atomically(store.replay_path(project_id), json.dumps(body).encode())
+    write_sealed(store.replay_path(project_id), body)
 
 
 def read_replay(store: Store, project_id: int) -> Json:
     """``{sentence, lines}``, each line ``{strategy, batch, seeds, points}`` with ``points`` ``{labels, value,
-    low, high}``: mean accuracy, and a standard deviation to either side. None without a replay.
+    low, high}``: mean accuracy, and a standard deviation to either side. None without a whole one.
     """
     try:
-        return json.loads(store.replay_path(project_id).read_text())
-    except (FileNotFoundError, ValueError):
+        return read_sealed(store.replay_path(project_id), unsealed_too=True)
+    except CorruptRound:
         return None

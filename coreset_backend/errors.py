@@ -28,6 +28,8 @@ mistakes in pure functions.
 import errno
 
 NO_MEMORY = (
+    "out of memory",
+    "ALLOC_FAILED",
     "can't allocate memory",
     "Cannot allocate memory",
     "could not create a primitive",
@@ -36,7 +38,7 @@ NO_MEMORY = (
     "can't start new thread",
     "failed to map segment from shared object",
 )
-"""What Python, torch's allocator, oneDNN and the loader say when there is none."""
+"""What a GPU, its libraries, torch's allocator, oneDNN, Python and the loader say when there is none."""
 
 
 class CoresetError(Exception):

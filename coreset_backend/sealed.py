@@ -1,8 +1,11 @@
-"""Files that are written whole or not at all, and that show when a byte of them was altered."""
+"""Files that are written whole or not at all, and that show when a byte of them was altered; a secret."""
 
+import contextlib
 import hashlib
 import json
+import logging
 import os
+import re
 import secrets
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,7 +13,9 @@ from typing import Any
 
 from coreset_backend.errors import CorruptRound
 
+log = logging.getLogger(__name__)
 FORMAT = 1
+A_SECRET = re.compile(rb"[!-~]{20,}")
 
 
 def write_sealed(path: Path, fields: Mapping[str, Any]) -> None:
@@ -70,6 +75,27 @@ def write_atomically(path: Path, content: bytes) -> None:
         partial.unlink(missing_ok=True)
         raise
     flush(path.parent)
+
+
+def kept_secret(path: Path) -> str:
+    """The secret in the file, made at the first call by whichever process and readable by the owner only.
+
+    What a crash or the disk left of one is replaced: an empty one would let anybody in.
+    """
+    with contextlib.suppress(FileNotFoundError):
+        if not A_SECRET.fullmatch(path.read_bytes()):
+            log.error("%s is damaged: a new one is made, connect each project once more", path.name)
+            path.unlink()
+    if not path.exists():
+        made = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+        with os.fdopen(os.open(made, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+            file.write(secrets.token_urlsafe(32))
+        flush(made)
+        # A link refuses to replace what another process made meanwhile.
+        with contextlib.suppress(FileExistsError):
+            os.link(made, path)
+        made.unlink()
+    return path.read_text()
 
 
 def flush(path: Path) -> None:

@@ -14,12 +14,11 @@
 
 import contextlib
 import logging
-import os
 import secrets
 import shutil
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +27,7 @@ from numpy.typing import NDArray
 
 from coreset_backend.errors import CorruptRound, RoundNotFound
 from coreset_backend.project import Labels
-from coreset_backend.sealed import check_hash, flush, read_sealed, sha256, write_sealed
+from coreset_backend.sealed import check_hash, flush, kept_secret, read_sealed, sha256, write_sealed
 
 log = logging.getLogger(__name__)
 
@@ -185,17 +184,8 @@ class Store:
 
     def webhook_secret(self) -> str:
         """The secret kept in the store, made at the first call and readable by the owner only."""
-        path = self.root / "webhook-secret"
         self.root.mkdir(parents=True, exist_ok=True)
-        if not path.exists():
-            made = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-            with os.fdopen(os.open(made, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-                file.write(secrets.token_urlsafe(32))
-            # A link refuses to replace what another process made meanwhile.
-            with contextlib.suppress(FileExistsError):
-                os.link(made, path)
-            made.unlink()
-        return path.read_text()
+        return kept_secret(self.root / "webhook-secret")
 
     def register(self, project_id: int) -> bool:
         """Remember the project; whether it was new."""
@@ -267,7 +257,7 @@ class Store:
         if not path.exists():
             return None
         try:
-            return Hold(**read_sealed(path))
+            return Hold(**_known(Hold, read_sealed(path)))
         except CorruptRound as error:  # somebody wanted it held: a person is to say that it goes on
             return Hold(f"What held the project back cannot be read: {error.why}.", None, 0)
 
@@ -370,15 +360,17 @@ def _read_record(path: Path) -> Round:
     return _record(read_sealed(path / "round.json"))
 
 
-def _record(fields: dict[str, Any]) -> Round:
-    labels = fields["labels"]
-    return Round(
-        **{
-            **{name: value for name, value in fields.items() if name != "format"},
-            "labels": Labels(**{**labels, "names": tuple(labels["names"])}) if labels else None,
-            **{name: tuple(fields.get(name, ())) for name in (*_NO_LISTS, "random_slice")},
-        }
-    )
+def _record(saved: dict[str, Any]) -> Round:
+    labels = saved["labels"]
+    if labels:
+        labels = Labels(**{**_known(Labels, labels), "names": tuple(labels["names"])})
+    lists = {name: tuple(saved.get(name, ())) for name in (*_NO_LISTS, "random_slice")}
+    return Round(**{**_known(Round, saved), "labels": labels, **lists})
+
+
+def _known(kind: type[Any], saved: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of the saved fields that the dataclass has: a newer release, before a way back, had more."""
+    return {each.name: saved[each.name] for each in fields(kind) if each.name in saved}
 
 
 def _read_history(folder: Path) -> list[Round]:
@@ -386,7 +378,7 @@ def _read_history(folder: Path) -> list[Round]:
     for name in HISTORIES:
         if (folder / name).exists():
             try:
-                return [_record(fields) for fields in read_sealed(folder / name)["rounds"]]
+                return [_record(saved) for saved in read_sealed(folder / name)["rounds"]]
             except CorruptRound as error:
                 log.error("passed over: %s", error)
     return []

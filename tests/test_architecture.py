@@ -60,7 +60,7 @@ MAY_IMPORT = {
         "comparison",
         "project_settings",
     },
-    "comparison": {"sealed", "store", "evaluation", "simulation_report"},
+    "comparison": {"errors", "sealed", "store", "evaluation", "simulation_report"},
     "pages": {"errors", "store", "incoming", "overview", "images"},
     "simulation_report": {"curves", "sealed"},
     "simulate": PURE

@@ -6,12 +6,15 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from fake_label_studio import TOKEN, FakeLabelStudio, running
 from test_store import flip_a_byte
 from worker_site import assert_nothing_lost
 
+from coreset_backend import model
 from coreset_backend.backend import Backend, open_backend
+from coreset_backend.comparison import keep_replay
 from coreset_backend.rounds import round_due, run_round
 from coreset_backend.settings import Settings
 from coreset_backend.web import create_app
@@ -26,7 +29,18 @@ OF_A_ROUND = (
     *("round.json", "published.json", "model.safetensors", "neighbors.ann", "neighbors.json"),
     *(f"{name}.npy" for name in ARRAYS),
 )
-OF_A_PROJECT = ("history.json", "history-copy.json", "extra-params.json")
+BESIDE = (
+    *(
+        f"projects/1/{name}"
+        for name in (
+            *("history.json", "history-copy.json", "extra-params.json", "held.json", "replay.json"),
+            *("pretraining/checkpoint.safetensors", "pretraining/features.safetensors"),
+        )
+    ),
+    "webhook-secret",
+    "images/*/*",
+)
+"""Files beside the rounds, as patterns from the store's folder; of several that match one is damaged."""
 SMALL = {"backbone": "small_cnn", "image_size": 16, "batch_size": 4, "keep_rounds": 2}
 
 
@@ -45,9 +59,20 @@ def three_rounds(
             for place, task_id in enumerate(tasks[4 * number : 4 * number + 4]):
                 studio.annotate(task_id, ("cat", "dog")[place % 2])
             run_round(backend, project_id)
-        backend.store.keep_extra_params(project_id, {"batch_size": 4})
+        fill_what_is_beside(backend, project_id)
         backend.close()
         yield folder, studio
+
+
+def fill_what_is_beside(backend: Backend, project_id: int) -> None:
+    store, pixels = backend.store, np.zeros((8, 16, 16, 3), np.uint8)
+    store.keep_extra_params(project_id, {"batch_size": 4})
+    store.hold(project_id, "The last round was cancelled by hand.")
+    store.webhook_secret()
+    keep_replay(store, project_id, [], "Nothing was compared.")
+    recipe = model.PretrainingRecipe(epochs=1, least_images=0, batch=8)
+    folder = store.pretraining(project_id)
+    model.pretrain(pixels, np.eye(8, 32, dtype=np.uint8), folder, seed=0, device="cpu", recipe=recipe)
 
 
 @pytest.fixture
@@ -63,11 +88,13 @@ def newest(backend: Backend) -> Path:
     return backend.store.root / "projects/1/round-00003"
 
 
-def test_every_file_of_a_round_is_among_the_damaged(copied: tuple[Backend, FakeLabelStudio]) -> None:
+def test_every_file_of_the_store_is_among_the_damaged(copied: tuple[Backend, FakeLabelStudio]) -> None:
     backend, _ = copied
     assert {path.name for path in newest(backend).iterdir()} == set(OF_A_ROUND)
-    here = {path.name for path in newest(backend).parent.iterdir() if path.is_file()}
-    assert here == set(OF_A_PROJECT)
+    root = backend.store.root
+    files = {path for path in root.rglob("*") if path.is_file() and not path.parent.match("round-*")}
+    assert all(list(root.glob(pattern)) for pattern in BESIDE)
+    assert files == {path for pattern in BESIDE for path in root.glob(pattern)}
 
 
 def assert_answers(backend: Backend, project_id: int = 1) -> None:
@@ -132,7 +159,7 @@ DAMAGES = [
         fault(flipped, name, f"a flipped byte in each of a round's {len(OF_A_ROUND)} files")
         for name in OF_A_ROUND
     ),
-    *(fault(flipped, name, "a flipped byte in any file beside the rounds") for name in OF_A_PROJECT),
+    *(fault(flipped, name, "a flipped byte in any file beside the rounds") for name in BESIDE),
     fault(cut_short, "round.json", "a file of a round is cut short"),
     fault(missing, "states.npy", "a file of a round is missing"),
     fault(half_written, "", "a half-written round"),
@@ -142,7 +169,7 @@ QUICK = (("flipped", "states.npy"), ("flipped", "round.json"), ("half_written", 
 
 def damaged(backend: Backend, damage: Callable[[Path], None], name: str) -> None:
     folder = newest(backend)
-    damage(folder.parent / name if name in OF_A_PROJECT else folder / name if name else folder)
+    damage(next(backend.store.root.glob(name)) if name in BESIDE else folder / name if name else folder)
 
 
 @pytest.mark.parametrize(("damage", "name"), DAMAGES)

@@ -1,11 +1,21 @@
-"""Memory that really runs out: the kernel refuses it to a process of its own, and batches are halved."""
+"""Memory that really runs out: the kernel refuses it to a process of its own, and batches are halved.
+
+Where there is no GPU, its errors are raised as torch raises them, from within a step and outside of one.
+"""
 
 import json
 import os
 import subprocess
 import sys
 
+import numpy as np
 import pytest
+import torch
+
+from coreset_backend import model
+from coreset_backend.backend import Backend
+from coreset_backend.errors import OutOfMemory
+from coreset_backend.failures import explained
 
 IN_LITTLE_MEMORY = r"""
 import json, re, resource, tempfile
@@ -81,3 +91,30 @@ def test_where_memory_runs_out_the_batch_is_halved_and_it_is_said() -> None:
     assert found["fit"].startswith("memory ran out: trained with") and "instead of 256" in found["fit"]
     assert found["pretraining"].startswith("memory ran out: went on with")
     assert done.stderr.count("out of memory with 256 images at a time: going on with 128") == 3
+
+
+NO_ROOM_ON_THE_GPU = (
+    torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of"),
+    RuntimeError("CUDA error: out of memory\nCUDA kernel errors might be asynchronously reported"),
+    RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"),
+    RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+    RuntimeError("MPS backend out of memory (MPS allocated: 18.10 GB, max allowed: 18.13 GB)"),
+)
+
+
+@pytest.mark.parametrize("error", NO_ROOM_ON_THE_GPU, ids=lambda error: str(error)[:30])
+def test_a_gpu_without_room_halves_the_batch_and_outside_of_one_fails_with_that_reason(
+    error: Exception, backend: Backend
+) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (64, 32, 32, 3), dtype=np.uint8)
+    classifier = model.untrained(model.choose_backbone("small_cnn", None), pixels, seed=0, device="cpu")
+    whole = model.embed(classifier, pixels)
+
+    def refuse(_: torch.nn.Module, given: tuple[torch.Tensor]) -> None:
+        if len(given[0]) > 8:
+            raise error
+
+    with classifier.network.register_forward_pre_hook(refuse):
+        assert np.allclose(model.embed(classifier, pixels, batch=64), whole, rtol=0.05, atol=0.02)
+    said = explained(backend, error)
+    assert isinstance(said, OutOfMemory) and "memory ran out" in str(said)

@@ -2,6 +2,7 @@ import hashlib
 import json
 import stat
 import tarfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -120,6 +121,18 @@ def test_the_webhook_secret_is_made_once_and_is_private(store: Store) -> None:
     assert stat.S_IMODE((store.root / "webhook-secret").stat().st_mode) == 0o600
 
 
+@pytest.mark.parametrize("left", [b"", b"half", b"\xff" * 43, b"\0" * 43])
+def test_what_a_crash_left_of_the_webhook_secret_is_replaced(
+    store: Store, caplog: pytest.LogCaptureFixture, left: bytes
+) -> None:
+    store.webhook_secret()
+    (store.root / "webhook-secret").write_bytes(left)
+    secret = store.webhook_secret()
+    assert len(secret) == 43
+    assert "connect each project once more" in caplog.text
+    assert Store(store.root).webhook_secret() == secret
+
+
 def test_no_array_is_read_as_a_pickle(store: Store) -> None:
     with pytest.raises(ValueError, match="pickle"), store.draft(7) as draft:
         draft.save(record(), {"task_ids": np.array([object()])})
@@ -202,13 +215,41 @@ def test_a_deleted_project_is_put_aside_and_can_be_put_back_for_a_week(store: St
     assert not list((store.root / "gone").iterdir())
 
 
-def test_a_round_saved_before_a_field_was_added_still_opens(store: Store) -> None:
-    path = save(store).path / "round.json"
+def rewrite(path: Path, change: Callable[[Any], None]) -> None:
+    """Change the fields of a sealed file as another release would have written them."""
     fields = json.loads(path.read_bytes().partition(b"\n")[2])
-    del fields["evaluation"], fields["title"]
+    change(fields)
     body = json.dumps(fields).encode()
     path.write_bytes(hashlib.sha256(body).hexdigest().encode() + b"\n" + body)
+
+
+def test_a_round_saved_before_a_field_was_added_still_opens(store: Store) -> None:
+    def without(fields: Any) -> None:
+        del fields["evaluation"], fields["title"]
+
+    rewrite(save(store).path / "round.json", without)
     assert store.open(7, 1).record.evaluation is None
+
+
+def test_after_a_way_back_from_a_newer_release_its_rounds_open(store: Store) -> None:
+    def with_more(fields: Any) -> None:
+        fields["a_new_figure"] = 0.5
+        if "labels" in fields:
+            fields["labels"]["a_new_kind"] = True
+
+    for _ in range(3):
+        save(store)
+    store.prune(7, keep=2)
+    store.hold(7, "Rolled back to round 2 by hand.", 2)
+    before = store.history(7)
+    folder = store.root / "projects/7"
+    for path in (folder / "round-00002/round.json", folder / "round-00003/round.json", folder / "held.json"):
+        rewrite(path, with_more)
+    for name in ("history.json", "history-copy.json"):
+        rewrite(folder / name, lambda fields: with_more(fields["rounds"][0]))
+    assert store.history(7) == before
+    latest = store.latest(7, verified=True)
+    assert latest and latest.record.number == 2
 
 
 def test_a_round_saved_by_an_early_release_opens_and_still_answers(tmp_path: Path) -> None:

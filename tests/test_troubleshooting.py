@@ -1,5 +1,6 @@
 """The documents on failures say what the code says, and their commands do what they promise."""
 
+import os
 import re
 import subprocess
 import sys
@@ -9,17 +10,42 @@ import numpy as np
 import pytest
 from test_store import save
 
+from coreset_backend.demo import find_label_studio
 from coreset_backend.store import Store
 
 ROOT = Path(__file__).parent.parent
-SOURCES = "".join(path.read_text() for path in sorted((ROOT / "coreset_backend").rglob("*.py")))
-CODE = re.sub(r'"\s*\n\s*f?"', "", SOURCES)
-MESSAGES = re.findall(r"^\| `([^`]+)` \|", (ROOT / "docs/troubleshooting.md").read_text(), re.MULTILINE)
+DOCUMENT = (ROOT / "docs/troubleshooting.md").read_text()
 
 
-@pytest.mark.parametrize("message", MESSAGES)
+def code_of(*folders: Path) -> str:
+    """The sources below the folders, with literals that follow each other joined."""
+    files = sorted(path for folder in folders for path in folder.rglob("*.py"))
+    return re.sub(r"""["']\s*\n\s*f?["']""", "", "".join(path.read_text() for path in files))
+
+
+def messages(*, of_label_studio: bool) -> list[str]:
+    """What the document quotes as ours, or as Label Studio's."""
+    sections = re.split(r"^## ", DOCUMENT, flags=re.MULTILINE)
+    chosen = [each for each in sections if each.startswith("In Label Studio") == of_label_studio]
+    return [found for each in chosen for found in re.findall(r"^\| `([^`]+)` \|", each, re.MULTILINE)]
+
+
+CODE = code_of(ROOT / "coreset_backend")
+
+
+@pytest.mark.parametrize("message", messages(of_label_studio=False))
 def test_every_quoted_message_is_in_the_code(message: str) -> None:
     assert message in CODE
+
+
+def test_every_quoted_message_of_label_studio_is_in_its_code() -> None:
+    executable = find_label_studio(ROOT, os.environ.get("LABEL_STUDIO_COMMAND"))
+    if executable is None:
+        pytest.skip("label-studio is not installed; `make label-studio` installs it")
+    (package,) = executable.resolve().parent.parent.glob("lib/python*/site-packages/label_studio")
+    theirs, quoted = code_of(package / "ml", package / "core/utils"), messages(of_label_studio=True)
+    assert len(quoted) >= 4
+    assert not [message for message in quoted if message not in theirs]
 
 
 def test_the_table_of_faults_is_what_the_tests_say() -> None:

@@ -143,7 +143,7 @@ def size_of(pixels: PixelRows, backbone: Backbone) -> int:
 
 def halved(batch: int, error: RuntimeError | MemoryError) -> int:
     """Half the batch if ``error`` says that memory ran out (OutOfMemory at 1); any other is raised again."""
-    if not isinstance(error, torch.OutOfMemoryError) and not memory_ran_out(error):
+    if not memory_ran_out(error):
         raise error
     if batch == 1:
         raise OutOfMemory(
