@@ -5,8 +5,9 @@
 
 Every measurement is a process of its own: CPU seconds, and the peak of memory beyond the vectors. The
 features are made here: Gaussian mixtures of intrinsic dimension 16, points on the unit sphere, and with
---images those of two small CNNs trained on the folder (a subfolder a class), side by side, on every image
-and on shifted copies of it. The names of the cases are those of the table in docs/selection.md.
+--images those of two small CNNs trained on the folder (a subfolder a class), side by side: of every image and
+of shifted copies of it, and of the cells of the map in their middle. The names of the cases are those of the
+table in docs/selection.md.
 """
 
 import argparse
@@ -44,9 +45,11 @@ CASES = {  # name: (features, n, d, labelled, batch)
     "T1 mixture": ("mixture", 50_000, 512, 100, 1000),
     "T2": ("images", 50_000, 512, 1000, 5000),
     "T3": ("mixture", 200_000, 512, 1000, 1000),
-    "T4": ("mixture", 1_000_000, 128, 100, 1000),
+    "T4": ("patches", 960_000, 128, 100, 1000),
+    "T4 mixture": ("mixture", 1_000_000, 128, 100, 1000),
     "T6": ("sphere", 50_000, 512, 100, 1000),
 }
+FROM_IMAGES = ("images", "patches")
 COMPARED = {"T1": 3, "T1 mixture": 1, "T6": 1}
 """How many of the others a case is run with: plain numpy first."""
 ROBUST = ((1000, 50, 50, 30), (10_000, 100, 1000, 10), (10_000, 100, 1000, 90), (50_000, 100, 1000, 90))
@@ -56,13 +59,9 @@ TIMED_PICKS = 200
 """Picks that the others are timed for: each center costs them the same, the rest is multiplied."""
 
 
-def make(features: str, n: int, d: int, images: Path | None) -> np.ndarray:
-    """float32[n, d] of the kind named."""
+def make(features: str, n: int, d: int) -> np.ndarray:
+    """float32[n, d] of the kind named: "mixture" or "sphere"."""
     rng = np.random.default_rng(0)
-    if features == "images":
-        assert images is not None
-        found = np.load(images) if images.suffix == ".npy" else cnn_features(images)
-        return found[rng.permutation(len(found))[:n]]
     if features == "sphere":
         vectors = rng.normal(size=(n, d)).astype(np.float32)
         return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
@@ -75,20 +74,26 @@ def make(features: str, n: int, d: int, images: Path | None) -> np.ndarray:
     return vectors
 
 
-def cnn_features(folder: Path) -> np.ndarray:
-    """float32[5 n, 512]: the n images of the folder and four shifted copies of each, seen by two CNNs."""
+def save_cnn_features(images: Path, folder: Path) -> None:
+    """Writes images.npy, float32[5 n, 512], and patches.npy, float32[98 n, 128], of n images.
+
+    The first holds the embeddings of each image and of four shifted copies of it, the second the 7 x 7 cells
+    of the first block's map, of each image and one copy; by two CNNs trained on a third of the images.
+    """
+    import torch
     from PIL import Image
 
     from coreset_backend import model
+    from coreset_backend.model.classifier import images_from
 
-    paths = sorted(path for path in folder.rglob("*") if path.suffix in (".jpg", ".png"))
+    paths = sorted(path for path in images.rglob("*") if path.suffix in (".jpg", ".png"))
     pixels = np.stack([np.asarray(Image.open(path).convert("RGB").resize((32, 32))) for path in paths])
     names = sorted({path.parent.name for path in paths})
     codes = np.array([names.index(path.parent.name) for path in paths])
     rows = np.arange(0, len(paths), 3)
     padded = np.pad(pixels, ((0, 0), (3, 3), (3, 3), (0, 0)), mode="reflect")
     views = [pixels, *(padded[:, y : y + 32, x : x + 32] for y, x in ((0, 2), (6, 3), (3, 0), (2, 6)))]
-    columns = []
+    embeddings, cells = [], []
     for seed in (0, 1):
         classifier, _ = model.fit(
             model.choose_backbone("small_cnn", None),
@@ -99,8 +104,28 @@ def cnn_features(folder: Path) -> np.ndarray:
             seed=seed,
             device="cpu",
         )
-        columns.append(np.concatenate([model.embed_and_predict(classifier, view)[0] for view in views]))
-    return np.concatenate(columns, axis=1)
+        embeddings.append(np.concatenate([model.embed_and_predict(classifier, view)[0] for view in views]))
+        with torch.inference_mode():
+            maps = [
+                classifier.network.blocks(images_from(part, classifier.backbone, classifier.device))[0]
+                for view in views[:2]
+                for part in np.array_split(view, 40)
+            ]
+        cells.append(torch.cat(maps).permute(0, 2, 3, 1).reshape(-1, 64).numpy())
+    np.save(folder / "images.npy", np.concatenate(embeddings, axis=1))
+    np.save(folder / "patches.npy", np.concatenate(cells, axis=1))
+
+
+def vectors_of(features: str, n: int, d: int, folder: Path) -> np.ndarray:
+    """float32[n, d] of the kind named: n rows of what the images gave, or made."""
+    if features not in FROM_IMAGES:
+        return make(features, n, d)
+    found = np.load(folder / f"{features}.npy", mmap_mode="r")
+    if len(found) < n:
+        raise SystemExit(
+            f"The images give {len(found)} rows of {features}, the case takes {n}: give more images."
+        )
+    return found[np.random.default_rng(0).permutation(len(found))[:n]]
 
 
 def ours(vectors: np.ndarray, labeled: np.ndarray, batch: int) -> np.ndarray:
@@ -375,7 +400,7 @@ def report_herding(folder: Path) -> None:
     print("\n| H | CPU s, index and graph | CPU s, choice | MB beyond | coverage, of the whole kernel's |")
     print("|---|---|---|---|---|")
     for n, d, batch in ((10_000, 256, 1000), (100_000, 256, 1000), (1_000_000, 128, 1000)):
-        np.save(folder / "herd.npy", make("mixture", n, d, None))
+        np.save(folder / "herd.npy", make("mixture", n, d))
         found = in_a_process("herding", folder / "herd.npy", n, batch)
         share = f"{found['coverage']:.4f}" if "coverage" in found else ""
         times = f"{found['index']:.1f}", f"{found['seconds']:.1f}"
@@ -401,7 +426,7 @@ def run_one(what: str, *given: str) -> dict[str, float] | dict[str, str] | dict[
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--images", type=Path, help="folder, or features of it as .npy")
+    parser.add_argument("--images", type=Path, metavar="FOLDER")
     parser.add_argument("--only", nargs="+", default=[*CASES, "R1", "H", "E1"])
     parser.add_argument("--measure", nargs="+", help=argparse.SUPPRESS)
     given = parser.parse_args()
@@ -415,16 +440,18 @@ def main() -> None:
     )
     with tempfile.TemporaryDirectory() as name:
         folder, made = Path(name), ""
+        if given.images:
+            save_cnn_features(given.images, folder)
         for case in [case for case in CASES if case in given.only]:
             features, n, d, _, _ = CASES[case]
-            if features == "images" and not given.images:
+            if features in FROM_IMAGES and not given.images:
                 continue
             if made != f"{features} {n} {d}":
-                np.save(folder / "vectors.npy", make(features, n, d, given.images))
+                np.save(folder / "vectors.npy", vectors_of(features, n, d, folder))
                 made = f"{features} {n} {d}"
             report_speed(case, folder / "vectors.npy")
         if "R1" in given.only and given.images:
-            np.save(folder / "vectors.npy", make("images", 50_000, 512, given.images))
+            np.save(folder / "vectors.npy", vectors_of("images", 50_000, 512, folder))
             report_robust(folder / "vectors.npy")
         if "H" in given.only:
             report_herding(folder)

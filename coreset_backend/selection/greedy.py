@@ -75,7 +75,8 @@ class Coverage:
         """
         self.vectors = vectors
         self._scale = np.ones(1, dtype=np.float32) if weights is None else np.square(weights)
-        self.center_rows = np.empty(0, dtype=np.int64)
+        self._known = 0
+        self._center_rows = np.empty(0, dtype=np.int64)
         self._shift: NDArray[np.floating] = sample_mean(vectors)
         # -2 (c - shift), so that a product with x - shift needs only |x|² and |c|² to be a squared distance.
         self._centers: NDArray[np.floating] = np.empty((0, vectors.shape[1]), dtype=np.float32)
@@ -88,19 +89,24 @@ class Coverage:
         self._largest_norm = self._compare_all_rows()
 
     @property
+    def center_rows(self) -> Rows:
+        """The rows that are centers, in the order in which they became one: int64[k]."""
+        return self._center_rows[: self._known]
+
+    @property
     def is_precise(self) -> bool:
         """Whether distances are small enough beside the vectors' lengths to need float64."""
         return self._shift.dtype == np.float64
 
     def add(self, rows: Rows) -> None:
         """Makes ``rows`` (int64[k], none of them a center yet) centers."""
-        known = len(self.center_rows)
         self._reserve(len(rows))
-        new = slice(known, known + len(rows))
+        new = slice(self._known, self._known + len(rows))
         centers = shifted(self.vectors, rows, self._shift)
         self._center_norms[new] = squared_norms(centers)
         np.multiply(centers, -2, out=self._centers[new])
-        self.center_rows = np.concatenate([self.center_rows, rows])
+        self._center_rows[new] = rows
+        self._known = new.stop
         self._bounds[rows] = CENTER
 
     def pick(self, batch: int, progress: Progress | None = None) -> tuple[Rows, Floats]:
@@ -109,10 +115,11 @@ class Coverage:
         Returns the rows, int64[k], and the distance of each to its nearest center when it was
         picked, float32[k], never rising: the covering radius before that pick.
         """
-        first = len(self.center_rows)
+        first = self._known
         self._reserve(batch)
         squared = self._begin_cold() if batch and not first else []
-        while len(squared) < batch and (front := self._current_front()) is not None:
+        many = max(2048, len(self._bounds) // 128)
+        while len(squared) < batch and (front := self._current_front(many)) is not None:
             self._pick_from(front, batch - len(squared), squared)
             if progress:
                 progress(len(squared), batch)
@@ -121,14 +128,14 @@ class Coverage:
 
     def radius(self) -> float:
         """The distance of the farthest row to its nearest center; inf without centers."""
-        if not len(self.center_rows):
+        if not self._known:
             return float("inf")
-        front = self._current_front()
+        front = self._current_front(max(256, len(self._bounds) // 1024))  # one of them is to stay
         return float(np.sqrt(front.bounds.max())) if front else 0.0
 
     def _compare_all_rows(self) -> float:
         """Bounds every row by the first centers; returns the largest squared length."""
-        known = min(FIRST_CENTERS, len(self.center_rows))  # behind them lies room for those to come
+        known = min(FIRST_CENTERS, self._known)  # behind them lies room for those to come
         for block in blocks(*self.vectors.shape):
             with np.errstate(over="ignore", invalid="ignore"):
                 points = shifted(self.vectors, block, self._shift)
@@ -159,14 +166,15 @@ class Coverage:
 
     def _reserve(self, more: int) -> None:
         """Makes room for ``more`` centers, so that a pick appends without copying."""
-        short = len(self.center_rows) + more - len(self._centers)
+        short = self._known + more - len(self._centers)
         if short > 0:
             self._centers = np.pad(self._centers, ((0, short), (0, 0)))
             self._center_norms = np.pad(self._center_norms, (0, short))
+            self._center_rows = np.pad(self._center_rows, (0, short))
 
-    def _current_front(self) -> _Front | None:
-        """The farthest rows with distances to all centers; None when every row is a center."""
-        while (front := self._candidates()) is not None:
+    def _current_front(self, size: int) -> _Front | None:
+        """The farthest of the ``size`` largest bounds, compared with all centers; None if all are centers."""
+        while (front := self._candidates(size)) is not None:
             if not self.is_precise and front.threshold < CANCELLATION * self._largest_norm:
                 self._begin_precise()
                 continue
@@ -175,10 +183,9 @@ class Coverage:
                 return current
         return None
 
-    def _candidates(self) -> _Front | None:
+    def _candidates(self, size: int) -> _Front | None:
         """The rows of the largest bounds that are no centers, gathered in the order of the file."""
         n = len(self._bounds)
-        size = max(2048, n // 128)
         rows = np.sort(np.argpartition(self._bounds, n - size)[n - size :]) if size < n else np.arange(n)
         lowest = max(float(self._bounds[rows].min()), 0.0)
         rows = rows[self._bounds[rows] >= 0]
@@ -207,12 +214,14 @@ class Coverage:
         The rows longest out of date go first. Those that fall below the threshold leave early: the
         bound they leave with is valid, though not tight.
         """
-        compared, known = self._compared[front.rows], len(self.center_rows)
+        compared, known = self._compared[front.rows], self._known
+        spare = np.empty_like(front.points)
         while (behind := (compared < known) & (front.bounds >= front.threshold)).any():
             start = int(compared[behind].min())
             stop = min((start // CENTER_BLOCK + 1) * CENTER_BLOCK, known)  # rows catch up with each other
             group = np.flatnonzero(behind & (compared == start))
-            fresh = self._nearest(front.points[group], front.norms[group], slice(start, stop))
+            points = np.take(front.points, group, axis=0, out=spare[: len(group)], mode="clip")
+            fresh = self._nearest(points, front.norms[group], slice(start, stop))
             front.bounds[group] = np.minimum(front.bounds[group], fresh * front.scale[group])
             compared[group] = stop
         self._bounds[front.rows], self._compared[front.rows] = front.bounds, compared
@@ -228,7 +237,7 @@ class Coverage:
         """Goes on in float64: every bound is raised by what rounding may have taken from it."""
         self._shift = self._shift.astype(np.float64)
         self._centers = np.zeros(self._centers.shape, dtype=np.float64)
-        known = len(self.center_rows)
+        known = self._known
         self._centers[:known] = -2 * shifted(self.vectors, self.center_rows, self._shift)
         self._center_norms = squared_norms(self._centers) / 4
         free = self._bounds >= 0
@@ -253,10 +262,11 @@ class Coverage:
 
     def _append(self, front: _Front, farthest: int) -> None:
         """Makes one row of the front a center and lowers the bounds of the others by it."""
-        known = len(self.center_rows)
+        known = self._known
         np.multiply(front.points[farthest], -2, out=self._centers[known])
         self._center_norms[known] = front.norms[farthest]
-        self.center_rows = np.append(self.center_rows, front.rows[farthest])
+        self._center_rows[known] = front.rows[farthest]
+        self._known += 1
         distances = front.points @ self._centers[known]
         distances += front.norms
         distances += front.norms[farthest]
@@ -267,7 +277,7 @@ class Coverage:
         front.bounds[farthest] = CENTER
 
     def _write_back(self, front: _Front) -> None:
-        self._bounds[front.rows], self._compared[front.rows] = front.bounds, len(self.center_rows)
+        self._bounds[front.rows], self._compared[front.rows] = front.bounds, self._known
 
 
 def covering_radius(vectors: Vectors, center_rows: Rows) -> float:

@@ -22,7 +22,6 @@ class NeighborGraph:
 
     ``rows``: int32[n, k], -1 where an approximate search found fewer than k.
     ``distances``: float32[n, k], Euclidean on the vectors the graph was made from, inf beside a -1.
-    ``radii``: float32[k], the covering radius after each pick, where the strategy knows it as it goes.
     ``normalized``: whether those vectors were L2-normalised first (cosine).
     """
 
@@ -94,6 +93,7 @@ class Selection:
     inf where nothing is labelled. robust_k_center leaves its outliers out of both.
     ``lower_bound``: no choice of k rows can have a smaller radius_after (robust strategies only).
     ``status``: what is proven: "optimal", "improved" on greedy, "greedy", or "" where not asked.
+    ``radii``: float32[k], the covering radius after each pick, where the strategy knows it as it goes.
     ``normalized``: whether distances and radii are between L2-normalised vectors (cosine strategies).
     """
 
