@@ -209,6 +209,9 @@ def select(as_json: bool, **given: Any) -> None:
     if not as_json:
         before, after = selection.radius_before, selection.radius_after
         click.echo(f"covering radius {before:.6g} before, {after:.6g} after", err=True)
+        if selection.status:
+            least = selection.lower_bound or 0.0
+            click.echo(f"{selection.status}; no choice of as many rows gets below {least:.6g}", err=True)
 
 
 @main.command()

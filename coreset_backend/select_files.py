@@ -63,6 +63,7 @@ def select_from_files(
             pool = Pool(vectors, rows, odds, _graph(vectors, seed, progress))
         if group_duplicates:
             groups = near_duplicate_groups(vectors, rows, pool.neighbors)
+        progress("select", 0, 0)
         choose = with_options(choose, groups=groups, outlier_share=outlier_share)
         return _with_radii(pool, choose(pool, batch, np.random.default_rng(seed), **more))
     except ValueError as error:

@@ -50,6 +50,13 @@ def test_a_strategy_on_annoys_neighbors_answers_in_json(folder: Path) -> None:
     assert answer["radii"] == pytest.approx(radii, rel=1e-5)
 
 
+def test_the_robust_strategy_says_what_is_proven(folder: Path) -> None:
+    np.save(folder / "X.npy", np.load(folder / "X.npy")[:60])
+    result = select(folder, "--labeled", "rows.txt", "--strategy", "robust_k_center")
+    radius = re.search(r"before, (\S+) after", result.stderr)
+    assert radius and f"optimal; no choice of as many rows gets below {radius[1]}" in result.stderr
+
+
 def test_options_leave_copies_and_outliers_out_and_progress_is_told(folder: Path) -> None:
     vectors = np.load(folder / "X.npy")
     vectors[100:200] = vectors[0] + np.random.default_rng(1).normal(0, 1e-3, (100, 8))

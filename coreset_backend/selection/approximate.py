@@ -12,13 +12,15 @@ from coreset_backend.selection.geometry import (
     squared_norms,
 )
 from coreset_backend.selection.greedy import CENTER_BLOCK, measured, require_batch
-from coreset_backend.selection.pool import Floats, NeighborGraph, Pool, Rows, Selection, Vectors
+from coreset_backend.selection.pool import Floats, NeighborGraph, Pool, Progress, Rows, Selection, Vectors
 
 CHECKS_PER_PICK = 16
 """How many far rows are compared with all earlier picks before the farthest of them is taken."""
 
 
-def approximate_k_center(pool: Pool, batch: int, rng: np.random.Generator) -> Selection:
+def approximate_k_center(
+    pool: Pool, batch: int, rng: np.random.Generator, *, progress: Progress | None = None
+) -> Selection:
     """Farthest-first where a pick lowers the distances of its graph neighbours only.
 
     One sequential pass over the vectors for the labelled rows, then single rows. A row that no list
@@ -44,6 +46,8 @@ def approximate_k_center(pool: Pool, batch: int, rng: np.random.Generator) -> Se
         bounds[near] = np.minimum(bounds[near], distances)
         bounds[row] = -1
         picked.append(row)
+        if progress:
+            progress(len(picked), batch)
     return measured(pool.vectors, pool.labeled_rows, np.array(picked, dtype=np.int64))
 
 

@@ -5,7 +5,7 @@ from numpy.typing import NDArray
 
 from coreset_backend.selection.geometry import require_finite, shifted, squared_norms
 from coreset_backend.selection.greedy import Coverage, k_center_greedy, measured, require_batch
-from coreset_backend.selection.pool import Floats, Pool, Rows, Selection
+from coreset_backend.selection.pool import Floats, Pool, Progress, Rows, Selection
 
 CANDIDATES_PER_PICK = 4
 """margin_k_center keeps this many uncertain rows for each one it picks (Citovsky et al. 2021)."""
@@ -60,7 +60,9 @@ def entropy(pool: Pool, batch: int, rng: np.random.Generator) -> Selection:
     return _lowest(pool, batch, -entropies(required_probabilities(pool, "entropy")))
 
 
-def margin_k_center(pool: Pool, batch: int, rng: np.random.Generator) -> Selection:
+def margin_k_center(
+    pool: Pool, batch: int, rng: np.random.Generator, *, progress: Progress | None = None
+) -> Selection:
     """Greedy k-Center among the 4 x batch rows of smallest margin, conditioned on the labelled rows.
 
     The picks cover the uncertain part of the pool; distances and radii are those of the whole pool.
@@ -73,10 +75,13 @@ def margin_k_center(pool: Pool, batch: int, rng: np.random.Generator) -> Selecti
     if not len(kept):
         return measured(pool.vectors, pool.labeled_rows, kept)
     part = Pool(pool.vectors[kept], np.searchsorted(kept, labeled))
-    return measured(pool.vectors, pool.labeled_rows, kept[k_center_greedy(part, batch, rng).rows])
+    chosen = k_center_greedy(part, batch, rng, progress=progress)
+    return measured(pool.vectors, pool.labeled_rows, kept[chosen.rows])
 
 
-def weighted_k_center(pool: Pool, batch: int, rng: np.random.Generator) -> Selection:
+def weighted_k_center(
+    pool: Pool, batch: int, rng: np.random.Generator, *, progress: Progress | None = None
+) -> Selection:
     """Farthest-first by distance x (1 - margin) (after Ramalingam et al. 2023), exact and lazy.
 
     Distances and radii in the answer are plain, not weighted.
@@ -84,11 +89,11 @@ def weighted_k_center(pool: Pool, batch: int, rng: np.random.Generator) -> Selec
     require_batch(batch)
     weights = np.maximum(1 - margins(required_probabilities(pool, "weighted_k_center")), LEAST_WEIGHT)
     coverage = Coverage(pool.vectors, pool.labeled_rows, rng, weights=np.minimum(weights, 1))
-    rows, _ = coverage.pick(batch)
+    rows, _ = coverage.pick(batch, progress)
     return measured(pool.vectors, pool.labeled_rows, rows)
 
 
-def badge(pool: Pool, batch: int, rng: np.random.Generator) -> Selection:
+def badge(pool: Pool, batch: int, rng: np.random.Generator, *, progress: Progress | None = None) -> Selection:
     """k-means++ sampling on the last layer's gradients under the guessed label (Ash et al. 2020).
 
     A gradient is the outer product of p - onehot(argmax p) and the vector; its n x (classes x d)
@@ -99,10 +104,13 @@ def badge(pool: Pool, batch: int, rng: np.random.Generator) -> Selection:
     errors = required_probabilities(pool, "badge").astype(np.float32)
     errors[np.arange(len(errors)), errors.argmax(axis=1)] -= 1
     free = pool.unlabeled_rows
-    return measured(pool.vectors, pool.labeled_rows, free[_k_means_plus_plus(pool, errors, free, batch, rng)])
+    picked = _k_means_plus_plus(pool, errors, free, batch, rng, progress)
+    return measured(pool.vectors, pool.labeled_rows, free[picked])
 
 
-def _k_means_plus_plus(pool: Pool, errors: Floats, free: Rows, batch: int, rng: np.random.Generator) -> Rows:
+def _k_means_plus_plus(
+    pool: Pool, errors: Floats, free: Rows, batch: int, rng: np.random.Generator, progress: Progress | None
+) -> Rows:
     """Positions in ``free`` (int64[m]), sampled by squared gradient distance: int64[min(batch, m)]."""
     points = shifted(pool.vectors, free, np.zeros(1, dtype=np.float32))
     with np.errstate(over="ignore", invalid="ignore"):
@@ -126,6 +134,8 @@ def _k_means_plus_plus(pool: Pool, errors: Floats, free: Rows, batch: int, rng: 
         products = (points @ points[pick]) * (errors @ errors[pick])
         np.minimum(nearest, np.maximum(lengths + lengths[pick] - 2 * products, 0), out=nearest)
         nearest[picked] = 0
+        if progress:
+            progress(len(picked), batch)
     return np.array(picked, dtype=np.int64)
 
 
