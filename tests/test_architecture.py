@@ -1,6 +1,7 @@
 """The arrows of the house: who may import whom, and one door for each library."""
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -147,10 +148,15 @@ def test_each_library_has_its_door() -> None:
 
 
 def test_no_pickle() -> None:
-    """Nothing is ever loaded from a pickle; the name of its error may be caught."""
+    """Nothing is ever loaded from a pickle; the name of its error may be caught.
+
+    torchvision's weight files are read by torch's reader that makes tensors and nothing else.
+    """
     sources = {path.name: path.read_text() for path in PACKAGE.rglob("*.py")}
-    forbidden = ("import pickle", "pickle.load", "weights_only=False", "allow_pickle=True", "joblib", "dill")
-    assert not [(name, word) for name, text in sources.items() for word in forbidden if word in text]
+    forbidden = r"import (?:c?pickle|marshal|shelve|joblib|dill)\b|\bpickle\.\w|allow_pickle=True|yaml\.load"
+    loads = r"torch\.load\((?![^\n]*weights_only=True)"
+    found = {name: re.findall(f"{forbidden}|{loads}", text) for name, text in sources.items()}
+    assert not {name: words for name, words in found.items() if words}
 
 
 @pytest.mark.parametrize(

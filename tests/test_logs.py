@@ -20,12 +20,13 @@ from waiting import wait_until
 from coreset_backend import demo, local
 from coreset_backend.connect import SECRET_HEADER
 from coreset_backend.logs import Lines, about, redacted, secrets_of
-from coreset_backend.settings import Settings
+from coreset_backend.settings import SECRETS, Settings, environment_names
 
 SEEDS = {
     "LABEL_STUDIO_API_KEY": "seeded00token00000000000000000000000000a",
     "BASIC_AUTH_PASS": "seeded-pässword",
     "CORESET_WEBHOOK_SECRET": "seeded-webhook-secret",
+    "REDIS_PASSWORD": "seeded-redis-password",
 }
 
 
@@ -104,17 +105,29 @@ def echo() -> Iterator[str]:
         yield address
 
 
+@pytest.fixture
+def locked_redis(redis_url: str) -> Iterator[Redis]:
+    """The session's Redis, emptied, asking for the seeded password."""
+    with Redis.from_url(redis_url) as redis:
+        redis.flushall()
+        redis.config_set("requirepass", SEEDS["REDIS_PASSWORD"])
+    with Redis.from_url(redis_url, password=SEEDS["REDIS_PASSWORD"]) as redis:
+        yield redis
+        redis.config_set("requirepass", "")
+
+
 def test_no_seeded_secret_is_in_the_logs_answers_or_redis_of_a_real_run(
-    redis_url: str, tmp_path: Path, echo: str
+    redis_url: str, locked_redis: Redis, tmp_path: Path, echo: str
 ) -> None:
+    names = environment_names()
+    assert all(set(names[field]) & set(SEEDS) for field in SECRETS), "a secret is not seeded"
     port = demo.free_port()
     settings = Settings(model_dir=tmp_path / "data", port=port, log_level="DEBUG")
     given = {"BASIC_AUTH_USER": "ops", "LOG_LEVEL": "DEBUG", "CORESET_LOG_FORMAT": "json"} | SEEDS
     given |= {"REDIS_URL": redis_url, "MODEL_DIR": str(settings.model_dir), "LABEL_STUDIO_URL": echo}
     environment = {**os.environ, **given, "CORESET_DEBOUNCE_SECONDS": "0"}
     said, login = [], ("ops", SEEDS["BASIC_AUTH_PASS"])
-    with Redis.from_url(redis_url) as redis, contextlib.ExitStack() as stack:
-        redis.flushall()
+    with contextlib.ExitStack() as stack:
         log = stack.enter_context((tmp_path / "log").open("wb"))
         work = [sys.executable, "-m", "coreset_backend", "work"]
         for command in (local.gunicorn_command(settings), work):
@@ -140,7 +153,7 @@ def test_no_seeded_secret_is_in_the_logs_answers_or_redis_of_a_real_run(
         said.append(client.post("/predict", content=b"{", auth=login).text)
         said.append(wait_until(lambda: "last_failure" in (text := status()) and text, "the failed round", 60))
         said += [client.get(path, auth=login).text for path in ("/projects/7", "/metrics", "/openapi.json")]
-        said.append(str([redis.dump(key) for key in redis.keys("coreset:*")]))
+        said.append(str([locked_redis.dump(key) for key in locked_redis.keys("coreset:*")]))
     said.append((tmp_path / "log").read_text())
     assert "Label Studio answered 400" in said[5]
     assert '"project": 7' in said[-1]

@@ -1,7 +1,10 @@
 """torchvision's backbones from a file, checked by hash; precision, memory layout and device."""
 
 import hashlib
+import os
+import pickle
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -53,6 +56,30 @@ def test_a_file_of_another_network_is_refused_with_what_does_not_fit(mobile: Pat
         model.choose_backbone("resnet18", tmp_path / "text.pth")
     with pytest.raises(ConfigError, match="small_cnn is trained from scratch"):
         model.choose_backbone("small_cnn", mobile)
+
+
+class Trap:
+    """Makes a folder when it is loaded from a pickle."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.mkdir, (str(self.folder),)
+
+
+@pytest.mark.parametrize("name", ["zipped.pth", "bare.pth", "bare.safetensors"])
+def test_a_weights_file_that_carries_code_is_refused_and_runs_nothing(tmp_path: Path, name: str) -> None:
+    pickle.loads(pickle.dumps(Trap(tmp_path / "control")))
+    assert (tmp_path / "control").exists()
+    trap = {"conv1.weight": Trap(tmp_path / "sprung")}
+    if name.startswith("zipped"):
+        torch.save(trap, tmp_path / name)
+    else:
+        (tmp_path / name).write_bytes(pickle.dumps(trap, protocol=2))
+    with pytest.raises(ConfigError, match="cannot be read"):
+        model.choose_backbone("resnet18", tmp_path / name)
+    assert not (tmp_path / "sprung").exists()
 
 
 def test_a_frozen_torchvision_network_gets_a_head(mobile: Path) -> None:

@@ -62,19 +62,20 @@ def engine(docker: Docker) -> Docker:
 @pytest.fixture(scope="session")
 def own_engine(docker: Docker, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
     """The environment that reaches an engine with the base images: the one that runs, else a private one."""
-    if not docker.works("compose", "version"):
-        pytest.skip("docker compose is not installed")
-    if docker.works("info"):
+    if docker.works("info") and docker.works("compose", "version"):
         yield docker.environment
         return
     if os.geteuid() != 0 or shutil.which("dockerd") is None:
-        pytest.skip("no Docker engine runs here, and starting one takes root and dockerd")
+        pytest.skip("no Docker engine with Compose runs here, and starting one takes root and dockerd")
     folder = tmp_path_factory.mktemp("engine")
     started = subprocess.run([ROOT / "tests/docker/engine.sh", folder], capture_output=True, text=True)
     try:
         if started.returncode:
             pytest.skip(f"no Docker engine can start here: {started.stderr[-500:]}")
-        yield docker.environment | {"DOCKER_HOST": f"unix://{folder}/docker.sock"}
+        reached = {"DOCKER_HOST": f"unix://{folder}/docker.sock"}
+        if (folder / "config").exists():
+            reached["DOCKER_CONFIG"] = str(folder / "config")
+        yield docker.environment | reached
     finally:
         if (folder / "dockerd.pid").exists():
             os.kill(int((folder / "dockerd.pid").read_text()), signal.SIGTERM)
