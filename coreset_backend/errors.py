@@ -17,6 +17,7 @@ CoresetError
 │  ├─ NotFinite                training or embedding gave NaN or infinity
 │  └─ OutOfMemory              even one image does not fit
 ├─ QueueError              Redis, which carries requests and progress, does not answer
+├─ TakenOver               another process has the project's lease by now
 └─ StoreError              a round on disk cannot be used
    ├─ RoundNotFound            no such round
    └─ CorruptRound             a file of the round is missing or does not match its hash
@@ -124,6 +125,10 @@ class OutOfMemory(ModelError):
 
 class QueueError(CoresetError):
     """Redis, which carries requests and progress, does not answer."""
+
+
+class TakenOver(CoresetError):
+    """The lease ran out while this process stood still, and another one has the project by now."""
 
 
 class StoreError(CoresetError):

@@ -8,6 +8,7 @@ import contextlib
 import logging
 import secrets
 import time
+from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
 
@@ -136,19 +137,19 @@ def run_round_job(project_id: int) -> str:
             backend.redis.set(redis_key(project_id, "waiting"), job_id, ex=DAY)
             _queue(backend, project_id, job_id, BUSY_RETRY_SECONDS)
             return "another job of this project is running; waiting for it"
-        with kept_alive(lease):
+        with kept_alive(lease) as is_ours:
             backend.redis.delete(redis_key(project_id, "waiting"))
-            return _advance(backend, project_id)
+            return _advance(backend, project_id, is_ours)
 
 
-def _advance(backend: Backend, project_id: int) -> str:
+def _advance(backend: Backend, project_id: int, is_ours: Callable[[], bool]) -> str:
     from coreset_backend.rounds import round_due, run_round
 
     forced: list[bytes] = backend.redis.lrange(redis_key(project_id, "demands"), 0, -1)  # type: ignore[assignment]
     held = backend.store.held(project_id)
     try:
         if backend.redis.exists(redis_key(project_id, "republish")) and not forced:
-            return _republish(backend, project_id)
+            return _republish(backend, project_id, is_ours)
         if held and not forced:
             return held.reason
         reason = forced[-1].decode() if forced else round_due(backend, project_id)
@@ -156,10 +157,13 @@ def _advance(backend: Backend, project_id: int) -> str:
             _settle(backend, project_id)
             return "no round is due"
         log.info("project %d: a round starts: %s", project_id, reason)
-        stored = run_round(backend, project_id, reporter(backend, project_id, reason))
+        stored = run_round(backend, project_id, reporter(backend, project_id, reason, is_ours))
     except ProjectGone as error:
         return _forget(backend, project_id, error)
     except Exception as error:  # whatever it was, the state must say it
+        if not is_ours():  # but that is now another's
+            log.warning("project %d: another process has taken the round over: %s", project_id, error)
+            return "another process has taken over"
         ours = explained(backend, error)
         _failed(backend, project_id, ours, len(forced))
         raise ours from error
@@ -176,12 +180,12 @@ def _advance(backend: Backend, project_id: int) -> str:
     return f"round {stored.record.number}: {reason}"
 
 
-def _republish(backend: Backend, project_id: int) -> str:
+def _republish(backend: Backend, project_id: int, is_ours: Callable[[], bool]) -> str:
     from coreset_backend.rounds import publish_round
 
     stored = backend.store.latest(project_id, verified=True)
     if stored:
-        reporter(backend, project_id, "published again")("publish", 0, 0)
+        reporter(backend, project_id, "published again", is_ours)("publish", 0, 0)
         publish_round(backend, stored)
     backend.redis.delete(redis_key(project_id, "republish"))
     write_idle(backend, project_id)

@@ -2,14 +2,15 @@
 
 import contextlib
 import logging
+import secrets
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from redis.exceptions import LockError, LockNotOwnedError, RedisError
 from redis.lock import Lock
 
 from coreset_backend.backend import Backend
-from coreset_backend.progress import redis_key
+from coreset_backend.progress import DAY, redis_key
 
 log = logging.getLogger(__name__)
 LEASE_SECONDS = 20
@@ -25,26 +26,39 @@ def project_lease(backend: Backend, project_id: int, name: str = "lease") -> Loc
 
 
 @contextlib.contextmanager
-def kept_alive(lease: Lock) -> Iterator[None]:
-    """Renew the lease while the block runs; a killed process stops renewing and frees it in 20 s."""
-    done = threading.Event()
+def kept_alive(lease: Lock) -> Iterator[Callable[[], bool]]:
+    """Renew the lease while the block runs; a killed process stops renewing and frees it in 20 s.
+
+    The value given says whether no other process has been let in, because this one had stood still for longer
+    than that, as on a machine that slept. The lease itself cannot tell: a job that is run again has the same
+    id.
+    """
+    done, redis, holder, mine = threading.Event(), lease.redis, f"{lease.name}-holder", secrets.token_bytes(8)
+    with contextlib.suppress(RedisError):
+        redis.set(holder, mine, ex=DAY)
+
+    def is_ours() -> bool:
+        try:
+            return redis.get(holder) in (None, mine)
+        except RedisError:  # nobody else gets in without it either
+            return True
 
     def renew() -> None:
-        while not done.wait(LEASE_SECONDS / 4):
+        while not done.wait(LEASE_SECONDS / 4) and is_ours():
             try:
                 lease.reacquire()
             except LockNotOwnedError:  # Redis was away for longer than the lease lasts
-                if not lease.redis.set(lease.name, lease.local.token, nx=True, ex=LEASE_SECONDS):
-                    log.error("another job has taken over; what this one saves is refused or the same")
+                redis.set(lease.name, lease.local.token, nx=True, ex=LEASE_SECONDS)
             except (LockError, RedisError) as error:
                 log.warning("the lease could not be renewed: %s", error)
 
     thread = threading.Thread(target=renew, name="lease", daemon=True)
     thread.start()
     try:
-        yield
+        yield is_ours
     finally:
         done.set()
         thread.join()
         with contextlib.suppress(LockError, RedisError):
-            lease.release()
+            if is_ours():
+                lease.release()

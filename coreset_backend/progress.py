@@ -9,7 +9,7 @@ from typing import Any
 from redis.exceptions import RedisError
 
 from coreset_backend.backend import Backend
-from coreset_backend.errors import QueueError
+from coreset_backend.errors import QueueError, TakenOver
 
 DAY = 86_400
 PRETRAINING_LEASE = "pretraining-lease"
@@ -131,14 +131,19 @@ def write_idle(backend: Backend, project_id: int) -> None:
     write_progress(backend, project_id, state="idle", error=None, retry_at=None, phase=None)
 
 
-def reporter(backend: Backend, project_id: int, reason: str) -> Any:
-    """Progress of run_round, written at each phase and at most twice a second within one."""
+def reporter(backend: Backend, project_id: int, reason: str, is_ours: Callable[[], bool]) -> Any:
+    """Progress of run_round, written at each phase and at most twice a second within one.
+
+    Raises TakenOver before a phase begins in which the project is no longer ``is_ours``.
+    """
     last, started = ("", 0.0), 0.0
 
     def report(phase: str, done: int, total: int) -> None:
         nonlocal last, started
         now = time.monotonic()
         if phase != last[0]:
+            if not is_ours():
+                raise TakenOver(f"This one stood still before the phase {phase}.")
             started = time.time()
         if phase != last[0] or now > last[1] + 0.5 or done == total:
             last = (phase, now)

@@ -97,6 +97,21 @@ def test_memory_runs_out(site: Site, phase: str) -> None:
     assert_recovers(site, project_id, [1], "memory")
 
 
+@pytest.mark.soak
+@pytest.mark.fault("a GPU has no memory left (as torch says it, from a strategy)", "select")
+def test_the_memory_of_a_gpu_runs_out(site: Site) -> None:
+    worker = site.start_worker(CORESET_STRATEGY="trap:full_gpu", CORESET_POLL_SECONDS="3600")
+    project_id = site.new_project(labeled=6)
+    request_round(site.backend, project_id, "asked by a test")
+    said = wait_until(lambda: site.error(project_id), "the reason")
+    assert "memory ran out" in said
+    worker.kill()
+    worker.wait()
+    site.start_worker()
+    request_round(site.backend, project_id, "another worker has more", force=True)
+    assert_recovers(site, project_id, [1], "memory")
+
+
 @faults("two workers, the round of one is killed", among=("fit", "publish"))
 def test_two_workers(site: Site, phase: str) -> None:
     site.start_worker()
@@ -108,6 +123,25 @@ def test_two_workers(site: Site, phase: str) -> None:
         os.kill(site.round_processes()[0], signal.SIGKILL)
     stored = assert_recovers(site, project_id, [1], KILLED)
     assert stored.record.number == 1
+
+
+@faults(
+    "a worker stands still (SIGSTOP) until another has taken over, then goes on",
+    among=("images", "fit", "save", "publish"),
+)
+def test_a_worker_stands_still(site: Site, phase: str) -> None:
+    worker = site.start_worker()
+    with stopped_at(site, phase) as project_id:
+        still = [worker.pid, *site.round_processes()]
+        for process in still:
+            os.kill(process, signal.SIGSTOP)
+        site.start_worker()
+    site.wait_for_round(project_id, 1)
+    for process in still:
+        os.kill(process, signal.SIGCONT)
+    wait_until(lambda: still[1] not in site.round_processes(), "the end of the process that stood still")
+    assert_recovers(site, project_id, [1], "its worker was killed")
+    assert phase == "publish" or "another process has taken the round over" in site.log.read_text()
 
 
 @faults("it is cancelled by a person", "fit")
