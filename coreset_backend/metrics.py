@@ -143,7 +143,7 @@ class Standing(Collector):
             published.add_metric([project], float(stored.publication is not None))
             for state, count in record.counts.items():
                 tasks.add_metric([project, state], count)
-            for phase, spent in record.timings.items():
+            for phase, spent in stored.timings.items():
                 seconds.add_metric([project, phase], spent)
             if record.radius_after is not None:
                 radius.add_metric([project], record.radius_after)

@@ -298,7 +298,7 @@ def _finite(value: float) -> float | None:
 
 def publish_round(backend: "Backend", stored: StoredRound) -> None:
     """Have Label Studio serve the round's batch first, then its reserve; safe to repeat."""
-    record = stored.record
+    record, started = stored.record, time.monotonic()
     ordered = [*record.batch, *record.reserve]
     publication: dict[str, Any] = {"version": record.model_version, "sent": 0, "gone": [], "serves": []}
     if ordered:
@@ -316,7 +316,8 @@ def publish_round(backend: "Backend", stored: StoredRound) -> None:
                 override_chosen_version=backend.settings.override_version,
             )
         )
-    stored.mark_published({**publication, "at": datetime.now(UTC).isoformat()})
+    seconds = round(time.monotonic() - started, 3)
+    stored.mark_published({**publication, "seconds": seconds, "at": datetime.now(UTC).isoformat()})
     try:
         refresh_tabs(backend.label_studio, stored)
     except LabelStudioError as error:  # the batch is served; a tab less does not undo that

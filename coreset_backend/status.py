@@ -34,7 +34,7 @@ def project_status(backend: Backend, project_id: int) -> dict[str, Any]:
     """
     progress, stored = read_progress(backend, project_id), backend.store.latest(project_id)
     if progress["state"] == "running":
-        progress |= whole_round(progress, stored.record.timings if stored else None)
+        progress |= whole_round(progress, stored.timings if stored else None)
     progress["workers"] = workers_alive(backend)
     records = backend.store.history(project_id)
     return {
@@ -73,7 +73,7 @@ def round_status(stored: StoredRound) -> dict[str, Any]:
         "radius_after": record.radius_after,
         "training": record.training,
         "unreadable": record.failures,
-        "timings": record.timings,
+        "timings": stored.timings,
         "published": stored.publication,
     }
 

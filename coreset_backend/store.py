@@ -132,6 +132,12 @@ class StoredRound:
             log.error("taken for unpublished: %s", error)
             return None
 
+    @property
+    def timings(self) -> dict[str, float]:
+        """Seconds by phase, with that of the publication, which comes after the record was written."""
+        spent = (self.publication or {}).get("seconds")
+        return self.record.timings if spent is None else {**self.record.timings, "publish": spent}
+
     def mark_unpublished(self) -> None:
         """Have it published again."""
         (self.path / "published.json").unlink(missing_ok=True)
