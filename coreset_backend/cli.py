@@ -78,7 +78,7 @@ def demo(label_studio_command: str | None, **given: Any) -> None:
 @main.command()
 def serve() -> None:
     """The web process, by gunicorn."""
-    from coreset_backend.local import gunicorn_command
+    from coreset_backend.serve import gunicorn_command
 
     command = gunicorn_command(read_settings())
     os.execv(command[0], command)

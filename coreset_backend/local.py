@@ -2,7 +2,6 @@
 
 import contextlib
 import fcntl
-import ipaddress
 import json
 import logging
 import os
@@ -26,6 +25,7 @@ from coreset_backend.backend import Backend, open_backend
 from coreset_backend.connect import connect
 from coreset_backend.demo_images import CLASSES, add_broken_files, make_images
 from coreset_backend.errors import ConfigError, CoresetError
+from coreset_backend.serve import gunicorn_command
 from coreset_backend.settings import Settings, read_settings
 from coreset_backend.show import DEMO_FOLDER, Show, perform
 
@@ -269,38 +269,10 @@ def web_child(settings: Settings, environment: Mapping[str, str]) -> Child:
     return Child("web", gunicorn_command(settings), environment)
 
 
-def gunicorn_command(settings: Settings) -> list[str]:
-    """How the web process is served: one process, since threads only wait for the store and Redis.
-
-    Raises ConfigError when strangers could reach it and no login is set.
-    """
-    _refuse_open_door(settings)
-    return [
-        sys.executable,
-        *("-m", "gunicorn", "_wsgi:app", "--bind", f"{settings.host}:{settings.port}"),
-        *("--chdir", str(Path(__file__).parent.parent), "--worker-class", "gthread"),
-        *("--workers", "1", "--threads", "8", "--timeout", "120", "--graceful-timeout", "10"),
-        "--no-control-socket",
-        *("--log-level", settings.log_level.lower()),
-    ]
-
-
 def _require_free_port(port: int) -> None:
     """ConfigError when somebody listens there, who would answer in place of our web server."""
     if not demo.is_free(port):
         raise ConfigError(f"Port {port} is in use by another program. Stop that, or set PORT to another one.")
-
-
-def _refuse_open_door(settings: Settings) -> None:
-    try:
-        private = settings.host == "localhost" or ipaddress.ip_address(settings.host).is_loopback
-    except ValueError:
-        private = False
-    if not private and settings.require_auth and settings.basic_auth_user is None:
-        raise ConfigError(
-            f"HOST={settings.host} serves others than this machine, and no login is set. Set BASIC_AUTH_USER "
-            "and BASIC_AUTH_PASS, or CORESET_REQUIRE_AUTH=false where something in front asks for one."
-        )
 
 
 def wait_for_web(settings: Settings, stopping: threading.Event, patience: float = 60.0) -> None:

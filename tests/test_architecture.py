@@ -48,6 +48,7 @@ MAY_IMPORT = {
     "worker": {"errors", "backend", "jobs", "heartbeats", "pretraining"},
     "metrics": {"errors", "backend", "store", "heartbeats", "progress", "counts"},
     "openapi": {"access", "connect"},
+    "serve": {"errors", "settings"},
     "overview": {
         "errors",
         "backend",
@@ -162,7 +163,10 @@ def test_no_pickle() -> None:
 @pytest.mark.parametrize(
     ("module", "absent"),
     [
-        ("web", ("torch", "annoy", "PIL", "scipy", "label_studio_ml")),
+        *(
+            (module, ("torch", "annoy", "PIL", "scipy", "label_studio_ml"))
+            for module in ("web", "serve", "cli")
+        ),
         ("selection", ("torch", "flask", "redis", "annoy", "rq")),
         ("project", ("httpx", "flask", "torch")),
     ],

@@ -17,9 +17,10 @@ from redis import Redis
 from serving import serving
 from waiting import wait_until
 
-from coreset_backend import demo, local
+from coreset_backend import demo
 from coreset_backend.connect import SECRET_HEADER
 from coreset_backend.logs import Lines, about, redacted, secrets_of
+from coreset_backend.serve import gunicorn_command
 from coreset_backend.settings import SECRETS, Settings, environment_names
 
 SEEDS = {
@@ -130,7 +131,7 @@ def test_no_seeded_secret_is_in_the_logs_answers_or_redis_of_a_real_run(
     with contextlib.ExitStack() as stack:
         log = stack.enter_context((tmp_path / "log").open("wb"))
         work = [sys.executable, "-m", "coreset_backend", "work"]
-        for command in (local.gunicorn_command(settings), work):
+        for command in (gunicorn_command(settings), work):
             process = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
             stack.callback(process.wait, 20)
             stack.callback(process.terminate)

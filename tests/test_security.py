@@ -18,11 +18,12 @@ from flask import Flask
 from flask.testing import FlaskClient
 from waiting import wait_until
 
-from coreset_backend import access, demo, local
+from coreset_backend import access, demo
 from coreset_backend.access import WINDOW_S, WRONG_GUESSES, Guesses
 from coreset_backend.backend import Backend
 from coreset_backend.connect import SECRET_HEADER
 from coreset_backend.errors import ConfigError
+from coreset_backend.serve import gunicorn_command
 from coreset_backend.settings import Settings, read_settings
 from coreset_backend.web import create_app
 
@@ -277,7 +278,7 @@ def served(redis_url: str, tmp_path: Path) -> Iterator[httpx.Client]:
     environment = {**os.environ, "REDIS_URL": redis_url, "MODEL_DIR": str(settings.model_dir)}
     with (tmp_path / "log").open("wb") as log:
         process = subprocess.Popen(
-            local.gunicorn_command(settings), env=environment, stdout=log, stderr=subprocess.STDOUT
+            gunicorn_command(settings), env=environment, stdout=log, stderr=subprocess.STDOUT
         )
     client = httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=20, trust_env=False)
 
@@ -368,11 +369,11 @@ def test_no_path_leads_out_of_its_folder(served: httpx.Client, tmp_path: Path) -
 def test_without_a_login_only_this_machine_is_served(host: str) -> None:
     given: dict[str, Any] = {"host": host, "model_dir": Path("data")}
     with pytest.raises(ConfigError, match="no login is set"):
-        local.gunicorn_command(Settings(**given))
-    assert f"{host}:9090" in local.gunicorn_command(Settings(**given, **LOGIN))
-    assert f"{host}:9090" in local.gunicorn_command(Settings(**given, require_auth=False))
+        gunicorn_command(Settings(**given))
+    assert f"{host}:9090" in gunicorn_command(Settings(**given, **LOGIN))
+    assert f"{host}:9090" in gunicorn_command(Settings(**given, require_auth=False))
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "127.8.8.8"])
 def test_this_machine_needs_no_login(host: str) -> None:
-    assert "--no-control-socket" in local.gunicorn_command(Settings(host=host, model_dir=Path("data")))
+    assert "--no-control-socket" in gunicorn_command(Settings(host=host, model_dir=Path("data")))

@@ -205,3 +205,11 @@ def test_the_web_image_builds_and_holds_no_torch(engine: Any) -> None:
     assert engine(*look, built.stdout.strip(), "id", "-u").stdout == "10001\n"
     lacks = engine(*look, built.stdout.strip(), "python", "-c", "import torch")
     assert "ModuleNotFoundError" in lacks.stderr
+    login = ["-e", "BASIC_AUTH_USER=ops", "-e", "BASIC_AUTH_PASS=secret"]
+    started = engine("run", "-d", *look[2:], *login, "--tmpfs", "/tmp", built.stdout.strip()).stdout.strip()
+    try:
+        state = ("inspect", "-f", "{{.State.Health.Status}}", started)
+        wait_until(lambda: engine(*state).stdout.strip() == "healthy", "a web that is healthy", 60)
+    finally:
+        sys.stderr.write(engine("logs", started).stderr)
+        engine("rm", "-f", started)

@@ -1,0 +1,36 @@
+"""How the web process is served, and to whom. It imports nothing that the web's image lacks."""
+
+import ipaddress
+import sys
+from pathlib import Path
+
+from coreset_backend.errors import ConfigError
+from coreset_backend.settings import Settings
+
+
+def gunicorn_command(settings: Settings) -> list[str]:
+    """How the web process is served: one process, since threads only wait for the store and Redis.
+
+    Raises ConfigError when strangers could reach it and no login is set.
+    """
+    _refuse_open_door(settings)
+    return [
+        sys.executable,
+        *("-m", "gunicorn", "_wsgi:app", "--bind", f"{settings.host}:{settings.port}"),
+        *("--chdir", str(Path(__file__).parent.parent), "--worker-class", "gthread"),
+        *("--workers", "1", "--threads", "8", "--timeout", "120", "--graceful-timeout", "10"),
+        "--no-control-socket",
+        *("--log-level", settings.log_level.lower()),
+    ]
+
+
+def _refuse_open_door(settings: Settings) -> None:
+    try:
+        private = settings.host == "localhost" or ipaddress.ip_address(settings.host).is_loopback
+    except ValueError:
+        private = False
+    if not private and settings.require_auth and settings.basic_auth_user is None:
+        raise ConfigError(
+            f"HOST={settings.host} serves others than this machine, and no login is set. Set BASIC_AUTH_USER "
+            "and BASIC_AUTH_PASS, or CORESET_REQUIRE_AUTH=false where something in front asks for one."
+        )
