@@ -105,6 +105,14 @@ class Backend:
             verify=settings.verify_ssl,
         )
 
+    @cached_property
+    def brief_redis(self) -> Redis:
+        """For what a round must not wait for: where Redis is away, a command fails within a second.
+
+        Where the network to it is silent, within a minute.
+        """
+        return redis_connection(self.settings, timeout=20.0)
+
     @property
     def webhook_secret(self) -> str:
         """The secret that annotation webhooks must carry; looked up each time, as it may be restored or made
@@ -133,7 +141,7 @@ class Backend:
         return self.settings_for(project_id, newest.record.attributes if newest else {})
 
     def close(self) -> None:
-        for opened in ("label_studio", "images"):
+        for opened in ("label_studio", "images", "brief_redis"):
             if opened in self.__dict__:
                 self.__dict__[opened].close()
         self.redis.close()
@@ -154,8 +162,11 @@ def open_backend(
     return Backend(settings, redis or redis_connection(settings, patient=patient), label_studio)
 
 
-def redis_connection(settings: Settings, *, patient: bool = False) -> Redis:
-    """A connection to REDIS_URL; ConfigError when it is not set or no address of a Redis."""
+def redis_connection(settings: Settings, *, patient: bool = False, timeout: float = 5.0) -> Redis:
+    """A connection to REDIS_URL; ConfigError when it is not set or no address of a Redis.
+
+    ``timeout``: seconds that an answer may take.
+    """
     if not settings.redis_url:
         raise ConfigError(
             "REDIS_URL is not set. Name a Redis, as in redis://localhost:6379/0, or use "
@@ -172,7 +183,7 @@ def redis_connection(settings: Settings, *, patient: bool = False) -> Redis:
             retry_on_error=[ConnectionError, TimeoutError],
             socket_connect_timeout=5.0,
             # RQ waits for jobs by commands that block for five seconds; longer than this is a dead line.
-            socket_timeout=30.0 if patient else 5.0,
+            socket_timeout=30.0 if patient else timeout,
             health_check_interval=30,
         )
     except ValueError as error:

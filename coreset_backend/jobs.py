@@ -137,7 +137,7 @@ def run_round_job(project_id: int) -> str:
             backend.redis.set(redis_key(project_id, "waiting"), job_id, ex=DAY)
             _queue(backend, project_id, job_id, BUSY_RETRY_SECONDS)
             return "another job of this project is running; waiting for it"
-        with kept_alive(lease) as is_ours:
+        with kept_alive(backend, lease) as is_ours:
             backend.redis.delete(redis_key(project_id, "waiting"))
             return _advance(backend, project_id, is_ours)
 
@@ -203,7 +203,7 @@ def pretrain_job(project_id: int) -> str:
         lease, job = project_lease(backend, project_id, PRETRAINING_LEASE), get_current_job()
         if not lease.acquire(blocking=False, token=job.id if job else None):
             return "another worker is at it"
-        with kept_alive(lease):
+        with kept_alive(backend, lease):
             done = run_slice(backend, project_id)
         if done.better:
             request_round(backend, project_id, "features were learned on the pool")

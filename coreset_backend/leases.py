@@ -6,7 +6,7 @@ import secrets
 import threading
 from collections.abc import Callable, Iterator
 
-from redis.exceptions import LockError, LockNotOwnedError, RedisError
+from redis.exceptions import LockNotOwnedError, RedisError
 from redis.lock import Lock
 
 from coreset_backend.backend import Backend
@@ -26,7 +26,7 @@ def project_lease(backend: Backend, project_id: int, name: str = "lease") -> Loc
 
 
 @contextlib.contextmanager
-def kept_alive(lease: Lock) -> Iterator[Callable[[], bool]]:
+def kept_alive(backend: Backend, lease: Lock) -> Iterator[Callable[[], bool]]:
     """Renew the lease while the block runs; a killed process stops renewing and frees it in 20 s.
 
     The value given says whether no other process has been let in, because this one had stood still for longer
@@ -39,17 +39,18 @@ def kept_alive(lease: Lock) -> Iterator[Callable[[], bool]]:
 
     def is_ours() -> bool:
         try:
-            return redis.get(holder) in (None, mine)
+            return backend.brief_redis.get(holder) in (None, mine)
         except RedisError:  # nobody else gets in without it either
             return True
 
     def renew() -> None:
         while not done.wait(LEASE_SECONDS / 4) and is_ours():
             try:
-                lease.reacquire()
-            except LockNotOwnedError:  # Redis was away for longer than the lease lasts
-                redis.set(lease.name, lease.local.token, nx=True, ex=LEASE_SECONDS)
-            except (LockError, RedisError) as error:
+                try:
+                    lease.reacquire()
+                except LockNotOwnedError:  # Redis was away for longer than the lease lasts
+                    redis.set(lease.name, lease.local.token, nx=True, ex=LEASE_SECONDS)
+            except RedisError as error:
                 log.warning("the lease could not be renewed: %s", error)
 
     thread = threading.Thread(target=renew, name="lease", daemon=True)
@@ -59,6 +60,6 @@ def kept_alive(lease: Lock) -> Iterator[Callable[[], bool]]:
     finally:
         done.set()
         thread.join()
-        with contextlib.suppress(LockError, RedisError):
+        with contextlib.suppress(RedisError):
             if is_ours():
                 lease.release()

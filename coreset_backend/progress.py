@@ -6,12 +6,14 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from redis import Redis
 from redis.exceptions import RedisError
 
 from coreset_backend.backend import Backend
 from coreset_backend.errors import QueueError, TakenOver
 
 DAY = 86_400
+AWAY_SECONDS = 30.0
 PRETRAINING_LEASE = "pretraining-lease"
 
 
@@ -122,8 +124,12 @@ def write_progress(backend: Backend, project_id: int, **news: Any) -> None:
     """Change the fields of ``news`` and leave the others."""
     key = redis_key(project_id, "progress")
     with contextlib.suppress(RedisError):  # progress is for the eye; a round does not fail for it
-        known = json.loads(backend.redis.get(key) or "{}")
-        backend.redis.set(key, json.dumps({**known, **news, "at": time.time()}))
+        _update(backend.redis, key, news)
+
+
+def _update(redis: Redis, key: str, news: dict[str, Any]) -> None:
+    known = json.loads(redis.get(key) or "{}")
+    redis.set(key, json.dumps({**known, **news, "at": time.time()}))
 
 
 def write_idle(backend: Backend, project_id: int) -> None:
@@ -134,31 +140,28 @@ def write_idle(backend: Backend, project_id: int) -> None:
 def reporter(backend: Backend, project_id: int, reason: str, is_ours: Callable[[], bool]) -> Any:
     """Progress of run_round, written at each phase and at most twice a second within one.
 
-    Raises TakenOver before a phase begins in which the project is no longer ``is_ours``.
+    Where Redis is away, the round goes on, and it is tried again after half a minute. Raises TakenOver before
+    a phase begins in which the project is no longer ``is_ours``.
     """
-    last, started = ("", 0.0), 0.0
+    last, started, away_until = ("", 0.0), 0.0, 0.0
 
     def report(phase: str, done: int, total: int) -> None:
-        nonlocal last, started
+        nonlocal last, started, away_until
         now = time.monotonic()
-        if phase != last[0]:
-            if not is_ours():
+        if now < away_until:
+            return
+        begins = phase != last[0]
+        if not (begins or now > last[1] + 0.5 or done == total):
+            return
+        started, last = time.time() if begins else started, (phase, now)
+        news = {"state": "running", "phase": phase, "done": done, "total": total}
+        news |= {"phase_started": started, "reason": reason, "error": None, "retry_at": None}
+        try:
+            if begins and not is_ours():
                 raise TakenOver(f"This one stood still before the phase {phase}.")
-            started = time.time()
-        if phase != last[0] or now > last[1] + 0.5 or done == total:
-            last = (phase, now)
-            write_progress(
-                backend,
-                project_id,
-                state="running",
-                phase=phase,
-                done=done,
-                total=total,
-                phase_started=started,
-                reason=reason,
-                error=None,
-                retry_at=None,
-            )
+            _update(backend.brief_redis, redis_key(project_id, "progress"), news)
+        except RedisError:
+            away_until = time.monotonic() + AWAY_SECONDS
 
     return report
 

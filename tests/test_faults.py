@@ -266,6 +266,17 @@ def test_the_way_to_redis_is_cut(site: Site, phase: str) -> None:
     redis_is_lost(site, phase, site.redis_wire.cut, 3)
 
 
+@pytest.mark.parametrize("lose", ["cut", pytest.param("silence", marks=pytest.mark.soak)])
+@faults("Redis is out of reach until the round is published", "embed", among=("snapshot", "embed", "save"))
+def test_a_round_is_published_while_redis_is_away(site: Site, phase: str, lose: str) -> None:
+    site.start_worker()
+    with stopped_at(site, phase) as project_id:
+        getattr(site.redis_wire, lose)()
+    site.wait_for_round(project_id, 1)
+    site.redis_wire.heal()
+    assert_recovers(site, project_id, [1], "^$|its worker was killed")
+
+
 @faults("the network to Redis falls silent for ten seconds", among=("fit", "publish"))
 def test_the_way_to_redis_is_silent(site: Site, phase: str) -> None:
     redis_is_lost(site, phase, site.redis_wire.silence, 10)
