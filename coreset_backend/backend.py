@@ -111,7 +111,7 @@ class Backend:
 
         Where the network to it is silent, within a minute.
         """
-        return redis_connection(self.settings, timeout=20.0)
+        return redis_connection(self.settings, retries=1, timeout=20.0)
 
     @property
     def webhook_secret(self) -> str:
@@ -162,7 +162,9 @@ def open_backend(
     return Backend(settings, redis or redis_connection(settings, patient=patient), label_studio)
 
 
-def redis_connection(settings: Settings, *, patient: bool = False, timeout: float = 5.0) -> Redis:
+def redis_connection(
+    settings: Settings, *, patient: bool = False, retries: int = 2, timeout: float = 5.0
+) -> Redis:
     """A connection to REDIS_URL; ConfigError when it is not set or no address of a Redis.
 
     ``timeout``: seconds that an answer may take.
@@ -179,7 +181,7 @@ def redis_connection(settings: Settings, *, patient: bool = False, timeout: floa
         return Redis.from_url(
             settings.redis_url,
             password=settings.redis_password.get_secret_value() if settings.redis_password else None,
-            retry=Retry(backoff, retries=60 if patient else 2),
+            retry=Retry(backoff, retries=60 if patient else retries),
             retry_on_error=[ConnectionError, TimeoutError],
             socket_connect_timeout=5.0,
             # RQ waits for jobs by commands that block for five seconds; longer than this is a dead line.

@@ -161,9 +161,10 @@ def _advance(backend: Backend, project_id: int, is_ours: Callable[[], bool]) -> 
     except ProjectGone as error:
         return _forget(backend, project_id, error)
     except Exception as error:  # whatever it was, the state must say it
-        if not is_ours():  # but that is now another's
-            log.warning("project %d: another process has taken the round over: %s", project_id, error)
-            return "another process has taken over"
+        with contextlib.suppress(RedisError):  # nobody else gets in without it either
+            if not is_ours():  # then the state is the other's
+                log.warning("project %d: another process has taken the round over: %s", project_id, error)
+                return "another process has taken over"
         ours = explained(backend, error)
         _failed(backend, project_id, ours, len(forced))
         raise ours from error

@@ -30,22 +30,21 @@ def kept_alive(backend: Backend, lease: Lock) -> Iterator[Callable[[], bool]]:
     """Renew the lease while the block runs; a killed process stops renewing and frees it in 20 s.
 
     The value given says whether no other process has been let in, because this one had stood still for longer
-    than that, as on a machine that slept. The lease itself cannot tell: a job that is run again has the same
-    id.
+    than that, as on a machine that slept; it raises RedisError. The lease itself cannot tell: a job that is
+    run again has the same id.
     """
     done, redis, holder, mine = threading.Event(), lease.redis, f"{lease.name}-holder", secrets.token_bytes(8)
     with contextlib.suppress(RedisError):
         redis.set(holder, mine, ex=DAY)
 
     def is_ours() -> bool:
-        try:
-            return backend.brief_redis.get(holder) in (None, mine)
-        except RedisError:  # nobody else gets in without it either
-            return True
+        return backend.brief_redis.get(holder) in (None, mine)
 
     def renew() -> None:
-        while not done.wait(LEASE_SECONDS / 4) and is_ours():
+        while not done.wait(LEASE_SECONDS / 4):
             try:
+                if not is_ours():
+                    return
                 try:
                     lease.reacquire()
                 except LockNotOwnedError:  # Redis was away for longer than the lease lasts

@@ -13,7 +13,7 @@ from coreset_backend.backend import Backend
 from coreset_backend.errors import QueueError, TakenOver
 
 DAY = 86_400
-AWAY_SECONDS = 30.0
+AWAY_SECONDS = 60.0
 PRETRAINING_LEASE = "pretraining-lease"
 
 
@@ -140,7 +140,7 @@ def write_idle(backend: Backend, project_id: int) -> None:
 def reporter(backend: Backend, project_id: int, reason: str, is_ours: Callable[[], bool]) -> Any:
     """Progress of run_round, written at each phase and at most twice a second within one.
 
-    Where Redis is away, the round goes on, and it is tried again after half a minute. Raises TakenOver before
+    Where Redis is away, the round goes on, and it is tried again after a minute. Raises TakenOver before
     a phase begins in which the project is no longer ``is_ours``.
     """
     last, started, away_until = ("", 0.0), 0.0, 0.0

@@ -272,7 +272,7 @@ def test_a_round_is_published_while_redis_is_away(site: Site, phase: str, lose: 
     site.start_worker()
     with stopped_at(site, phase) as project_id:
         getattr(site.redis_wire, lose)()
-    site.wait_for_round(project_id, 1)
+    site.wait_for_round(project_id, 1, 400)  # each command that is not answered is waited for, for a minute
     site.redis_wire.heal()
     assert_recovers(site, project_id, [1], "^$|its worker was killed")
 
