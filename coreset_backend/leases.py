@@ -34,8 +34,7 @@ def kept_alive(backend: Backend, lease: Lock) -> Iterator[Callable[[], bool]]:
     run again has the same id.
     """
     done, redis, holder, mine = threading.Event(), lease.redis, f"{lease.name}-holder", secrets.token_bytes(8)
-    with contextlib.suppress(RedisError):
-        redis.set(holder, mine, ex=DAY)
+    redis.set(holder, mine, ex=DAY)
 
     def is_ours() -> bool:
         return backend.brief_redis.get(holder) in (None, mine)
