@@ -10,10 +10,12 @@ from test_store import record
 from waiting import wait_until
 from worker_site import Site, assert_nothing_lost
 
+from coreset_backend.counts import read_counts
 from coreset_backend.errors import CorruptRound, RoundNotFound
 from coreset_backend.jobs import reconcile_job, request_round
 from coreset_backend.lifecycle import cancel_round, publish_again, roll_back
 from coreset_backend.progress import write_progress
+from coreset_backend.status import PHASES
 from coreset_backend.web import create_app
 
 IMAGES = 12
@@ -29,6 +31,7 @@ def test_an_expected_failure_is_one_line_in_the_log_and_is_not_repeated_by_the_q
     assert len(lines) == 1
     assert re.search(rf"project {project_id}, round 1: EmptyPool: .*Import images into it\.", lines[0])
     assert "Traceback" not in site.log.read_text()
+    assert read_counts(site.backend)["coreset_rounds"] == {(str(project_id), "failed", "EmptyPool"): 1}
 
 
 @pytest.fixture
@@ -72,6 +75,9 @@ def test_a_deleted_project_is_put_aside_with_all_that_redis_knew(site: Site, pol
     poll()
     assert site.backend.store.projects() == [here]
     assert not site.backend.redis.keys(f"coreset:{gone}:*")
+    long_gone = site.backend.store.root / "gone/99-1700000000"
+    long_gone.mkdir()
+    poll()
     (aside,) = (site.backend.store.root / "gone").iterdir()
     assert (aside / "round-00001/round.json").exists()
     assert create_app(site.backend).test_client().get(f"/api/projects/{gone}/status").status_code == 404
@@ -136,6 +142,9 @@ def test_cancel_ends_the_round_and_rollback_and_publish_tell_label_studio_the_ba
     site.wait_until_idle(project_id)
     assert_nothing_lost(site.backend, site.studio, project_id, [1, 2])
     assert site.state(project_id)["held"] is None
+    counts = read_counts(site.backend)
+    assert counts["coreset_rounds"] == {(str(project_id), "done", ""): 2}
+    assert {phase for (phase,) in counts["coreset_round_phase_seconds"]} == set(PHASES)
 
     assert client.post(f"/api/projects/{project_id}/rollback", json={"round": 1}).status_code == 202
     served = site.studio.projects[project_id]
