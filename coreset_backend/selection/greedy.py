@@ -23,10 +23,9 @@ from coreset_backend.selection.geometry import (
 )
 from coreset_backend.selection.pool import Floats, Pool, Progress, Rows, Selection, Vectors
 
-FIRST_CENTERS = 128
-"""Centers that every row is compared with at once; their bounds are tight enough to begin with."""
 CENTER_BLOCK = 96
-"""Centers that rows are compared with at once: few, so that a row that cannot be farthest leaves early."""
+"""Centers that rows are compared with at once: few, so that a row that cannot be farthest leaves early, and
+enough that the first of them give every row a bound to begin with."""
 CANCELLATION = 0.02
 """Below this share of the squared lengths, a squared distance has lost too many digits of float32."""
 ROUNDING = 1e-5
@@ -135,7 +134,7 @@ class Coverage:
 
     def _compare_all_rows(self) -> float:
         """Bounds every row by the first centers; returns the largest squared length."""
-        known = min(FIRST_CENTERS, self._known)  # behind them lies room for those to come
+        known = min(CENTER_BLOCK, self._known)  # behind them lies room for those to come
         for block in blocks(*self.vectors.shape):
             with np.errstate(over="ignore", invalid="ignore"):
                 points = shifted(self.vectors, block, self._shift)
