@@ -118,6 +118,8 @@ class Coverage:
         self._reserve(batch)
         squared = self._begin_cold() if batch and not first else []
         many = max(2048, len(self._bounds) // 128)
+        if batch < many // 16:  # then fewer candidates hold them all, and each is compared with all centers
+            many //= 2
         while len(squared) < batch and (front := self._current_front(many)) is not None:
             self._pick_from(front, batch - len(squared), squared)
             if progress:
