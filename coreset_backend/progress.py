@@ -13,7 +13,7 @@ from coreset_backend.backend import Backend
 from coreset_backend.errors import QueueError, TakenOver
 
 DAY = 86_400
-AWAY_SECONDS = 60.0
+AWAY_SECONDS = 5.0
 PRETRAINING_LEASE = "pretraining-lease"
 
 
@@ -140,8 +140,8 @@ def write_idle(backend: Backend, project_id: int) -> None:
 def reporter(backend: Backend, project_id: int, reason: str, is_ours: Callable[[], bool]) -> Any:
     """Progress of run_round, written at each phase and at most twice a second within one.
 
-    Where Redis is away, the round goes on, and it is tried again after a minute. Raises TakenOver before
-    a phase begins in which the project is no longer ``is_ours``.
+    Where Redis is away, the round goes on, and it is tried again after a while. Raises TakenOver before a
+    phase begins in which the project is no longer ``is_ours``.
     """
     last, started, away_until = ("", 0.0), 0.0, 0.0
 
@@ -160,8 +160,9 @@ def reporter(backend: Backend, project_id: int, reason: str, is_ours: Callable[[
             if begins and not is_ours():
                 raise TakenOver(f"This one stood still before the phase {phase}.")
             _update(backend.brief_redis, redis_key(project_id, "progress"), news)
-        except RedisError:
-            away_until = time.monotonic() + AWAY_SECONDS
+        except RedisError:  # known at once, or after the 40 s of a silent network
+            then = time.monotonic()
+            away_until = then + max(AWAY_SECONDS, 1.5 * (then - now))
 
     return report
 
