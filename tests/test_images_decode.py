@@ -253,6 +253,20 @@ def test_any_damage_is_one_reason_and_no_crash(kind: str) -> None:
     assert outcomes["reason"] > 0
 
 
+def with_scans(count: int) -> bytes:
+    """A progressive JPEG whose last scan is there so many times more, between a thumbnail and a film."""
+    thumbnail = encoded(noise(), "JPEG", progressive=True)
+    data = encoded(quadrants(), "JPEG", progressive=True, exif=b"Exif\0\0" + thumbnail)
+    last, end = data.rindex(b"\xff\xda"), data.rindex(b"\xff\xd9")
+    return data[:end] + data[last:end] * count + data[end:] + b"\xff\xda\0\2film" * 200
+
+
+def test_a_jpeg_that_asks_for_hours_is_refused_and_what_is_beside_it_not_counted() -> None:
+    assert decode(with_scans(40)).shape == (32, 32, 3)
+    with pytest.raises(ImageError, match="a JPEG of more than 100 scans"):
+        decode(with_scans(100))
+
+
 def chunk(kind: bytes, data: bytes) -> bytes:
     return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 

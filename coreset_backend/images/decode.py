@@ -8,6 +8,7 @@ training, whose random crops vary from 3:4 to 4:3.
 """
 
 import io
+import re
 import struct
 import zlib
 from typing import Any
@@ -20,6 +21,10 @@ from coreset_backend.errors import ImageError
 
 # Pillow reads MPO, what phones write, through its door for JPEG, and knows no other by that name.
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
+MOST_SCANS = 100
+"""Passes over its picture that a JPEG may ask for: at 50 megapixels 75 bytes are enough for one of 16 ms."""
+_MARKER = re.compile(rb"\xff+([^\x00\xd0-\xd7\xff])")
+_SCAN, _END = 0xDA, 0xD9
 _SIGNATURES = (b"\xff\xd8\xff", b"\x89PNG", b"RIFF", b"GIF8", b"BM", b"II*\0", b"MM\0*")
 # Part of the cache's key: raise it whenever the same bytes would give other pixels.
 DECODER = 1
@@ -79,7 +84,22 @@ def _opened_image(data: bytes, max_pixels: int) -> Image.Image:
             f"the image has {width}x{height} = {width * height / 1e6:.0f} megapixels, "
             f"more than the {max_pixels / 1e6:g} allowed"
         )
+    if image.format in ("JPEG", "MPO") and _has_too_many_scans(data):
+        raise ImageError(
+            f"the image is a JPEG of more than {MOST_SCANS} scans; save it again to have it read"
+        )
     return image
+
+
+def _has_too_many_scans(jpeg: bytes) -> bool:
+    """Whether the first picture in the file has more than MOST_SCANS, counted from marker to marker."""
+    if jpeg.count(b"\xff\xda") <= MOST_SCANS:  # what else is in the file can only add to them
+        return False
+    place, scans = 2, 0
+    while scans <= MOST_SCANS and (marker := _MARKER.search(jpeg, place)) and marker[1][0] != _END:
+        scans += marker[1][0] == _SCAN
+        place = marker.end() + int.from_bytes(jpeg[marker.end() : marker.end() + 2])
+    return scans > MOST_SCANS
 
 
 def _foreign_format(data: bytes) -> str:
