@@ -55,8 +55,9 @@ function drawLearning({ history, advice }) {
   if (!$("learning-plot") || !rounds.length) return;
   const accent = shade("accent");
   const line = { spanGaps: true, points: { show: false } };
+  const ends = rounds.flatMap((round) => [round.accuracy.low, round.accuracy.high]);
   const options = {
-    scales: { x: { time: false }, y: { range: (_, low, high) => [Math.max(0, low - 0.05), Math.min(1, Math.max(high, ...rounds.map((round) => round.accuracy.high)) + 0.02)] } },
+    scales: { x: { time: false }, y: { range: (_, low, high) => [Math.max(0, Math.min(low, ...ends) - 0.05), Math.min(1, Math.max(high, ...ends) + 0.02)] } },
     axes: [axis("Labelled images"), axis("Accuracy on the hold-out", percents)],
     series: [{}, { ...line, stroke: "transparent" }, { ...line, stroke: "transparent" }, { ...line, stroke: accent, width: 2, dash: [6, 4] },
       { stroke: accent, width: 2, spanGaps: true, points: { show: true, size: 9, fill: accent } }],
