@@ -137,13 +137,13 @@ class Standing(Collector):
             "coreset_round_duration_seconds", "Time of the newest round's phases", labels=["project", "phase"]
         )
         for project, stored in self._newest():
-            record = stored.record
+            record, publication = stored.record, stored.publication
             number.add_metric([project], record.number)
             taken.add_metric([project], datetime.fromisoformat(record.taken_at).timestamp())
-            published.add_metric([project], float(stored.publication is not None))
+            published.add_metric([project], float(publication is not None))
             for state, count in record.counts.items():
                 tasks.add_metric([project, state], count)
-            for phase, spent in stored.timings.items():
+            for phase, spent in stored.timings(publication).items():
                 seconds.add_metric([project, phase], spent)
             if record.radius_after is not None:
                 radius.add_metric([project], record.radius_after)

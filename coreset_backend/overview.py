@@ -187,7 +187,7 @@ def round_line(stored: StoredRound) -> Json:
         "accuracy": training.get("holdout_accuracy"),
         "interval": [measured["low"], measured["high"]] if measured else None,
         "n_holdout": training.get("n_holdout"),
-        "seconds": round(sum(stored.timings.values()), 1),
+        "seconds": round(sum(stored.timings(publication).values()), 1),
         "published": publication is not None,
         "published_at": (publication or {}).get("at"),
     }
@@ -294,7 +294,7 @@ def progress(backend: Backend, project_id: int, newest: StoredRound | None) -> J
     if known["state"] == "waiting" and newest and not known["demanded"] and not known.get("error"):
         known["state"] = "idle"
     if known["state"] == "running":
-        known |= whole_round(known, newest.timings if newest else None)
+        known |= whole_round(known, newest.timings(newest.publication) if newest else None)
     known["steps"] = steps(known)
     settings = backend.settings_for(project_id, newest.record.attributes if newest else {})
     known["sentence"] = sentence(known, newest, workers, settings.trigger)

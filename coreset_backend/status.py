@@ -34,7 +34,7 @@ def project_status(backend: Backend, project_id: int) -> dict[str, Any]:
     """
     progress, stored = read_progress(backend, project_id), backend.store.latest(project_id)
     if progress["state"] == "running":
-        progress |= whole_round(progress, stored.timings if stored else None)
+        progress |= whole_round(progress, stored.timings(stored.publication) if stored else None)
     progress["workers"] = workers_alive(backend)
     records = backend.store.history(project_id)
     return {
@@ -60,7 +60,7 @@ def whole_round(progress: dict[str, Any], timings: dict[str, float] | None) -> d
 
 def round_status(stored: StoredRound) -> dict[str, Any]:
     """The record of a round without its longest lists, and what Label Studio took of it."""
-    record = stored.record
+    record, publication = stored.record, stored.publication
     return {
         "number": record.number,
         "taken_at": record.taken_at,
@@ -73,8 +73,8 @@ def round_status(stored: StoredRound) -> dict[str, Any]:
         "radius_after": record.radius_after,
         "training": record.training,
         "unreadable": record.failures,
-        "timings": stored.timings,
-        "published": stored.publication,
+        "timings": stored.timings(publication),
+        "published": publication,
     }
 
 

@@ -132,10 +132,9 @@ class StoredRound:
             log.error("taken for unpublished: %s", error)
             return None
 
-    @property
-    def timings(self) -> dict[str, float]:
-        """Seconds by phase, with that of the publication, which comes after the record was written."""
-        spent = (self.publication or {}).get("seconds")
+    def timings(self, publication: Mapping[str, Any] | None) -> dict[str, float]:
+        """Seconds by phase, with that of its ``publication``, which comes after the record was written."""
+        spent = (publication or {}).get("seconds")
         return self.record.timings if spent is None else {**self.record.timings, "publish": spent}
 
     def mark_unpublished(self) -> None:
