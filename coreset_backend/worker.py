@@ -18,7 +18,7 @@ from rq.job import Job
 from rq.serializers import JSONSerializer
 
 from coreset_backend.backend import Backend, OurJob, OurQueue
-from coreset_backend.errors import CoresetError
+from coreset_backend.errors import CoresetError, memory_ran_out
 from coreset_backend.heartbeats import HEARTBEAT_SECONDS, alive_key
 from coreset_backend.jobs import ROUND_JOB, free_lease, lost
 from coreset_backend.pretraining import PRETRAINING_JOB
@@ -71,9 +71,16 @@ class RoundWorker(Worker):
         return due
 
     def handle_exception(self, job: Job, *exc_info: Any) -> None:
-        """Say nothing of errors of ours: each had its one line in the log where it happened."""
-        if not isinstance(exc_info[1], CoresetError):
-            super().handle_exception(job, *exc_info)
+        """Say nothing of errors of ours: each had its one line in the log where it happened.
+
+        Where memory ran out even for saying so, end: the parent, which has some, says that it ended.
+        """
+        error = exc_info[1]
+        if isinstance(error, CoresetError):
+            return
+        if isinstance(error, Exception) and memory_ran_out(error):
+            os._exit(1)
+        super().handle_exception(job, *exc_info)
 
     def handle_work_horse_killed(self, job: Job, retpid: int, ret_val: int, rusage: Any) -> None:
         code = os.waitstatus_to_exitcode(ret_val)

@@ -88,22 +88,38 @@ def test_memory_runs_out(site: Site, phase: str) -> None:
     site.start_worker(CORESET_POLL_SECONDS="3600")
     with stopped_at(site, phase) as project_id:
         process = site.round_processes()[0]
+        threads = Path(f"/proc/{process}/task")  # each that is still to end gives memory back
+        wait_until(lambda: len(list(threads.iterdir())) <= 2, "only the round and its lease to be left")
         pages = int(Path(f"/proc/{process}/statm").read_text().split()[0])
         limit = pages * resource.getpagesize() + 100_000
         resource.prlimit(process, resource.RLIMIT_AS, (limit, limit))
-    said = wait_until(lambda: site.error(project_id), "the reason")
+    said = wait_until(lambda: site.error(project_id), f"the reason; {site.log} may say why")
     assert "memory" in said
     request_round(site.backend, project_id, "there is more memory now", force=True)
     assert_recovers(site, project_id, [1], "memory")
 
 
-@pytest.mark.soak
-@pytest.mark.fault("a GPU has no memory left (as torch says it, from a strategy)", "select")
-def test_the_memory_of_a_gpu_runs_out(site: Site) -> None:
-    worker = site.start_worker(CORESET_STRATEGY="trap:full_gpu", CORESET_POLL_SECONDS="3600")
+@pytest.mark.parametrize(
+    "strategy",
+    [
+        pytest.param(
+            "no_memory",
+            marks=pytest.mark.fault("memory runs out (RLIMIT_AS), even for saying so", "select"),
+        ),
+        pytest.param(
+            "full_gpu",
+            marks=[
+                pytest.mark.fault("a GPU has no memory left (as torch says it, from a strategy)", "select"),
+                pytest.mark.soak,
+            ],
+        ),
+    ],
+)
+def test_a_strategy_finds_no_memory(site: Site, strategy: str) -> None:
+    worker = site.start_worker(CORESET_STRATEGY=f"trap:{strategy}", CORESET_POLL_SECONDS="3600")
     project_id = site.new_project(labeled=6)
     request_round(site.backend, project_id, "asked by a test")
-    said = wait_until(lambda: site.error(project_id), "the reason")
+    said = wait_until(lambda: site.error(project_id), f"the reason; {site.log} may say why")
     assert "memory ran out" in said
     worker.kill()
     worker.wait()

@@ -1,6 +1,7 @@
 """What a worker is made to call, or must never call."""
 
 import os
+import resource
 from pathlib import Path
 
 
@@ -14,3 +15,14 @@ def full_gpu(*_: object) -> None:
     import torch
 
     raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has 23.6 GiB in all.")
+
+
+def no_memory(*_: object) -> None:
+    """A strategy that leaves its process less memory than saying so takes."""
+    pages = int(Path("/proc/self/statm").read_text().split()[0])
+    resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize(),) * 2)
+    while True:
+        KEPT.append(bytearray(50_000))
+
+
+KEPT: list[bytearray] = []
