@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from coreset_backend.selection.approximate import beyond, distances_to_labeled
 from coreset_backend.selection.cover import Cover, Reach, exact_reach, graph_reach
 from coreset_backend.selection.greedy import distances_in_order, k_center_greedy, require_batch
-from coreset_backend.selection.pool import Pool, Rows, Selection
+from coreset_backend.selection.pool import Pool, Progress, Rows, Selection
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_array  # type: ignore[import-untyped]
@@ -33,7 +33,13 @@ FIRST_STEP, LAST_STEP = 0.01, 0.0005
 
 
 def robust_k_center(
-    pool: Pool, batch: int, rng: np.random.Generator, *, outliers: int | None = None, seconds: float = 10
+    pool: Pool,
+    batch: int,
+    rng: np.random.Generator,
+    *,
+    outliers: int | None = None,
+    seconds: float = 10,
+    progress: Progress | None = None,
 ) -> Selection:
     """A choice whose radius, but for the ``outliers`` farthest rows, is at most that of greedy.
 
@@ -42,13 +48,13 @@ def robust_k_center(
     for every choice of ``batch`` rows; ``status`` is "optimal" where the radius meets it, "improved"
     where it is below greedy's, else "greedy". Above 20,000 rows the near rows are those of
     Pool.neighbors (Euclidean), without which the answer is that of greedy; below, all pairs within
-    greedy's radius are kept, 8 bytes each.
+    greedy's radius are kept, 8 bytes each. ``progress`` counts the picks of greedy.
     """
     require_batch(batch)
     deadline = time.monotonic() + seconds
     n, free = len(pool.vectors), pool.unlabeled_rows
     outliers = int(OUTLIERS * n) if outliers is None else outliers
-    greedy = k_center_greedy(pool, batch + outliers, rng)
+    greedy = k_center_greedy(pool, batch + outliers, rng, progress=progress)
     lower = greedy.radius_after / 2  # two of these rows share a center, whatever is chosen
     rows, radius = greedy.rows[:batch], _radius(pool, greedy.rows[:batch], outliers)
     start = radius

@@ -5,19 +5,22 @@ from numpy.typing import NDArray
 
 from coreset_backend.selection.geometry import blocks, normalized
 from coreset_backend.selection.greedy import measured, require_batch
-from coreset_backend.selection.pool import Floats, Pool, Rows, Selection
+from coreset_backend.selection.pool import Floats, Pool, Progress, Rows, Selection
 
 MOST_CLUSTERS = 500
 ITERATIONS = 10
 NEIGHBORS = 20
 
 
-def typiclust(pool: Pool, batch: int, rng: np.random.Generator) -> Selection:
+def typiclust(
+    pool: Pool, batch: int, rng: np.random.Generator, *, progress: Progress | None = None
+) -> Selection:
     """The densest row of each cluster, clusters with the fewest labels first, then the largest.
 
     k-means on normalised vectors into labelled + batch clusters, at most 500; typicality is the
     inverse mean distance to the 20 nearest rows of the same cluster. Needs no classifier and no
-    labels. Distances and radii in the answer are Euclidean on the vectors as given.
+    labels. Distances and radii in the answer are Euclidean on the vectors as given. ``progress`` counts
+    the rounds of k-means.
     """
     require_batch(batch)
     units = normalized(pool.vectors)
@@ -26,21 +29,25 @@ def typiclust(pool: Pool, batch: int, rng: np.random.Generator) -> Selection:
     free = pool.unlabeled_rows
     if not len(free) or not batch:
         return measured(pool.vectors, pool.labeled_rows, free[:0])
-    member_of = k_means(units, clusters, rng)
+    member_of = k_means(units, clusters, rng, progress)
     order = _order(member_of, _spread(units, member_of), labeled, free)
     return measured(pool.vectors, pool.labeled_rows, order[:batch])
 
 
-def k_means(points: Floats, clusters: int, rng: np.random.Generator) -> Rows:
+def k_means(
+    points: Floats, clusters: int, rng: np.random.Generator, progress: Progress | None = None
+) -> Rows:
     """The cluster of every row of float32[n, d] after ten rounds of Lloyd: int64[n]."""
     centers = points[rng.choice(len(points), clusters, replace=False)].copy()
-    for _ in range(ITERATIONS):
+    for done in range(ITERATIONS):
         member_of = nearest_center(points, centers)
         count = np.bincount(member_of, minlength=clusters)
         order = np.argsort(member_of, kind="stable")
         filled = np.flatnonzero(count)
         starts = np.concatenate([[0], np.cumsum(count)])[filled]
         centers[filled] = np.add.reduceat(points[order], starts, axis=0) / count[filled, None]
+        if progress:
+            progress(done + 1, ITERATIONS)
     return nearest_center(points, centers)
 
 
