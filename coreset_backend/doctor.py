@@ -2,8 +2,10 @@
 
 import os
 import shutil
+import stat
 from collections.abc import Callable, Iterator
 from functools import partial
+from pathlib import Path
 
 import httpx
 
@@ -14,8 +16,10 @@ from coreset_backend.heartbeats import workers_alive
 from coreset_backend.label_studio import LabelStudio
 from coreset_backend.progress import read_progress
 from coreset_backend.project import parse_label_config, parse_task
+from coreset_backend.settings import secret_files
 
 LEAST_FREE_BYTES = 1_000_000_000
+CONTAINER_SECRETS = Path("/run/secrets")
 Check = Callable[[Backend], Iterator[str]]
 
 
@@ -80,6 +84,19 @@ def _label_studio(backend: Backend) -> Iterator[str]:
     yield from ()
 
 
+def _secrets(_: Backend) -> Iterator[str]:
+    for name, path in secret_files().items():
+        # In a container there is nobody else, and Compose mounts files as they are.
+        if not path.is_relative_to(CONTAINER_SECRETS) and _everybody_reads(path.resolve()):
+            yield f"{name} names {path}, which every user of this machine can read. Run: chmod o-r {path}"
+
+
+def _everybody_reads(path: Path) -> bool:
+    return bool(path.stat().st_mode & stat.S_IROTH) and all(
+        folder.stat().st_mode & stat.S_IXOTH for folder in path.parents
+    )
+
+
 def _project(backend: Backend, project_id: int) -> Iterator[str]:
     label_studio, settings = backend.label_studio, backend.settings
     yield from connection_problems(
@@ -111,4 +128,5 @@ CHECKS: dict[str, Check] = {
     "Redis and worker": _redis,
     "Web": _web,
     "Label Studio": _label_studio,
+    "Secret files": _secrets,
 }

@@ -214,7 +214,7 @@ def read_settings(**given: Any) -> Settings:
     names = environment_names()
     _refuse_unknown({name for group in names.values() for name in group})
     try:
-        return Settings(**{**_secrets_from_files(names), **given})
+        return Settings(**{**_secrets_from_files(), **given})
     except ValidationError as error:
         raise ConfigError("\n".join(_complaint(item, names) for item in error.errors())) from None
 
@@ -227,13 +227,17 @@ def _refuse_unknown(known: set[str]) -> None:
         raise ConfigError(f"Unknown settings: {', '.join(unknown)}. Known are: {ours}.")
 
 
-def _secrets_from_files(names: dict[str, tuple[str, ...]]) -> dict[str, str]:
-    secrets = {}
-    for field in SECRETS:
-        for name in names[field]:
-            if path := os.environ.get(f"{name}_FILE"):
-                secrets[field] = _read_secret(f"{name}_FILE", Path(path))
-    return secrets
+def secret_files() -> dict[str, Path]:
+    """The files that this process's environment names as those of secrets, by the variable's name."""
+    names = environment_names()
+    asked = [f"{name}_FILE" for field in SECRETS for name in names[field]]
+    return {name: Path(os.environ[name]) for name in asked if os.environ.get(name)}
+
+
+def _secrets_from_files() -> dict[str, str]:
+    names = environment_names()
+    field_of = {f"{name}_FILE": field for field in SECRETS for name in names[field]}
+    return {field_of[name]: _read_secret(name, path) for name, path in secret_files().items()}
 
 
 def _read_secret(name: str, path: Path) -> str:
