@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import yaml
 from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 from waiting import wait_until
 
 from coreset_backend.settings import SECRETS, environment_names
@@ -132,6 +133,19 @@ def test_the_images_have_the_versions_that_the_tests_ran_with(image: str) -> Non
     assert locked - built_only <= lines
 
 
+LIST_PACKAGES = """
+import importlib.metadata, platform
+print(platform.python_version())
+for found in importlib.metadata.distributions(path=["/opt/venv/lib/python3.11/site-packages"]):
+    print(f"{found.name}=={found.version}")
+"""
+
+
+def canonical(package: str) -> str:
+    name, _, version = package.partition("==")
+    return f"{canonicalize_name(name)}=={version}"
+
+
 def asked_for(path: str) -> set[str]:
     lines = (line.partition("#")[0].strip() for line in (ROOT / path).read_text().splitlines())
     return {Requirement(line).name for line in lines if line and not line.startswith("-")}
@@ -205,6 +219,16 @@ def test_the_web_image_builds_and_holds_no_torch(engine: Any) -> None:
     assert engine(*look, built.stdout.strip(), "id", "-u").stdout == "10001\n"
     lacks = engine(*look, built.stdout.strip(), "python", "-c", "import torch")
     assert "ModuleNotFoundError" in lacks.stderr
+    listed = engine(*look, built.stdout.strip(), "python", "-c", LIST_PACKAGES)
+    python, *packages = listed.stdout.split()
+    locked = pins("docker/requirements-web.txt")
+    asked = {
+        f"{name}=={str(pin.specifier).removeprefix('==')}"
+        for name, choices in locked.items()
+        for pin in choices
+        if pin.marker is None or pin.marker.evaluate({"python_full_version": python})
+    }
+    assert {canonical(package) for package in packages} == asked
     login = ["-e", "BASIC_AUTH_USER=ops", "-e", "BASIC_AUTH_PASS=secret"]
     started = engine("run", "-d", *look[2:], *login, "--tmpfs", "/tmp", built.stdout.strip()).stdout.strip()
     try:
