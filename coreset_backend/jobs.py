@@ -10,6 +10,7 @@ import secrets
 import time
 from collections.abc import Callable
 from datetime import timedelta
+from functools import partial
 from typing import Any
 
 from redis.exceptions import RedisError
@@ -186,8 +187,8 @@ def _republish(backend: Backend, project_id: int, is_ours: Callable[[], bool]) -
 
     stored = backend.store.latest(project_id, verified=True)
     if stored:
-        reporter(backend, project_id, "published again", is_ours)("publish", 0, 0)
-        publish_round(backend, stored)
+        progress = reporter(backend, project_id, "published again", is_ours)
+        publish_round(backend, stored, partial(progress, "publish"))
     backend.redis.delete(redis_key(project_id, "republish"))
     write_idle(backend, project_id)
     return f"round {stored.record.number} is published again" if stored else "there is no round to publish"

@@ -54,6 +54,10 @@ TOKEN_REFUSED = (
 )
 
 
+def _unwatched(_done: int, _total: int) -> None:
+    """Progress that nobody watches."""
+
+
 class TokenAuth(httpx.Auth):
     """Signs requests with either kind of key: a legacy token, or a personal access token.
 
@@ -256,17 +260,22 @@ class LabelStudio:
         labels: Labels | None,
         *,
         override_chosen_version: bool = True,
+        progress: Callable[[int, int], None] = _unwatched,
     ) -> Publication:
         """Make Label Studio serve exactly ``predictions`` first, in the order of their scores.
 
         All carry one new version. Until the switch annotators stay on the old batch, and a failure before
-        it changes nothing for them. Safe to repeat. Raises Rejected when Label Studio drops predictions.
+        it changes nothing for them. Safe to repeat. ``progress(done, total)`` is called before each change;
+        what it raises ends the publish. Raises Rejected when Label Studio drops predictions.
         """
         version = predictions[0].model_version
         if not override_chosen_version:
             self._leave_chosen_version(project_id)
+        progress(0, 3)
         stored, gone = self._import(project_id, predictions, labels)
+        progress(1, 3)
         self.request("PATCH", f"/api/projects/{project_id}/", json={"model_version": version})
+        progress(2, 3)
         self._delete_older_versions(project_id, version)
         return Publication(version, stored, gone, tuple(self.served_first(project_id, stored)))
 

@@ -14,6 +14,7 @@ from coreset_backend.errors import QueueError, TakenOver
 
 DAY = 86_400
 AWAY_SECONDS = 5.0
+FEW_STEPS = 10
 PRETRAINING_LEASE = "pretraining-lease"
 
 
@@ -138,10 +139,10 @@ def write_idle(backend: Backend, project_id: int) -> None:
 
 
 def reporter(backend: Backend, project_id: int, reason: str, is_ours: Callable[[], bool]) -> Any:
-    """Progress of run_round, written at each phase and at most twice a second within one.
+    """Progress of run_round: each phase, and within one twice a second or, where it has few steps, each.
 
-    Where Redis is away, the round goes on, and it is tried again after a while. Raises TakenOver before a
-    phase begins in which the project is no longer ``is_ours``.
+    Where Redis is away, the round goes on, and it is tried again after a while. Raises TakenOver instead of
+    writing where the project is no longer ``is_ours``.
     """
     last, started, away_until = ("", 0.0), 0.0, 0.0
 
@@ -151,14 +152,14 @@ def reporter(backend: Backend, project_id: int, reason: str, is_ours: Callable[[
         if now < away_until:
             return
         begins = phase != last[0]
-        if not (begins or now > last[1] + 0.5 or done == total):
+        if not (begins or now > last[1] + 0.5 or done == total or total <= FEW_STEPS):
             return
         started, last = time.time() if begins else started, (phase, now)
         news = {"state": "running", "phase": phase, "done": done, "total": total}
         news |= {"phase_started": started, "reason": reason, "error": None, "retry_at": None}
         try:
-            if begins and not is_ours():
-                raise TakenOver(f"This one stood still before the phase {phase}.")
+            if not is_ours():
+                raise TakenOver(f"This one stood still in the phase {phase}.")
             _update(backend.brief_redis, redis_key(project_id, "progress"), news)
         except RedisError:  # known at once, or after the 40 s of a silent network
             then = time.monotonic()

@@ -61,8 +61,8 @@ def run_round(backend: "Backend", project_id: int, progress: Progress = _unwatch
     settings = backend.settings_for(project_id, attributes)
     if stored is None or not _can_be_published(stored, snapshot):
         stored = _compute(backend, settings, snapshot, stored, clock)
-    with clock.phase("publish"):
-        publish_round(backend, stored)
+    with clock.phase("publish") as step:
+        publish_round(backend, stored, step)
     backend.store.prune(project_id, backend.settings.keep_rounds)
     log.info("project %d: round %d is published: %s", project_id, stored.record.number, clock)
     return stored
@@ -296,8 +296,11 @@ def _finite(value: float) -> float | None:
     return float(value) if np.isfinite(value) else None
 
 
-def publish_round(backend: "Backend", stored: StoredRound) -> None:
-    """Have Label Studio serve the round's batch first, then its reserve; safe to repeat."""
+def publish_round(backend: "Backend", stored: StoredRound, step: Callable[[int, int], None]) -> None:
+    """Have Label Studio serve the round's batch first, then its reserve; safe to repeat.
+
+    ``step(done, total)`` is called before each change; what it raises ends the publish.
+    """
     record, started = stored.record, time.monotonic()
     ordered = [*record.batch, *record.reserve]
     publication: dict[str, Any] = {"version": record.model_version, "sent": 0, "gone": [], "serves": []}
@@ -314,6 +317,7 @@ def publish_round(backend: "Backend", stored: StoredRound) -> None:
                 predictions,
                 record.labels,
                 override_chosen_version=backend.settings.override_version,
+                progress=step,
             )
         )
     seconds = round(time.monotonic() - started, 3)

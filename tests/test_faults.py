@@ -28,6 +28,7 @@ pytestmark = pytest.mark.slow
 KILLED = r"ended in the middle \(signal 9\)"
 AWAY = "does not answer"
 FULL = "could not be saved below|the disk is full"
+TAKEN_OVER = "another process has taken the round over"
 
 
 def faults(what: str, *quick: str, among: Iterable[str] = PHASES) -> pytest.MarkDecorator:
@@ -157,7 +158,7 @@ def test_a_worker_stands_still(site: Site, phase: str) -> None:
         os.kill(process, signal.SIGCONT)
     wait_until(lambda: still[1] not in site.round_processes(), "the end of the process that stood still")
     assert_recovers(site, project_id, [1], "its worker was killed")
-    assert phase == "publish" or "another process has taken the round over" in site.log.read_text()
+    assert TAKEN_OVER in site.log.read_text()
 
 
 @faults("it is cancelled by a person", "fit")
@@ -386,3 +387,32 @@ def test_the_round_is_killed_within_the_publish(site: Site, method: str, path: s
     wait_until(lambda: slow.times == 0, f"{method} {path}", 90)
     os.kill(site.round_processes()[0], signal.SIGKILL)
     assert_recovers(site, project_id, [1, 2], KILLED)
+
+
+@pytest.mark.fault("a worker stands still within a publish (SIGSTOP) until a later one is done", "publish")
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        pytest.param("POST", "import/predictions", marks=pytest.mark.soak),
+        ("PATCH", r"/api/projects/\d+/$"),
+    ],
+)
+def test_a_worker_stands_still_within_the_publish(site: Site, method: str, path: str) -> None:
+    """What it would do next takes back what the later round has done."""
+    worker = site.start_worker()
+    project_id = site.new_project(labeled=6)
+    slow = site.studio.fail("slow", path, method=method, seconds=2, times=1)
+    request_round(site.backend, project_id, "asked by a test")
+    wait_until(lambda: slow.times == 0, f"{method} {path}", 90)
+    still = [worker.pid, *site.round_processes()]
+    for process in still:
+        os.kill(process, signal.SIGSTOP)
+    site.start_worker()
+    first = site.wait_for_round(project_id, 1)
+    site.label(first.record.batch)
+    site.wait_for_round(project_id, 2)
+    for process in still:
+        os.kill(process, signal.SIGCONT)
+    wait_until(lambda: still[1] not in site.round_processes(), "the end of the process that stood still")
+    assert_recovers(site, project_id, [1, 2], "its worker was killed")
+    assert TAKEN_OVER in site.log.read_text()
