@@ -10,6 +10,7 @@ from coreset_backend.errors import CoresetError, OutOfMemory, StoreError, memory
 
 log = logging.getLogger(__name__)
 OUT_OF_MEMORY = "The usual cause is that memory ran out: give the worker more, or lower CORESET_IMAGE_SIZE."
+OVERDUE = "killed, for CORESET_JOB_TIMEOUT had passed"
 DISK_FULL = "The usual cause is that the disk is full: make room below MODEL_DIR."
 
 
@@ -36,4 +37,5 @@ def explained(backend: Backend, error: Exception) -> CoresetError:
 
 def usual_cause(how: str) -> str:
     """Why a process may have ended so: SIGBUS is for a file in memory that has no room on the disk."""
-    return DISK_FULL if how == f"signal {signal.SIGBUS:d}" else OUT_OF_MEMORY
+    causes = {f"signal {signal.SIGBUS:d}": DISK_FULL, OVERDUE: "Raise it, or see what hangs."}
+    return causes.get(how, OUT_OF_MEMORY)

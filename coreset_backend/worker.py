@@ -1,5 +1,6 @@
 """The worker: RQ's, made to notice a death within seconds, to poll, and to say each failure in one line."""
 
+import contextlib
 import ctypes
 import logging
 import os
@@ -19,6 +20,7 @@ from rq.serializers import JSONSerializer
 
 from coreset_backend.backend import Backend, OurJob, OurQueue
 from coreset_backend.errors import CoresetError, memory_ran_out
+from coreset_backend.failures import OVERDUE
 from coreset_backend.heartbeats import HEARTBEAT_SECONDS, alive_key
 from coreset_backend.jobs import ROUND_JOB, free_lease, lost
 from coreset_backend.pretraining import PRETRAINING_JOB
@@ -82,10 +84,18 @@ class RoundWorker(Worker):
             os._exit(1)
         super().handle_exception(job, *exc_info)
 
-    def handle_work_horse_killed(self, job: Job, retpid: int, ret_val: int, rusage: Any) -> None:
-        code = os.waitstatus_to_exitcode(ret_val)
-        how = f"signal {-code}" if code < 0 else f"status {code}"
-        lost(self.backend, job, how, dead=True)
+    def wait_for_horse(self) -> tuple[int | None, int | None, Any]:
+        """As RQ's, which loses how the process ended if its alarm of every five seconds rings just then."""
+        with contextlib.suppress(ChildProcessError):
+            os.waitid(
+                os.P_PID, self.horse_pid, os.WEXITED | os.WNOWAIT
+            )  # the alarm may: nothing is taken yet
+        signal.alarm(0)
+        return super().wait_for_horse()
+
+    def handle_work_horse_killed(self, job: Job, retpid: int, ret_val: int | None, rusage: Any) -> None:
+        """Have the state say how the process ended; RQ gives None where it has killed it for its timeout."""
+        lost(self.backend, job, OVERDUE if ret_val is None else _ending(ret_val), dead=True)
 
     def _handle_stopped_job(self, job: Job, queue: Queue, execution: Execution) -> None:
         super()._handle_stopped_job(job, queue, execution)
@@ -117,6 +127,11 @@ def is_ours(job: Job) -> bool:
         (PRETRAINING_JOB, [int], None, {}),
         (RECONCILE_JOB, [], None, {}),
     )
+
+
+def _ending(wait_status: int) -> str:
+    code = os.waitstatus_to_exitcode(wait_status)
+    return f"signal {-code}" if code < 0 else f"status {code}"
 
 
 def _abandoned(backend: Backend, job: Job, kind: type[BaseException], *_: object) -> None:

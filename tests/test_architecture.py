@@ -45,7 +45,7 @@ MAY_IMPORT = {
     "pretraining": {"errors", "backend", "settings", "progress", "sealed", "store", "images", "model"},
     "lifecycle": {"errors", "backend", "jobs", "leases"},
     "heartbeats": {"errors", "backend"},
-    "worker": {"errors", "backend", "jobs", "heartbeats", "pretraining"},
+    "worker": {"errors", "backend", "failures", "jobs", "heartbeats", "pretraining"},
     "metrics": {"errors", "backend", "store", "heartbeats", "progress", "counts"},
     "openapi": {"access", "connect"},
     "serve": {"errors", "settings"},

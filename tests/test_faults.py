@@ -20,7 +20,7 @@ from waiting import wait_until
 from worker_site import Site, assert_recovers
 
 from coreset_backend.heartbeats import workers_alive
-from coreset_backend.jobs import request_round
+from coreset_backend.jobs import ROUND_JOB, request_round
 from coreset_backend.lifecycle import cancel_round
 from coreset_backend.status import PHASES
 
@@ -127,6 +127,21 @@ def test_a_strategy_finds_no_memory(site: Site, strategy: str) -> None:
     site.start_worker()
     request_round(site.backend, project_id, "another worker has more", force=True)
     assert_recovers(site, project_id, [1], "memory")
+
+
+@pytest.mark.soak
+@pytest.mark.fault("the round hangs and hears no alarm", "select")
+def test_a_round_hangs(site: Site) -> None:
+    worker = site.start_worker(CORESET_STRATEGY="trap:hang", CORESET_POLL_SECONDS="3600")
+    project_id = site.new_project(labeled=6)
+    site.backend.queue.enqueue(ROUND_JOB, project_id, job_timeout=30)  # until it has come to the choice
+    said = wait_until(lambda: site.error(project_id), f"the reason; {site.log} may say why", 240)
+    assert "CORESET_JOB_TIMEOUT had passed" in said
+    worker.kill()
+    worker.wait()
+    site.start_worker()
+    request_round(site.backend, project_id, "another strategy", force=True)
+    assert_recovers(site, project_id, [1], "CORESET_JOB_TIMEOUT")
 
 
 @faults("two workers, the round of one is killed", among=("fit", "publish"))

@@ -1,11 +1,15 @@
 """What a person does to rounds that real worker processes run: start, cancel, roll back, publish again."""
 
+import os
 import re
+import signal
+import subprocess
 from collections.abc import Callable
 
 import numpy as np
 import pytest
 from fake_label_studio import TOKEN
+from rq.timeouts import HorseMonitorTimeoutException
 from test_store import record
 from waiting import wait_until
 from worker_site import Site, assert_nothing_lost
@@ -17,6 +21,7 @@ from coreset_backend.lifecycle import cancel_round, publish_again, roll_back
 from coreset_backend.progress import write_progress
 from coreset_backend.status import PHASES
 from coreset_backend.web import create_app
+from coreset_backend.worker import RoundWorker
 
 IMAGES = 12
 
@@ -112,6 +117,23 @@ def test_a_worker_killed_in_its_maintenance_holds_up_the_others_for_seconds(site
     assert queue.acquire_maintenance_lock()
     assert not queue.acquire_maintenance_lock()
     assert 0 < site.backend.redis.ttl(queue.registry_cleaning_key) <= 20
+
+
+def test_how_a_process_ended_is_known_though_the_alarm_rings_in_that_moment(site: Site) -> None:
+    worker = RoundWorker([site.backend.queue], connection=site.backend.redis)
+
+    def ring(_number: int, _frame: object) -> None:
+        raise HorseMonitorTimeoutException
+
+    before = signal.signal(signal.SIGCHLD, ring)  # the kernel sends it as the process ends
+    try:
+        with subprocess.Popen(["sh", "-c", "sleep 0.3; exit 7"]) as process:
+            worker._horse_pid = process.pid
+            with pytest.raises(HorseMonitorTimeoutException):
+                worker.wait_for_horse()
+            assert os.waitstatus_to_exitcode(worker.wait_for_horse()[1] or 0) == 7
+    finally:
+        signal.signal(signal.SIGCHLD, before)
 
 
 @pytest.mark.slow

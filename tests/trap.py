@@ -2,6 +2,7 @@
 
 import os
 import resource
+import signal
 from pathlib import Path
 
 
@@ -23,6 +24,12 @@ def no_memory(*_: object) -> None:
     resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize(),) * 2)
     while True:
         KEPT.append(bytearray(50_000))
+
+
+def hang(*_: object) -> None:
+    """A strategy that never comes back, and hears no alarm, as one stuck in compiled code."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGALRM})
+    signal.pause()
 
 
 KEPT: list[bytearray] = []
