@@ -54,6 +54,10 @@ TOKEN_REFUSED = (
 )
 
 
+Progress = Callable[[int, int], None]
+"""Called with (done, total); what it raises ends what it is told of."""
+
+
 def _unwatched(_done: int, _total: int) -> None:
     """Progress that nobody watches."""
 
@@ -192,7 +196,7 @@ class LabelStudio:
         )
         return answer["tasks"][0] if answer["tasks"] else None
 
-    def fetch_snapshot(self, project_id: int, progress: Callable[[int, int], None] | None = None) -> Snapshot:
+    def fetch_snapshot(self, project_id: int, progress: Progress = _unwatched) -> Snapshot:
         """The project with all its tasks and the annotations of those that have any; raises ProjectGone."""
         project = self.fetch_project(project_id)
         pool = list(self._tasks(project_id, {"include": "id,data"}, progress))
@@ -230,7 +234,7 @@ class LabelStudio:
             raise ProjectGone(404, error.body, f"project {project_id}") from error
 
     def _tasks(
-        self, project_id: int, params: Mapping[str, str], progress: Callable[[int, int], None] | None = None
+        self, project_id: int, params: Mapping[str, str], progress: Progress = _unwatched
     ) -> Iterator[Json]:
         read, page = 0, 1
         while True:
@@ -248,8 +252,7 @@ class LabelStudio:
                 raise
             yield from answer["tasks"]
             read, page = read + len(answer["tasks"]), page + 1
-            if progress:
-                progress(read, answer["total"])
+            progress(read, answer["total"])
             if not answer["tasks"] or read >= answer["total"]:
                 return
 
@@ -260,13 +263,13 @@ class LabelStudio:
         labels: Labels | None,
         *,
         override_chosen_version: bool = True,
-        progress: Callable[[int, int], None] = _unwatched,
+        progress: Progress = _unwatched,
     ) -> Publication:
         """Make Label Studio serve exactly ``predictions`` first, in the order of their scores.
 
         All carry one new version. Until the switch annotators stay on the old batch, and a failure before
-        it changes nothing for them. Safe to repeat. ``progress(done, total)`` is called before each change;
-        what it raises ends the publish. Raises Rejected when Label Studio drops predictions.
+        it changes nothing for them. Safe to repeat. ``progress`` is called before each change. Raises
+        Rejected when Label Studio drops predictions.
         """
         version = predictions[0].model_version
         if not override_chosen_version:

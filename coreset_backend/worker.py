@@ -86,10 +86,8 @@ class RoundWorker(Worker):
 
     def wait_for_horse(self) -> tuple[int | None, int | None, Any]:
         """As RQ's, which loses how the process ended if its alarm of every five seconds rings just then."""
-        with contextlib.suppress(ChildProcessError):
-            os.waitid(
-                os.P_PID, self.horse_pid, os.WEXITED | os.WNOWAIT
-            )  # the alarm may: nothing is taken yet
+        with contextlib.suppress(ChildProcessError):  # here it may ring: nothing has been taken yet
+            os.waitid(os.P_PID, self.horse_pid, os.WEXITED | os.WNOWAIT)
         signal.alarm(0)
         return super().wait_for_horse()
 

@@ -12,7 +12,7 @@ import resource
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -100,6 +100,16 @@ def test_memory_runs_out(site: Site, phase: str) -> None:
     assert_recovers(site, project_id, [1], "memory")
 
 
+def recovers_with_another_strategy(
+    site: Site, worker: subprocess.Popen[bytes], project_id: int, reason: str
+) -> None:
+    worker.terminate()  # one that is killed may still take the next job, and lose it
+    worker.wait()
+    site.start_worker()
+    request_round(site.backend, project_id, "another strategy", force=True)
+    assert_recovers(site, project_id, [1], reason)
+
+
 @pytest.mark.parametrize(
     "strategy",
     [
@@ -122,11 +132,7 @@ def test_a_strategy_finds_no_memory(site: Site, strategy: str) -> None:
     request_round(site.backend, project_id, "asked by a test")
     said = wait_until(lambda: site.error(project_id), f"the reason; {site.log} may say why")
     assert "memory ran out" in said
-    worker.kill()
-    worker.wait()
-    site.start_worker()
-    request_round(site.backend, project_id, "another worker has more", force=True)
-    assert_recovers(site, project_id, [1], "memory")
+    recovers_with_another_strategy(site, worker, project_id, "memory")
 
 
 @pytest.mark.soak
@@ -137,11 +143,7 @@ def test_a_round_hangs(site: Site) -> None:
     site.backend.queue.enqueue(ROUND_JOB, project_id, job_timeout=30)  # until it has come to the choice
     said = wait_until(lambda: site.error(project_id), f"the reason; {site.log} may say why", 240)
     assert "CORESET_JOB_TIMEOUT had passed" in said
-    worker.kill()
-    worker.wait()
-    site.start_worker()
-    request_round(site.backend, project_id, "another strategy", force=True)
-    assert_recovers(site, project_id, [1], "CORESET_JOB_TIMEOUT")
+    recovers_with_another_strategy(site, worker, project_id, "CORESET_JOB_TIMEOUT")
 
 
 @faults("two workers, the round of one is killed", among=("fit", "publish"))
@@ -157,6 +159,25 @@ def test_two_workers(site: Site, phase: str) -> None:
     assert stored.record.number == 1
 
 
+def stand_still(site: Site, worker: subprocess.Popen[bytes]) -> list[int]:
+    """Stop the worker and its round (SIGSTOP), whose processes are returned, and start another worker."""
+    still = [worker.pid, *site.round_processes()]
+    for process in still:
+        os.kill(process, signal.SIGSTOP)
+    site.start_worker()
+    return still
+
+
+def goes_on_and_drops_its_round(
+    site: Site, still: Sequence[int], project_id: int, rounds: Sequence[int]
+) -> None:
+    for process in still:
+        os.kill(process, signal.SIGCONT)
+    wait_until(lambda: still[1] not in site.round_processes(), "the end of the process that stood still")
+    assert_recovers(site, project_id, rounds, "its worker was killed")
+    assert TAKEN_OVER in site.log.read_text()
+
+
 @faults(
     "a worker stands still (SIGSTOP) until another has taken over, then goes on",
     among=("images", "fit", "save", "publish"),
@@ -164,16 +185,9 @@ def test_two_workers(site: Site, phase: str) -> None:
 def test_a_worker_stands_still(site: Site, phase: str) -> None:
     worker = site.start_worker()
     with stopped_at(site, phase) as project_id:
-        still = [worker.pid, *site.round_processes()]
-        for process in still:
-            os.kill(process, signal.SIGSTOP)
-        site.start_worker()
+        still = stand_still(site, worker)
     site.wait_for_round(project_id, 1)
-    for process in still:
-        os.kill(process, signal.SIGCONT)
-    wait_until(lambda: still[1] not in site.round_processes(), "the end of the process that stood still")
-    assert_recovers(site, project_id, [1], "its worker was killed")
-    assert TAKEN_OVER in site.log.read_text()
+    goes_on_and_drops_its_round(site, still, project_id, [1])
 
 
 @faults("it is cancelled by a person", "fit")
@@ -419,15 +433,8 @@ def test_a_worker_stands_still_within_the_publish(site: Site, method: str, path:
     slow = site.studio.fail("slow", path, method=method, seconds=2, times=1)
     request_round(site.backend, project_id, "asked by a test")
     wait_until(lambda: slow.times == 0, f"{method} {path}", 90)
-    still = [worker.pid, *site.round_processes()]
-    for process in still:
-        os.kill(process, signal.SIGSTOP)
-    site.start_worker()
+    still = stand_still(site, worker)
     first = site.wait_for_round(project_id, 1)
     site.label(first.record.batch)
     site.wait_for_round(project_id, 2)
-    for process in still:
-        os.kill(process, signal.SIGCONT)
-    wait_until(lambda: still[1] not in site.round_processes(), "the end of the process that stood still")
-    assert_recovers(site, project_id, [1, 2], "its worker was killed")
-    assert TAKEN_OVER in site.log.read_text()
+    goes_on_and_drops_its_round(site, still, project_id, [1, 2])
