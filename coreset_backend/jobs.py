@@ -346,7 +346,8 @@ def free_lease(backend: Backend, job: Job) -> None:
 def lost(backend: Backend, job: Job, how: str, *, dead: bool) -> None:
     """Say that a round's process ended before it could say so itself.
 
-    ``dead``: it is known to have ended, so that its lease is free at once.
+    ``dead``: it is known to have ended, so that its lease is free at once. Where another job has the project,
+    what the state says is that job's.
     """
     if job.func_name not in (ROUND_JOB, PRETRAINING_JOB):
         return
@@ -363,6 +364,10 @@ def lost(backend: Backend, job: Job, how: str, *, dead: bool) -> None:
         )
         return
     error = f"The process of the round ended in the middle ({how}). {usual_cause(how)}"
+    if backend.redis.get(redis_key(project_id, "lease")) not in (None, job.id.encode()):
+        log.error("project %d: %s Another is at work by now.", project_id, error)
+        write_progress(backend, project_id, last_failure={"error": error, "at": time.time()})
+        return
     name = _round_name(backend, project_id)
     log.error("project %d, %s: %s%s", project_id, name, error, " It is run again." if again else "")
     if not again:

@@ -22,6 +22,7 @@ from worker_site import Site, assert_recovers
 from coreset_backend.heartbeats import workers_alive
 from coreset_backend.jobs import ROUND_JOB, request_round
 from coreset_backend.lifecycle import cancel_round
+from coreset_backend.progress import redis_key
 from coreset_backend.status import PHASES
 
 pytestmark = pytest.mark.slow
@@ -82,6 +83,26 @@ def test_a_killed_worker(site: Site, phase: str) -> None:
         worker.wait()
         site.start_worker()
     assert_recovers(site, project_id, [1], r"ended in the middle \(its worker was killed\)")
+
+
+@faults("the same, and the poll has the round run again before RQ knows of it", "fit", among=["fit"])
+def test_a_killed_worker_that_the_poll_is_the_first_to_miss(site: Site, phase: str) -> None:
+    worker = site.start_worker()
+    with stopped_at(site, phase) as project_id:
+        worker.kill()
+        worker.wait()
+        site.backend.redis.delete(redis_key(project_id, "lease"))  # it may run out before RQ's own patience
+        second = site.hold_at("publish")
+        site.start_worker()
+        site.start_worker()  # only a worker that runs no job looks for deaths
+    try:
+        assert second.reached.wait(240), site.log.read_text()
+        said = wait_until(lambda: site.state(project_id).get("last_failure"), "the first round's end")
+        assert "its worker was killed" in said["error"]
+        assert site.state(project_id)["state"] == "running"
+    finally:
+        second.release()
+    assert_recovers(site, project_id, [1], "its worker was killed")
 
 
 @faults("memory runs out (RLIMIT_AS)", "fit", among=("fit", "embed"))

@@ -141,14 +141,17 @@ def assert_recovers(
     """After a fault and its end: the state is true, the round was run, nothing is half-done, nothing lost.
 
     ``rounds``: the numbers that must be in the store. ``reason``: a pattern of what the state must give as
-    the last failure, None where nothing may have failed. Returns the newest round.
+    the last failure, None where nothing may have failed: RQ may find a worker's death after the poll has had
+    its round run. Returns the newest round.
     """
     wait_until(lambda: site.says_so(project_id), "a state that is true", TRUE_WITHIN)
     stored = site.wait_for_round(project_id, rounds[-1])
+    if reason:
+        wait_until(lambda: "last_failure" in site.state(project_id), f"the reason; {site.log} may say why")
     site.wait_until_idle(project_id)
     known = site.state(project_id)
     assert known["error"] is None
-    assert re.search(reason or "^$", (known.get("last_failure") or {"error": ""})["error"])
+    assert re.search(reason or "^$", known.get("last_failure", {"error": ""})["error"])
     assert "Traceback" not in site.log.read_text()
     assert_nothing_lost(site.backend, site.studio, project_id, rounds)
     return stored
