@@ -72,6 +72,7 @@ def request_round(backend: Backend, project_id: int, reason: str, *, force: bool
         if force:
             backend.redis.rpush(redis_key(project_id, "demands"), reason)
             backend.redis.expire(redis_key(project_id, "demands"), DAY)
+            backend.redis.delete(redis_key(project_id, "spared"))  # else the poll passes a lost start
         return _queue_once(backend, project_id, reason, backend.settings.debounce_seconds)
     except RedisError as error:
         raise QueueError(

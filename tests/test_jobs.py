@@ -91,6 +91,7 @@ def test_a_deleted_project_is_put_aside_with_all_that_redis_knew(site: Site, pol
 def test_a_start_that_nobody_could_answer_is_found_by_the_poll(site: Site, poll: Callable[[], str]) -> None:
     project_id = published_round(site)
     assert poll() == "nothing to do"
+    site.backend.redis.set(f"coreset:{project_id}:spared", "1", ex=3600)  # as after costly failures
     request_round(site.backend, project_id, "started by hand", force=True)
     site.backend.queue.empty()
     site.backend.redis.delete(f"coreset:{project_id}:waiting")  # as after the queue's last try
