@@ -97,8 +97,8 @@ def test_a_killed_worker_that_the_poll_is_the_first_to_miss(site: Site, phase: s
         site.start_worker()  # only a worker that runs no job looks for deaths
     try:
         assert second.reached.wait(240), site.log.read_text()
-        said = wait_until(lambda: site.state(project_id).get("last_failure"), "the first round's end")
-        assert "its worker was killed" in said["error"]
+        said = wait_until(lambda: site.last_failure(project_id), "the first round's end")
+        assert "its worker was killed" in said
         assert site.state(project_id)["state"] == "running"
     finally:
         second.release()

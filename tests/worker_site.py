@@ -85,6 +85,9 @@ class Site:
     def error(self, project_id: int) -> str:
         return str(self.state(project_id).get("error") or "")
 
+    def last_failure(self, project_id: int) -> str:
+        return str(self.state(project_id).get("last_failure", {"error": ""})["error"])
+
     def wait_for_round(self, project_id: int, number: int, seconds: float = 240) -> StoredRound:
         def published() -> StoredRound | None:
             stored = self.backend.store.latest(project_id)
@@ -146,12 +149,13 @@ def assert_recovers(
     """
     wait_until(lambda: site.says_so(project_id), "a state that is true", TRUE_WITHIN)
     stored = site.wait_for_round(project_id, rounds[-1])
-    if reason:
-        wait_until(lambda: "last_failure" in site.state(project_id), f"the reason; {site.log} may say why")
+    expected = reason or "^$"
+    wait_until(
+        lambda: re.search(expected, site.last_failure(project_id)),
+        f"a last failure like {expected!r}; {site.log} may say why",
+    )
     site.wait_until_idle(project_id)
-    known = site.state(project_id)
-    assert known["error"] is None
-    assert re.search(reason or "^$", known.get("last_failure", {"error": ""})["error"])
+    assert site.error(project_id) == ""
     assert "Traceback" not in site.log.read_text()
     assert_nothing_lost(site.backend, site.studio, project_id, rounds)
     return stored
