@@ -1,6 +1,7 @@
 """The contract every strategy keeps, and what is true of k-Center alone."""
 
 import itertools
+from collections.abc import Iterable
 from dataclasses import replace
 from inspect import signature
 from pathlib import Path
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 from coreset_backend.errors import ConfigError, NotFinite
 from coreset_backend.selection import (
     STRATEGIES,
+    Coverage,
     NeighborGraph,
     Pool,
     covering_radius,
@@ -282,6 +284,23 @@ def test_each_pick_is_farthest_in_float64_within_five_millionths(
         top = np.sort(odds, axis=1)
         weights = np.clip(1 - (top[:, -1] - top[:, -2]), 1e-3, 1).astype(np.float64)
     centers, followed = ([*labeled], picked) if n_labeled else ([picked[0]], picked[1:])
+    assert_each_is_farthest(exact, weights, centers, followed)
+
+
+def test_each_pick_of_a_large_pool_and_of_the_batch_after_it_is_farthest() -> None:
+    vectors, labeled = cloud(40_000, 3), np.arange(10, dtype=np.int64)
+    kept = Coverage(vectors, labeled)
+    picked = labeled
+    for batch in (300, 20):  # few and many candidates at a time
+        chosen = k_center_greedy(Pool(vectors, picked), batch, coverage=kept)
+        assert chosen.radius_after == pytest.approx(covering_radius(vectors, kept.center_rows), rel=1e-6)
+        picked = np.concatenate([picked, chosen.rows])
+    assert_each_is_farthest(vectors.astype(np.float64), np.ones(40_000), labeled, picked[10:])
+
+
+def assert_each_is_farthest(
+    exact: np.ndarray, weights: np.ndarray, centers: Iterable[int], followed: Iterable[int]
+) -> None:
     nearest = np.min([np.linalg.norm(exact - exact[row], axis=1) for row in centers], axis=0)
     for row in followed:
         assert (nearest * weights)[row] >= (nearest * weights).max() * (1 - 5e-6)

@@ -30,6 +30,8 @@ CANCELLATION = 0.02
 """Below this share of the squared lengths, a squared distance has lost too many digits of float32."""
 ROUNDING = 1e-5
 """No float32 squared distance is wrong by more than this share of the squared lengths."""
+SHORTLIST = 8
+"""How many times the candidates are kept at hand, so that not every look for candidates reads all bounds."""
 CENTER = -1.0
 """The bound of a row that is a center itself: below any distance."""
 
@@ -83,6 +85,8 @@ class Coverage:
         self._compared = np.zeros(len(vectors), dtype=np.int32)
         self._bounds = np.full(len(vectors), np.inf, dtype=np.float32)
         self._norms = np.empty(len(vectors), dtype=np.float32)
+        self._shortlist: Rows = np.empty(0, dtype=np.int64)
+        self._beyond = np.inf
         self._gather = np.empty((0, vectors.shape[1]), dtype=np.float32)
         self.add((rng or np.random.default_rng(0)).permutation(np.unique(center_rows)))
         self._largest_norm = self._compare_all_rows()
@@ -186,8 +190,7 @@ class Coverage:
 
     def _candidates(self, size: int) -> _Front | None:
         """The rows of the largest bounds that are no centers, gathered in the order of the file."""
-        n = len(self._bounds)
-        rows = np.sort(np.argpartition(self._bounds, n - size)[n - size :]) if size < n else np.arange(n)
+        rows = self._largest(size)
         lowest = max(float(self._bounds[rows].min()), 0.0)
         rows = rows[self._bounds[rows] >= 0]
         if not len(rows):
@@ -197,6 +200,18 @@ class Coverage:
         scale = np.broadcast_to(self._scale_of(rows), len(rows))
         bounds = self._bounds[rows].astype(points.dtype)
         return _Front(rows, points, norms, bounds, scale, lowest)
+
+    def _largest(self, size: int) -> Rows:
+        """The rows of the ``size`` largest bounds in the order of the file, looked for in a shortlist first.
+
+        Bounds only fall, so none outside it has since come above what was the largest there.
+        """
+        rows = self._shortlist[_places_of_largest(self._bounds[self._shortlist], size)]
+        if len(rows) < size or self._bounds[rows].min() < self._beyond:
+            self._shortlist = _places_of_largest(self._bounds, SHORTLIST * size)
+            self._beyond = float(self._bounds[self._shortlist].min())
+            rows = self._shortlist[_places_of_largest(self._bounds[self._shortlist], size)]
+        return rows
 
     def _gathered(self, rows: Rows) -> NDArray[np.floating]:
         """``shifted``, in the same memory every time: fresh pages cost as much as the copy."""
@@ -244,6 +259,7 @@ class Coverage:
         free = self._bounds >= 0
         self._bounds[free] += np.float32(ROUNDING * self._largest_norm)
         self._compared[:] = 0
+        self._shortlist = self._shortlist[:0]
 
     def _pick_from(self, front: _Front, batch: int, squared: list[float]) -> None:
         """Picks while the farthest row is sure to be in the front; appends to ``squared``."""
@@ -279,6 +295,12 @@ class Coverage:
 
     def _write_back(self, front: _Front) -> None:
         self._bounds[front.rows], self._compared[front.rows] = front.bounds, self._known
+
+
+def _places_of_largest(values: Floats, size: int) -> Rows:
+    """Where the ``size`` largest of ``values`` stand, in order; all where there are no more: int64[k]."""
+    n = len(values)
+    return np.sort(np.argpartition(values, n - size)[n - size :]) if size < n else np.arange(n)
 
 
 def covering_radius(vectors: Vectors, center_rows: Rows) -> float:
