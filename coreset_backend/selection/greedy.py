@@ -158,9 +158,9 @@ class Coverage:
         self, points: NDArray[np.floating], norms: NDArray[np.floating], some: slice
     ) -> NDArray[np.floating]:
         """Squared distances of shifted points (float[m, d]) to the nearest of some centers: float[m]."""
-        products = self._centers[some] @ points.T  # so that the minimum below runs along whole rows
-        products += self._center_norms[some, None]
-        nearest: NDArray[np.floating] = products.min(axis=0)
+        products = points @ self._centers[some].T  # a sixth faster in OpenBLAS than the other way round
+        products += self._center_norms[some]
+        nearest: NDArray[np.floating] = products.min(axis=1)
         nearest += norms
         np.maximum(nearest, 0, out=nearest)
         return nearest
