@@ -291,7 +291,7 @@ def test_each_pick_of_a_large_pool_and_of_the_batch_after_it_is_farthest() -> No
     vectors, labeled = cloud(40_000, 3), np.arange(10, dtype=np.int64)
     kept = Coverage(vectors, labeled)
     picked = labeled
-    for batch in (300, 20):  # few and many candidates at a time
+    for batch in (300, 20):  # the second with fewer candidates at a time
         chosen = k_center_greedy(Pool(vectors, picked), batch, coverage=kept)
         assert chosen.radius_after == pytest.approx(covering_radius(vectors, kept.center_rows), rel=1e-6)
         picked = np.concatenate([picked, chosen.rows])

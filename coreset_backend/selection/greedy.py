@@ -57,7 +57,7 @@ class Coverage:
     """The distance of every row to its nearest center, known as an upper bound until asked for.
 
     Kept between batches while the vectors stay the same, it saves the pass over all of them.
-    Beside the vectors it holds 16 bytes a row, the centers, and two blocks of candidates.
+    Beside the vectors it holds 16 bytes a row, the centers, a shortlist, and two blocks of candidates.
     """
 
     def __init__(
