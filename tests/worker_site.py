@@ -155,7 +155,8 @@ def assert_recovers(
         f"a last failure like {expected!r}; {site.log} may say why",
     )
     site.wait_until_idle(project_id)
-    assert site.error(project_id) == ""
+    assert site.state(project_id)["error"] is None
+    assert re.search(expected, site.last_failure(project_id))
     assert "Traceback" not in site.log.read_text()
     assert_nothing_lost(site.backend, site.studio, project_id, rounds)
     return stored
