@@ -40,7 +40,7 @@ def resolved_addresses(host: str, port: int) -> list[str]:
     """The addresses of ``host`` as the system sees them; raises ``HostUnknown``."""
     try:
         answers = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    except (OSError, UnicodeError) as error:
+    except (OSError, ValueError) as error:
         raise HostUnknown(f"the host {host} is not known here; check its name and the DNS") from error
     return list(dict.fromkeys(str(answer[4][0]) for answer in answers))
 

@@ -19,6 +19,7 @@ from typing import Any
 import httpx
 
 from coreset_backend.errors import LabelStudioError, ProjectGone, Rejected, Unauthorized, Unreachable
+from coreset_backend.outbound import retry_after
 from coreset_backend.project import Json, Labels, Prediction, Snapshot, parse_snapshot, prediction_json
 
 log = logging.getLogger(__name__)
@@ -28,6 +29,7 @@ POOL_VERSION_PREFIX = "pool-"
 PAGE_SIZE = 1000
 PASSING = (500, 502, 503, 504)
 LONGEST_PAUSE = 30.0
+"""Seconds: a round is not held up for longer by what a busy Label Studio asks for."""
 # Label Studio recounts the whole project inside the import request: 34 s at 20,000 tasks.
 PATIENT = httpx.Timeout(30.0, read=600.0)
 ANNOTATED = {
@@ -162,14 +164,15 @@ class LabelStudio:
         for pause in (*self._pauses, None):
             try:
                 response = self._client.request(method, self.url + path, **options)
-            except httpx.HTTPError as error:
+            except (httpx.HTTPError, httpx.InvalidURL, UnicodeError) as error:
                 if pause is None or method != "GET":
                     raise Unreachable(_unreachable(self.url, error)) from error
             else:
                 busy = response.status_code == 429 or (method == "GET" and response.status_code in PASSING)
                 if pause is None or not busy:
                     return _answer(response, f"{method} {path}", expect)
-                pause = max(pause, _retry_after(response))
+                asked = retry_after(response.headers.get("retry-after")) or 0.0
+                pause = max(pause, min(asked, LONGEST_PAUSE))
             time.sleep(pause)
         raise AssertionError("the last try returns or raises")
 
@@ -382,12 +385,6 @@ def _unreachable(url: str, error: Exception) -> str:
         "Check that it runs and that LABEL_STUDIO_URL is its address as seen from here; "
         "inside a container 'localhost' is the container itself."
     )
-
-
-def _retry_after(response: httpx.Response) -> float:
-    """Seconds that the answer asks to wait, at most half a minute: a round is not held up for longer."""
-    asked = response.headers.get("retry-after", "")
-    return min(float(asked), LONGEST_PAUSE) if asked.isascii() and asked.isdecimal() else 0.0
 
 
 def _answer(response: httpx.Response, request: str, expect: Sequence[str]) -> Json:

@@ -13,11 +13,12 @@ PURE = {"errors", "settings", "project", "selection"}
 WORLD = {"images", "addresses", "model", "neighbors", "store", "label_studio"}
 MAY_IMPORT = {
     **{room: {"errors"} for room in PURE | {"images", "addresses", "model"}},
-    "images": {"errors", "addresses"},
+    "outbound": {"errors", "addresses"},
+    "images": {"errors", "addresses", "outbound"},
     "neighbors": {"errors", "sealed", "selection"},
     "sealed": {"errors"},
     "store": {"errors", "project", "sealed"},
-    "label_studio": {"errors", "project"},
+    "label_studio": {"errors", "outbound", "project"},
     "project_settings": {"errors", "settings", "selection"},
     "findings": {"store"},
     "tabs": {"errors", "project", "label_studio", "store", "findings"},

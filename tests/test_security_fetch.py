@@ -297,3 +297,51 @@ def test_an_address_that_climbs_out_of_the_uploads_is_not_asked_for(
             with pytest.raises(ImageError):
                 sources.read_image_bytes(site, 1, uri)
     assert label_studio.connections == 0
+
+
+WINDOWS = ["dataset1%5C1.jpg", "dataset1\\1.jpg", "%5Cdataset1%5C1.jpg", "dataset1%5Csub%5C..jpg"]
+
+
+@pytest.mark.parametrize("place", WINDOWS)
+def test_a_label_studio_on_windows_is_read_from_the_shared_folder_and_through_it(
+    new_site: Callable[..., Site], tmp_path: Path, place: str
+) -> None:
+    (tmp_path / "dataset1/sub").mkdir(parents=True)
+    (tmp_path / "dataset1/1.jpg").write_bytes(b"{}")
+    (tmp_path / "dataset1/sub/..jpg").write_bytes(b"{}")
+    label_studio = new_site()
+    uri = f"/data/local-files/?d={place}"
+    with wire_to(label_studio.url) as wire:
+        shared = sources.Site(httpx.URL(label_studio.url), tmp_path, wire, 1000)
+        assert sources.read_image_bytes(shared, 1, uri) == b"{}"
+        assert label_studio.connections == 0
+        remote = sources.Site(httpx.URL(label_studio.url), None, wire, 1000)
+        assert sources.read_image_bytes(remote, 1, uri) == b"{}"
+    [(path, headers)] = label_studio.came
+    assert path == f"/data/local-files/?d={place}".replace("\\", "%5C")
+    assert carries_secret(headers)
+
+
+def test_a_name_with_a_backslash_is_read_where_it_is_the_name_of_one_file(
+    new_site: Callable[..., Site], tmp_path: Path
+) -> None:
+    (tmp_path / "a\\b.jpg").write_bytes(b"one file")
+    with wire_to(new_site().url) as wire:
+        site = sources.Site(httpx.URL("http://labels.example"), tmp_path, wire, 1000)
+        assert sources.read_image_bytes(site, 1, "/data/local-files/?d=a%5Cb.jpg") == b"one file"
+
+
+@pytest.mark.parametrize(
+    "place",
+    ["..%5Csecret", "a%5C..%5C..%5Csecret", "a/..%5C../secret", "%5C..%5Csecret", "a%5C..", "..%255Csecret"],
+)
+def test_a_backslash_does_not_climb(new_site: Callable[..., Site], tmp_path: Path, place: str) -> None:
+    (tmp_path / "root/a").mkdir(parents=True)
+    (tmp_path / "secret").write_bytes(b"outside")
+    label_studio = new_site()
+    with wire_to(label_studio.url) as wire:
+        for root in (tmp_path / "root", None):
+            site = sources.Site(httpx.URL(label_studio.url), root, wire, 1000)
+            with pytest.raises(ImageError):
+                sources.read_image_bytes(site, 1, f"/data/local-files/?d={place}")
+    assert label_studio.connections == 0

@@ -17,7 +17,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from coreset_backend.addresses import Resolve, address_guard, resolved_addresses
-from coreset_backend.errors import ConfigError, ImageError, TooManyImageFailures
+from coreset_backend.errors import (
+    ConfigError,
+    CoresetError,
+    ImageError,
+    TooManyImageFailures,
+    memory_ran_out,
+)
 from coreset_backend.images.cache import PixelCache
 from coreset_backend.images.decode import DECODER, decoded_pixels
 from coreset_backend.images.sources import Site, read_image_bytes, shown_uri, uri_digest
@@ -198,7 +204,9 @@ class Images:
         found = self._cache.read(image.key, size)
         if found is not None:
             return found
-        pixels = self._fetched_pixels(image.task_id, image.uri, size)
+        # In a thread of its own, as all images are read: what ends a round is raised in the caller's.
+        with ThreadPoolExecutor(1, thread_name_prefix="images") as thread:
+            pixels = thread.submit(self._fetched_pixels, image.task_id, image.uri, size).result()
         self._cache.write(image.key, pixels, in_use_since_ns=0)
         return pixels
 
@@ -252,11 +260,23 @@ class Images:
             haul.keep(image, pixels, self._cache.write(image.key, pixels, started_ns))
 
     def _fetched_pixels(self, task_id: int, uri: str, size: int) -> Array:
+        """uint8[size, size, 3]; raises ``ImageError``, or what concerns more than one image.
+
+        The latter is a refused token, and memory that ran out.
+        """
         if not uri:
             raise ImageError(_NO_IMAGE)
-        data = read_image_bytes(self._site, task_id, uri)
-        with self._decoding:
-            return decoded_pixels(data, size, self._limits.max_pixels)
+        try:
+            data = read_image_bytes(self._site, task_id, uri)
+            with self._decoding:
+                return decoded_pixels(data, size, self._limits.max_pixels)
+        except CoresetError:
+            raise
+        except Exception as error:
+            if memory_ran_out(error):
+                raise
+            logger.exception("Task %d: an error that nobody foresaw", task_id)
+            raise ImageError(f"reading it failed in a way nobody foresaw ({type(error).__name__})") from error
 
     def _result(
         self, given: Sequence[tuple[int, str]], wanted: list[_Wanted], size: int, haul: _Haul

@@ -8,12 +8,12 @@ import stat
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import parse_qs, unquote_to_bytes, urlsplit
+from urllib.parse import parse_qs, unquote_to_bytes
 
 import httpx
 
 from coreset_backend.errors import ImageError
-from coreset_backend.images.wire import CLIMBS, Wire, climbs
+from coreset_backend.images.wire import CLIMBS, Wire, checked_url, climbs
 
 _SHOWN = 200
 
@@ -33,6 +33,8 @@ Source = Callable[[Site, int, str], bytes]
 
 def read_image_bytes(site: Site, task_id: int, uri: str) -> bytes:
     """The file behind ``uri`` of task ``task_id``; raises ``ImageError`` with a reason."""
+    if any("\ud800" <= char <= "\udfff" for char in uri):  # half of a surrogate pair, which JSON can carry
+        raise ImageError(f"{shown_uri(uri)!r} is no valid address")
     source = SOURCES.get(source_kind(site, uri))
     if source is None:
         raise ImageError(
@@ -54,7 +56,7 @@ def read_label_studio(site: Site, task_id: int, uri: str) -> bytes:
     path = _label_studio_path(site, uri)
     if climbs(path.partition("?")[0]):
         raise ImageError(CLIMBS)
-    return site.wire.get(_url(str(site.label_studio).rstrip("/") + path))
+    return site.wire.get(_url(str(site.label_studio).rstrip("/") + path.replace("\\", "%5C")))
 
 
 def read_local_file(site: Site, task_id: int, uri: str) -> bytes:
@@ -110,16 +112,23 @@ SOURCES: dict[str, Source] = {
 
 
 def shown_uri(uri: str) -> str:
-    """``uri`` fit for logs and pages: no password, no query of other hosts (signatures), no image in it."""
+    """``uri`` fit for logs and pages: no password, no query of other hosts (signatures), no image in it.
+
+    What cannot be printed (a line's end, half of a surrogate pair) is written as an escape.
+    """
     scheme, colon, rest = uri.partition(":")
     if colon and scheme.lower() == "data":
-        return f"data:{rest.partition(',')[0][:60]},… ({len(uri)} characters)"
+        return _printable(f"data:{rest.partition(',')[0][:60]},… ({len(uri)} characters)")
     if not uri.startswith("/"):
         uri = uri.partition("?")[0].partition("#")[0]
         start, slashes, place = uri.partition("//")
         host, slash, path = place.partition("/")
         uri = f"{start}{slashes}{host.rpartition('@')[2]}{slash}{path}"
-    return uri if len(uri) <= _SHOWN else f"{uri[:_SHOWN]}…"
+    return _printable(uri if len(uri) <= _SHOWN else f"{uri[:_SHOWN]}…")
+
+
+def _printable(text: str) -> str:
+    return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)
 
 
 def uri_digest(site: Site, uri: str, size: int, decoder: int) -> str:
@@ -141,30 +150,39 @@ def _label_studio_path(site: Site, uri: str) -> str:
 
 def _local_path(uri: str) -> str:
     """The ``d`` of ``uri``. Its percent-encoding is taken off once, as Label Studio does, never again."""
-    return parse_qs(urlsplit(uri).query).get("d", [""])[0].lstrip("/")
+    query = uri.partition("#")[0].partition("?")[2]
+    return parse_qs(query).get("d", [""])[0].lstrip("/\\")
 
 
 def _url(address: str) -> httpx.URL:
     try:
-        url = httpx.URL(address)
-        url.raw_host.decode("ascii")
+        return checked_url(address)
     except (httpx.InvalidURL, ValueError) as error:
         raise ImageError(f"{shown_uri(address)!r} is no valid address") from error
-    return url.copy_with(fragment=None)
 
 
 def _inside(root: Path, relative: str) -> Path:
-    """The real path of ``relative``, proven to lie in ``root`` after every link is followed."""
+    """The real path of ``relative``, proven to lie in ``root`` after every link is followed.
+
+    A Label Studio on Windows writes ``dataset1\\1.jpg``; here that may also be the name of one file.
+    """
     refused = ImageError(f"the file {relative!r} lies outside LOCAL_FILES_DOCUMENT_ROOT, which is refused")
-    if "\0" in relative or ".." in relative.replace("\\", "/").split("/"):
+    slashed = relative.replace("\\", "/")
+    if "\0" in relative or ".." in slashed.split("/"):
         raise refused
     try:
-        path = (root / relative).resolve(strict=True)
+        path = _resolved(root, relative, slashed)
         if not path.is_relative_to(root.resolve(strict=True)):
             raise refused
-    except (OSError, RuntimeError) as error:
+    except (OSError, RuntimeError, ValueError) as error:
         raise ImageError(f"no file {relative!r} in LOCAL_FILES_DOCUMENT_ROOT") from error
     return path
+
+
+def _resolved(root: Path, *spellings: str) -> Path:
+    """The real path of the first of ``spellings`` that exists below ``root``; or OSError."""
+    *first, last = (root / spelling for spelling in spellings)
+    return next((path for path in first if path.exists()), last).resolve(strict=True)
 
 
 def _read_regular_file(path: Path, relative: str, max_bytes: int) -> bytes:

@@ -6,7 +6,6 @@ holds passwords.
 """
 
 import contextlib
-import email.utils
 import http.cookiejar
 import logging
 import re
@@ -24,6 +23,7 @@ import httpx
 from coreset_backend.addresses import AddressGuard, HostUnknown
 from coreset_backend.errors import ImageError
 from coreset_backend.images.network import CheckedNetwork, CheckedTransport, Deadline
+from coreset_backend.outbound import retry_after
 
 CLIMBS = "the path climbs out of its folder (..), which is refused"
 
@@ -153,19 +153,19 @@ class Wire:
 
     def _redirected_url(self, url: httpx.URL, response: httpx.Response) -> httpx.URL:
         try:
-            target = url.join(response.headers.get("location", ""))
+            target = checked_url(url.join(response.headers.get("location", "")))
         except (httpx.InvalidURL, ValueError) as error:
             raise ImageError(f"{url.host} redirected to an address that is none") from error
         if self._is_label_studio(target) and "/user/login" in target.path:
             raise ImageError("Label Studio asked for a login; check LABEL_STUDIO_API_KEY")
-        return target.copy_with(fragment=None)
+        return target
 
     def _body(self, url: httpx.URL, response: httpx.Response) -> bytes:
         if response.status_code != 200:
             raise self._status_failure(url, response)
         limit = self._limits.max_bytes
         too_large = ImageError(f"the file has more than the {limit / 1e6:g} MB allowed")
-        if _whole_number(response.headers.get("content-length", "0")) > limit:
+        if _announced_bytes(response.headers.get("content-length", "")) > limit:
             raise too_large
         body = bytearray()
         for chunk in response.iter_raw():
@@ -181,7 +181,7 @@ class Wire:
         status = response.status_code
         who = "Label Studio" if self._is_label_studio(url) else url.host
         if status in _WORTH_ANOTHER_TRY:
-            wait_s = _retry_after(response.headers.get("retry-after"))
+            wait_s = retry_after(response.headers.get("retry-after"))
             return Unanswered(url, f"{who} answered {status}", wait_s)
         if status in (401, 403):
             return ImageError(f"{who} answered {status}: {self._who_is_refused(url)}")
@@ -220,10 +220,24 @@ class Wire:
         return _FILE_PATH.match(url.path, len(prefix)) is not None
 
 
+def checked_url(address: str | httpx.URL) -> httpx.URL:
+    """``address`` without its fragment; raises ``ValueError`` or ``httpx.InvalidURL`` where it is none.
+
+    httpx decodes the name of a host (``xn--…``) when it is asked for it, and raises then: here, not later.
+    """
+    url = httpx.URL(address).copy_with(fragment=None)
+    if url.host and not url.raw_host.isascii():
+        raise ValueError("the name of a host is ASCII")
+    return url
+
+
 def climbs(path: str) -> bool:
-    """True when ``path`` has a ``..`` part, a backslash or a NUL, however often it is percent-encoded."""
+    """True when ``path`` has a ``..`` part or a NUL, however often it is percent-encoded.
+
+    A backslash counts as a slash, as on the Windows machine that Label Studio may run on.
+    """
     for _ in range(5):
-        if "\\" in path or "\0" in path or ".." in path.split("/"):
+        if "\0" in path or ".." in path.replace("\\", "/").split("/"):
             return True
         unquoted = unquote(path)
         if unquoted == path:
@@ -250,7 +264,8 @@ def _readable_failures(url: httpx.URL, limits: Limits) -> Iterator[None]:
         if "CERTIFICATE" in str(error).upper():
             raise ImageError(f"the certificate of {url.host} is not trusted (VERIFY_SSL)") from error
         raise Unanswered(url, f"{url.host}:{_port(url)} does not accept connections") from error
-    except (httpx.InvalidURL, httpx.RemoteProtocolError) as error:  # httpx looks at Location, followed or not
+    # httpx looks at Location, followed or not, and lets errors of its parts through (IDNAError).
+    except (httpx.InvalidURL, httpx.RemoteProtocolError, UnicodeError) as error:
         raise ImageError(f"{url.host} redirected to an address that is none") from error
     except (httpcore.NetworkError, httpcore.ProtocolError) as error:
         raise Unanswered(url, f"the connection to {url.host} broke off") from error
@@ -258,7 +273,7 @@ def _readable_failures(url: httpx.URL, limits: Limits) -> Iterator[None]:
 
 def _drain(response: httpx.Response) -> None:
     """Read the few bytes of a redirect, so that its connection can be used again."""
-    if _whole_number(response.headers.get("content-length", "")) <= _SHORT_BODY:
+    if _announced_bytes(response.headers.get("content-length", "")) <= _SHORT_BODY:
         read = 0
         for chunk in response.iter_raw():
             read += len(chunk)
@@ -278,21 +293,9 @@ def _unpacked(data: bytes, encoding: str, limit: int) -> bytes:
         raise ImageError("the answer is packed, and damaged") from error
 
 
-def _retry_after(header: str | None) -> float | None:
-    """Seconds that a Retry-After header asks for; both of its forms, ``None`` when it has neither."""
-    if header is None:
-        return None
-    if header.strip().isdecimal():
-        return float(header)
-    try:
-        until = email.utils.parsedate_to_datetime(header).timestamp()
-    except ValueError:
-        return None
-    return max(0.0, until - time.time())
-
-
-def _whole_number(header: str) -> int:
-    return int(header) if header.isdecimal() else 0
+def _announced_bytes(header: str) -> float:
+    """The number in a Content-Length header, however long it is; 0 where it holds none."""
+    return float(header) if header.isascii() and header.isdecimal() else 0.0
 
 
 def _port(url: httpx.URL) -> int:
