@@ -4,23 +4,21 @@ Written against Label Studio Community 1.23.2 as it was seen to behave; a commen
 surprising. Every method raises Unreachable, Unauthorized or Rejected, never an error of httpx.
 """
 
-import base64
-import binascii
 import contextlib
 import json
 import logging
-import threading
 import time
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
 import httpx
 
-from coreset_backend.errors import LabelStudioError, ProjectGone, Rejected, Unauthorized, Unreachable
+from coreset_backend.errors import LabelStudioError, ProjectGone, Rejected, Unreachable
 from coreset_backend.outbound import retry_after
 from coreset_backend.project import Json, Labels, Prediction, Snapshot, parse_snapshot, prediction_json
+from coreset_backend.token_auth import TokenAuth, read_answer
 
 log = logging.getLogger(__name__)
 
@@ -45,15 +43,6 @@ IN_THE_BATCH = {
         {"filter": "filter:tasks:predictions_score", "operator": "empty", "type": "Number", "value": False}
     ],
 }
-LEGACY_TOKENS_OFF = (
-    "This organisation does not accept legacy tokens. Set LABEL_STUDIO_API_KEY to a personal access token "
-    "(Label Studio: Account & Settings > Personal Access Token), or allow legacy tokens under "
-    "Organization > API Tokens Settings."
-)
-TOKEN_REFUSED = (
-    "Label Studio does not accept the token in LABEL_STUDIO_API_KEY. Copy it again from "
-    "Account & Settings (personal access token or legacy token) of a user of this Label Studio."
-)
 
 
 Progress = Callable[[int, int], None]
@@ -62,65 +51,6 @@ Progress = Callable[[int, int], None]
 
 def _unwatched(_done: int, _total: int) -> None:
     """Progress that nobody watches."""
-
-
-class TokenAuth(httpx.Auth):
-    """Signs requests with either kind of key: a legacy token, or a personal access token.
-
-    A personal access token is a JWT that only buys access tokens, each good for five minutes; this
-    buys the next one shortly before the last expires. Safe to share between threads.
-    """
-
-    requires_response_body = True
-
-    def __init__(self, url: str, api_key: str) -> None:
-        self._refresh_url = f"{url}/api/token/refresh/"
-        self._api_key = api_key
-        self._personal = token_type(api_key) == "refresh"
-        self._access = ""
-        self._expires = 0.0
-        self._lock = threading.Lock()
-        if token_type(api_key) == "access":
-            raise Unauthorized(
-                "LABEL_STUDIO_API_KEY is an access token, which dies after five minutes. "
-                "Set it to the personal access token that it was bought with."
-            )
-
-    def sync_auth_flow(self, request: httpx.Request) -> Generator[httpx.Request, httpx.Response, None]:
-        if not self._personal:
-            request.headers["Authorization"] = f"Token {self._api_key}"
-            yield request
-            return
-        if time.monotonic() > self._expires:
-            yield from self._buy_access()
-        request.headers["Authorization"] = f"Bearer {self._access}"
-        response = yield request
-        if response.status_code == 401:
-            yield from self._buy_access()
-            request.headers["Authorization"] = f"Bearer {self._access}"
-            yield request
-
-    def _buy_access(self) -> Generator[httpx.Request, httpx.Response, None]:
-        response = yield httpx.Request("POST", self._refresh_url, json={"refresh": self._api_key})
-        response.read()
-        if response.status_code in (400, 401, 403):
-            raise Unauthorized(TOKEN_REFUSED)
-        answer = _answer(response, "POST /api/token/refresh/", ("access",))
-        with self._lock:
-            self._access = answer["access"]
-            self._expires = time.monotonic() + 240
-
-
-def token_type(api_key: str) -> str | None:
-    """``refresh`` for a personal access token, ``access`` for what it buys, None for a legacy token."""
-    parts = api_key.split(".")
-    if len(parts) != 3:
-        return None
-    try:
-        claims = json.loads(base64.urlsafe_b64decode(parts[1] + "=" * (-len(parts[1]) % 4)))
-    except (binascii.Error, ValueError):
-        return None
-    return claims.get("token_type") if isinstance(claims, dict) else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,7 +100,7 @@ class LabelStudio:
             else:
                 busy = response.status_code == 429 or (method == "GET" and response.status_code in PASSING)
                 if pause is None or not busy:
-                    return _answer(response, f"{method} {path}", expect)
+                    return read_answer(response, f"{method} {path}", expect)
                 asked = retry_after(response.headers.get("retry-after")) or 0.0
                 pause = max(pause, min(asked, LONGEST_PAUSE))
             time.sleep(pause)
@@ -384,24 +314,4 @@ def _unreachable(url: str, error: Exception) -> str:
         f"Label Studio at {url} does not answer ({type(error).__name__}: {error}). "
         "Check that it runs and that LABEL_STUDIO_URL is its address as seen from here; "
         "inside a container 'localhost' is the container itself."
-    )
-
-
-def _answer(response: httpx.Response, request: str, expect: Sequence[str]) -> Json:
-    if response.status_code == 401:
-        off = "legacy token" in response.text and "disabled" in response.text
-        raise Unauthorized(LEGACY_TOKENS_OFF if off else TOKEN_REFUSED)
-    if response.is_error:
-        raise Rejected(response.status_code, response.text, request)
-    if not response.content and not response.is_redirect and not expect:
-        return None
-    with contextlib.suppress(ValueError):  # a login page of something else, or half an answer
-        answer = response.json()
-        as_expected = not expect or (isinstance(answer, dict) and set(expect) <= set(answer))
-        if as_expected and not response.is_redirect:
-            return answer
-    raise Unreachable(
-        f"{request} was answered with {response.status_code} {response.headers.get('content-type', '')}, "
-        f"not with the JSON of a Label Studio: {response.text[:80]!r}. LABEL_STUDIO_URL does not seem to be "
-        "its address; with a sub-path it must be included."
     )
