@@ -16,6 +16,7 @@ from rq.serializers import JSONSerializer
 from coreset_backend.errors import ConfigError
 from coreset_backend.label_studio import LabelStudio
 from coreset_backend.project_settings import project_settings
+from coreset_backend.redaction import keep_secret
 from coreset_backend.settings import Settings
 from coreset_backend.store import Store
 
@@ -117,8 +118,10 @@ class Backend:
     def webhook_secret(self) -> str:
         """The secret that annotation webhooks must carry; looked up each time, as it may be restored or made
         anew."""
-        secret = self.settings.webhook_secret
-        return secret.get_secret_value() if secret else self.store.webhook_secret()
+        given = self.settings.webhook_secret
+        secret = given.get_secret_value() if given else self.store.webhook_secret()
+        keep_secret(secret)
+        return secret
 
     @property
     def basic_auth(self) -> tuple[str, str] | None:
@@ -188,5 +191,9 @@ def redis_connection(
             socket_timeout=30.0 if patient else timeout,
             health_check_interval=30,
         )
-    except ValueError as error:
-        raise ConfigError(f"REDIS_URL is no address of a Redis: {error}.") from None
+    except ValueError:  # whose words may quote half a password
+        raise ConfigError(
+            "REDIS_URL is no address of a Redis. Write redis://host:6379/0, with rediss:// for TLS, or "
+            "unix:///path. In its password the characters / @ : # ? % must be percent-encoded (/ is %2F); or "
+            "leave the password out and set REDIS_PASSWORD."
+        ) from None

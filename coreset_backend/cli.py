@@ -13,7 +13,8 @@ from coreset_backend import __version__
 from coreset_backend.backend import open_backend
 from coreset_backend.errors import CoresetError
 from coreset_backend.logs import configure_logging
-from coreset_backend.settings import Settings, read_settings
+from coreset_backend.redaction import redacted
+from coreset_backend.settings import Settings, absolute_paths, read_settings
 
 
 class Commands(click.Group):
@@ -22,9 +23,17 @@ class Commands(click.Group):
     def invoke(self, context: click.Context) -> Any:
         try:
             return super().invoke(context)
+        except click.ClickException as error:
+            error.message = redacted(error.message)  # type: ignore[misc]  # it may quote what was typed
+            raise
         except CoresetError as error:
             click.echo(f"Error: {error}", err=True)
             sys.exit(2)
+
+
+def say(text: str) -> None:
+    """Print what was found out elsewhere, without the secrets that it may quote."""
+    click.echo(redacted(text))
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
@@ -81,7 +90,7 @@ def serve() -> None:
     from coreset_backend.serve import gunicorn_command
 
     command = gunicorn_command(read_settings())
-    os.execv(command[0], command)
+    os.execve(command[0], command, dict(os.environ) | absolute_paths())
 
 
 @main.command()
@@ -112,10 +121,10 @@ def connect(project_id: int) -> None:
         secret=backend.webhook_secret,
         basic_auth=backend.basic_auth,
     ):
-        click.echo(done)
+        say(done)
     backend.store.register(project_id)
     request_round(backend, project_id, "connected")
-    click.echo("The first batch is being chosen; then press 'Label All Tasks' in Label Studio.")
+    say("The first batch is being chosen; then press 'Label All Tasks' in Label Studio.")
 
 
 @main.command()
@@ -127,7 +136,7 @@ def start(project_id: int) -> None:
     backend = open_backend(running_settings())
     backend.store.register(project_id)
     queued = request_round(backend, project_id, "started by hand", force=True)
-    click.echo("A round is queued." if queued else "A round is waiting already.")
+    say("A round is queued." if queued else "A round is waiting already.")
 
 
 @main.command()
@@ -137,7 +146,7 @@ def cancel(project_id: int) -> None:
     from coreset_backend.lifecycle import cancel_round
 
     stopped = cancel_round(open_backend(running_settings()), project_id)
-    click.echo("Cancelled. Annotators keep their batch." if stopped else "No round runs or waits.")
+    say("Cancelled. Annotators keep their batch." if stopped else "No round runs or waits.")
 
 
 @main.command()
@@ -147,7 +156,7 @@ def publish(project_id: int) -> None:
     from coreset_backend.lifecycle import publish_again
 
     queued = publish_again(open_backend(running_settings()), project_id)
-    click.echo("It is published in a moment." if queued else "A job of the project waits already.")
+    say("It is published in a moment." if queued else "A job of the project waits already.")
 
 
 @main.command()
@@ -158,7 +167,7 @@ def rollback(project_id: int, number: int) -> None:
     from coreset_backend.lifecycle import roll_back
 
     roll_back(open_backend(running_settings()), project_id, number)
-    click.echo(f"Rolled back to round {number}; it is published in a moment.")
+    say(f"Rolled back to round {number}; it is published in a moment.")
 
 
 @main.command()
@@ -172,11 +181,11 @@ def status(project_id: int | None, as_json: bool) -> None:
     project_ids = [project_id] if project_id else backend.store.projects()
     found = [project_status(backend, each) for each in project_ids]
     if as_json:
-        click.echo(json.dumps(found, indent=2))
+        say(json.dumps(found, indent=2))
     elif not found:
-        click.echo("No project is connected. Run `coreset-backend connect --project N`.")
+        say("No project is connected. Run `coreset-backend connect --project N`.")
     else:
-        click.echo("\n".join(line for each in found for line in status_lines(each)))
+        say("\n".join(line for each in found for line in status_lines(each)))
 
 
 file_option = click.Path(exists=True, dir_okay=False, path_type=Path)
@@ -223,9 +232,9 @@ def doctor(project_id: int | None) -> None:
     backend = open_backend(running_settings())
     sound = True
     for name, problems in examine(backend, [project_id] if project_id else backend.store.projects()):
-        click.echo(f"{'PROBLEM' if problems else 'ok     '}  {name}")
+        say(f"{'PROBLEM' if problems else 'ok     '}  {name}")
         for problem in problems:
-            click.echo(f"         {problem}")
+            say(f"         {problem}")
         sound = sound and not problems
     sys.exit(0 if sound else 1)
 
@@ -258,4 +267,4 @@ def simulate(
     for line in run_simulation(
         settings, read, strategies=strategies.split(","), batches=batches.split(","), **given
     ):
-        click.echo(line)
+        say(line)

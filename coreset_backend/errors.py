@@ -28,6 +28,8 @@ mistakes in pure functions.
 
 import errno
 
+from coreset_backend.redaction import redacted
+
 NO_MEMORY = (
     "out of memory",
     "ALLOC_FAILED",
@@ -43,7 +45,10 @@ NO_MEMORY = (
 
 
 class CoresetError(Exception):
-    """Anything this package raises on purpose."""
+    """Anything this package raises on purpose. Its message holds no secret, whatever it was made of."""
+
+    def __init__(self, message: str = "") -> None:
+        super().__init__(redacted(message))
 
 
 class ConfigError(CoresetError):
@@ -88,8 +93,9 @@ class Rejected(LabelStudioError):
     """Label Studio answered with an error: ``status`` and the first 200 characters of ``body``."""
 
     def __init__(self, status: int, body: str, request: str = "") -> None:
-        super().__init__(f"Label Studio answered {status} to {request or 'a request'}: {body[:200]}")
-        self.status, self.body = status, body[:200]
+        shown = redacted(body)[:200]  # cut first, half a secret would stay
+        super().__init__(f"Label Studio answered {status} to {request or 'a request'}: {shown}")
+        self.status, self.body = status, shown
 
 
 class ProjectGone(Rejected):

@@ -34,7 +34,7 @@ from coreset_backend.errors import (
 )
 from coreset_backend.failures import explained, usual_cause
 from coreset_backend.leases import LEASE_SECONDS, kept_alive, project_lease
-from coreset_backend.logs import about, redacted, secrets_of
+from coreset_backend.logs import about
 from coreset_backend.pretraining import (
     PRETRAINING_JOB,
     is_left_behind,
@@ -284,8 +284,7 @@ def _failed(backend: Backend, project_id: int, error: CoresetError, forced: int 
         _answer_forced(backend, project_id, forced)
         job.retries_left = 0
         job.save()
-    shown = redacted(str(error), secrets_of(backend.settings))  # it may quote what a server echoed
-    _say_failure(backend, project_id, shown, job, passing)
+    _say_failure(backend, project_id, str(error), job, passing)
 
 
 def _say_failure(backend: Backend, project_id: int, error: str, job: Job | None, passing: bool) -> None:

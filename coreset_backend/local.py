@@ -26,7 +26,7 @@ from coreset_backend.connect import connect
 from coreset_backend.demo_images import CLASSES, add_broken_files, make_images
 from coreset_backend.errors import ConfigError, CoresetError
 from coreset_backend.serve import gunicorn_command
-from coreset_backend.settings import Settings, read_settings
+from coreset_backend.settings import Settings, absolute_paths, read_settings
 from coreset_backend.show import DEMO_FOLDER, Show, perform
 
 log = logging.getLogger(__name__)
@@ -104,11 +104,11 @@ def run(
     with contextlib.ExitStack() as stack:
         stack.enter_context(_alone_in(settings.model_dir))
         _require_free_port(settings.port)
-        environment = dict(os.environ) | {"MODEL_DIR": str(settings.model_dir.absolute())}
+        environment = dict(os.environ) | absolute_paths()
         children: list[Child] = []
         stack.callback(stop_all, children)
         if not settings.redis_url:
-            redis, environment["REDIS_URL"] = embedded_redis(settings.model_dir.absolute(), stack)
+            redis, environment["REDIS_URL"] = embedded_redis(settings.model_dir, stack)
             children.append(redis)
             redis.start()
         server = None
@@ -302,7 +302,7 @@ def local_label_studio(
             "Label Studio is not installed here. `make run` installs it; or name a running one with "
             "LABEL_STUDIO_URL and LABEL_STUDIO_API_KEY."
         )
-    folder = settings.model_dir.absolute() / "label-studio"
+    folder = settings.model_dir / "label-studio"
     golden = demo.golden_data_dir(executable, root / ".label-studio/golden", report)
     data = demo.migrated_copy(golden, folder / "data")
     files = folder / "files"

@@ -1,30 +1,17 @@
 """Log lines: text or JSON, each saying which project and round it is about, and no secret in any."""
 
-import base64
 import json
 import logging
-import re
 import sys
-from collections.abc import Iterable
+import threading
 from contextvars import ContextVar
 from datetime import UTC, datetime
-from urllib.parse import unquote, urlsplit
+from types import TracebackType
 
-from pydantic import SecretStr
-
+from coreset_backend.redaction import redacted
 from coreset_backend.settings import Settings
 
-HIDDEN = "***"
-# What gives itself away, whoever's it is: credentials of HTTP, JWTs, signatures in addresses, user:pass@host.
-_GIVEAWAYS = (
-    (re.compile(r"\b(Token|Bearer|Basic)(\s+)[\w.~+/=-]{16,}", re.IGNORECASE), rf"\1\2{HIDDEN}"),
-    (re.compile(r"\beyJ[\w-]{5,}\.[\w-]{5,}\.[\w-]*"), HIDDEN),
-    (
-        re.compile(r"([?&][\w-]*(?:sig|token|secret|password|key|credential)[\w-]*=)[^&\s\"']+", re.I),
-        rf"\1{HIDDEN}",
-    ),
-    (re.compile(r"(://)[^/\s@\"']+@"), rf"\1{HIDDEN}@"),
-)
+log = logging.getLogger(__name__)
 _about: ContextVar[tuple[tuple[str, int], ...]] = ContextVar("about", default=())
 
 
@@ -33,36 +20,15 @@ def about(**what: int) -> None:
     _about.set(tuple(what.items()))
 
 
-def secrets_of(settings: Settings) -> tuple[str, ...]:
-    """Everything in the settings that no log line and no answer may hold, the longest first."""
-    held = (getattr(settings, name) for name in Settings.model_fields)
-    found = {value.get_secret_value() for value in held if isinstance(value, SecretStr)}
-    if settings.basic_auth_user and settings.basic_auth_pass:
-        pair = f"{settings.basic_auth_user}:{settings.basic_auth_pass.get_secret_value()}"
-        found.add(base64.b64encode(pair.encode()).decode())
-    if password := urlsplit(settings.redis_url or "").password:
-        found |= {password, unquote(password)}
-    return tuple(sorted((secret for secret in found if len(secret) > 3), key=len, reverse=True))
-
-
-def redacted(text: str, secrets: Iterable[str]) -> str:
-    """``text`` with ``secrets``, and whatever looks like one, replaced by three stars."""
-    for secret in secrets:
-        text = text.replace(secret, HIDDEN)
-    for pattern, instead in _GIVEAWAYS:
-        text = pattern.sub(instead, text)
-    return text
-
-
 class Lines(logging.Formatter):
     """One line of text for each record or, with ``as_json``, one JSON object."""
 
-    def __init__(self, secrets: Iterable[str], as_json: bool) -> None:
+    def __init__(self, as_json: bool) -> None:
         super().__init__("%(message)s" if as_json else "%(asctime)s %(levelname)s %(name)s: %(message)s")
-        self._secrets, self._as_json = tuple(secrets), as_json
+        self._as_json = as_json
 
     def format(self, record: logging.LogRecord) -> str:
-        text = redacted(super().format(record), self._secrets)
+        text = redacted(super().format(record))
         if not self._as_json:
             return text
         line = {
@@ -76,9 +42,29 @@ class Lines(logging.Formatter):
 
 
 def configure_logging(settings: Settings) -> None:
-    """Have this process log to standard error as the settings say."""
+    """Have this process log to standard error as the settings say, what nobody catches included."""
+    form = Lines(settings.log_format == "json")
     lines = logging.StreamHandler(sys.stderr)
-    lines.setFormatter(Lines(secrets_of(settings), settings.log_format == "json"))
+    lines.setFormatter(form)
     logging.basicConfig(level=settings.log_level, handlers=[lines], force=True)
     for name in ("httpx", "httpcore", "urllib3"):  # whole addresses and headers, of every request
         logging.getLogger(name).setLevel(logging.WARNING)
+    for name in ("gunicorn.error", "gunicorn.access"):  # they have handlers of their own
+        for handler in logging.getLogger(name).handlers:
+            handler.setFormatter(form)
+    sys.excepthook = _log_uncaught
+    threading.excepthook = _log_uncaught_in_thread
+
+
+def _log_uncaught(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
+    """Python's own hook would print what the error holds."""
+    if not issubclass(kind, KeyboardInterrupt):
+        log.critical("an unexpected error ends the process", exc_info=(kind, error, traceback))
+
+
+def _log_uncaught_in_thread(failed: threading.ExceptHookArgs) -> None:
+    name = failed.thread.name if failed.thread else "?"
+    error = failed.exc_value or failed.exc_type()
+    log.critical(
+        "an unexpected error ends thread %s", name, exc_info=(failed.exc_type, error, failed.exc_traceback)
+    )

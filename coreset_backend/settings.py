@@ -1,16 +1,36 @@
 """Settings: one frozen value, read once from the environment; names that nobody knows are refused."""
 
+import base64
+import codecs
 import os
+import unicodedata
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
+from urllib.parse import unquote
 
-from pydantic import AliasChoices, Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic import (
+    AliasChoices,
+    Field,
+    SecretStr,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from coreset_backend.errors import ConfigError
+from coreset_backend.redaction import keep_secret, redacted
 
 PREFIX = "CORESET_"
 SECRETS = ("label_studio_api_key", "redis_password", "basic_auth_pass", "webhook_secret")
+SENT_AS_HEADERS = ("label_studio_api_key", "webhook_secret")
+ADDRESSES = ("label_studio_url", "label_studio_browser_url", "url", "redis_url")
+PATHS = ("model_dir", "local_files_document_root", "weights")
+# What editors and copying leave around a value, besides the white space that `strip` knows.
+INVISIBLE = "\ufeff\u200b\u200c\u200d\u2060\x00"
+QUOTATION_MARKS = (('"', '"'), ("'", "'"), ("\u201c", "\u201d"), ("\u2018", "\u2019"))
 
 
 def _environment(*names: str) -> AliasChoices:
@@ -20,7 +40,9 @@ def _environment(*names: str) -> AliasChoices:
 class Settings(BaseSettings):
     """What the environment says; every field's description is its line in the README's table.
 
-    A secret can also be given as ``<NAME>_FILE``, the path of a file that holds it.
+    A secret can also be given as ``<NAME>_FILE``, the path of a file that holds it. Around every value
+    white space, line ends, a byte order mark and one pair of quotation marks are dropped; a value that is
+    empty then counts as not set.
     """
 
     model_config = SettingsConfigDict(
@@ -42,6 +64,7 @@ class Settings(BaseSettings):
     )
     redis_url: str | None = Field(
         None,
+        repr=False,
         validation_alias=_environment("REDIS_URL"),
         description="Redis to use; unset: `run` starts a private one",
     )
@@ -163,6 +186,18 @@ class Settings(BaseSettings):
         (), description="Private hosts or networks that images may come from, separated by commas"
     )
 
+    @model_validator(mode="before")
+    @classmethod
+    def _without_what_surrounds_values(cls, values: Mapping[str, Any]) -> dict[str, Any]:
+        cleaned = {name: clean(v) if isinstance(v, str) else v for name, v in values.items()}
+        return {name: value for name, value in cleaned.items() if value != ""}
+
+    @field_validator(*PATHS)
+    @classmethod
+    def _absolute(cls, value: Path | None) -> Path | None:
+        """The same folder for every process, also one that changes its directory."""
+        return value and value.expanduser().absolute()
+
     @field_validator("label_studio_url", "label_studio_browser_url", "url")
     @classmethod
     def _http_address(cls, value: str | None) -> str | None:
@@ -175,6 +210,15 @@ class Settings(BaseSettings):
     def _separated_by_commas(cls, value: object) -> object:
         if isinstance(value, str):
             return tuple(host.strip() for host in value.split(",") if host.strip())
+        return value
+
+    @field_validator("*", mode="before")  # the last is run first
+    @classmethod
+    def _printable(cls, value: object, about: ValidationInfo) -> object:
+        if isinstance(value, str):
+            _refuse_control_characters(value)
+            if about.field_name in SENT_AS_HEADERS:
+                _refuse_what_no_header_holds(value)
         return value
 
     @model_validator(mode="after")
@@ -206,17 +250,92 @@ def environment_names() -> dict[str, tuple[str, ...]]:
     return names
 
 
+def clean(value: str) -> str:
+    """The value without what surrounds it by accident: white space, line ends, a BOM, a pair of quotation
+    marks.
+    """
+    bare = value.strip().strip(INVISIBLE).strip()
+    for opening, closing in QUOTATION_MARKS:
+        inside = bare[1:-1]
+        if len(bare) > 1 and bare[0] == opening and bare[-1] == closing and opening not in inside:
+            return inside.strip()
+    return bare
+
+
+def _refuse_control_characters(value: str) -> None:
+    for place, character in enumerate(value, 1):
+        if unicodedata.category(character) in ("Cc", "Zl", "Zp"):
+            what = (
+                "a line break"
+                if character in "\r\n\x85\u2028\u2029"
+                else f"the control character {character!r}"
+            )
+            raise ValueError(f"character {place} of {len(value)} is {what}; write one value on one line")
+
+
+def _refuse_what_no_header_holds(value: str) -> None:
+    for place, character in enumerate(value, 1):
+        if not "!" <= character <= "~":
+            name = unicodedata.name(character, "unknown").lower()
+            raise ValueError(
+                f"character {place} of {len(value)} is '{name}', which cannot be sent; copy the value again, "
+                "without spaces, accents or words around it"
+            )
+
+
 def read_settings(**given: Any) -> Settings:
     """The settings of this process's environment, with ``given`` on top.
 
-    Raises ConfigError naming each variable that is unknown or malformed, what came and what is known.
+    Raises ConfigError naming each variable that is unknown or malformed, what came and what is known. From
+    then on no error and no line of the log shows a secret of them.
     """
     names = environment_names()
     _refuse_unknown({name for group in names.values() for name in group})
+    _keep_secrets_of_the_environment(names)
     try:
-        return Settings(**{**_secrets_from_files(), **given})
+        settings = Settings(**{**_secrets_from_files(), **given})
     except ValidationError as error:
-        raise ConfigError("\n".join(_complaint(item, names) for item in error.errors())) from None
+        wrong = [item for item in error.errors() if item["type"] != "default_factory_not_called"]
+        raise ConfigError("\n".join(_complaint(item, names) for item in wrong)) from None
+    keep_secrets_of(settings)
+    return settings
+
+
+def _keep_secrets_of_the_environment(names: Mapping[str, tuple[str, ...]]) -> None:
+    """Also of values that turn out to be malformed: what is said about them must not show them."""
+    for field in SECRETS:
+        keep_secret(*(clean(os.environ.get(name, "")) for name in names[field]))
+    variables = [name for field in ADDRESSES for name in names[field]]
+    variables += [name for name in os.environ if name.lower().endswith("_proxy")]
+    _keep_passwords(os.environ.get(name, "") for name in variables)
+
+
+def keep_secrets_of(settings: Settings) -> None:
+    """Have `redacted` hide every secret of the settings, in addresses and in a Basic login too."""
+    held = [getattr(settings, field) for field in SECRETS]
+    keep_secret(*(secret.get_secret_value() for secret in held if secret))
+    _keep_passwords(getattr(settings, field) or "" for field in ADDRESSES)
+    if settings.basic_auth_user and settings.basic_auth_pass:
+        pair = f"{settings.basic_auth_user}:{settings.basic_auth_pass.get_secret_value()}"
+        keep_secret(base64.b64encode(pair.encode()).decode())
+
+
+def _keep_passwords(addresses: Iterable[str]) -> None:
+    """Of addresses like ``scheme://user:password@host``, of malformed ones too."""
+    for address in addresses:
+        login = address.rpartition("@")[0].rpartition("://")[2]
+        password = login.partition(":")[2]
+        keep_secret(password, unquote(password))
+
+
+def absolute_paths() -> dict[str, str]:
+    """The variables of this environment that name files or folders, for a process with another directory."""
+    names = environment_names()
+    variables = [name for field in PATHS for name in names[field]]
+    variables += [f"{name}_FILE" for field in SECRETS for name in names[field]]
+    found = {name: clean(os.environ[name]) for name in variables if name in os.environ}
+    made = {name: str(Path(path).expanduser().absolute()) for name, path in found.items() if path}
+    return {"MODEL_DIR": str(Path("data").absolute())} | made
 
 
 def _refuse_unknown(known: set[str]) -> None:
@@ -231,7 +350,8 @@ def secret_files() -> dict[str, Path]:
     """The files that this process's environment names as those of secrets, by the variable's name."""
     names = environment_names()
     asked = [f"{name}_FILE" for field in SECRETS for name in names[field]]
-    return {name: Path(os.environ[name]) for name in asked if os.environ.get(name)}
+    found = {name: clean(os.environ.get(name, "")) for name in asked}
+    return {name: Path(path).expanduser() for name, path in found.items() if path}
 
 
 def _secrets_from_files() -> dict[str, str]:
@@ -242,16 +362,26 @@ def _secrets_from_files() -> dict[str, str]:
 
 def _read_secret(name: str, path: Path) -> str:
     try:
-        secret = path.read_text().strip()
+        secret = clean(_decoded(path.read_bytes()))
     except OSError as error:
         raise ConfigError(f"{name} names {path}, which cannot be read: {error.strerror}.") from None
+    except UnicodeDecodeError:
+        raise ConfigError(f"{name} names {path}, which is no UTF-8 text. Save it again as UTF-8.") from None
     if not secret:
         raise ConfigError(f"{name} names {path}, which is empty.")
+    keep_secret(secret)
     return secret
 
 
-def _complaint(item: Any, names: dict[str, tuple[str, ...]]) -> str:
-    field = str(item["loc"][0]) if item["loc"] else ""
-    name = names.get(field, (field,))[0]
-    came = "" if field in SECRETS or not field else f" (it is {str(item['input'])[:80]!r})"
-    return f"{name or 'Settings'}: {item['msg'].removeprefix('Value error, ')}{came}"
+def _decoded(content: bytes) -> str:
+    """The text of a file; PowerShell's ``>`` writes UTF-16."""
+    utf16 = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    return content.decode("utf-16" if utf16 else "utf-8-sig")
+
+
+def _complaint(item: Any, names: Mapping[str, tuple[str, ...]]) -> str:
+    came_as = str(item["loc"][0]) if item["loc"] else ""
+    field = next((field for field, known in names.items() if came_as in (field, *known)), "")
+    name = came_as if came_as != field else names[field][0] if field else "Settings"
+    came = "" if field in SECRETS or not field else f" (it is {redacted(str(item['input']))[:80]!r})"
+    return f"{name}: {item['msg'].removeprefix('Value error, ')}{came}"

@@ -12,6 +12,7 @@ from typing import Any
 import httpx
 
 from coreset_backend.errors import Rejected, Unauthorized, Unreachable
+from coreset_backend.redaction import keep_secret, redacted
 
 LEGACY_TOKENS_OFF = (
     "This organisation does not accept legacy tokens. Set LABEL_STUDIO_API_KEY to a personal access token "
@@ -39,6 +40,7 @@ class TokenAuth(httpx.Auth):
         self._personal = token_type(api_key) == "refresh"
         self._access = ""
         self._expires = 0.0
+        keep_secret(api_key)
         self._lock = threading.Lock()
         if token_type(api_key) == "access":
             raise Unauthorized(
@@ -67,6 +69,7 @@ class TokenAuth(httpx.Auth):
             raise Unauthorized(TOKEN_REFUSED)
         answer = read_answer(response, "POST /api/token/refresh/", ("access",))
         with self._lock:
+            keep_secret(answer["access"], instead_of=self._access)
             self._access = answer["access"]
             self._expires = time.monotonic() + 240
 
@@ -102,6 +105,6 @@ def read_answer(response: httpx.Response, request: str, expect: Sequence[str]) -
             return answer
     raise Unreachable(
         f"{request} was answered with {response.status_code} {response.headers.get('content-type', '')}, "
-        f"not with the JSON of a Label Studio: {response.text[:80]!r}. LABEL_STUDIO_URL does not seem to be "
-        "its address; with a sub-path it must be included."
+        f"not with the JSON of a Label Studio: {redacted(response.text)[:80]!r}. LABEL_STUDIO_URL does not "
+        "seem to be its address; with a sub-path it must be included."
     )

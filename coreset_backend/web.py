@@ -28,7 +28,6 @@ from coreset_backend.history import project_history
 from coreset_backend.incoming import connected_project, current_backend, json_body, named_project
 from coreset_backend.jobs import request_round
 from coreset_backend.lifecycle import cancel_round, publish_again, roll_back
-from coreset_backend.logs import redacted, secrets_of
 from coreset_backend.metrics import CONTENT_TYPE, measure_app, metrics_text
 from coreset_backend.openapi import description
 from coreset_backend.overview import progress, project_overview
@@ -252,7 +251,6 @@ def _answer_error(error: Exception) -> tuple[Response, int]:
     if isinstance(error, CoresetError):
         status = next(code for kind, code in STATUS.items() if isinstance(error, kind))
         log.warning("%s: %s: %s", error_id, type(error).__name__, error)
-        words = redacted(str(error), secrets_of(current_backend().settings))
-        return jsonify(error=words, error_id=error_id, status=status), status
+        return jsonify(error=str(error), error_id=error_id, status=status), status
     log.exception("%s: %s %s failed", error_id, request.method, request.path)
     return jsonify(error=f"An unexpected error; the log has it under {error_id}.", error_id=error_id), 500

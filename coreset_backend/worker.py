@@ -16,6 +16,7 @@ from rq import Queue, Worker
 from rq.exceptions import AbandonedJobError, DeserializationError
 from rq.executions import Execution
 from rq.job import Job
+from rq.registry import StartedJobRegistry
 from rq.serializers import JSONSerializer
 
 from coreset_backend.backend import Backend, OurJob, OurQueue
@@ -24,6 +25,7 @@ from coreset_backend.failures import OVERDUE
 from coreset_backend.heartbeats import HEARTBEAT_SECONDS, alive_key
 from coreset_backend.jobs import ROUND_JOB, free_lease, lost
 from coreset_backend.pretraining import PRETRAINING_JOB
+from coreset_backend.redaction import redacted
 
 log = logging.getLogger(__name__)
 PR_SET_PDEATHSIG = 1
@@ -83,6 +85,17 @@ class RoundWorker(Worker):
         if isinstance(error, Exception) and memory_ran_out(error):
             os._exit(1)
         super().handle_exception(job, *exc_info)
+
+    def handle_job_failure(
+        self,
+        job: Job,
+        queue: Queue,
+        started_job_registry: StartedJobRegistry | None = None,
+        exc_string: str = "",
+        execution: Execution | None = None,
+    ) -> None:
+        """As RQ's, which keeps the traceback in Redis, with whatever the errors of libraries quote."""
+        super().handle_job_failure(job, queue, started_job_registry, redacted(exc_string), execution)
 
     def wait_for_horse(self) -> tuple[int | None, int | None, Any]:
         """As RQ's, which loses how the process ended if its alarm of every five seconds rings just then."""

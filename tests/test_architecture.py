@@ -13,13 +13,16 @@ PURE = {"errors", "settings", "project", "selection"}
 WORLD = {"images", "addresses", "model", "neighbors", "store", "label_studio"}
 MAY_IMPORT = {
     **{room: {"errors"} for room in PURE | {"images", "addresses", "model"}},
+    "redaction": set(),
+    "errors": {"redaction"},
+    "settings": {"errors", "redaction"},
     "outbound": {"errors", "addresses"},
     "images": {"errors", "addresses", "outbound"},
     "neighbors": {"errors", "sealed", "selection"},
     "sealed": {"errors"},
     "store": {"errors", "project", "sealed"},
     "label_studio": {"errors", "outbound", "project", "token_auth"},
-    "token_auth": {"errors"},
+    "token_auth": {"errors", "redaction"},
     "project_settings": {"errors", "settings", "selection"},
     "findings": {"store"},
     "tabs": {"errors", "project", "label_studio", "store", "findings"},
@@ -37,7 +40,7 @@ MAY_IMPORT = {
     | WORLD
     | {"backend", "answers", "batch", "embeddings", "evaluation", "evidence", "figures", "layout"}
     | {"pretraining", "progress", "project_settings", "tabs"},
-    "logs": {"settings"},
+    "logs": {"settings", "redaction"},
     "progress": {"errors", "backend"},
     "counts": {"errors", "backend"},
     "incoming": {"backend", "project"},
@@ -47,7 +50,7 @@ MAY_IMPORT = {
     "pretraining": {"errors", "backend", "settings", "progress", "sealed", "store", "images", "model"},
     "lifecycle": {"errors", "backend", "jobs", "leases"},
     "heartbeats": {"errors", "backend"},
-    "worker": {"errors", "backend", "failures", "jobs", "heartbeats", "pretraining"},
+    "worker": {"errors", "redaction", "backend", "failures", "jobs", "heartbeats", "pretraining"},
     "metrics": {"errors", "backend", "store", "heartbeats", "progress", "counts"},
     "openapi": {"access", "connect"},
     "serve": {"errors", "settings"},
@@ -94,7 +97,7 @@ MAY_IMPORT = {
         "model",
     },
     "select_files": {"errors", "selection", "neighbors"},
-    "backend": {"errors", "settings", "project_settings", "label_studio", "store", "images"},
+    "backend": {"errors", "redaction", "settings", "project_settings", "label_studio", "store", "images"},
 }
 DOORS = {
     "torch": {"model"},

@@ -1,0 +1,84 @@
+"""Keeps secrets out of every text: errors, logs, pages, answers and Redis.
+
+A process tells `keep_secret` each secret that it learns. `redacted` then hides it in any text, in whatever
+form a library writes it: percent-encoded, base64, escaped as in `repr` and JSON.
+"""
+
+import base64
+import html
+import json
+import re
+from collections.abc import Iterator
+from functools import lru_cache
+from urllib.parse import quote, quote_plus
+
+HIDDEN = "***"
+SHORTEST = 4
+"""Characters of the shortest secret that is hidden: a shorter one would be found in ordinary words."""
+UNMISTAKABLE = 8
+"""A secret of fewer characters is hidden as a whole word only, a longer one inside of words too."""
+LEAST_BASE64 = 6
+"""Characters of a secret's base64 that belong to it alone; with fewer, other texts would match."""
+# What gives itself away, whoever's it is: credentials of HTTP, JWTs, signatures in addresses, user:pass@host.
+_SECRET_NAME = r"[\w-]*(?:sig|token|secret|passwo?r?d|key|credential)[\w-]*"
+_GIVEAWAYS = (
+    (re.compile(r"\b(Token|Bearer|Basic)(\s+)[\w.~+/=-]{16,}", re.IGNORECASE), rf"\1\2{HIDDEN}"),
+    (re.compile(r"\beyJ[\w-]{5,}\.[\w-]{5,}\.[\w-]*"), HIDDEN),
+    (re.compile(rf"((?:[?&]|%3F|%26){_SECRET_NAME}(?:=|%3D))(?:(?!%26)[^&\s\"'])+", re.I), rf"\1{HIDDEN}"),
+    (re.compile(rf"((['\"]){_SECRET_NAME}\2\s*:\s*(['\"]))(?:(?!\3)[^\\]|\\.)+", re.I), rf"\1{HIDDEN}"),
+    (re.compile(r"(://)[^/\s@\"']+@"), rf"\1{HIDDEN}@"),
+)
+_kept: set[str] = set()
+
+
+def keep_secret(*secrets: str | None, instead_of: str = "") -> None:
+    """Hide these in whatever `redacted` returns from now on; ``instead_of`` is one that has died."""
+    _kept.discard(instead_of)
+    for secret in secrets:
+        if secret and len(secret) >= SHORTEST:
+            _kept.add(secret)
+
+
+def redacted(text: str) -> str:
+    """``text`` with every kept secret, and whatever looks like a secret, replaced by three stars."""
+    if _kept:
+        text = _pattern(frozenset(_kept)).sub(HIDDEN, text)
+    for pattern, instead in _GIVEAWAYS:
+        text = pattern.sub(instead, text)
+    return text
+
+
+@lru_cache(maxsize=4)
+def _pattern(secrets: frozenset[str]) -> re.Pattern[str]:
+    """Matches every form of each secret, the longest first: one secret may begin with another."""
+    forms = {form: pattern for secret in secrets for form, pattern in _forms(secret)}
+    longest_first = sorted(forms, key=len, reverse=True)
+    return re.compile("|".join(forms[form] for form in longest_first))
+
+
+def _forms(secret: str) -> Iterator[tuple[str, str]]:
+    """(form, regular expression for it) for each way in which libraries write the secret."""
+    whole_word = len(secret) < UNMISTAKABLE
+    for form in {
+        secret,
+        json.dumps(secret)[1:-1],
+        repr(secret)[1:-1],
+        repr(secret.encode())[2:-1],
+        html.escape(secret),
+    }:
+        yield form, rf"(?<!\w){re.escape(form)}(?!\w)" if whole_word else re.escape(form)
+    for form in {quote(secret), quote(secret, safe=""), quote_plus(secret)} - {secret}:
+        yield form, f"(?i:{re.escape(form)})"
+    for form in _in_base64(secret.encode()):
+        yield form, rf"[\w+/-]*{re.escape(form)}[\w+/=-]*"
+
+
+def _in_base64(secret: bytes) -> Iterator[str]:
+    """What the secret alone decides of a base64 text, at each of its three places within a longer one."""
+    for before in range(3):
+        encoded = base64.b64encode(bytes(before) + secret).decode().rstrip("=")
+        first = (0, 2, 3)[before]  # characters that what stands before it has a part in
+        last = len(encoded) - bool((before + len(secret)) % 3)
+        if last - first >= LEAST_BASE64:
+            yield encoded[first:last]
+            yield encoded[first:last].translate(str.maketrans("+/", "-_"))
