@@ -114,6 +114,13 @@ class AddressGuard:
                 )
         return addresses
 
+    def is_allowed(self, host: str, port: int) -> bool:
+        """Whether ``host``, a name or an address, is allowed as it is written, without asking the DNS."""
+        try:
+            return self._has_name(host, port) or self._has_network(host, port)
+        except ValueError:
+            return False
+
     def _has_name(self, host: str, port: int) -> bool:
         name = plain_name(host)
         return (name, None) in self.names or (name, port) in self.names

@@ -104,6 +104,7 @@ class Backend:
             allowed_hosts=settings.allowed_hosts,
             local_files_root=settings.local_files_document_root,
             verify=settings.verify_ssl,
+            browser_url=settings.label_studio_browser_url,
         )
 
     @cached_property

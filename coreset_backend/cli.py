@@ -227,15 +227,16 @@ def select(as_json: bool, **given: Any) -> None:
 @click.option("--project", "project_id", type=click.IntRange(1), help="Only this one of the projects.")
 def doctor(project_id: int | None) -> None:
     """Check store, Redis, worker, web, Label Studio and every project; says the fix for each problem."""
-    from coreset_backend.doctor import examine
+    from coreset_backend.doctor import Note, examine
 
     backend = open_backend(running_settings())
     sound = True
-    for name, problems in examine(backend, [project_id] if project_id else backend.store.projects()):
-        say(f"{'PROBLEM' if problems else 'ok     '}  {name}")
-        for problem in problems:
-            say(f"         {problem}")
-        sound = sound and not problems
+    for name, lines in examine(backend, [project_id] if project_id else backend.store.projects()):
+        is_sound = all(isinstance(line, Note) for line in lines)
+        say(f"{'ok     ' if is_sound else 'PROBLEM'}  {name}")
+        for line in lines:
+            say(f"         {line}")
+        sound = sound and is_sound
     sys.exit(0 if sound else 1)
 
 

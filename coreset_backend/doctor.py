@@ -23,8 +23,12 @@ CONTAINER_SECRETS = Path("/run/secrets")
 Check = Callable[[Backend], Iterator[str]]
 
 
+class Note(str):
+    """A line that says how things are, and is no problem."""
+
+
 def examine(backend: Backend, project_ids: list[int]) -> Iterator[tuple[str, list[str]]]:
-    """(what was checked, its problems in a line each with the fix) for every check; none when it is sound."""
+    """(what was checked, a line for each problem, with its fix, and each ``Note``) for every check."""
     for name, check in CHECKS.items():
         yield name, _found(check, backend)
     for project_id in project_ids:
@@ -118,6 +122,9 @@ def _first_image(backend: Backend, label_studio: LabelStudio, project_id: int) -
     if first is None:
         raise ProjectError("The project has no task yet. Import images into it.")
     task = parse_task(first, config)
+    mapped = backend.images.mapped(task.uri)
+    if mapped:
+        yield Note(f"Images at {mapped} are read from Label Studio at {label_studio.url}.")
     failure = backend.images.check(task.task_id, task.uri)
     if failure:
         yield f"The image of task {task.task_id} cannot be read: {failure}"

@@ -117,7 +117,8 @@ class Settings(BaseSettings):
     )
     label_studio_browser_url: str | None = Field(
         None,
-        description="Address of Label Studio in a person's browser, for links; unset: LABEL_STUDIO_URL",
+        description="Address of Label Studio in a person's browser, for links and in tasks; "
+        "unset: LABEL_STUDIO_URL",
     )
     webhook_secret: SecretStr | None = Field(
         None, description="Secret on annotation webhooks; unset: made once and kept in MODEL_DIR"

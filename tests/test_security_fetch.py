@@ -15,6 +15,7 @@ from serving import serving
 from coreset_backend.addresses import AddressRefused, address_guard
 from coreset_backend.errors import ImageError, LabelStudioError
 from coreset_backend.images import sources
+from coreset_backend.images.own_addresses import OwnAddresses
 from coreset_backend.images.wire import Limits, Wire
 from coreset_backend.label_studio import LabelStudio, TokenAuth
 
@@ -87,6 +88,10 @@ def wire_to(label_studio: str, allowed: tuple[str, ...] = (), resolve: Any = Non
         yield wire
     finally:
         wire.close()
+
+
+def own(label_studio: str) -> OwnAddresses:
+    return OwnAddresses(httpx.URL(label_studio), httpx.URL(label_studio))
 
 
 # Spellings of http://127.0.0.1:{port}/ that some program, somewhere, has followed; and other inner places.
@@ -273,7 +278,7 @@ def test_local_files_are_read_below_their_root_only(
     os.mkfifo(inside / "pipe")
     label_studio = new_site()
     with wire_to(label_studio.url) as wire:
-        site = sources.Site(httpx.URL(label_studio.url), tmp_path / "root", wire, 1000)
+        site = sources.Site(own(label_studio.url), tmp_path / "root", wire, 1000)
 
         def read(where: str) -> bytes:
             return sources.read_image_bytes(site, 1, f"/data/local-files/?d={where}")
@@ -292,7 +297,7 @@ def test_an_address_that_climbs_out_of_the_uploads_is_not_asked_for(
 ) -> None:
     label_studio = new_site()
     with wire_to(label_studio.url) as wire:
-        site = sources.Site(httpx.URL(label_studio.url), None, wire, 1000)
+        site = sources.Site(own(label_studio.url), None, wire, 1000)
         for uri in (path, f"/data/local-files/?d={path}"):
             with pytest.raises(ImageError):
                 sources.read_image_bytes(site, 1, uri)
@@ -312,10 +317,10 @@ def test_a_label_studio_on_windows_is_read_from_the_shared_folder_and_through_it
     label_studio = new_site()
     uri = f"/data/local-files/?d={place}"
     with wire_to(label_studio.url) as wire:
-        shared = sources.Site(httpx.URL(label_studio.url), tmp_path, wire, 1000)
+        shared = sources.Site(own(label_studio.url), tmp_path, wire, 1000)
         assert sources.read_image_bytes(shared, 1, uri) == b"{}"
         assert label_studio.connections == 0
-        remote = sources.Site(httpx.URL(label_studio.url), None, wire, 1000)
+        remote = sources.Site(own(label_studio.url), None, wire, 1000)
         assert sources.read_image_bytes(remote, 1, uri) == b"{}"
     [(path, headers)] = label_studio.came
     assert path == f"/data/local-files/?d={place}".replace("\\", "%5C")
@@ -327,7 +332,7 @@ def test_a_name_with_a_backslash_is_read_where_it_is_the_name_of_one_file(
 ) -> None:
     (tmp_path / "a\\b.jpg").write_bytes(b"one file")
     with wire_to(new_site().url) as wire:
-        site = sources.Site(httpx.URL("http://labels.example"), tmp_path, wire, 1000)
+        site = sources.Site(own("http://labels.example"), tmp_path, wire, 1000)
         assert sources.read_image_bytes(site, 1, "/data/local-files/?d=a%5Cb.jpg") == b"one file"
 
 
@@ -341,7 +346,7 @@ def test_a_backslash_does_not_climb(new_site: Callable[..., Site], tmp_path: Pat
     label_studio = new_site()
     with wire_to(label_studio.url) as wire:
         for root in (tmp_path / "root", None):
-            site = sources.Site(httpx.URL(label_studio.url), root, wire, 1000)
+            site = sources.Site(own(label_studio.url), root, wire, 1000)
             with pytest.raises(ImageError):
                 sources.read_image_bytes(site, 1, f"/data/local-files/?d={place}")
     assert label_studio.connections == 0

@@ -6,6 +6,7 @@ import os
 import ssl
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
@@ -26,8 +27,9 @@ from coreset_backend.errors import (
 )
 from coreset_backend.images.cache import PixelCache
 from coreset_backend.images.decode import DECODER, decoded_pixels
+from coreset_backend.images.own_addresses import OwnAddresses
 from coreset_backend.images.sources import Site, read_image_bytes, shown_uri, uri_digest
-from coreset_backend.images.wire import Limits, Wire
+from coreset_backend.images.wire import Limits, Wire, checked_url, port_of
 
 logger = logging.getLogger(__name__)
 
@@ -161,6 +163,8 @@ class Images:
         self._site, self._cache, self._limits = site, cache, limits
         self._threads, self._max_failed_share = threads, max_failed_share
         # Threads wait for the network side by side; a decode fills a core, and up to 0.5 GB of memory.
+        own = str(site.own.url).rstrip("/")
+        self._usual_starts = ("", own, site.own.url.path.rstrip("/"))
         self._decoding = threading.BoundedSemaphore(os.cpu_count() or 1)
 
     def fetch(
@@ -176,6 +180,7 @@ class Images:
         started_ns = time.time_ns()
         self._site.wire.forget_silent_hosts()
         haul = _Haul(len(given), size)
+        self._say_what_is_mapped(uri for _, uri in given)
         wanted = self._wanted_images(given, size)
         missing = [image for image in wanted if not self._found(image, size, haul)]
         done = len(given) - sum(len(image.rows) for image in missing)
@@ -195,6 +200,13 @@ class Images:
             return error
         return None
 
+    def mapped(self, uri: str | None) -> str | None:
+        """The host or sub-path in ``uri`` that LABEL_STUDIO_URL replaces; ``None`` where it does not."""
+        uri = (uri or "").strip()
+        path = self._site.own.path_of(uri)
+        start = uri.removesuffix(path) if path else ""
+        return None if start in self._usual_starts else shown_uri(start)
+
     def close(self) -> None:
         """Close all connections."""
         self._site.wire.close()
@@ -209,6 +221,11 @@ class Images:
             pixels = thread.submit(self._fetched_pixels, image.task_id, image.uri, size).result()
         self._cache.write(image.key, pixels, in_use_since_ns=0)
         return pixels
+
+    def _say_what_is_mapped(self, uris: Iterable[str]) -> None:
+        starts = Counter(start for uri in uris if (start := self.mapped(uri)))
+        for start, count in starts.items():
+            logger.info("%d images at %s are read from Label Studio at %s", count, start, self._site.own.url)
 
     def _wanted_images(self, given: Sequence[tuple[int, str]], size: int) -> list[_Wanted]:
         """One entry per image: tasks that show the same URI share it."""
@@ -321,31 +338,33 @@ def open_images(
     threads: int = 16,
     spare_bytes: int = 1_000_000_000,
     resolve: Resolve = resolved_addresses,
+    browser_url: str | None = None,
 ) -> Images:
     """Open the doors to images; nothing is fetched yet.
 
     ``auth`` must be safe to use from several threads. ``allowed_hosts`` are names and networks that may be
     read though they are not public. ``local_files_root`` is Label Studio's LOCAL_FILES_DOCUMENT_ROOT where
     this machine shares it. ``verify`` is false for no check of certificates or an ``ssl.SSLContext``.
-    ``cache_dir`` holds at most ``cache_bytes``, and ``spare_bytes`` of its disk stay free. A fetch of
-    which more than ``max_failed_share`` fails is an error. Raises ``ConfigError``.
+    ``browser_url`` is Label Studio's address in browsers, which tasks may hold. ``cache_dir`` holds at most
+    ``cache_bytes``, and ``spare_bytes`` of its disk stay free. A fetch of which more than
+    ``max_failed_share`` fails is an error. Raises ``ConfigError``.
     """
     limits = limits or Limits()
-    url = _label_studio_url(label_studio_url)
-    port = url.port or (443 if url.scheme == "https" else 80)
-    guard = address_guard((url.raw_host.decode("ascii"), port), allowed_hosts, resolve)
+    url = _label_studio_url("LABEL_STUDIO_URL", label_studio_url)
+    shown = _label_studio_url("CORESET_LABEL_STUDIO_BROWSER_URL", browser_url) if browser_url else url
+    guard = address_guard((url.raw_host.decode("ascii"), port_of(url)), allowed_hosts, resolve)
     wire = Wire(url, auth, guard, limits, verify, connections=threads)
-    site = Site(url, local_files_root, wire, limits.max_bytes)
+    site = Site(OwnAddresses(url, shown, guard.is_allowed), local_files_root, wire, limits.max_bytes)
     return Images(site, PixelCache(cache_dir, cache_bytes, spare_bytes), limits, threads, max_failed_share)
 
 
-def _label_studio_url(text: str) -> httpx.URL:
+def _label_studio_url(setting: str, text: str) -> httpx.URL:
     try:
-        url = httpx.URL(text)
-    except httpx.InvalidURL as error:
-        raise ConfigError(f"LABEL_STUDIO_URL is {text!r}, which is no valid address") from error
+        url = checked_url(text)
+    except (httpx.InvalidURL, ValueError) as error:
+        raise ConfigError(f"{setting} is {text!r}, which is no valid address") from error
     if url.scheme not in ("http", "https") or not url.host or url.userinfo or url.query:
         raise ConfigError(
-            f"LABEL_STUDIO_URL is {shown_uri(text)!r}; expected http(s)://host[:port][/path] and no more"
+            f"{setting} is {shown_uri(text)!r}; expected http(s)://host[:port][/path] and no more"
         )
-    return url.copy_with(fragment=None)
+    return url

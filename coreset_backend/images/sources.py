@@ -13,6 +13,7 @@ from urllib.parse import parse_qs, unquote_to_bytes
 import httpx
 
 from coreset_backend.errors import ImageError
+from coreset_backend.images.own_addresses import OwnAddresses
 from coreset_backend.images.wire import CLIMBS, Wire, checked_url, climbs
 
 _SHOWN = 200
@@ -20,9 +21,9 @@ _SHOWN = 200
 
 @dataclass(frozen=True, slots=True)
 class Site:
-    """What a source reads from: Label Studio at ``label_studio`` and, where shared, its local files."""
+    """What a source reads from: Label Studio by its ``own`` addresses, and its local files where shared."""
 
-    label_studio: httpx.URL
+    own: OwnAddresses
     local_files_root: Path | None
     wire: Wire
     max_bytes: int
@@ -45,18 +46,18 @@ def read_image_bytes(site: Site, task_id: int, uri: str) -> bytes:
 
 def source_kind(site: Site, uri: str) -> str:
     """The key of SOURCES for ``uri``: a scheme (``s3``) or the start of a Label Studio path (``/data/``)."""
-    if not uri.startswith("/"):
-        return uri.partition(":")[0].lower() if ":" in uri else ""
-    path = _label_studio_path(site, uri)
+    path = site.own.path_of(uri)
+    if path is None:
+        return uri.partition(":")[0].lower() if ":" in uri and not uri.startswith("/") else ""
     return next((kind for kind in SOURCES if kind.startswith("/") and path.startswith(kind)), "")
 
 
 def read_label_studio(site: Site, task_id: int, uri: str) -> bytes:
     """A file that Label Studio serves: an upload, or anything it redirects to."""
-    path = _label_studio_path(site, uri)
+    path = site.own.path_of(uri) or ""
     if climbs(path.partition("?")[0]):
         raise ImageError(CLIMBS)
-    return site.wire.get(_url(str(site.label_studio).rstrip("/") + path.replace("\\", "%5C")))
+    return site.wire.get(_url(str(site.own.url).rstrip("/") + path.replace("\\", "%5C")))
 
 
 def read_local_file(site: Site, task_id: int, uri: str) -> bytes:
@@ -71,13 +72,22 @@ def read_local_file(site: Site, task_id: int, uri: str) -> bytes:
 
 def read_web(site: Site, task_id: int, uri: str) -> bytes:
     """An absolute http or https URL."""
-    return site.wire.get(_url(uri))
+    try:
+        return site.wire.get(_url(uri))
+    except ImageError as error:
+        start = site.own.looks_like(uri)
+        if start is None:
+            raise
+        raise ImageError(
+            "the address looks like Label Studio's but is not at LABEL_STUDIO_URL; if it is its address in "
+            f"the browser, set CORESET_LABEL_STUDIO_BROWSER_URL={shown_uri(start)} (read directly: {error})"
+        ) from error
 
 
 def read_presigned(site: Site, task_id: int, uri: str) -> bytes:
     """A cloud URI, through the storage that the project has in Label Studio: a redirect, or the bytes."""
     code = base64.urlsafe_b64encode(uri.encode()).decode()
-    address = f"{str(site.label_studio).rstrip('/')}/tasks/{task_id}/presign/?fileuri={code}"
+    address = f"{str(site.own.url).rstrip('/')}/tasks/{task_id}/presign/?fileuri={code}"
     return site.wire.get(_url(address))
 
 
@@ -136,16 +146,11 @@ def uri_digest(site: Site, uri: str, size: int, decoder: int) -> str:
 
     Label Studio's origin is part of it for paths and cloud URIs, which mean another file on another server.
     """
-    own = not uri.lower().startswith(("http:", "https:", "data:"))
-    origin = str(site.label_studio).rstrip("/") if own else ""
-    whole = "\0".join((str(decoder), str(size), origin, uri))
+    path = site.own.path_of(uri)
+    elsewhere = path is None and uri.lower().startswith(("http:", "https:", "data:"))
+    origin = "" if elsewhere else str(site.own.url).rstrip("/")
+    whole = "\0".join((str(decoder), str(size), origin, path or uri))
     return hashlib.sha256(whole.encode("utf-8", "surrogatepass")).hexdigest()
-
-
-def _label_studio_path(site: Site, uri: str) -> str:
-    """``uri`` without the sub-path that Label Studio is served under, which it writes into some addresses."""
-    prefix = site.label_studio.path.rstrip("/")
-    return uri[len(prefix) :] if prefix and uri.startswith(prefix + "/") else uri
 
 
 def _local_path(uri: str) -> str:

@@ -137,7 +137,7 @@ class Wire:
     def _refuse_strange_url(self, url: httpx.URL) -> None:
         if url.scheme not in ("http", "https") or not url.host:
             raise ImageError(f"{url.scheme or 'an address without scheme'}: only http and https are followed")
-        if not 0 < _port(url) < 65536:
+        if not 0 < port_of(url) < 65536:
             raise ImageError(f"{url.port} is no port")
         if url.userinfo:
             raise ImageError("the address carries a user name or password (user@host), which is refused")
@@ -263,7 +263,7 @@ def _readable_failures(url: httpx.URL, limits: Limits) -> Iterator[None]:
     except httpcore.ConnectError as error:
         if "CERTIFICATE" in str(error).upper():
             raise ImageError(f"the certificate of {url.host} is not trusted (VERIFY_SSL)") from error
-        raise Unanswered(url, f"{url.host}:{_port(url)} does not accept connections") from error
+        raise Unanswered(url, f"{url.host}:{port_of(url)} does not accept connections") from error
     # httpx looks at Location, followed or not, and lets errors of its parts through (IDNAError).
     except (httpx.InvalidURL, httpx.RemoteProtocolError, UnicodeError) as error:
         raise ImageError(f"{url.host} redirected to an address that is none") from error
@@ -298,12 +298,13 @@ def _announced_bytes(header: str) -> float:
     return float(header) if header.isascii() and header.isdecimal() else 0.0
 
 
-def _port(url: httpx.URL) -> int:
+def port_of(url: httpx.URL) -> int:
+    """The port of ``url``, also where it is left to the scheme."""
     return (443 if url.scheme == "https" else 80) if url.port is None else url.port
 
 
 def _origin(url: httpx.URL) -> str:
-    return f"{url.scheme}://{url.raw_host.decode('ascii').rstrip('.')}:{_port(url)}"
+    return f"{url.scheme}://{url.raw_host.decode('ascii').rstrip('.')}:{port_of(url)}"
 
 
 def _silence_request_logs() -> None:

@@ -1,0 +1,100 @@
+"""Which addresses of tasks are Label Studio's own, though they name another host or sub-path than ours.
+
+Label Studio writes addresses as browsers reach it: with the sub-path of its proxy, and in storages of local
+files with a host, often http://localhost:8080. This process may reach it elsewhere. The path of a file says
+that an address is of a Label Studio; the host says whether it may be this one. Nothing is given away by
+taking it for ours: the path could have stood in the task without any host.
+"""
+
+import ipaddress
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
+
+import httpx
+
+from coreset_backend.addresses import plain_name
+from coreset_backend.images.wire import checked_url, port_of
+
+_FILE = re.compile(
+    r"/data/upload/|/data/local-files/?\?|/storage-data/uploaded/|/(?:tasks|projects)/\d+/(?:presign|resolve)/"
+)
+_HERE = ("localhost", "ip6-localhost", "host.docker.internal")
+
+
+def _nothing_is_allowed(_host: str, _port: int) -> bool:
+    return False
+
+
+@dataclass(frozen=True, slots=True)
+class OwnAddresses:
+    """Label Studio at ``url`` for us and at ``browser_url`` for browsers.
+
+    ``is_allowed`` says of a host and port whether images may be read there directly.
+    """
+
+    url: httpx.URL
+    browser_url: httpx.URL
+    is_allowed: Callable[[str, int], bool] = _nothing_is_allowed
+
+    def path_of(self, uri: str) -> str | None:
+        """The path, with its query, of ``uri`` below ``url``; ``None`` where it names another server."""
+        if uri.startswith("/"):
+            return None if uri.startswith("//") else self._below_prefix(uri)
+        start = _place_of_file(uri)
+        return uri[start:] if start and _begins_at(self, uri[:start]) else None
+
+    def looks_like(self, uri: str) -> str | None:
+        """The start of ``uri``, of another server, where the rest is the path of a file of Label Studio."""
+        start = _place_of_file(uri)
+        return uri[:start] if start and self.path_of(uri) is None else None
+
+    def _below_prefix(self, path: str) -> str:
+        for prefix in (self.url.path.rstrip("/"), self.browser_url.path.rstrip("/")):
+            if prefix and path.startswith(prefix + "/"):
+                return path[len(prefix) :]
+        start = _place_of_file(path)
+        return path[start or 0 :]
+
+    def begins_at(self, address: str) -> bool:
+        """Whether Label Studio is at ``address``, a URL up to the path of a file."""
+        try:
+            url = checked_url(address)
+        except (httpx.InvalidURL, ValueError):
+            return False
+        if url.scheme not in ("http", "https") or url.userinfo:
+            return False
+        host = plain_name(url.host)
+        if any(_are_one_server(url, known) for known in (self.url, self.browser_url)):
+            return True
+        # On another machine or in another container than the one that wrote it, it would mean ourselves.
+        return _is_loopback(host) and not self.is_allowed(host, port_of(url))
+
+
+@lru_cache(maxsize=1024)
+def _begins_at(own: OwnAddresses, address: str) -> bool:
+    """As the method; a pool of 100,000 addresses has few hosts."""
+    return own.begins_at(address)
+
+
+def _place_of_file(uri: str) -> int | None:
+    """Where the path of one of Label Studio's files begins in ``uri``, before its query."""
+    found = _FILE.search(uri)
+    return found.start() if found and not {"?", "#"} & set(uri[: found.start()]) else None
+
+
+def _are_one_server(one: httpx.URL, other: httpx.URL) -> bool:
+    if plain_name(one.host) != plain_name(other.host):
+        return False
+    return port_of(one) == port_of(other) or {port_of(one), port_of(other)} == {80, 443}
+
+
+def _is_loopback(host: str) -> bool:
+    if host in _HERE or host.endswith(".localhost"):
+        return True
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return address.is_loopback or address.is_unspecified
