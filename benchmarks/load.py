@@ -55,6 +55,35 @@ while True:
 """
 
 
+SLOW_CLIENTS = """
+import socket, sys, time
+port, count, kinds = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3:]
+HEAD = b"GET /projects HTTP/1.1\\r\\nHost: localhost\\r\\n"
+BODY = HEAD.replace(b"GET /projects", b"POST /setup") + b"Content-Length: 90000\\r\\n\\r\\n"
+SENT = {"idle": (b"", b""), "head": (HEAD, b"X: y\\r\\n"), "body": (BODY, b" ")}
+def connected(kind):
+    client = socket.create_connection(("127.0.0.1", port), 20)
+    client.sendall(SENT[kind][0])
+    client.setblocking(False)
+    return client
+clients = [(kind, connected(kind)) for kind in kinds for _ in range(count)]
+print("connected", flush=True)
+while True:
+    for place, (kind, client) in enumerate(clients):
+        time.sleep(1 / len(clients))
+        try:
+            client.send(SENT[kind][1])
+            closed = client.recv(1000) == b""
+        except BlockingIOError:
+            closed = False
+        except OSError:
+            closed = True
+        if closed:
+            client.close()
+            clients[place] = kind, connected(kind)
+"""
+
+
 @dataclass(frozen=True)
 class Web:
     """The web process under load."""
@@ -229,6 +258,21 @@ def row(what: str, goal: str, took: list[float]) -> str:
     return f"| {what} | {len(took)} | {p50:.1f} ms | {p99:.1f} ms | {max(took) * 1000:.1f} ms | {goal} |"
 
 
+def measure_slow_clients(web: Web) -> None:
+    """Liveness beside clients without a login that keep their connections and drip, and what they cost."""
+    print()
+    for kinds in (["idle"], ["head"], ["body"], ["idle", "head", "body"]):
+        arguments = (str(web.backend.settings.port), "200", *kinds)
+        with our_process("-c", SLOW_CLIENTS, *arguments, settings=web.backend.settings) as crowd:
+            assert crowd.stdout
+            crowd.stdout.readline()  # all have connected once
+            took = latencies(lambda _: web.get("/health"), 1000, 20)
+            memory = rounded(web.memory())
+        what = f"`GET /health` beside {' and '.join(f'200 slow-{kind}' for kind in kinds)} clients"
+        print(row(what.replace("slow-idle", "idle"), "p99 < 300 ms", took), f"{memory} MB", flush=True)
+        assert np.quantile(took, 0.99) <= 0.3, f"{kinds} hold up /health"
+
+
 def measure_latencies(web: Web, load: str) -> None:
     for what, goal, ask in (
         ("`GET /health`", "p99 < 50 ms", lambda _: web.get("/health")),
@@ -307,6 +351,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder, started_web(Path(folder)) as web:
         idle = web.memory()
         measure_latencies(web, "idle")
+        measure_slow_clients(web)
         with training(web.backend.settings):
             measure_latencies(web, "while training")
             measure_predict(web)

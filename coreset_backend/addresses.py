@@ -54,7 +54,7 @@ def is_public(address: str) -> bool:
 
 
 def _is_public(address: Address) -> bool:
-    inner = _carried_address(address)
+    inner = carried_address(address)
     if inner is not None:
         return _is_public(inner)
     if isinstance(address, ipaddress.IPv6Address):
@@ -65,7 +65,7 @@ def _is_public(address: Address) -> bool:
     return address.is_global and not address.is_multicast and not address.is_reserved
 
 
-def _carried_address(address: Address) -> ipaddress.IPv4Address | None:
+def carried_address(address: Address) -> ipaddress.IPv4Address | None:
     """The IPv4 address that an IPv6 one leads to: mapped, 6to4, Teredo or NAT64."""
     if isinstance(address, ipaddress.IPv4Address):
         return None

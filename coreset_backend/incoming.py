@@ -3,7 +3,7 @@
 from typing import Any
 
 from flask import current_app, request
-from werkzeug.exceptions import BadRequest, NotFound, RequestEntityTooLarge
+from werkzeug.exceptions import BadRequest, ClientDisconnected, NotFound, RequestEntityTooLarge
 
 from coreset_backend.backend import Backend
 from coreset_backend.project import parse_project_id
@@ -17,7 +17,11 @@ def current_backend() -> Backend:
 
 def json_body() -> dict[str, Any]:
     """The object that was sent; raises BadRequest or RequestEntityTooLarge."""
-    if len(request.get_data()) == request.max_content_length:  # Werkzeug cuts a body of unknown length there
+    try:
+        sent = request.get_data()
+    except ClientDisconnected:
+        raise BadRequest("The body did not come whole: it was cut off, malformed or too slow.") from None
+    if len(sent) == request.max_content_length:  # Werkzeug cuts a body of unknown length there
         raise RequestEntityTooLarge
     try:
         body = request.get_json(silent=True)

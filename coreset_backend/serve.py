@@ -4,12 +4,13 @@ import ipaddress
 import sys
 from pathlib import Path
 
+from coreset_backend.connections import THREADS
 from coreset_backend.errors import ConfigError
 from coreset_backend.settings import Settings
 
 
 def gunicorn_command(settings: Settings) -> list[str]:
-    """How the web process is served: one process, since threads only wait for the store and Redis.
+    """How the web process is served: one process, since threads only wait for clients, the store and Redis.
 
     Raises ConfigError when strangers could reach it and no login is set.
     """
@@ -17,8 +18,15 @@ def gunicorn_command(settings: Settings) -> list[str]:
     return [
         sys.executable,
         *("-m", "gunicorn", "_wsgi:app", "--bind", f"{settings.host}:{settings.port}"),
-        *("--chdir", str(Path(__file__).parent.parent), "--worker-class", "gthread"),
-        *("--workers", "1", "--threads", "8", "--timeout", "120", "--graceful-timeout", "10"),
+        *(
+            "--chdir",
+            str(Path(__file__).parent.parent),
+            "--worker-class",
+            "coreset_backend.connections.Worker",
+        ),
+        *("--workers", "1", "--threads", str(THREADS), "--worker-connections", str(2 * THREADS)),
+        # gunicorn's own sendfile would wait for a client past its deadline.
+        *("--timeout", "120", "--graceful-timeout", "10", "--no-sendfile"),
         "--no-control-socket",
         *("--log-level", settings.log_level.lower()),
     ]

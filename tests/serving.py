@@ -1,9 +1,20 @@
-"""Small HTTP servers of the tests' own."""
+"""HTTP servers of the tests' own: small ones, and the web process as it is deployed."""
 
 import contextlib
+import os
+import subprocess
 import threading
 from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
 from socketserver import TCPServer
+
+import httpx
+from waiting import wait_until
+
+from coreset_backend import demo
+from coreset_backend.serve import gunicorn_command
+from coreset_backend.settings import Settings
 
 
 @contextlib.contextmanager
@@ -17,3 +28,39 @@ def serving(server: TCPServer) -> Iterator[str]:
         server.shutdown()
         thread.join()
         server.server_close()
+
+
+@dataclass(frozen=True)
+class WebProcess:
+    """A running web process; ``log`` holds what it said."""
+
+    port: int
+    process: subprocess.Popen[bytes]
+    log: Path
+    client: httpx.Client
+
+
+@contextlib.contextmanager
+def web_process(redis_url: str, folder: Path, **environment: str) -> Iterator[WebProcess]:
+    """The web process as it is deployed, with its store and its log below ``folder``."""
+    port = demo.free_port()
+    settings = Settings(redis_url=redis_url, model_dir=folder / "data", port=port)
+    given = {"REDIS_URL": redis_url, "MODEL_DIR": str(settings.model_dir)} | environment
+    log = folder / "log"
+    with log.open("wb") as file:
+        process = subprocess.Popen(
+            gunicorn_command(settings), env=os.environ | given, stdout=file, stderr=subprocess.STDOUT
+        )
+    try:
+        with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=20, trust_env=False) as client:
+            wait_until(lambda: _answers(client), "the web process", 60)
+            yield WebProcess(port, process, log, client)
+    finally:
+        process.terminate()
+        process.wait(20)
+
+
+def _answers(client: httpx.Client) -> bool:
+    with contextlib.suppress(httpx.HTTPError):
+        return client.get("/health").status_code == 200
+    return False

@@ -53,7 +53,9 @@ MAY_IMPORT = {
     "worker": {"errors", "redaction", "backend", "failures", "jobs", "heartbeats", "pretraining"},
     "metrics": {"errors", "backend", "store", "heartbeats", "progress", "counts"},
     "openapi": {"access", "connect"},
-    "serve": {"errors", "settings"},
+    "callers": {"addresses"},
+    "connections": {"callers"},
+    "serve": {"errors", "settings", "connections"},
     "overview": {
         "errors",
         "backend",
@@ -104,6 +106,7 @@ DOORS = {
     "torchvision": {"model"},
     "annoy": {"neighbors"},
     "label_studio_ml": {"coreset_model"},
+    "gunicorn": {"connections", "gunicorn_logs"},
     "flask": {"web", "access", "incoming", "metrics", "openapi", "pages"},
     "prometheus_client": {"metrics"},
     "click": {"cli"},

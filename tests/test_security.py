@@ -1,13 +1,10 @@
 """What strangers, other web sites and too large bodies get from the web process."""
 
 import base64
-import contextlib
 import http.client
 import itertools
 import json
-import os
 import socket
-import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -16,9 +13,9 @@ import httpx
 import pytest
 from flask import Flask
 from flask.testing import FlaskClient
-from waiting import wait_until
+from serving import web_process
 
-from coreset_backend import access, demo
+from coreset_backend import access
 from coreset_backend.access import WINDOW_S, WRONG_GUESSES, Guesses
 from coreset_backend.backend import Backend
 from coreset_backend.connect import SECRET_HEADER
@@ -273,25 +270,8 @@ def test_every_answer_is_hardened(locked: Flask) -> None:
 @pytest.fixture
 def served(redis_url: str, tmp_path: Path) -> Iterator[httpx.Client]:
     """The web process as it is deployed, without a login."""
-    port = demo.free_port()
-    settings = Settings(redis_url=redis_url, model_dir=tmp_path / "data", port=port)
-    environment = {**os.environ, "REDIS_URL": redis_url, "MODEL_DIR": str(settings.model_dir)}
-    with (tmp_path / "log").open("wb") as log:
-        process = subprocess.Popen(
-            gunicorn_command(settings), env=environment, stdout=log, stderr=subprocess.STDOUT
-        )
-    client = httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=20, trust_env=False)
-
-    def up() -> bool:
-        with contextlib.suppress(httpx.HTTPError):
-            return client.get("/health").status_code == 200
-        return False
-
-    with client:
-        wait_until(up, "the web process", 30)
-        yield client
-        process.terminate()
-        process.wait(20)
+    with web_process(redis_url, tmp_path) as web:
+        yield web.client
 
 
 def plain_request(
