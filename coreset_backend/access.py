@@ -11,6 +11,7 @@ import hashlib
 import hmac
 import ipaddress
 import logging
+import math
 import threading
 import time
 from collections import OrderedDict
@@ -24,6 +25,7 @@ from werkzeug.exceptions import Forbidden, RequestEntityTooLarge, TooManyRequest
 from werkzeug.middleware.proxy_fix import ProxyFix
 
 from coreset_backend.backend import Backend
+from coreset_backend.callers import caller_of
 from coreset_backend.connect import SECRET_HEADER
 from coreset_backend.events import START_TRAINING
 from coreset_backend.incoming import current_backend
@@ -42,6 +44,7 @@ OPEN_TO_ALL = "protocol.health"
 SIGNED = "protocol.webhook"
 WRONG_GUESSES = 10
 WINDOW_S = 60.0
+KNOWN_S = 24 * 3600.0
 REMEMBERED_CALLERS = 10_000
 # Names that no public DNS can point at this machine.
 PRIVATE_NAMES = (".localhost", ".local", ".internal", ".home.arpa", ".test")
@@ -91,12 +94,14 @@ class Guesses:
 
     Ten different guesses shut a caller out, right ones included, until the minute is over. The same wrong
     credential again is no new guess: a Label Studio with an old password, or a script that was not told,
-    must not shut out the others that share its address.
+    must not shut out the others that share its address. Where the right credential came from within a day, it
+    passes in any case: nobody who shares an address with Label Studio can lock it out by guessing.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._callers: OrderedDict[str, Wrongs] = OrderedDict()
+        self._right: OrderedDict[str, float] = OrderedDict()
         self._lock = threading.Lock()
 
     def seconds_shut(self, caller: str) -> float:
@@ -104,6 +109,19 @@ class Guesses:
         with self._lock:
             wrongs = self._current(caller)
             return self._left(wrongs) if len(wrongs.guesses) >= WRONG_GUESSES else 0.0
+
+    def note_right(self, caller: str) -> None:
+        """Remember that the right credential came from there."""
+        with self._lock:
+            self._right[caller] = self._clock()
+            self._right.move_to_end(caller)
+            if len(self._right) > REMEMBERED_CALLERS:
+                self._right.popitem(last=False)
+
+    def knows(self, caller: str) -> bool:
+        """Whether the right credential came from there within a day."""
+        with self._lock:
+            return self._clock() < self._right.get(caller, -math.inf) + KNOWN_S
 
     def note_wrong(self, caller: str, credential: bytes) -> float:
         """Count a wrong guess; seconds to wait once there were more than ten, else 0."""
@@ -127,25 +145,28 @@ class Guesses:
         return wrongs
 
 
-def _caller(kind: str) -> str:
-    """Who is counted: the address, of IPv6 the network that one customer gets, for one kind of credential."""
-    address = request.remote_addr or ""
-    try:
-        parsed = ipaddress.ip_address(address)
-    except ValueError:
-        return f"{kind} {address[:50]}"
-    if parsed.version == 6:
-        return f"{kind} {ipaddress.ip_network((parsed, 64), strict=False)}"
-    return f"{kind} {address}"
+def _caller() -> str:
+    """Who is counted. What a proxy forwards and is no address counts as the proxy."""
+    peer = before_proxies("REMOTE_ADDR") or ""
+    return caller_of(request.remote_addr or "") or caller_of(peer) or "unknown"
+
+
+def before_proxies(name: str) -> str | None:
+    """A value of the WSGI environment as it was before forwarded headers were believed."""
+    original: dict[str, str | None] = request.environ.get("werkzeug.proxy_fix.orig", request.environ)
+    return original.get(name)
 
 
 def _require(kind: str, came: bytes, expected: bytes, refusal: Unauthorized) -> None:
     """Return when ``came`` is ``expected``; else count it and raise ``refusal``, or 429 after too many."""
     guesses: Guesses = current_app.extensions["guesses"]
-    caller = _caller(kind)
+    address = _caller()
+    caller = f"{kind} {address}"
     shut = guesses.seconds_shut(caller)
     # Hashed first, so that the time taken says nothing about the length either.
-    if not shut and hmac.compare_digest(hashlib.sha256(came).digest(), hashlib.sha256(expected).digest()):
+    right = hmac.compare_digest(hashlib.sha256(came).digest(), hashlib.sha256(expected).digest())
+    if right and (not shut or guesses.knows(caller)):
+        guesses.note_right(caller)
         return
     shut = shut or guesses.note_wrong(caller, came)
     if shut:
@@ -153,7 +174,7 @@ def _require(kind: str, came: bytes, expected: bytes, refusal: Unauthorized) -> 
             f"Too many wrong attempts from your address. Try again in {shut:.0f} s.",
             retry_after=int(shut) + 1,
         )
-    log.warning("a wrong %s came from %s", kind, request.remote_addr)
+    log.warning("a wrong %s came from %s", kind, address)
     raise refusal
 
 
@@ -222,21 +243,29 @@ def _refuse_rebound_name() -> None:
     Else a web page of evil.example, whose name is made to resolve to 127.0.0.1 after it was loaded, could
     read and start everything here with its visitor's browser.
     """
-    name = request.host.rpartition(":")[0] or request.host
+    if current_backend().basic_auth or request.endpoint == OPEN_TO_ALL:
+        return
+    # Behind a proxy both: the page can set X-Forwarded-Host itself, but not Host.
+    for host in (request.host, before_proxies("HTTP_HOST") or ""):
+        if not _is_our_name(host):
+            raise Forbidden(
+                f"This backend does not know itself as {host[:100]!r}. Set CORESET_URL to its address, or a "
+                "login (BASIC_AUTH_USER and BASIC_AUTH_PASS); with a login any name will do."
+            )
+
+
+def _is_our_name(host: str) -> bool:
+    try:
+        name = urlsplit(f"//{host}").hostname or ""
+    except ValueError:
+        return False
     own = urlsplit(current_backend().settings.url).hostname
-    if current_backend().basic_auth or request.endpoint == OPEN_TO_ALL or "." not in name or name == own:
-        return
-    if name.endswith(PRIVATE_NAMES) or _is_address(name):
-        return
-    raise Forbidden(
-        f"This backend does not know itself as {name[:100]!r}. Set CORESET_URL to its address, or a login "
-        "(BASIC_AUTH_USER and BASIC_AUTH_PASS); with a login any name will do."
-    )
+    return "." not in name or name == own or name.endswith(PRIVATE_NAMES) or _is_address(name)
 
 
 def _is_address(name: str) -> bool:
     try:
-        ipaddress.ip_address(name.strip("[]"))
+        ipaddress.ip_address(name)
     except ValueError:
         return False
     return True

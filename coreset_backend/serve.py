@@ -27,6 +27,8 @@ def gunicorn_command(settings: Settings) -> list[str]:
         *("--workers", "1", "--threads", str(THREADS), "--worker-connections", str(2 * THREADS)),
         # gunicorn's own sendfile would wait for a client past its deadline.
         *("--timeout", "120", "--graceful-timeout", "10", "--no-sendfile"),
+        # Which proxies are believed is CORESET_TRUSTED_PROXIES' to say; gunicorn believes this machine's.
+        *("--forwarded-allow-ips", ""),
         "--no-control-socket",
         *("--log-level", settings.log_level.lower()),
     ]

@@ -204,6 +204,14 @@ def test_what_is_no_request_gets_a_clear_answer_and_no_traceback(web: WebProcess
     assert max(map(len, told.splitlines()), default=0) < 3000
 
 
+@pytest.mark.parametrize(
+    "header", [b"SCRIPT_NAME: /x", b"PATH_INFO: /x", b"X-Forwarded-Ssl: on\r\nX-Forwarded-Proto: http"]
+)
+def test_gunicorn_believes_no_header_of_a_caller(web: WebProcess, header: bytes) -> None:
+    got = answer_to(web, HEAD + header + b"\r\nConnection: close\r\n\r\n")
+    assert got.startswith(b"HTTP/1.1 200")
+
+
 def test_a_body_that_breaks_off_leaves_no_trace(web: WebProcess) -> None:
     said = web.log.stat().st_size
     for sent in (BODY, CHUNKED + b"5\r\n{", CHUNKED + b"2\r\n{}\r\n0\r\nX: y\r\n", HEAD):

@@ -163,7 +163,60 @@ def test_the_minute_passes_and_the_memory_is_bounded(monkeypatch: pytest.MonkeyP
     assert guesses.seconds_shut("a") == 0
     for number in range(access.REMEMBERED_CALLERS + 5):
         guesses.note_wrong(str(number), b"x")
-    assert len(guesses._callers) == access.REMEMBERED_CALLERS
+        guesses.note_right(str(number))
+    assert len(guesses._callers) == len(guesses._right) == access.REMEMBERED_CALLERS
+    assert guesses.knows("100")
+    now[0] += access.KNOWN_S
+    assert not guesses.knows("100")
+
+
+FORWARDED = {
+    "a port of its own each time": [f"203.0.113.9:{port}" for port in range(1000, 1025)],
+    "the same IPv4 address in IPv6": [f"::ffff:203.0.113.9:{port}" for port in range(1000, 1025)],
+    "brackets and ports": [f"[2001:db8::{port:x}]:{port}" for port in range(1000, 1025)],
+    "zones": [f"fe80::1%eth{number}" for number in range(25)],
+    "claims in front of the address": [f"198.51.100.{n}, 203.0.113.9" for n in range(25)],
+    "what is no address": [f"unknown-{number}" for number in range(25)],
+    "nothing, and commas": ["," * (number + 1) for number in range(25)],
+}
+
+
+@pytest.mark.parametrize("how", FORWARDED)
+def test_twenty_five_guesses_of_one_caller_are_one_callers(make_backend: MakeBackend, how: str) -> None:
+    client = create_app(make_backend(**LOGIN, trusted_proxies=1)).test_client()
+    statuses = [
+        client.get(
+            "/projects", headers={"X-Forwarded-For": value, "Authorization": basic(f"ops:{number}")}
+        ).status_code
+        for number, value in enumerate(FORWARDED[how])
+    ]
+    assert statuses == [401] * WRONG_GUESSES + [429] * (25 - WRONG_GUESSES)
+    for other in ("203.0.113.10", "::ffff:203.0.113.10", "2001:db8:0:1::9"):
+        headers = {"X-Forwarded-For": other, **RIGHT}
+        assert client.get("/projects", headers=headers).status_code == 200
+
+
+def test_a_stranger_on_ipv4_in_ipv6_does_not_lock_the_others_out(locked: Flask) -> None:
+    client = locked.test_client()
+    for number in range(WRONG_GUESSES):
+        assert attempt(client, str(number), "::ffff:198.51.100.7") == 401
+    assert attempt(client, "pässwörd", "198.51.100.7") == 429
+    assert attempt(client, "pässwörd", "::ffff:198.51.100.8") == 200
+
+
+def test_who_logged_in_before_is_not_locked_out_by_guesses_from_its_address(locked: Flask) -> None:
+    client = locked.test_client()
+    assert attempt(client, "pässwörd") == 200
+    guessed = [attempt(client, str(number)) for number in range(25)]
+    assert guessed == [401] * WRONG_GUESSES + [429] * (25 - WRONG_GUESSES)
+    assert attempt(client, "pässwörd") == 200
+    event = {"action": "ANNOTATION_CREATED", "project": {"id": 7}}
+    secret = locked.extensions["backend"].webhook_secret
+    signed = [secret, *map(str, range(25)), secret]
+    answers = [
+        client.post("/webhook", json=event, headers={SECRET_HEADER: each}).status_code for each in signed
+    ]
+    assert (answers[0], answers[-2], answers[-1]) == (202, 429, 202)
 
 
 def test_behind_proxies_that_are_trusted_the_caller_is_who_they_say(make_backend: MakeBackend) -> None:
@@ -238,6 +291,9 @@ NAMES = {
     "web:9090": 200,
     "host.docker.internal:9090": 200,
     "web.coreset.svc.cluster.local": 200,
+    "CORESET.example": 200,
+    "localhost@evil.example": 403,
+    "[::1": 403,
 }
 
 
@@ -247,6 +303,17 @@ def test_without_a_login_only_names_that_no_stranger_can_point_here_are_answered
 ) -> None:
     assert client.get("/projects", headers={"Host": name}).status_code == NAMES[name]
     assert client.get("/health", headers={"Host": name}).status_code == 200
+
+
+@pytest.mark.parametrize("forwarded", ["localhost", "127.0.0.1", "coreset.example", "[::1]", "a, localhost"])
+def test_a_page_cannot_pass_as_ours_by_a_forwarded_host(make_backend: MakeBackend, forwarded: str) -> None:
+    for proxies in (0, 1, 2):
+        app = create_app(make_backend(url="http://coreset.example:9090", trusted_proxies=proxies))
+        headers = {"Host": "evil.example", "X-Forwarded-Host": forwarded}
+        assert app.test_client().get("/projects", headers=headers).status_code == 403
+        headers = {"Host": "localhost", "X-Forwarded-Host": ", ".join(["evil.example"] * 2)}
+        expected = 403 if proxies else 200
+        assert app.test_client().get("/projects", headers=headers).status_code == expected
 
 
 def test_with_a_login_any_name_is_answered(locked: Flask) -> None:
