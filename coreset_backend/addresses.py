@@ -141,7 +141,7 @@ def address_guard(
     names: set[tuple[str, int | None]] = {(plain_name(label_studio[0]), label_studio[1])}
     networks: list[tuple[Network, int | None]] = []
     for entry in allowed_hosts:
-        host, port = _host_and_port(entry.strip())
+        host, port = host_and_port(entry.strip(), "CORESET_ALLOWED_HOSTS")
         try:
             networks.append((ipaddress.ip_network(host, strict=False), port))
         except ValueError:
@@ -158,13 +158,26 @@ def plain_name(host: str) -> str:
         return name
 
 
-def _host_and_port(entry: str) -> tuple[str, int | None]:
+def is_loopback(host: str) -> bool:
+    """Whether ``host``, as it is written, is this machine."""
+    name = plain_name(host)
+    if name in ("localhost", "ip6-localhost") or name.endswith(".localhost"):
+        return True
+    try:
+        address = _unmapped(name)
+    except ValueError:
+        return False
+    return address.is_loopback or address.is_unspecified
+
+
+def host_and_port(entry: str, setting: str) -> tuple[str, int | None]:
+    """The parts of an entry of ``setting``, ``host:port`` or ``[address]:port``; raises ``ConfigError``."""
     bracketed = entry.startswith("[")
     host, colon, port = entry.rpartition(":")
     if not colon or (bracketed and not host.endswith("]")) or (not bracketed and ":" in host):
         return entry.strip("[]"), None
     if not port.isdecimal() or not 0 < int(port) < 65536:
-        raise ConfigError(f"CORESET_ALLOWED_HOSTS holds {entry!r}, whose port is no number from 1 to 65535")
+        raise ConfigError(f"{setting} holds {entry!r}, whose port is no number from 1 to 65535")
     return host.strip("[]"), int(port)
 
 

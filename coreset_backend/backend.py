@@ -15,6 +15,7 @@ from rq.serializers import JSONSerializer
 
 from coreset_backend.errors import ConfigError
 from coreset_backend.label_studio import LabelStudio
+from coreset_backend.outbound import Proxies, read_proxies
 from coreset_backend.project_settings import project_settings
 from coreset_backend.redaction import keep_secret
 from coreset_backend.settings import Settings
@@ -89,7 +90,13 @@ class Backend:
             settings.label_studio_url,
             settings.label_studio_api_key.get_secret_value(),
             verify=settings.verify_ssl,
+            proxy=self.proxies.leading_to_label_studio(),
         )
+
+    @cached_property
+    def proxies(self) -> Proxies:
+        """Which proxy leads where, to Label Studio and to images."""
+        return read_proxies(self.settings.label_studio_url or "", self.settings.label_studio_proxy)
 
     @cached_property
     def images(self) -> "Images":
@@ -105,6 +112,7 @@ class Backend:
             local_files_root=settings.local_files_document_root,
             verify=settings.verify_ssl,
             browser_url=settings.label_studio_browser_url,
+            proxies=self.proxies,
         )
 
     @cached_property

@@ -84,8 +84,16 @@ def _web(backend: Backend) -> Iterator[str]:
 
 
 def _label_studio(backend: Backend) -> Iterator[str]:
+    proxy = backend.proxies.leading_to_label_studio()
+    if proxy:
+        yield Note(f"It is reached by the proxy {proxy}, as CORESET_LABEL_STUDIO_PROXY says.")
     backend.label_studio.whoami()
-    yield from ()
+
+
+def _proxies(backend: Backend) -> Iterator[str]:
+    described = backend.proxies.description()
+    if described:
+        yield Note(described)
 
 
 def _secrets(_: Backend) -> Iterator[str]:
@@ -135,5 +143,6 @@ CHECKS: dict[str, Check] = {
     "Redis and worker": _redis,
     "Web": _web,
     "Label Studio": _label_studio,
+    "Proxies": _proxies,
     "Secret files": _secrets,
 }

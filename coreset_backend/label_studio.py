@@ -16,7 +16,7 @@ from typing import Any
 import httpx
 
 from coreset_backend.errors import LabelStudioError, ProjectGone, Rejected, Unreachable
-from coreset_backend.outbound import retry_after
+from coreset_backend.outbound import TRUST_ADVICE, Proxy, retry_after, tls_context
 from coreset_backend.project import Json, Labels, Prediction, Snapshot, parse_snapshot, prediction_json
 from coreset_backend.token_auth import TokenAuth, read_answer
 
@@ -73,13 +73,25 @@ class LabelStudio:
     """
 
     def __init__(
-        self, url: str, api_key: str, *, verify: bool = True, pauses: Sequence[float] = (1.0, 2.0)
+        self,
+        url: str,
+        api_key: str,
+        *,
+        verify: bool = True,
+        proxy: Proxy | None = None,
+        pauses: Sequence[float] = (1.0, 2.0),
     ) -> None:
         self._pauses = pauses
         self.url = url.rstrip("/")
         self.auth = TokenAuth(self.url, api_key)
+        self._proxy = proxy
         self._client = httpx.Client(
-            auth=self.auth, verify=verify, timeout=httpx.Timeout(30.0, connect=5.0), follow_redirects=False
+            auth=self.auth,
+            verify=tls_context(verify),
+            proxy=proxy.for_httpx() if proxy else None,
+            trust_env=False,  # which proxy is used is decided in one place, for images too
+            timeout=httpx.Timeout(30.0, connect=5.0),
+            follow_redirects=False,
         )
 
     def close(self) -> None:
@@ -96,7 +108,7 @@ class LabelStudio:
                 response = self._client.request(method, self.url + path, **options)
             except (httpx.HTTPError, httpx.InvalidURL, UnicodeError) as error:
                 if pause is None or method != "GET":
-                    raise Unreachable(_unreachable(self.url, error)) from error
+                    raise Unreachable(_unreachable(self.url, self._proxy, error)) from error
             else:
                 busy = response.status_code == 429 or (method == "GET" and response.status_code in PASSING)
                 if pause is None or not busy:
@@ -309,9 +321,12 @@ class LabelStudio:
         return list(self.get("/api/webhooks/", project=project_id))
 
 
-def _unreachable(url: str, error: Exception) -> str:
+def _unreachable(url: str, proxy: Proxy | None, error: Exception) -> str:
+    if "CERTIFICATE" in str(error).upper():
+        return f"The certificate of Label Studio at {url} is not trusted ({error}). {TRUST_ADVICE}"
+    by = f" by the proxy {proxy} (CORESET_LABEL_STUDIO_PROXY)" if proxy else ""
     return (
-        f"Label Studio at {url} does not answer ({type(error).__name__}: {error}). "
+        f"Label Studio at {url} does not answer{by} ({type(error).__name__}: {error}). "
         "Check that it runs and that LABEL_STUDIO_URL is its address as seen from here; "
         "inside a container 'localhost' is the container itself."
     )

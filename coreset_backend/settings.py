@@ -62,6 +62,11 @@ class Settings(BaseSettings):
     verify_ssl: bool = Field(
         True, validation_alias=_environment("VERIFY_SSL"), description="Check TLS certificates"
     )
+    label_studio_proxy: str | None = Field(
+        None,
+        description="Proxy that Label Studio is reached by: its address, or `environment` for that of "
+        "HTTPS_PROXY or HTTP_PROXY; unset: none",
+    )
     redis_url: str | None = Field(
         None,
         repr=False,

@@ -16,7 +16,7 @@ MAY_IMPORT = {
     "redaction": set(),
     "errors": {"redaction"},
     "settings": {"errors", "redaction"},
-    "outbound": {"errors", "addresses"},
+    "outbound": {"errors", "addresses", "redaction"},
     "images": {"errors", "addresses", "outbound"},
     "neighbors": {"errors", "sealed", "selection"},
     "sealed": {"errors"},
@@ -99,7 +99,8 @@ MAY_IMPORT = {
         "model",
     },
     "select_files": {"errors", "selection", "neighbors"},
-    "backend": {"errors", "redaction", "settings", "project_settings", "label_studio", "store", "images"},
+    "backend": {"errors", "redaction", "settings", "project_settings", "label_studio", "store", "images"}
+    | {"outbound"},
 }
 DOORS = {
     "torch": {"model"},

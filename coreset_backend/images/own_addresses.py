@@ -6,7 +6,6 @@ that an address is of a Label Studio; the host says whether it may be this one. 
 taking it for ours: the path could have stood in the task without any host.
 """
 
-import ipaddress
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,13 +13,13 @@ from functools import lru_cache
 
 import httpx
 
-from coreset_backend.addresses import plain_name
+from coreset_backend.addresses import is_loopback, plain_name
 from coreset_backend.images.wire import checked_url, port_of
 
 _FILE = re.compile(
     r"/data/upload/|/data/local-files/?\?|/storage-data/uploaded/|/(?:tasks|projects)/\d+/(?:presign|resolve)/"
 )
-_HERE = ("localhost", "ip6-localhost", "host.docker.internal")
+_HOST_OF_CONTAINERS = "host.docker.internal"
 
 
 def _nothing_is_allowed(_host: str, _port: int) -> bool:
@@ -69,7 +68,7 @@ class OwnAddresses:
         if any(_are_one_server(url, known) for known in (self.url, self.browser_url)):
             return True
         # On another machine or in another container than the one that wrote it, it would mean ourselves.
-        return _is_loopback(host) and not self.is_allowed(host, port_of(url))
+        return (is_loopback(host) or host == _HOST_OF_CONTAINERS) and not self.is_allowed(host, port_of(url))
 
 
 @lru_cache(maxsize=1024)
@@ -88,13 +87,3 @@ def _are_one_server(one: httpx.URL, other: httpx.URL) -> bool:
     if plain_name(one.host) != plain_name(other.host):
         return False
     return port_of(one) == port_of(other) or {port_of(one), port_of(other)} == {80, 443}
-
-
-def _is_loopback(host: str) -> bool:
-    if host in _HERE or host.endswith(".localhost"):
-        return True
-    try:
-        address = ipaddress.ip_address(host)
-    except ValueError:
-        return False
-    return address.is_loopback or address.is_unspecified

@@ -29,7 +29,8 @@ from coreset_backend.images.cache import PixelCache
 from coreset_backend.images.decode import DECODER, decoded_pixels
 from coreset_backend.images.own_addresses import OwnAddresses
 from coreset_backend.images.sources import Site, read_image_bytes, shown_uri, uri_digest
-from coreset_backend.images.wire import Limits, Wire, checked_url, port_of
+from coreset_backend.images.wire import NO_PROXIES, Limits, Wire, checked_url, port_of
+from coreset_backend.outbound import Proxies
 
 logger = logging.getLogger(__name__)
 
@@ -339,6 +340,7 @@ def open_images(
     spare_bytes: int = 1_000_000_000,
     resolve: Resolve = resolved_addresses,
     browser_url: str | None = None,
+    proxies: Proxies = NO_PROXIES,
 ) -> Images:
     """Open the doors to images; nothing is fetched yet.
 
@@ -353,7 +355,7 @@ def open_images(
     url = _label_studio_url("LABEL_STUDIO_URL", label_studio_url)
     shown = _label_studio_url("CORESET_LABEL_STUDIO_BROWSER_URL", browser_url) if browser_url else url
     guard = address_guard((url.raw_host.decode("ascii"), port_of(url)), allowed_hosts, resolve)
-    wire = Wire(url, auth, guard, limits, verify, connections=threads)
+    wire = Wire(url, auth, guard, limits, verify, threads, proxies)
     site = Site(OwnAddresses(url, shown, guard.is_allowed), local_files_root, wire, limits.max_bytes)
     return Images(site, PixelCache(cache_dir, cache_bytes, spare_bytes), limits, threads, max_failed_share)
 

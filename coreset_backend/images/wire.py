@@ -1,8 +1,7 @@
 """The bytes behind a URL, over one guarded HTTP client, with tries, limits and reasons.
 
-The token goes only to Label Studio's exact origin and only to its paths for files. Proxies and .netrc of
-the environment are not used: a proxy would resolve names by itself, past the guard of network.py, and .netrc
-holds passwords.
+The token goes only to Label Studio's exact origin and only to its paths for files. Passwords of .netrc are
+not used.
 """
 
 import contextlib
@@ -22,9 +21,10 @@ import httpx
 
 from coreset_backend.addresses import AddressGuard, HostUnknown
 from coreset_backend.errors import ImageError
-from coreset_backend.images.network import CheckedNetwork, CheckedTransport, Deadline
-from coreset_backend.outbound import retry_after
+from coreset_backend.images.network import CheckedTransport, Deadline
+from coreset_backend.outbound import TRUST_ADVICE, Proxies, retry_after, tls_context
 
+NO_PROXIES = Proxies()
 CLIMBS = "the path climbs out of its folder (..), which is refused"
 
 _REDIRECTS = (301, 302, 303, 307, 308)
@@ -71,14 +71,15 @@ class Wire:
         limits: Limits,
         verify: bool | ssl.SSLContext,
         connections: int,
+        proxies: Proxies = NO_PROXIES,
     ) -> None:
         self._label_studio, self._auth, self._limits = label_studio, auth, limits
         self._deadline = Deadline()
         self._closing = threading.Event()
         self._silent: dict[str, int] = {}
-        context = verify if isinstance(verify, ssl.SSLContext) else httpx.create_ssl_context(verify)
+        context = verify if isinstance(verify, ssl.SSLContext) else tls_context(verify)
         self._client = httpx.Client(
-            transport=CheckedTransport(CheckedNetwork(guard, self._deadline), context, connections),
+            transport=CheckedTransport(guard, self._deadline, proxies, context, connections),
             timeout=httpx.Timeout(limits.read_s, connect=limits.connect_s, pool=limits.total_s),
             headers=_HEADERS,
             trust_env=False,
@@ -185,6 +186,8 @@ class Wire:
             return Unanswered(url, f"{who} answered {status}", wait_s)
         if status in (401, 403):
             return ImageError(f"{who} answered {status}: {self._who_is_refused(url)}")
+        if status == 407:
+            return ImageError(f"the proxy on the way to {who} asks for a login; write it into its address")
         if status in (404, 410):
             return ImageError(f"{who} answered {status}: {self._what_is_missing(url)}")
         return ImageError(f"{who} answered {status}")
@@ -262,11 +265,13 @@ def _readable_failures(url: httpx.URL, limits: Limits) -> Iterator[None]:
         ) from error
     except httpcore.ConnectError as error:
         if "CERTIFICATE" in str(error).upper():
-            raise ImageError(f"the certificate of {url.host} is not trusted (VERIFY_SSL)") from error
+            raise ImageError(f"the certificate of {url.host} is not trusted. {TRUST_ADVICE}") from error
         raise Unanswered(url, f"{url.host}:{port_of(url)} does not accept connections") from error
     # httpx looks at Location, followed or not, and lets errors of its parts through (IDNAError).
     except (httpx.InvalidURL, httpx.RemoteProtocolError, UnicodeError) as error:
         raise ImageError(f"{url.host} redirected to an address that is none") from error
+    except httpcore.ProxyError as error:
+        raise Unanswered(url, f"{error} (HTTPS_PROXY, HTTP_PROXY, ALL_PROXY)") from error
     except (httpcore.NetworkError, httpcore.ProtocolError) as error:
         raise Unanswered(url, f"the connection to {url.host} broke off") from error
 
