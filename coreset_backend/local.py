@@ -147,7 +147,11 @@ def run(
 
 @contextlib.contextmanager
 def _alone_in(model_dir: Path) -> Iterator[None]:
-    """Hold the folder's lock; ConfigError when another run holds it: two would tear one Redis apart."""
+    """Hold the folder's lock; ConfigError when another run holds it: two would tear one Redis apart.
+
+    What this process and its children write from here on, no other user of the machine can read.
+    """
+    os.umask(0o077)
     model_dir.mkdir(parents=True, exist_ok=True)
     with (model_dir / ".run.lock").open("w") as lock:
         try:
@@ -304,6 +308,8 @@ def local_label_studio(
         )
     folder = settings.model_dir / "label-studio"
     golden = demo.golden_data_dir(executable, root / ".label-studio/golden", report)
+    folder.mkdir(parents=True, exist_ok=True)
+    folder.chmod(0o700)  # its database holds tokens in clear, and an earlier release left it open
     data = demo.migrated_copy(golden, folder / "data")
     files = folder / "files"
     files.mkdir(exist_ok=True)

@@ -29,6 +29,18 @@ def run_environment(folder: Path, port: int, **settings: str) -> dict[str, str]:
     }
 
 
+def open_to_others(folder: Path) -> list[str]:
+    """What below ``folder`` another user of the machine could list, read or write."""
+    found = []
+    for entry in os.scandir(folder):
+        mode = entry.stat(follow_symlinks=False).st_mode
+        if mode & 0o077 and not entry.is_symlink():
+            found.append(f"{oct(mode)} {entry.path}")
+        if entry.is_dir(follow_symlinks=False) and mode & 0o011:
+            found += open_to_others(Path(entry.path))
+    return found
+
+
 @contextlib.contextmanager
 def running_backend(
     environment: Mapping[str, str], log: Path, seconds: float = 120.0, command: Sequence[str] = ("run",)

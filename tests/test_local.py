@@ -13,7 +13,7 @@ from typing import Any
 
 import httpx
 import pytest
-from backend_run import backend_command, run_environment, running_backend
+from backend_run import backend_command, open_to_others, run_environment, running_backend
 from waiting import wait_until
 
 from coreset_backend import demo
@@ -77,7 +77,6 @@ def test_the_tree_survives_its_redis_and_ends_whole(tmp_path: Path) -> None:
         found = settings_of_run(tmp_path / "data")
         assert found["redis_url"].startswith("unix://")
         assert found["label_studio_url"] == "http://127.0.0.1:9"
-        assert (tmp_path / "data/run.json").stat().st_mode & 0o077 == 0
 
         before = dict.fromkeys(PARTS)
         for part in PARTS:
@@ -90,6 +89,8 @@ def test_the_tree_survives_its_redis_and_ends_whole(tmp_path: Path) -> None:
         wait_until(lambda: run.get("/ready") == 200, "the worker to be back", 60)
         os.kill(before["gunicorn"], signal.SIGKILL)
         wait_until(lambda: run.get("/health") == 200, "a new web server")
+        assert (tmp_path / "data/projects").is_dir()
+        assert open_to_others(tmp_path / "data") == []
 
     assert run.process.returncode == 0, run.log
     wait_until(lambda: not run.processes(), "the end of all it started", 15)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import httpx
 import pytest
-from backend_run import ROOT, run_environment, running_backend
+from backend_run import ROOT, open_to_others, run_environment, running_backend
 from browser import console_errors, open_browser, picture, prefer_colours, wait_for
 from e2e_stack import Annotator
 from selenium.webdriver.common.by import By
@@ -38,6 +38,8 @@ def test_a_newcomer_logs_in_with_what_is_printed_and_gets_the_batch(tmp_path: Pa
     if demo.find_label_studio(ROOT) is None:
         pytest.skip("label-studio is not installed; `make label-studio` installs it")
     port, log = demo.free_port(), tmp_path / "run.log"
+    earlier = tmp_path / "data/label-studio"
+    earlier.mkdir(parents=True, mode=0o755)
     with running_backend(run_environment(tmp_path, port), log, 300) as process:
         told = log.read_text()
         address = re.search(r"^Open\s+(http\S+)/projects/(\d+)/data$", told, re.MULTILINE)
@@ -55,6 +57,8 @@ def test_a_newcomer_logs_in_with_what_is_printed_and_gets_the_batch(tmp_path: Pa
             for task_id in batch[:3]:
                 assert annotator.next_task(project_id) == task_id
                 annotator.skip(task_id)
+        assert (earlier / "data/label_studio.sqlite3").exists()
+        assert open_to_others(tmp_path / "data") == []
     assert process.returncode == 0
 
 
