@@ -9,10 +9,9 @@ from numpy.typing import NDArray
 
 from coreset_backend.errors import CorruptRound
 from coreset_backend.project import Json, Prediction, result_json
-from coreset_backend.store import Store, StoredRound
+from coreset_backend.store import NO_ROUND_VERSION, Store, StoredRound
 
 log = logging.getLogger(__name__)
-NO_ROUND_VERSION = "pool-0"
 
 
 class Answers:

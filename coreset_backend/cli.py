@@ -116,15 +116,28 @@ def connect(project_id: int) -> None:
     backend = open_backend(running_settings())
     for done in steps(
         backend.label_studio,
+        backend.store,
         project_id,
         url=backend.settings.url,
         secret=backend.webhook_secret,
         basic_auth=backend.basic_auth,
+        override_version=backend.settings.override_version,
     ):
         say(done)
     backend.store.register(project_id)
     request_round(backend, project_id, "connected")
     say("The first batch is being chosen; then press 'Label All Tasks' in Label Studio.")
+
+
+@main.command()
+@project_option
+def disconnect(project_id: int) -> None:
+    """Undo all that `connect` and the rounds did in a Label Studio project; labels and rounds are kept."""
+    from coreset_backend.lifecycle import disconnect_project
+
+    for done in disconnect_project(open_backend(running_settings()), project_id):
+        click.echo(done)
+    click.echo(f"Project {project_id} is disconnected. `coreset-backend connect` goes on where it was.")
 
 
 @main.command()

@@ -1,18 +1,32 @@
-"""Connect a project, and check a connection: what a lead would otherwise set by hand, and get wrong.
+"""Connect a project, disconnect it, and check a connection: what a lead would otherwise set by hand.
 
-Every step looks first and changes only what differs, so connecting twice is harmless.
+Every step looks first and changes only what differs, so connecting or disconnecting twice is harmless.
 """
 
-from collections.abc import Iterator
+import re
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
-from coreset_backend.errors import LabelStudioError, Rejected
-from coreset_backend.label_studio import BATCH_VERSION_PREFIX, LabelStudio
+from coreset_backend.connection import (
+    A_BATCH,
+    Connection,
+    chosen_version,
+    is_at,
+    keep_connection,
+    read_connection,
+    why_not_served,
+    written_versions,
+)
+from coreset_backend.errors import LabelStudioError, ProjectGone, Rejected
+from coreset_backend.label_studio import LabelStudio
 from coreset_backend.project import Json, parse_label_config
-from coreset_backend.tabs import BATCH, make_batch_tab
+from coreset_backend.store import Store
+from coreset_backend.tabs import BATCH, delete_tabs, make_batch_tab
 
 TITLE = "Core-Set"
 SAMPLING = "Uncertainty sampling"
+OLDEST_RELEASE = (1, 12)
 SECRET_HEADER = "X-Coreset-Secret"
 PRIVATE_ADDRESS = (
     "Label Studio refuses to talk to {url}: it blocks private addresses by default ({answer}). "
@@ -25,27 +39,121 @@ PRIVATE_ADDRESS = (
 
 def connect(
     label_studio: LabelStudio,
+    store: Store,
     project_id: int,
     *,
     url: str,
     secret: str,
     basic_auth: tuple[str, str] | None = None,
+    override_version: bool = True,
 ) -> Iterator[str]:
     """Connect the project to the backend at ``url``; yields a sentence for each thing done or found done.
 
-    Raises LabelStudioError with the fix when Label Studio blocks the address, cannot reach it or refuses
-    the token, and UnsupportedLabelConfig when the project shows no image.
+    How the project stood before is kept in the store for ``disconnect``. Raises LabelStudioError with the fix
+    when Label Studio is too old, blocks the address, cannot reach it or refuses the token, and
+    UnsupportedLabelConfig when the project shows no image.
     """
     user = label_studio.whoami().get("email", "unknown user")
-    yield f"Label Studio {label_studio.version()} at {label_studio.url}, as {user}."
+    yield f"Label Studio {supported_release(label_studio)} at {label_studio.url}, as {user}."
     project = _project(label_studio, project_id)
     config = parse_label_config(project["label_config"])
     trained = f"trained on <Choices> '{config.labels.from_name}'" if config.labels else "selection only"
     yield f"Project {project_id} '{project['title']}': images in '{config.image_key}', {trained}."
+    before = _stood_before(label_studio, store, project, url)
+    if before.model_version:
+        yield _what_happens_to(before.model_version, label_studio, project_id, override_version)
     yield _add_backend(label_studio, project_id, url, basic_auth)
+    keep_connection(store, project_id, before)
     yield _sign_webhook(label_studio, project_id, f"{url}/webhook", secret)
     yield _set_sampling(label_studio, project)
     yield _make_tab(label_studio, project_id)
+    keep_connection(store, project_id, replace(before, complete=True))
+
+
+def complete(
+    label_studio: LabelStudio, store: Store, project: Json, *, url: str, secret: str
+) -> Iterator[str]:
+    """Set what lacks in a project that was connected in Label Studio's form or by its SDK.
+
+    Yields a sentence for each thing done.
+
+    Nothing where Label Studio has no backend at ``url``. What a person has changed since the project was
+    connected stays, but for the webhook's signature, which only this backend reads.
+    """
+    project_id = project["id"]
+    known = read_connection(store, project_id)
+    if known is None or not known.complete:
+        if not _ours(label_studio, project_id, url):
+            return
+        before = known or _stood_before(label_studio, store, project, url)
+        keep_connection(store, project_id, before)
+        yield _set_sampling(label_studio, project)
+        yield _make_tab(label_studio, project_id)
+        keep_connection(store, project_id, replace(before, complete=True))
+    for webhook in _our_webhooks(label_studio, project_id, f"{url}/webhook"):
+        if not _is_signed(webhook, secret):
+            yield _sign_webhook(label_studio, project_id, webhook["url"], secret)
+
+
+def disconnect(label_studio: LabelStudio, store: Store, project_id: int, *, url: str) -> Iterator[str]:
+    """Undo what ``connect`` and the rounds did in Label Studio; a sentence for each thing done or left.
+
+    What a person changed since stays. Rounds and labels stay. Hold the project's lease. Raises
+    LabelStudioError; what was done until then stays done, and disconnecting again does the rest.
+    """
+    try:
+        project = label_studio.fetch_project(project_id)
+    except ProjectGone:
+        yield f"{label_studio.url} has no project {project_id} any more, so nothing is left to undo there."
+    else:
+        before = read_connection(store, project_id)
+        addresses = list(dict.fromkeys([url, *([before.url] if before else [])]))
+        yield _delete_webhooks(label_studio, project_id, addresses)
+        yield from _put_version_back(label_studio, store, project, before, url)
+        yield _delete_backends(label_studio, project_id, addresses)
+        yield _put_sampling_back(label_studio, project, before)
+        yield from delete_tabs(label_studio, project_id)
+    store.disconnect(project_id)
+
+
+def supported_release(label_studio: LabelStudio) -> str:
+    """The release of Label Studio, as ``1.23.2``; raises LabelStudioError for one that is too old."""
+    release = label_studio.version()
+    numbers = re.match(r"(\d+)\.(\d+)", release)
+    if numbers and tuple(map(int, numbers.groups())) < OLDEST_RELEASE:
+        oldest = ".".join(map(str, OLDEST_RELEASE))
+        raise LabelStudioError(
+            f"The Label Studio at {label_studio.url} is release {release}, which cannot delete old "
+            f"predictions. The oldest release that this backend works with is {oldest}: upgrade Label Studio."
+        )
+    return release
+
+
+def _stood_before(label_studio: LabelStudio, store: Store, project: Json, url: str) -> Connection:
+    known = read_connection(store, project["id"])
+    if known and not store.is_disconnected(project["id"]):
+        return known
+    written = written_versions(store, project["id"])
+    return Connection(
+        url=url,
+        sampling=str(project.get("sampling") or ""),
+        model_version=chosen_version(label_studio, project, written, url),
+    )
+
+
+def _what_happens_to(version: str, label_studio: LabelStudio, project_id: int, override: bool) -> str:
+    count = label_studio.model_versions(project_id).get(version, 0)
+    shown = f"The project shows predictions of version '{version}' ({count} of them)."
+    if not override:
+        return (
+            f"{shown} CORESET_OVERRIDE_VERSION is off, so no batch is published while it does: clear the "
+            "version in the project's settings, or turn that on."
+        )
+    return (
+        f"{shown} From the first batch on it shows the batch's version instead. Annotators still see their "
+        "regions on the tasks of a batch and its reserve, not on others. None is deleted, and "
+        f"`coreset-backend disconnect --project {project_id}` shows them all again."
+    )
 
 
 def _project(label_studio: LabelStudio, project_id: int) -> Json:
@@ -95,11 +203,15 @@ def _why_not_connected(error: Rejected, url: str) -> str:
 
 
 def _ours(label_studio: LabelStudio, project_id: int, url: str) -> list[Json]:
-    return [each for each in label_studio.backends(project_id) if str(each.get("url", "")).rstrip("/") == url]
+    return [each for each in label_studio.backends(project_id) if is_at(each, url)]
 
 
 def _our_webhooks(label_studio: LabelStudio, project_id: int, url: str) -> list[Json]:
-    return [each for each in label_studio.webhooks(project_id) if each.get("url") == url]
+    return [each for each in label_studio.webhooks(project_id) if is_at(each, url)]
+
+
+def _is_signed(webhook: Json, secret: str) -> bool:
+    return bool((webhook.get("headers") or {}).get(SECRET_HEADER) == secret)
 
 
 def _sign_webhook(label_studio: LabelStudio, project_id: int, url: str, secret: str) -> str:
@@ -135,8 +247,95 @@ def _make_tab(label_studio: LabelStudio, project_id: int) -> str:
     return f"Tab '{BATCH}' is there already."
 
 
+def _delete_webhooks(label_studio: LabelStudio, project_id: int, addresses: Sequence[str]) -> str:
+    found = [each for url in addresses for each in _our_webhooks(label_studio, project_id, f"{url}/webhook")]
+    for webhook in {each["id"]: each for each in found}.values():
+        label_studio.request("DELETE", f"/api/webhooks/{webhook['id']}/")
+    return "Webhook deleted." if found else "There was no webhook."
+
+
+def _delete_backends(label_studio: LabelStudio, project_id: int, addresses: Sequence[str]) -> str:
+    found = label_studio.backends(project_id)
+    ours = [each for each in found if any(is_at(each, url) for url in addresses)]
+    for backend in ours:
+        label_studio.request("DELETE", f"/api/ml/{backend['id']}")
+    if ours:
+        return f"Backend {ours[0]['url']} deleted."
+    return f"Backend {addresses[0]} was not connected{_others(found)}."
+
+
+def _others(backends: Sequence[Json]) -> str:
+    addresses = ", ".join(str(each.get("url")) for each in backends)
+    return f"; connected are {addresses}" if addresses else ""
+
+
+def _put_sampling_back(label_studio: LabelStudio, project: Json, before: Connection | None) -> str:
+    found = project.get("sampling")
+    if before is None:
+        return f"Task sampling stays '{found}': what it was before is not known."
+    if found == before.sampling or not before.sampling:
+        return f"Task sampling stays '{found}', as it was before."
+    if found != SAMPLING:
+        return f"Task sampling stays '{found}': somebody has changed it since."
+    label_studio.request("PATCH", f"/api/projects/{project['id']}/", json={"sampling": before.sampling})
+    return f"Task sampling set back to '{before.sampling}'."
+
+
+def _put_version_back(
+    label_studio: LabelStudio, store: Store, project: Json, before: Connection | None, url: str
+) -> Iterator[str]:
+    """Show again what was shown before, and delete our predictions."""
+    project_id, written = project["id"], written_versions(store, project["id"])
+    chosen, shown = chosen_version(label_studio, project, written, url), project.get("model_version")
+    # Null is what Label Studio sets where the predictions of a batch were deleted; "" is what a person sets.
+    shows_ours = bool(shown and not chosen) or shown is None
+    wanted = (before.model_version if before else "") if shows_ours else str(shown)
+    count = sum(n for version, n in label_studio.model_versions(project_id).items() if version in written)
+    _show_version(label_studio, project_id, wanted)  # first: annotators must not see a batch half-deleted
+    kept = label_studio.delete_versions(project_id, written)
+    left = f" Version {kept[0]} could not be deleted; the log says why." if kept else ""
+    yield f"{count} predictions of this backend deleted.{left}" if count else "It held no prediction of ours."
+    # Deleting any version has Label Studio forget that it shows a live backend.
+    is_shown = _show_version(label_studio, project_id, wanted)
+    yield _what_is_shown(wanted, is_shown, shows_ours)
+    yield from _strange_versions(label_studio, project_id, written)
+
+
+def _show_version(label_studio: LabelStudio, project_id: int, version: str) -> bool:
+    """Have the project show the version; False where it has no prediction and no live backend any more."""
+    path = f"/api/projects/{project_id}/"
+    try:
+        label_studio.request("PATCH", path, json={"model_version": version})
+        return True
+    except Rejected as error:
+        if error.status != 400 or not version:
+            raise
+        label_studio.request("PATCH", path, json={"model_version": ""})
+        return False
+
+
+def _what_is_shown(version: str, is_shown: bool, was_ours: bool) -> str:
+    if not is_shown:
+        return f"Version '{version}', which was shown before, has no predictions any more; none is shown now."
+    if not was_ours:
+        return f"The project goes on showing version '{version}', which somebody has chosen since."
+    return f"The project shows version '{version}' again." if version else "The project shows no version."
+
+
+def _strange_versions(label_studio: LabelStudio, project_id: int, written: Collection[str]) -> Iterator[str]:
+    strange = [
+        v for v in label_studio.model_versions(project_id) if A_BATCH.fullmatch(v) and v not in written
+    ]
+    if strange:
+        yield (
+            f"Left as they are: predictions of {', '.join(strange)}. They look like batches, but this "
+            "backend does not know to have written them. Settings > Predictions deletes them."
+        )
+
+
 def problems(
     label_studio: LabelStudio,
+    store: Store,
     project_id: int,
     *,
     url: str,
@@ -149,7 +348,9 @@ def problems(
     again = f"run `coreset-backend connect --project {project_id}`"
     backends = _ours(label_studio, project_id, url)
     if not backends:
-        yield f"No backend with the address {url} is connected; {again}."
+        others = _others(label_studio.backends(project_id))
+        address = "; set CORESET_URL if one of them is this backend" if others else ""
+        yield f"No backend with the address {url} is connected{others}{address}; {again}."
     if basic_auth and any(backend.get("auth_method") != "BASIC_AUTH" for backend in backends):
         yield (
             "Label Studio calls the backend without the login of BASIC_AUTH_USER and is refused; "
@@ -162,12 +363,27 @@ def problems(
             "leaves it out when it blocks private addresses: set LABEL_STUDIO_SSRF_PROTECTION_ENABLED=false, "
             f"then {again}."
         )
-    if webhooks and not any((hook.get("headers") or {}).get(SECRET_HEADER) == secret for hook in webhooks):
+    if webhooks and not any(_is_signed(webhook, secret) for webhook in webhooks):
         yield f"The webhook does not carry this backend's secret and is answered with 401; {again}."
     if webhooks and not any(hook.get("is_active", True) for hook in webhooks):
         yield f"The webhook is switched off; {again}."
     if project.get("sampling") != SAMPLING:
         yield f"Task sampling is '{project.get('sampling')}', so the batch is not served first; {again}."
-    version = project.get("model_version") or ""
-    if not version.startswith(BATCH_VERSION_PREFIX):
-        yield f"The project shows predictions of version '{version}', not of a batch; start a round."
+    yield from _not_served(label_studio, store, project_id, url)
+
+
+def _not_served(label_studio: LabelStudio, store: Store, project_id: int, url: str) -> Iterator[str]:
+    stored = store.latest(project_id)
+    if stored is None or stored.publication is None:
+        yield "No batch is published yet; start a round."
+        return
+    found = why_not_served(label_studio, stored, written_versions(store, project_id), url)
+    if found:
+        why, is_wanted = found
+        by_itself = (
+            "The next batch replaces that" if is_wanted else "It is published again by itself within minutes"
+        )
+        yield (
+            f"Annotators are not served the batch first: {why}. {by_itself}; "
+            f"`coreset-backend publish --project {project_id}` does so now."
+        )

@@ -11,6 +11,7 @@ import httpx
 
 from coreset_backend.backend import Backend
 from coreset_backend.connect import problems as connection_problems
+from coreset_backend.connect import supported_release
 from coreset_backend.errors import CoresetError, ProjectError
 from coreset_backend.heartbeats import workers_alive
 from coreset_backend.label_studio import LabelStudio
@@ -88,6 +89,7 @@ def _label_studio(backend: Backend) -> Iterator[str]:
     if proxy:
         yield Note(f"It is reached by the proxy {proxy}, as CORESET_LABEL_STUDIO_PROXY says.")
     backend.label_studio.whoami()
+    supported_release(backend.label_studio)
 
 
 def _proxies(backend: Backend) -> Iterator[str]:
@@ -113,6 +115,7 @@ def _project(backend: Backend, project_id: int) -> Iterator[str]:
     label_studio, settings = backend.label_studio, backend.settings
     yield from connection_problems(
         label_studio,
+        backend.store,
         project_id,
         url=settings.url,
         secret=backend.webhook_secret,

@@ -52,6 +52,7 @@ from coreset_backend.progress import (
     write_pretraining,
     write_progress,
 )
+from coreset_backend.publication import why_to_publish_again
 from coreset_backend.settings import read_settings
 
 log = logging.getLogger(__name__)
@@ -149,6 +150,8 @@ def _advance(backend: Backend, project_id: int, is_ours: Callable[[], bool]) -> 
 
     forced: list[bytes] = backend.redis.lrange(redis_key(project_id, "demands"), 0, -1)  # type: ignore[assignment]
     held = backend.store.held(project_id)
+    if backend.store.is_disconnected(project_id):
+        return "the project is disconnected"
     try:
         if backend.redis.exists(redis_key(project_id, "republish")) and not forced:
             return _republish(backend, project_id, is_ours)
@@ -257,11 +260,16 @@ def _answer_forced(backend: Backend, project_id: int, count: int) -> None:
 
 def _forget(backend: Backend, project_id: int, error: ProjectGone) -> str:
     backend.store.forget(project_id)
-    if keys := list(backend.redis.scan_iter(redis_key(project_id, "*"))):
-        backend.redis.delete(*keys)
+    forget_state(backend, project_id)
     told = f"project {project_id} is gone from Label Studio, so it is put aside"
     log.warning("%s (%s)", told, error)
     return told
+
+
+def forget_state(backend: Backend, project_id: int) -> None:
+    """Delete all that Redis knows of the project."""
+    if keys := list(backend.redis.scan_iter(redis_key(project_id, "*"))):
+        backend.redis.delete(*keys)
 
 
 def _settle(backend: Backend, project_id: int) -> None:
@@ -393,8 +401,12 @@ def reconcile_job() -> str:
                     asked.append(project_id)
                     request_round(backend, project_id, "found by polling")
                     continue
-                if automatic and not backend.redis.exists(redis_key(project_id, "waiting")):
-                    _settle(backend, project_id)
+                if not backend.redis.exists(redis_key(project_id, "waiting")):
+                    if automatic:
+                        _settle(backend, project_id)
+                    if why := why_to_publish_again(backend, project_id):
+                        log.warning("project %d: %s; it is published again", project_id, why)
+                        request_publication(backend, project_id)
                 if is_left_behind(backend, project_id):
                     request_pretraining(backend, project_id)
             except ProjectGone as error:

@@ -8,7 +8,7 @@ import contextlib
 import json
 import logging
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -22,9 +22,8 @@ from coreset_backend.token_auth import TokenAuth, read_answer
 
 log = logging.getLogger(__name__)
 
-BATCH_VERSION_PREFIX = "coreset-"
-POOL_VERSION_PREFIX = "pool-"
 PAGE_SIZE = 1000
+TASKS_IN_AN_ADDRESS = 100
 PASSING = (500, 502, 503, 504)
 LONGEST_PAUSE = 30.0
 """Seconds: a round is not held up for longer by what a busy Label Studio asks for."""
@@ -37,13 +36,16 @@ ANNOTATED = {
         for count in ("total_annotations", "cancelled_annotations")
     ],
 }
-IN_THE_BATCH = {
-    "conjunction": "and",
-    "items": [
-        {"filter": "filter:tasks:predictions_score", "operator": "empty", "type": "Number", "value": False}
-    ],
+HAS_A_SCORE = {
+    "filter": "filter:tasks:predictions_score",
+    "operator": "empty",
+    "type": "Number",
+    "value": False,
 }
+IN_THE_BATCH = {"conjunction": "and", "items": [HAS_A_SCORE]}
 
+
+UNSOLVED = {"filter": "filter:tasks:completed_at", "operator": "empty", "type": "Datetime", "value": True}
 
 Progress = Callable[[int, int], None]
 """Called with (done, total); what it raises ends what it is told of."""
@@ -57,13 +59,15 @@ def _unwatched(_done: int, _total: int) -> None:
 class Publication:
     """What Label Studio holds after a publish: ``sent`` predictions, tasks that were ``gone``, and the order.
 
-    ``serves`` are the task ids that it will serve first, in order, as read back from it.
+    ``serves`` are the task ids that it will serve first, in order, as read back from it. ``kept``: earlier
+    versions that could not be deleted.
     """
 
     version: str
     sent: int
     gone: tuple[int, ...]
     serves: tuple[int, ...]
+    kept: tuple[str, ...] = ()
 
 
 class LabelStudio:
@@ -207,90 +211,114 @@ class LabelStudio:
         predictions: Sequence[Prediction],
         labels: Labels | None,
         *,
-        override_chosen_version: bool = True,
+        written: Collection[str] = (),
         progress: Progress = _unwatched,
     ) -> Publication:
         """Make Label Studio serve exactly ``predictions`` first, in the order of their scores.
 
-        All carry one new version. Until the switch annotators stay on the old batch, and a failure before
-        it changes nothing for them. Safe to repeat. ``progress`` is called before each change. Raises
-        Rejected when Label Studio drops predictions.
+        All have one new version. The versions that this backend is known to have ``written`` before are
+        deleted afterwards, those of others never. Until the switch annotators stay on the old batch, and a
+        failure before it changes nothing for them. Safe to repeat: only what lacks is sent. ``progress`` is
+        called before each change. Raises Rejected when Label Studio drops predictions.
         """
         version = predictions[0].model_version
-        if not override_chosen_version:
-            self._leave_chosen_version(project_id)
+        bodies = {each.task_id: prediction_json(each, labels) for each in predictions}
         progress(0, 3)
-        stored, gone = self._import(project_id, predictions, labels)
+        gone = self._import_missing(project_id, version, bodies)
         progress(1, 3)
         self.request("PATCH", f"/api/projects/{project_id}/", json={"model_version": version})
         progress(2, 3)
-        self._delete_older_versions(project_id, version)
-        return Publication(version, stored, gone, tuple(self.served_first(project_id, stored)))
+        kept = self.delete_versions(project_id, set(written) - {version})
+        sent = len(bodies) - len(gone)
+        return Publication(version, sent, gone, tuple(self.served_first(project_id, sent)), kept)
 
-    def _leave_chosen_version(self, project_id: int) -> None:
-        chosen = self.fetch_project(project_id).get("model_version") or ""
-        backends = {backend.get("title") for backend in self.backends(project_id)}
-        if chosen and chosen not in backends and not chosen.startswith(BATCH_VERSION_PREFIX):
-            raise LabelStudioError(
-                f"Project {project_id} shows predictions of version '{chosen}', which somebody chose, "
-                "and CORESET_OVERRIDE_VERSION is off. Clear it in the project's settings or turn that on."
-            )
-
-    def _import(
-        self, project_id: int, predictions: Sequence[Prediction], labels: Labels | None
-    ) -> tuple[int, tuple[int, ...]]:
-        version = predictions[0].model_version
-        stored = self.model_versions(project_id).get(version, 0)
-        if stored == len(predictions):  # an earlier try got this far
-            return stored, ()
-        if stored:
-            self._delete_version(project_id, version)
+    def _import_missing(self, project_id: int, version: str, bodies: Mapping[int, Json]) -> tuple[int, ...]:
+        """Have the project hold one prediction of the version for each task; the tasks that are gone."""
+        held = self._held(project_id, version, bodies)
+        missing = {task_id: body for task_id, body in bodies.items() if task_id not in held}
+        if not missing:
+            return ()
         try:
-            return self._import_once(project_id, predictions, labels), ()
+            self._import(project_id, version, missing)
+            return ()
         except Rejected as error:
             if error.status != 400:
                 raise
         # One unknown task id refuses the whole import: somebody deleted tasks since the snapshot.
         present = self.fetch_task_ids(project_id)
-        left = [prediction for prediction in predictions if prediction.task_id in present]
-        gone = tuple(prediction.task_id for prediction in predictions if prediction.task_id not in present)
-        if not left:
+        gone = tuple(task_id for task_id in missing if task_id not in present)
+        if len(gone) == len(bodies):
             raise LabelStudioError(f"All {len(gone)} chosen tasks of project {project_id} have been deleted.")
         log.warning("%d chosen tasks of project %d are gone; the rest is published", len(gone), project_id)
-        return self._import_once(project_id, left, labels), gone
+        self._import(project_id, version, {each: missing[each] for each in missing if each in present})
+        return gone
 
-    def _import_once(self, project_id: int, predictions: Sequence[Prediction], labels: Labels | None) -> int:
-        created = self._post_predictions(project_id, predictions, labels)
-        if created == len(predictions):
-            return created
+    def _held(self, project_id: int, version: str, task_ids: Collection[int]) -> Collection[int]:
+        """Those of the tasks that have their prediction of the version from an earlier try."""
+        count = self.model_versions(project_id).get(version, 0)
+        if count in (0, len(task_ids)):
+            return task_ids if count else ()
+        held = self.fetch_results(project_id, version, task_ids)
+        if len(held) == count:
+            return held
+        self._delete_version(project_id, version)  # some are there twice, or on other tasks
+        return ()
+
+    def _import(self, project_id: int, version: str, bodies: Mapping[int, Json]) -> None:
+        if self._post_predictions(project_id, bodies.values()) == len(bodies):
+            return
         # Invalid ones are dropped without a word; the usual cause is a label removed since the snapshot.
+        held = self.fetch_results(project_id, version, bodies)
+        bare = [{**body, "result": []} for task_id, body in bodies.items() if task_id not in held]
         log.warning(
-            "Label Studio took %d of %d predictions; sending them without answers", created, len(predictions)
+            "Label Studio did not take %d of %d predictions; they are sent without answers",
+            len(bare),
+            len(bodies),
         )
-        self._delete_version(project_id, predictions[0].model_version)
-        created = self._post_predictions(project_id, predictions, None)
-        if created != len(predictions):
-            raise Rejected(201, f"created {created} of {len(predictions)} predictions", "import/predictions")
-        return created
+        created = self._post_predictions(project_id, bare)
+        if created != len(bare):
+            raise Rejected(201, f"created {created} of {len(bare)} predictions", "import/predictions")
 
-    def _post_predictions(
-        self, project_id: int, predictions: Iterable[Prediction], labels: Labels | None
-    ) -> int:
-        body = [prediction_json(prediction, labels) for prediction in predictions]
+    def _post_predictions(self, project_id: int, bodies: Iterable[Json]) -> int:
         path = f"/api/projects/{project_id}/import/predictions"
-        return int(self.request("POST", path, expect=("created",), json=body, timeout=PATIENT)["created"])
+        answer = self.request("POST", path, expect=("created",), json=list(bodies), timeout=PATIENT)
+        return int(answer["created"])
+
+    def fetch_results(self, project_id: int, version: str, task_ids: Iterable[int]) -> dict[int, list[Json]]:
+        """Task id -> the regions of its newest prediction of that version; tasks without one are absent."""
+        wanted, found = list(task_ids), {}
+        for start in range(0, len(wanted), TASKS_IN_AN_ADDRESS):
+            some = wanted[start : start + TASKS_IN_AN_ADDRESS]
+            params = {
+                "fields": "all",
+                "include": "id,predictions,result,model_version",
+                "query": json.dumps({"selectedItems": {"all": False, "included": some}}),
+            }
+            for task in self._tasks(project_id, params):
+                ours = [each for each in task["predictions"] if each.get("model_version") == version]
+                if ours:
+                    found[task["id"]] = max(ours, key=lambda each: each["id"]).get("result") or []
+        return found
 
     def model_versions(self, project_id: int) -> dict[str, int]:
         """Version -> how many predictions of it the project holds."""
         versions = self.get(f"/api/projects/{project_id}/model-versions/")
         return {version: int(count) for version, count in versions.items()}
 
-    def _delete_older_versions(self, project_id: int, current: str) -> None:
-        # Only after the switch: deleting predictions of the current version sets it to null.
-        for version in self.model_versions(project_id):
-            ours = version.startswith((BATCH_VERSION_PREFIX, POOL_VERSION_PREFIX))
-            if ours and version != current:
+    def delete_versions(self, project_id: int, versions: Collection[str]) -> tuple[str, ...]:
+        """Delete the predictions of the versions; those that could not be deleted, which the log explains.
+
+        If the project shows one of them, or a live backend, Label Studio has it show none afterwards.
+        """
+        kept = []
+        try:
+            for version in sorted(set(self.model_versions(project_id)) & set(versions)):
+                kept.append(version)
                 self._delete_version(project_id, version)
+                kept.pop()
+        except LabelStudioError as error:  # the next publish tries again
+            log.warning("project %d: old predictions could not be deleted: %s", project_id, error)
+        return tuple(kept)
 
     def _delete_version(self, project_id: int, version: str) -> None:
         path = f"/api/projects/{project_id}/model-versions/"
@@ -313,6 +341,24 @@ class LabelStudio:
             query=query,
         )
         return [task["id"] for task in answer["tasks"]]
+
+    def count_unserved(self, project_id: int, task_ids: Sequence[int]) -> int:
+        """How many of the tasks still want labels and have no prediction of the version that is shown."""
+        filters = {"conjunction": "and", "items": [UNSOLVED, {**HAS_A_SCORE, "value": True}]}
+        count = 0
+        for start in range(0, len(task_ids), TASKS_IN_AN_ADDRESS):
+            some = {"all": False, "included": list(task_ids[start : start + TASKS_IN_AN_ADDRESS])}
+            answer = self.get(
+                "/api/tasks/",
+                expect=("total",),
+                project=project_id,
+                page=1,
+                page_size=1,
+                include="id",
+                query=json.dumps({"filters": filters, "selectedItems": some}),
+            )
+            count += int(answer["total"])
+        return count
 
     def backends(self, project_id: int) -> list[Json]:
         return list(self.get("/api/ml", project=project_id))

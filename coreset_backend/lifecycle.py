@@ -1,11 +1,14 @@
 """What a person does to rounds: cancel one, publish one again, roll back to an earlier one."""
 
+from collections.abc import Iterator
+
 from redis.exceptions import RedisError
 
 from coreset_backend.backend import Backend
+from coreset_backend.connect import disconnect
 from coreset_backend.errors import QueueError, RoundNotFound
-from coreset_backend.jobs import request_publication, stop_round
-from coreset_backend.leases import project_lease
+from coreset_backend.jobs import forget_state, request_publication, stop_round
+from coreset_backend.leases import kept_alive, project_lease
 
 PATIENCE = 10.0
 
@@ -59,6 +62,24 @@ def roll_back(backend: Backend, project_id: int, number: int) -> None:
         backend.store.hold(project_id, f"Rolled back to round {number} by hand.", number)
         lease.release()
         request_publication(backend, project_id)
+    except RedisError as error:
+        raise _away(error) from error
+
+
+def disconnect_project(backend: Backend, project_id: int) -> Iterator[str]:
+    """Cancel its round, undo in Label Studio all that connect and the rounds did, and forget the connection.
+
+    Yields a sentence for each thing done or left; harmless where nothing is left to undo. Rounds stay in the
+    store. Raises QueueError before anything is changed, and LabelStudioError.
+    """
+    try:
+        stop_round(backend, project_id, PATIENCE)
+        lease = project_lease(backend, project_id)
+        if not lease.acquire(blocking_timeout=PATIENCE):
+            raise QueueError(f"A round of project {project_id} has just begun. Disconnect once more.")
+        with kept_alive(backend, lease):
+            yield from disconnect(backend.label_studio, backend.store, project_id, url=backend.settings.url)
+        forget_state(backend, project_id)
     except RedisError as error:
         raise _away(error) from error
 

@@ -339,10 +339,12 @@ def introduce(
     try:
         for done in connect(
             backend.label_studio,
+            backend.store,
             project_id,
             url=settings.url,
             secret=backend.webhook_secret,
             basic_auth=backend.basic_auth,
+            override_version=settings.override_version,
         ):
             report(f"  {done}")
     except CoresetError as error:

@@ -29,7 +29,8 @@ def read_progress(backend: Backend, project_id: int) -> dict[str, Any]:
     ``labeling``: ``{round, done}``, how many of the batch of that round were done when last looked.
     ``pretraining`` says how far that on the pool is: ``state`` (running, waiting, done or failed), ``seen``
     of ``budget`` images, of which ``images`` are an epoch, ``seconds_left``, ``error`` and a ``sentence``;
-    None where there is none.
+    None where there is none. ``connection``: sentences on what keeps the batch from being served, and on what
+    it is shown instead of.
     Raises QueueError when Redis does not answer.
     """
     try:

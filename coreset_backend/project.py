@@ -88,6 +88,8 @@ class Prediction:
 
     ``score`` in [0, 1] orders the queue (0 = first). ``confidence`` in [0, 1] is the classifier's and
     travels as the region's score; it says nothing about the order. ``label`` None shows no answer.
+    ``regions`` are another model's, as Label Studio stores them: they are shown too, and instead of the label
+    where they answer its control.
     """
 
     task_id: int
@@ -95,6 +97,7 @@ class Prediction:
     model_version: str
     label: tuple[str, ...] | None = None
     confidence: float | None = None
+    regions: tuple[Json, ...] = ()
 
 
 def parse_project_id(value: object) -> int:
@@ -234,13 +237,15 @@ def prediction_json(prediction: Prediction, labels: Labels | None) -> Json:
 
 
 def result_json(prediction: Prediction, labels: Labels | None) -> list[Json]:
-    """The regions of a prediction: one choices region, or none."""
-    if labels is None or prediction.label is None:
-        return []
+    """The regions of a prediction: those that it carries, and at most one choices region of its own."""
+    carried = list(prediction.regions)
+    answered = {region.get("from_name") for region in carried}
+    if labels is None or prediction.label is None or labels.from_name in answered:
+        return carried
     region = {
         "from_name": labels.from_name,
         "to_name": labels.to_name,
         "type": "choices",
         "value": {"choices": list(prediction.label)},
     }
-    return [region if prediction.confidence is None else {**region, "score": prediction.confidence}]
+    return [*carried, region if prediction.confidence is None else {**region, "score": prediction.confidence}]

@@ -4,7 +4,7 @@ import contextlib
 import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -18,12 +18,12 @@ from coreset_backend.errors import CorruptRound, EmptyPool, LabelStudioError
 from coreset_backend.evaluation import holdout_task_ids
 from coreset_backend.evidence import duplicate_groups, gather_evidence
 from coreset_backend.figures import batch_figures, hold_out_figures
-from coreset_backend.label_studio import BATCH_VERSION_PREFIX
 from coreset_backend.logs import about
 from coreset_backend.pretraining import choose_project_backbone, features_at_hand
 from coreset_backend.progress import write_progress
 from coreset_backend.project import Snapshot, class_targets
 from coreset_backend.project_settings import label_config_attributes
+from coreset_backend.publication import note_connection, prepare_publication
 from coreset_backend.selection import neighbors_for
 from coreset_backend.store import STATES, Draft, Round, StoredRound
 from coreset_backend.tabs import refresh_tabs
@@ -264,7 +264,7 @@ def _record(
         project_id=snapshot.project_id,
         title=snapshot.title,
         number=draft.number,
-        model_version=f"{BATCH_VERSION_PREFIX}{draft.number}-{stamp}",
+        model_version=f"coreset-{draft.number}-{stamp}",
         fingerprint=snapshot.fingerprint(),
         taken_at=snapshot.taken_at.isoformat(),
         attributes=label_config_attributes(snapshot.label_config),
@@ -305,10 +305,14 @@ def publish_round(backend: "Backend", stored: StoredRound, step: Callable[[int, 
     ordered = [*record.batch, *record.reserve]
     publication: dict[str, Any] = {"version": record.model_version, "sent": 0, "gone": [], "serves": []}
     if ordered:
+        ground = prepare_publication(backend, record.project_id, ordered)
         answers = Answers(stored)
         preannotate = backend.settings_for(record.project_id, record.attributes).preannotate
         predictions = [
-            answers.prediction(task_id, rank / len(ordered), record.model_version, preannotate)
+            replace(
+                answers.prediction(task_id, rank / len(ordered), record.model_version, preannotate),
+                regions=ground.carried.get(task_id, ()),
+            )
             for rank, task_id in enumerate(ordered)
         ]
         publication = asdict(
@@ -316,16 +320,18 @@ def publish_round(backend: "Backend", stored: StoredRound, step: Callable[[int, 
                 record.project_id,
                 predictions,
                 record.labels,
-                override_chosen_version=backend.settings.override_version,
+                written=ground.written,
                 progress=step,
             )
         )
+        publication |= {"shown_before": ground.shown_before, "carried": len(ground.carried)}
     seconds = round(time.monotonic() - started, 3)
     stored.mark_published({**publication, "seconds": seconds, "at": datetime.now(UTC).isoformat()})
     try:
         refresh_tabs(backend.label_studio, stored)
     except LabelStudioError as error:  # the batch is served; a tab less does not undo that
         log.warning("project %d: the tabs could not be brought up to date: %s", record.project_id, error)
+    note_connection(backend, stored)
 
 
 @dataclass(slots=True)

@@ -85,6 +85,7 @@ def status_lines(status: dict[str, Any]) -> list[str]:
         f"Project {status['project']}: {_state_line(progress)}",
         *([f"  {progress['held']} `coreset-backend start` goes on."] if progress.get("held") else []),
         *_failure_lines(progress),
+        *(f"  {sentence}" for sentence in progress.get("connection") or ()),
         *([f"  {progress['pretraining']['sentence']}"] if progress.get("pretraining") else []),
         *(_round_lines(newest) if newest else ["  No round yet."]),
         *([f"  {status['advice']['sentence']}"] if status["advice"] else []),

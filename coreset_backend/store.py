@@ -4,6 +4,8 @@
     MODEL_DIR/projects/<id>/round-00003/round.json, *.npy, model.safetensors, neighbors.ann, published.json
     MODEL_DIR/projects/<id>/history.json         what pruned rounds had measured; and a copy
     MODEL_DIR/projects/<id>/held.json            why no round starts by itself, if so
+    MODEL_DIR/projects/<id>/connection.json      how it stood in Label Studio before it was connected
+    MODEL_DIR/projects/<id>/disconnected         there while it is not connected any more
     MODEL_DIR/projects/<id>/extra-params.json    what the lead set in Label Studio's form
     MODEL_DIR/gone/<id>-<time>                   projects that were deleted in Label Studio, for a week
     MODEL_DIR/projects/<id>/replay.json          strategies compared on the project's images
@@ -31,6 +33,8 @@ from coreset_backend.sealed import check_hash, flush, kept_secret, read_sealed, 
 
 log = logging.getLogger(__name__)
 
+DISCONNECTED = "disconnected"
+NO_ROUND_VERSION = "pool-0-no-round-yet"
 HISTORIES = ("history.json", "history-copy.json")
 GONE_SECONDS = 7 * 86_400
 STATES = ("labeled", "selected", "reserve", "pool", "skipped", "unreadable", "duplicate")
@@ -82,8 +86,11 @@ class Round:
 
     @property
     def pool_version(self) -> str:
-        """What /predict and /setup answer under; never the batch's version, or a task would join it."""
-        return f"pool-{self.number}"
+        """What /predict and /setup answer under; never the batch's version, or a task would join it.
+
+        It ends as the batch's does, so that no other model's version has the same name.
+        """
+        return f"pool-{self.model_version.removeprefix('coreset-')}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,11 +200,14 @@ class Store:
         return kept_secret(self.root / "webhook-secret")
 
     def register(self, project_id: int) -> bool:
-        """Remember the project; whether it was new."""
+        """Remember the project; whether it was new, or had been disconnected."""
         try:
             self._project(project_id).mkdir(parents=True)
         except FileExistsError:
-            return False
+            if not self.is_disconnected(project_id):
+                return False
+            self.connection_path(project_id).unlink(missing_ok=True)
+            (self._project(project_id) / DISCONNECTED).unlink(missing_ok=True)
         return True
 
     def extra_params(self, project_id: int) -> dict[str, Any]:
@@ -215,6 +225,18 @@ class Store:
         """Remember them for a known project."""
         if given != self.extra_params(project_id):
             write_sealed(self._project(project_id) / "extra-params.json", given)
+
+    def connection_path(self, project_id: int) -> Path:
+        """Where it is kept how the project stood in Label Studio before it was connected."""
+        return self._project(project_id) / "connection.json"
+
+    def disconnect(self, project_id: int) -> None:
+        """Have the project unknown until it is registered again; its rounds stay."""
+        if self._project(project_id).exists():
+            (self._project(project_id) / DISCONNECTED).touch()
+
+    def is_disconnected(self, project_id: int) -> bool:
+        return (self._project(project_id) / DISCONNECTED).exists()
 
     def replay_path(self, project_id: int) -> Path:
         """Where a replay of strategies on the project's images is kept."""
@@ -236,7 +258,8 @@ class Store:
     def projects(self) -> list[int]:
         """Ids of the known projects, ascending."""
         folder = self.root / "projects"
-        return sorted(int(path.name) for path in folder.glob("[0-9]*") if path.name.isdecimal())
+        known = sorted(int(path.name) for path in folder.glob("[0-9]*") if path.name.isdecimal())
+        return [project_id for project_id in known if not self.is_disconnected(project_id)]
 
     def numbers(self, project_id: int) -> list[int]:
         """Numbers of the project's rounds, ascending."""

@@ -4,7 +4,7 @@ A tab holds a filter, not a list: the batch is what has a score of the current v
 of its own is filtered by task id, the first LISTED of them; the page has them all.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from coreset_backend.findings import duplicates, suspects
 from coreset_backend.label_studio import IN_THE_BATCH, LabelStudio
@@ -48,6 +48,25 @@ def make_batch_tab(label_studio: LabelStudio, project_id: int) -> bool:
         return False
     _make(label_studio, project_id, BATCH, BY_SCORE)
     return True
+
+
+def delete_tabs(label_studio: LabelStudio, project_id: int) -> Iterator[str]:
+    """Delete the tabs that this backend made, but for one whose filter somebody has changed; yields both."""
+    found = _tabs(label_studio, project_id)
+    for title in (BATCH, SUSPECTS, DUPLICATES, UNREADABLE):
+        if title in found:
+            if _is_as_made(title, found[title]["data"].get("filters")):
+                label_studio.request("DELETE", f"/api/dm/views/{found[title]['id']}/")
+                yield f"Tab '{title}' deleted."
+            else:
+                yield f"Tab '{title}' stays: somebody has changed its filter."
+
+
+def _is_as_made(title: str, filters: Json) -> bool:
+    """Whether the filter is one that only this backend makes: what has a score, or tasks by their ids."""
+    items = (filters or {}).get("items") or []
+    wanted = "filter:tasks:predictions_score" if title == BATCH else "filter:tasks:id"
+    return bool(items) and all(item.get("filter") == wanted for item in items)
 
 
 def one_of(task_ids: Sequence[int]) -> Json:

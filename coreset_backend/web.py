@@ -30,7 +30,7 @@ from coreset_backend.jobs import request_round
 from coreset_backend.lifecycle import cancel_round, publish_again, roll_back
 from coreset_backend.metrics import CONTENT_TYPE, measure_app, metrics_text
 from coreset_backend.openapi import description
-from coreset_backend.overview import progress, project_overview
+from coreset_backend.overview import progress, project_overview, readable_rounds
 from coreset_backend.pages import pages
 from coreset_backend.progress import note_unseen
 from coreset_backend.project import task_id_of
@@ -169,8 +169,9 @@ def versions() -> Response:
     """The versions of /predict, newest first; Label Studio asks without naming a project."""
     if "project" not in request.args:
         return jsonify(versions=[])
-    project_id = named_project(request.args["project"])
-    return jsonify(versions=[f"pool-{n}" for n in reversed(current_backend().store.numbers(project_id))])
+    rounds = readable_rounds(current_backend(), named_project(request.args["project"]))
+    newest_first = sorted(rounds, key=lambda stored: -stored.record.number)
+    return jsonify(versions=[stored.record.pool_version for stored in newest_first])
 
 
 @protocol.get("/api/projects/<project>/status")

@@ -87,6 +87,7 @@ class FakeLabelStudio:
         self.asked: list[tuple[str, str]] = []
         self.token = TOKEN
         self.personal_token = ""
+        self.release = "1.23.2"
         self.faults: list[Fault] = []
         self._ids = itertools.count(1)
         self._lock = threading.RLock()
@@ -168,6 +169,14 @@ class FakeLabelStudio:
         self.tasks[task_id]["annotations"].append(annotation)
         return annotation
 
+    def note_backend(self, backend: Json) -> None:
+        """What follows where somebody adds a backend, in the form or by the SDK."""
+        project = self.projects[backend["project"]]
+        project["model_version"] = project["model_version"] or backend["title"]
+        hook_id, url = self.next_id(), f"{backend['url']}/webhook"
+        if not any(each["url"] == url for each in self.webhooks.values()):
+            self.webhooks[hook_id] = {"id": hook_id, "project": project["id"], "url": url, "headers": {}}
+
     def delete_project(self, project_id: int) -> None:
         del self.projects[project_id]
         for task_id in [each["id"] for each in self.tasks.values() if each["project"] == project_id]:
@@ -189,6 +198,9 @@ class FakeLabelStudio:
             if each["project"] == project_id:
                 found[each["model_version"]] = found.get(each["model_version"], 0) + 1
         return found
+
+    def predictions_of(self, task_id: int) -> list[Json]:
+        return [each for each in self.predictions if each["task"] == task_id]
 
     def queue(self, project_id: int) -> list[int]:
         """The task ids that "Label All Tasks" shows, in order, before it falls back to chance."""
@@ -299,7 +311,7 @@ def health(studio: FakeLabelStudio) -> Json:
 
 
 def version(studio: FakeLabelStudio) -> Json:
-    return jsonify(release="1.23.2")
+    return jsonify(release=studio.release)
 
 
 def make_personal_token(studio: FakeLabelStudio) -> Json:
@@ -328,9 +340,8 @@ def project(studio: FakeLabelStudio, project_id: int) -> Json:
         return "", 204
     if request.method == "PATCH":
         wanted = request.get_json()
-        titles = [each["title"] for each in studio.backends.values() if each["project"] == project_id]
         chosen = wanted.get("model_version", "")
-        if chosen is None or chosen not in ("", *titles, *studio.versions(project_id)):
+        if chosen is None or chosen not in ("", *_titles(studio, project_id), *studio.versions(project_id)):
             abort(400, "Model version doesn't exist either as live model or as static predictions.")
         known |= wanted
     return jsonify(known)
@@ -353,6 +364,9 @@ def tasks(studio: FakeLabelStudio) -> Json:
         for task in studio.tasks_of(project_id)
         if not filters["items"] or every(_matches(studio, task, item) for item in filters["items"])
     ]
+    if chosen := wanted.get("selectedItems"):
+        assert chosen["all"] is False
+        found = [task for task in found if task["id"] in chosen["included"]]
     if wanted.get("ordering") == ["tasks:predictions_score"]:
         found.sort(key=lambda task: _score(studio, task) or 0.0)
     page, size = int(query.get("page", 1)), int(query.get("page_size", 100))
@@ -360,12 +374,22 @@ def tasks(studio: FakeLabelStudio) -> Json:
     if not shown and page > 1:
         abort(404, "Invalid page.")
     names = set(query["include"].split(",")) if "include" in query else None
-    return jsonify(total=len(found), tasks=[_shown(task, names, "fields" in query) for task in shown])
+    predicted = "predictions" in (names or ())
+    return jsonify(
+        total=len(found),
+        tasks=[
+            _shown(task, names, "fields" in query)
+            | ({"predictions": studio.predictions_of(task["id"])} if predicted else {})
+            for task in shown
+        ],
+    )
 
 
 def _matches(studio: FakeLabelStudio, task: Json, item: Json) -> bool:
-    if item["filter"] == "filter:tasks:predictions_score":
-        return (_score(studio, task) is None) == item["value"]
+    if item["operator"] == "empty":
+        scored = item["filter"] == "filter:tasks:predictions_score"
+        empty = _score(studio, task) is None if scored else not _kept(task)
+        return bool(empty == item["value"])
     kept = len(_kept(task))
     counts = {"total_annotations": kept, "cancelled_annotations": len(task["annotations"]) - kept}
     return bool(counts[item["filter"].rpartition(":")[2]] > item["value"])
@@ -410,7 +434,7 @@ def annotate(studio: FakeLabelStudio, task_id: int) -> Json:
 
 
 def predictions(studio: FakeLabelStudio) -> Json:
-    return jsonify([each for each in studio.predictions if each["task"] == int(request.args["task"])])
+    return jsonify(studio.predictions_of(int(request.args["task"])))
 
 
 def import_predictions(studio: FakeLabelStudio, project_id: int) -> Json:
@@ -428,15 +452,28 @@ def _fits(region: Json, config: str) -> bool:
     return all(f'value="{choice}"' in config for choice in region["value"]["choices"])
 
 
+def _titles(studio: FakeLabelStudio, project_id: int) -> list[str]:
+    return [each["title"] for each in studio.backends.values() if each["project"] == project_id]
+
+
+def action(studio: FakeLabelStudio) -> Json:
+    assert request.args["id"] == "delete_tasks_predictions"
+    chosen = request.get_json()["selectedItems"]["included"]
+    studio.predictions = [each for each in studio.predictions if each["task"] not in chosen]
+    return jsonify(detail="Deleted")
+
+
 def model_versions(studio: FakeLabelStudio, project_id: int) -> Json:
     if request.method == "GET":
         return jsonify(studio.versions(project_id))
+    if tuple(map(int, studio.release.split(".")[:2])) < (1, 12):
+        abort(405, 'Method "DELETE" not allowed.')
     dead = request.get_json()["model_version"]
     before = len(studio.predictions)
     studio.predictions = [
         each for each in studio.predictions if (each["project"], each["model_version"]) != (project_id, dead)
     ]
-    if studio.projects[project_id]["model_version"] == dead:
+    if studio.projects[project_id]["model_version"] in (dead, *_titles(studio, project_id)):
         studio.projects[project_id]["model_version"] = None
     return jsonify(deleted_predictions=before - len(studio.predictions))
 
@@ -448,10 +485,15 @@ def _collection(name: str, view_name: str) -> Any:
             wanted = int(request.args["project"])
             return jsonify([each for each in items.values() if each["project"] == wanted])
         if request.method == "DELETE":
-            del items[item_id or 0]
+            dead = items.pop(item_id or 0)
+            owner = studio.projects[dead["project"]]
+            if name == "backends" and owner["model_version"] == dead["title"]:
+                owner["model_version"] = ""
             return "", 204
         item_id = item_id or studio.next_id()
         items[item_id] = {**items.get(item_id, {}), **request.get_json(), "id": item_id}
+        if name == "backends" and request.method == "POST":
+            studio.note_backend(items[item_id])
         return jsonify(items[item_id]), 201 if request.method == "POST" else 200
 
     collection.__name__ = view_name
@@ -480,6 +522,7 @@ _ROUTES: list[tuple[str, list[str], Any]] = [
     ("/api/tasks/<int:task_id>/", ["GET", "DELETE"], one_task),
     ("/api/tasks/<int:task_id>/annotations/", ["POST"], annotate),
     ("/api/predictions/", ["GET"], predictions),
+    ("/api/dm/actions/", ["POST"], action),
     ("/data/upload/<path:path>", ["GET"], upload),
 ]
 for _name, _path in (("backends", "/api/ml/"), ("webhooks", "/api/webhooks/"), ("views", "/api/dm/views/")):

@@ -1,5 +1,7 @@
 """What the recipe of publishing relies on: asked of the real Label Studio and of the fake one alike."""
 
+from dataclasses import replace
+
 import httpx
 import pytest
 
@@ -29,6 +31,15 @@ def create_project(admin: httpx.Client) -> tuple[int, list[int]]:
     return project_id, sorted(task["id"] for task in page["tasks"])
 
 
+def import_by_hand(
+    admin: httpx.Client, project_id: int, task_ids: list[int], version: str, label: str = "dog"
+) -> None:
+    """Predictions of a team's own model."""
+    region = {"from_name": "label", "to_name": "image", "type": "choices", "value": {"choices": [label]}}
+    body = [{"task": each, "result": [region], "score": 0.5, "model_version": version} for each in task_ids]
+    admin.post(f"/api/projects/{project_id}/import/predictions", json=body).raise_for_status()
+
+
 class LabelStudioContract:
     """Needs fixtures ``client`` (ours), ``admin`` (a plain session) and ``project`` (of create_project)."""
 
@@ -39,7 +50,8 @@ class LabelStudioContract:
         labels = client.fetch_snapshot(project_id).labels
         for version in ("coreset-1-a", "coreset-2-b", "coreset-2-b"):
             order = task_ids[::-1] if version == "coreset-2-b" else task_ids
-            published = client.publish(project_id, predictions(order[:4], version), labels)
+            chosen = predictions(order[:4], version)
+            published = client.publish(project_id, chosen, labels, written=["coreset-1-a", "coreset-2-b"])
             assert published.serves == tuple(order[:4])
         assert client.model_versions(project_id) == {"coreset-2-b": 4}
         assert admin.get(f"/api/projects/{project_id}/").json()["model_version"] == "coreset-2-b"
@@ -72,17 +84,62 @@ class LabelStudioContract:
         assert published.sent == 6
         assert admin.get("/api/predictions/", params={"task": task_ids[0]}).json()[0]["result"] == []
 
-    def test_a_version_that_somebody_chose_is_left_if_asked(
+    def test_versions_of_others_stay_whatever_their_name(
         self, client: LabelStudio, admin: httpx.Client, project: tuple[int, list[int]]
     ) -> None:
         project_id, task_ids = project
-        body = [{"task": task_ids[0], "result": [], "score": 0.5, "model_version": "by hand"}]
-        admin.post(f"/api/projects/{project_id}/import/predictions", json=body).raise_for_status()
-        admin.patch(f"/api/projects/{project_id}/", json={"model_version": "by hand"}).raise_for_status()
+        others = ("pool-detector-v3", "coreset-mine", "pool-2", "coreset-3-20260101T000000", "undefined")
+        for name in others:
+            import_by_hand(admin, project_id, task_ids[:2], name)
+        written = []
+        for version in ("coreset-1-20261129T210000", "coreset-2-20261129T220000"):
+            client.publish(project_id, predictions(task_ids, version), None, written=written)
+            written.append(version)
+        assert client.model_versions(project_id) == {written[-1]: 6, **dict.fromkeys(others, 2)}
+
+    def test_regions_of_another_version_are_read_and_carried(
+        self, client: LabelStudio, admin: httpx.Client, project: tuple[int, list[int]]
+    ) -> None:
+        project_id, task_ids = project
+        labels = client.fetch_snapshot(project_id).labels
+        import_by_hand(admin, project_id, task_ids[:2], "by hand", "dog")
+        shown = client.fetch_results(project_id, "by hand", task_ids)
+        assert list(shown) == task_ids[:2]
+        chosen = [
+            replace(each, regions=tuple(shown.get(each.task_id, ())))
+            for each in predictions(task_ids, "coreset-1-a")
+        ]
+        client.publish(project_id, chosen, labels)
+        stored = client.fetch_results(project_id, "coreset-1-a", task_ids)
+        answers = [[region["value"]["choices"] for region in stored[task_id]] for task_id in task_ids]
+        assert answers == [[["dog"]]] * 2 + [[["cat"]]] * 4
+
+    def test_predictions_that_were_deleted_are_counted_and_sent_again(
+        self, client: LabelStudio, admin: httpx.Client, project: tuple[int, list[int]]
+    ) -> None:
+        project_id, task_ids = project
         chosen = predictions(task_ids, "coreset-1-a", None)
-        with pytest.raises(LabelStudioError, match="'by hand', which somebody chose"):
-            client.publish(project_id, chosen, None, override_chosen_version=False)
-        assert client.publish(project_id, chosen, None).sent == 6
+        client.publish(project_id, chosen, None)
+        assert client.count_unserved(project_id, task_ids) == 0
+        for deleted in (task_ids[1:3], task_ids):
+            action = {"selectedItems": {"all": False, "included": deleted}}
+            admin.post(
+                "/api/dm/actions/",
+                params={"id": "delete_tasks_predictions", "project": project_id},
+                json=action,
+            ).raise_for_status()
+            assert client.count_unserved(project_id, task_ids) == len(deleted)
+            assert client.publish(project_id, chosen, None).serves == tuple(task_ids)
+            assert client.model_versions(project_id) == {"coreset-1-a": 6}
+
+    def test_deleting_the_version_that_is_shown_leaves_null(
+        self, client: LabelStudio, project: tuple[int, list[int]]
+    ) -> None:
+        project_id, task_ids = project
+        client.publish(project_id, predictions(task_ids, "coreset-1-a", None), None)
+        assert client.delete_versions(project_id, ["coreset-1-a", "never there"]) == ()
+        assert client.fetch_project(project_id)["model_version"] is None
+        assert client.model_versions(project_id) == {}
 
     def test_labels_skips_and_empty_results_are_read_as_they_are(
         self, client: LabelStudio, admin: httpx.Client, project: tuple[int, list[int]]

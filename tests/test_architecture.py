@@ -26,7 +26,9 @@ MAY_IMPORT = {
     "project_settings": {"errors", "settings", "selection"},
     "findings": {"store"},
     "tabs": {"errors", "project", "label_studio", "store", "findings"},
-    "connect": {"errors", "project", "label_studio", "tabs"},
+    "connection": {"errors", "label_studio", "project", "sealed", "store"},
+    "connect": {"errors", "connection", "project", "label_studio", "store", "tabs"},
+    "publication": {"errors", "backend", "connect", "connection", "progress", "project", "store"},
     "answers": {"errors", "project", "store"},
     "batch": {"settings", "project", "selection", "store"},
     "evaluation": {"project"},
@@ -39,7 +41,7 @@ MAY_IMPORT = {
     | PURE
     | WORLD
     | {"backend", "answers", "batch", "embeddings", "evaluation", "evidence", "figures", "layout"}
-    | {"pretraining", "progress", "project_settings", "tabs"},
+    | {"pretraining", "progress", "project_settings", "publication", "tabs"},
     "logs": {"settings", "redaction"},
     "progress": {"errors", "backend"},
     "counts": {"errors", "backend"},
@@ -48,7 +50,7 @@ MAY_IMPORT = {
     "leases": {"backend", "progress"},
     "failures": {"errors", "backend"},
     "pretraining": {"errors", "backend", "settings", "progress", "sealed", "store", "images", "model"},
-    "lifecycle": {"errors", "backend", "jobs", "leases"},
+    "lifecycle": {"errors", "backend", "connect", "jobs", "leases"},
     "heartbeats": {"errors", "backend"},
     "worker": {"errors", "redaction", "backend", "failures", "jobs", "heartbeats", "pretraining"},
     "metrics": {"errors", "backend", "store", "heartbeats", "progress", "counts"},

@@ -84,9 +84,9 @@ def test_setup_predict_and_versions_as_recorded(make_backend: MakeBackend) -> No
     backend = make_backend()
     save_round(backend)
     client = create_app(backend).test_client()
-    assert client.post("/setup", json=body("connect_setup")).json == {"model_version": "pool-1"}
+    assert client.post("/setup", json=body("connect_setup")).json == {"model_version": "pool-1-now"}
     answer = client.post("/predict", json=body("predict_on_opening_a_task")).json or {}
-    assert [result["model_version"] for result in answer["results"]] == ["pool-1"]
+    assert [result["model_version"] for result in answer["results"]] == ["pool-1-now"]
     assert answer["results"][0]["result"][0]["value"] == {"choices": ["cat"]}
     assert client.get(PAYLOADS["versions"]["path"]).json == {"versions": []}
 
@@ -144,7 +144,7 @@ def test_the_recorded_payloads_through_the_sdk(sdk_url: str, make_backend: MakeB
     with httpx.Client(base_url=sdk_url, timeout=60, trust_env=False) as studio:
         assert studio.post("/setup", json=body("connect_setup")).status_code == 200
         predicted = studio.post("/predict", json=body("predict_on_opening_a_task")).json()["results"]
-        assert predicted[0]["model_version"] == "pool-1"
+        assert predicted[0]["model_version"] == "pool-1-now"
         assert predicted[0]["result"][0]["value"] == {"choices": ["cat"]}
         for name, jobs in (("project_updated", 0), ("annotations_deleted", 1), ("start_training", 1)):
             assert studio.post("/webhook", json=body(name)).status_code == 201
@@ -196,7 +196,7 @@ def test_it_fits_the_base_class_of_sdk_2(make_backend: MakeBackend, tmp_path: Pa
         check=True,
     )
     predicted, fitted = json.loads(ran.stdout)
-    assert predicted[0]["model_version"] == "pool-1"
+    assert predicted[0]["model_version"] == "pool-1-now"
     assert fitted == {"status": "queued"}
     assert len(backend.queue.jobs) == 0  # waits for the debounce, in RQ's list of scheduled jobs
     assert backend.redis.exists("coreset:1:waiting")

@@ -62,7 +62,7 @@ def test_setup_registers_the_project_and_asks_for_its_first_round_once(
     }
     for _ in range(4):
         answer = client.post("/setup", json=body)
-        assert answer.json == {"model_version": "pool-0"}
+        assert answer.json == {"model_version": "pool-0-no-round-yet"}
     assert backend.store.projects() == [7]
     assert waiting_jobs(backend) == 1
 
@@ -74,7 +74,7 @@ def test_predict_answers_each_task_once_in_order_under_the_pool_version(
     tasks = [{"id": task_id, "data": {}} for task_id in (3, 99, 1, 4, 2)] + [{"data": {}}]
     results = (client.post("/predict", json={"project": "7.1", "tasks": tasks}).json or {})["results"]
     assert [result["score"] for result in results] == pytest.approx([0.3, 1.0, 0.1, 0.4, 0.2, 1.0])
-    assert {result["model_version"] for result in results} == {"pool-1"}
+    assert {result["model_version"] for result in results} == {"pool-1-now"}
     chosen = [result["result"][0]["value"]["choices"] if result["result"] else None for result in results]
     assert chosen == [["cat"], None, ["dog"], None, None, None]
     assert results[2]["result"][0]["score"] == pytest.approx(0.95)
@@ -217,7 +217,7 @@ def test_versions(backend: Backend, client: FlaskClient) -> None:
     save_round(backend)
     save_round(backend)
     assert client.get("/versions").json == {"versions": []}
-    assert client.get("/versions?project=7.1").json == {"versions": ["pool-2", "pool-1"]}
+    assert client.get("/versions?project=7.1").json == {"versions": ["pool-2-now", "pool-1-now"]}
 
 
 def test_a_corrupt_round_falls_back_to_the_one_before(backend: Backend, client: FlaskClient) -> None:
@@ -225,7 +225,7 @@ def test_a_corrupt_round_falls_back_to_the_one_before(backend: Backend, client: 
     save_round(backend)
     (backend.store.root / "projects/7/round-00002/scores.npy").write_bytes(b"torn")
     results = (client.post("/predict", json={"project": "7", "tasks": [{"id": 1}]}).json or {})["results"]
-    assert results[0]["model_version"] == "pool-1"
+    assert results[0]["model_version"] == "pool-1-now"
 
 
 def test_every_endpoint_of_the_api_is_in_its_document(client: FlaskClient) -> None:

@@ -1,6 +1,7 @@
 """Our calls against the real Label Studio, where it is most surprising."""
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import httpx
 import pytest
@@ -10,6 +11,7 @@ from coreset_backend import demo
 from coreset_backend.connect import connect
 from coreset_backend.errors import LabelStudioError, Unauthorized, Unreachable, UnsupportedLabelConfig
 from coreset_backend.label_studio import LabelStudio
+from coreset_backend.store import Store
 
 pytestmark = pytest.mark.e2e
 
@@ -35,15 +37,17 @@ def test_connecting_refuses_what_cannot_work_with_the_fix(
     admin: httpx.Client,
     label_studio: demo.LabelStudioServer,
     project: tuple[int, list[int]],
+    tmp_path: Path,
 ) -> None:
     def attempt(project_id: int, studio: LabelStudio = client) -> None:
-        list(connect(studio, project_id, url="http://localhost:1", secret="s"))
+        list(connect(studio, Store(tmp_path), project_id, url="http://localhost:1", secret="s"))
 
     with pytest.raises(LabelStudioError, match="has no project 99999"):
         attempt(99999)
     with pytest.raises(LabelStudioError, match="could not connect to the backend at http://localhost:1"):
         attempt(project[0])
     assert client.backends(project[0]) == []
+    assert Store(tmp_path).projects() == []  # a project that was refused is none of ours
     text = (
         '<View><Text name="t" value="$t"/><Choices name="c" toName="t"><Choice value="a"/></Choices></View>'
     )
