@@ -8,10 +8,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from coreset_backend.errors import CorruptRound
+from coreset_backend.evaluation import named_classes, proportion
 from coreset_backend.project import Json, Prediction, result_json
 from coreset_backend.store import NO_ROUND_VERSION, Store, StoredRound
 
 log = logging.getLogger(__name__)
+SURE, RIGHT, LEAST_HOLDOUT = 0.9, 0.8, 20
+"""Answers are shown where the model is so sure, and so often right on so many held-out images at least."""
 
 
 class Answers:
@@ -35,18 +38,21 @@ class Answers:
         return 1.0 if row is None else float(self._scores[row])
 
     def answer(self, task_id: int) -> tuple[tuple[str, ...], float] | None:
-        """The classes the model names and how sure it is, in [0, 1]; None without a model or an image."""
+        """The classes the model names and how sure it is, in [0, 1]; None without a model or an image.
+
+        In multiple choice they may be none, which is an answer too.
+        """
         row = _position(self._embedded, task_id)
         labels = self.record.labels
         if row is None or labels is None or self._probabilities is None:
             return None
-        probabilities = self._probabilities[row]
-        if not labels.multiple:
-            best = int(probabilities.argmax())
-            return (labels.names[best],), float(probabilities[best])
-        named = tuple(name for name, p in zip(labels.names, probabilities, strict=True) if p >= 0.5)
-        sureness = np.maximum(probabilities, 1 - probabilities).min()
-        return (named, float(sureness)) if named else None
+        probabilities = self._probabilities[row : row + 1]
+        is_named = named_classes(probabilities, labels.multiple)[0]
+        named = tuple(name for name, said in zip(labels.names, is_named, strict=True) if said)
+        sureness = (
+            np.maximum(probabilities, 1 - probabilities).min() if labels.multiple else probabilities.max()
+        )
+        return named, float(sureness)
 
     def prediction(self, task_id: int, score: float, version: str, preannotate: str) -> Prediction:
         """The task's prediction; it shows the answer only where ``preannotate`` lets it."""
@@ -57,8 +63,15 @@ class Answers:
 
     def _is_shown(self, confidence: float, preannotate: str) -> bool:
         # An answer already chosen on a task that the model knows least invites a wrong click.
-        accuracy = (self.record.training or {}).get("holdout_accuracy") or 0.0
-        return preannotate == "on" or (preannotate == "auto" and confidence >= 0.9 and accuracy >= 0.8)
+        return preannotate == "on" or (preannotate == "auto" and confidence >= SURE and self._is_trusted())
+
+    def _is_trusted(self) -> bool:
+        """Whether the hold-out is large enough, and the lower end of its 95 % interval high enough."""
+        training = self.record.training or {}
+        accuracy, n = training.get("holdout_accuracy"), training.get("n_holdout") or 0
+        if accuracy is None or n < LEAST_HOLDOUT:
+            return False
+        return proportion(round(accuracy * n), n).low >= RIGHT
 
 
 class AnswerCache:

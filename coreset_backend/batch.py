@@ -74,7 +74,7 @@ def choose_batch(
     pool = Pool(
         embeddings[eligible],
         np.flatnonzero(states[rows] == state_code("labeled")).astype(np.int64),
-        None if probabilities is None else probabilities[eligible],
+        None if probabilities is None else _odds(probabilities[eligible], snapshot),
         None if graph is None else graph.among(eligible),
     )
     groups = _groups(settings, pool, None if groups is None else groups[eligible])
@@ -103,6 +103,18 @@ def choose_batch(
         scores=scores,
         random_slice=tuple(snapshot.task_ids[rows[drawn]].tolist()),
     )
+
+
+def _odds(probabilities: NDArray[np.float32], snapshot: Snapshot) -> NDArray[np.float32]:
+    """Probabilities that add up to 1, as strategies ask for: in multiple choice of the class in most doubt.
+
+    The margin between two classes says nothing where an image may have both, or none.
+    """
+    if snapshot.labels is None or not snapshot.labels.multiple:
+        return probabilities
+    doubtful = np.abs(probabilities - 0.5).argmin(1)
+    chance = probabilities[np.arange(len(probabilities)), doubtful]
+    return np.stack([1 - chance, chance], 1)
 
 
 def _groups(settings: "Settings", pool: Pool, known: NDArray[np.int32] | None) -> NDArray[np.int32]:

@@ -122,6 +122,7 @@ def connect(project_id: int) -> None:
         secret=backend.webhook_secret,
         basic_auth=backend.basic_auth,
         override_version=backend.settings.override_version,
+        control=backend.settings_for(project_id, {}).control,
     ):
         say(done)
     backend.store.register(project_id)

@@ -19,8 +19,9 @@ from coreset_backend.connection import (
     written_versions,
 )
 from coreset_backend.errors import LabelStudioError, ProjectGone, Rejected
+from coreset_backend.label_config import LabelConfig, parse_label_config
 from coreset_backend.label_studio import LabelStudio
-from coreset_backend.project import Json, parse_label_config
+from coreset_backend.project import Json, parse_task
 from coreset_backend.store import Store
 from coreset_backend.tabs import BATCH, delete_tabs, make_batch_tab
 
@@ -28,6 +29,7 @@ TITLE = "Core-Set"
 SAMPLING = "Uncertainty sampling"
 OLDEST_RELEASE = (1, 12)
 SECRET_HEADER = "X-Coreset-Secret"
+MOST_NAMED = 8
 PRIVATE_ADDRESS = (
     "Label Studio refuses to talk to {url}: it blocks private addresses by default ({answer}). "
     "Start Label Studio with LABEL_STUDIO_ML_BLOCK_LOCAL_IP=false and "
@@ -46,19 +48,22 @@ def connect(
     secret: str,
     basic_auth: tuple[str, str] | None = None,
     override_version: bool = True,
+    control: str | None = None,
 ) -> Iterator[str]:
     """Connect the project to the backend at ``url``; yields a sentence for each thing done or found done.
 
-    How the project stood before is kept in the store for ``disconnect``. Raises LabelStudioError with the fix
-    when Label Studio is too old, blocks the address, cannot reach it or refuses the token, and
-    UnsupportedLabelConfig when the project shows no image.
+    ``control`` names the <Choices> to train on, if the label config does not. How the project stood before is
+    kept in the store for ``disconnect``. Raises LabelStudioError with the fix when Label Studio is too old,
+    blocks the address, cannot reach it or refuses the token, and UnsupportedLabelConfig when the project
+    shows no image.
     """
     user = label_studio.whoami().get("email", "unknown user")
     yield f"Label Studio {supported_release(label_studio)} at {label_studio.url}, as {user}."
     project = _project(label_studio, project_id)
-    config = parse_label_config(project["label_config"])
-    trained = f"trained on <Choices> '{config.labels.from_name}'" if config.labels else "selection only"
-    yield f"Project {project_id} '{project['title']}': images in '{config.image_key}', {trained}."
+    config = parse_label_config(project["label_config"], control)
+    yield f"Project {project_id} '{project['title']}': images in '{config.image}', {_trained_on(config)}."
+    yield from config.notes
+    yield from _without_image(label_studio, project_id, config)
     before = _stood_before(label_studio, store, project, url)
     if before.model_version:
         yield _what_happens_to(before.model_version, label_studio, project_id, override_version)
@@ -153,6 +158,26 @@ def _what_happens_to(version: str, label_studio: LabelStudio, project_id: int, o
         f"{shown} From the first batch on it shows the batch's version instead. Annotators still see their "
         "regions on the tasks of a batch and its reserve, not on others. None is deleted, and "
         f"`coreset-backend disconnect --project {project_id}` shows them all again."
+    )
+
+
+def _trained_on(config: LabelConfig) -> str:
+    if config.labels is None:
+        return f"selection only{', because ' if config.untrained else ''}{config.untrained}"
+    names = config.labels.names
+    more = f" and {len(names) - MOST_NAMED} more" if len(names) > MOST_NAMED else ""
+    return f"trained on <Choices> '{config.labels.from_name}' ({', '.join(names[:MOST_NAMED])}{more})"
+
+
+def _without_image(label_studio: LabelStudio, project_id: int, config: LabelConfig) -> Iterator[str]:
+    """What is wrong with the first task's data, if anything is."""
+    first = label_studio.fetch_first_task(project_id)
+    if first is None or parse_task(first, config).uri:
+        return
+    keys = ", ".join(f"'{key}'" for key in list(first.get("data") or {})[:MOST_NAMED]) or "nothing"
+    yield (
+        f"Task {first['id']} has no image at '{config.image}': its data has {keys}. "
+        "Tasks like it are left out. Correct the value of the <Image>, or the tasks."
     )
 
 

@@ -14,9 +14,10 @@ from coreset_backend.connect import problems as connection_problems
 from coreset_backend.connect import supported_release
 from coreset_backend.errors import CoresetError, ProjectError
 from coreset_backend.heartbeats import workers_alive
+from coreset_backend.label_config import parse_label_config
 from coreset_backend.label_studio import LabelStudio
 from coreset_backend.progress import read_progress
-from coreset_backend.project import parse_label_config, parse_task
+from coreset_backend.project import parse_task
 from coreset_backend.settings import secret_files
 
 LEAST_FREE_BYTES = 1_000_000_000
@@ -122,13 +123,16 @@ def _project(backend: Backend, project_id: int) -> Iterator[str]:
         basic_auth=backend.basic_auth,
     )
     yield from _first_image(backend, label_studio, project_id)
+    if newest := backend.store.latest(project_id):
+        yield from newest.record.remarks
     error = read_progress(backend, project_id).get("error")
     if error:
         yield f"The last round failed: {error}"
 
 
 def _first_image(backend: Backend, label_studio: LabelStudio, project_id: int) -> Iterator[str]:
-    config = parse_label_config(label_studio.fetch_project(project_id)["label_config"])
+    control = backend.settings_for(project_id, {}).control
+    config = parse_label_config(label_studio.fetch_project(project_id)["label_config"], control)
     first = label_studio.fetch_first_task(project_id)
     if first is None:
         raise ProjectError("The project has no task yet. Import images into it.")

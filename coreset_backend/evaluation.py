@@ -6,6 +6,7 @@ holds more rare and hard images. Its accuracy compares rounds; it is, as a rule,
 """
 
 import hashlib
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,7 +18,7 @@ from coreset_backend.project import Task
 
 Z = 1.959964  # of a 95 % interval
 DRAWS = 1000
-NAMED = 0.5  # the least probability at which a class is named in multiple choice
+NAMED = 0.5  # a class that is likelier is named in multiple choice; so a model that knows nothing names none
 
 Floats = NDArray[np.float64]
 Flags = NDArray[np.bool_]
@@ -67,16 +68,18 @@ def holdout_task_ids(
 ) -> frozenset[int]:
     """The labelled tasks that measure the model and never train it: ``share`` of each class, rounded down.
 
-    Once chosen, a task stays (``previous``) for as long as it has a label: accuracies of different rounds
-    are comparable. Which tasks join is decided by a hash of their id, not by their order. A task that shows
-    the same image as one of them joins too, or the model would be asked what it was taught.
+    A task of several classes counts for the rarest of them, one of none for a class of its own. Once chosen,
+    a task stays (``previous``) for as long as it has a label: accuracies of different rounds are comparable.
+    Which tasks join is decided by a hash of their id, not by their order. A task that shows the same image as
+    one of them joins too, or the model would be asked what it was taught.
     """
-    by_class: dict[tuple[str, ...], list[int]] = {}
-    uris: dict[int, str | None] = {}
-    for task in tasks:
-        if task.label:
-            by_class.setdefault(task.label, []).append(task.task_id)
-            uris[task.task_id] = task.uri
+    labeled = [(task, task.label) for task in tasks if task.label is not None]
+    count = Counter(name for _, label in labeled for name in label)
+    by_class: dict[str | None, list[int]] = {}
+    for task, label in labeled:
+        rarest = min(label, key=lambda name: (count[name], name), default=None)
+        by_class.setdefault(rarest, []).append(task.task_id)
+    uris = {task.task_id: task.uri for task, _ in labeled}
     fixed = set(previous)
     holdout: set[int] = set()
     for members in by_class.values():

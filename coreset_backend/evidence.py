@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from coreset_backend.layout import layout
-from coreset_backend.project import Labels, Snapshot, Task
+from coreset_backend.project import Labels, Snapshot, Task, class_targets
 from coreset_backend.selection import NeighborGraph, near_duplicate_groups
 
 Ids = NDArray[np.int64]
@@ -57,7 +57,9 @@ def gather_evidence(
         "layout": layout(embeddings, graph, seed),
         "duplicate_groups": groups,
     }
-    if snapshot.labels and not snapshot.labels.multiple:
+    if snapshot.labels and snapshot.labels.multiple:
+        evidence["label_sets"] = label_sets(snapshot.tasks, snapshot.labels)
+    elif snapshot.labels:
         known = np.flatnonzero(codes[rows] >= 0)
         suspects, other, shares = label_suspects(embeddings[known], codes[rows][known], seed)
         evidence["suspects"] = pixels.task_ids[known[suspects]]
@@ -69,6 +71,13 @@ def label_codes(tasks: Sequence[Task], labels: Labels | None) -> NDArray[np.int1
     """int16[n] by task: the index of the (first) class that its label names, -1 where there is none."""
     index = {name: code for code, name in enumerate(labels.names)} if labels else {}
     return np.array([index.get(task.label[0], -1) if task.label else -1 for task in tasks], dtype=np.int16)
+
+
+def label_sets(tasks: Sequence[Task], labels: Labels) -> NDArray[np.int8]:
+    """int8[n, classes] by task: whether its label names the class, 1 or 0; -1 throughout without a label."""
+    sets = class_targets(tasks, labels).astype(np.int8)
+    sets[[task.label is None for task in tasks]] = -1
+    return sets
 
 
 def pick_neighbors(

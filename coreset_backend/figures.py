@@ -53,7 +53,7 @@ def batch_figures(snapshot: Snapshot, previous: StoredRound | None) -> dict[str,
     if previous is None or labels is None or not previous.record.random_slice:
         return None
     batch = set(previous.record.batch)
-    tasks = [task for task in snapshot.tasks if task.label and task.task_id in batch]
+    tasks = [task for task in snapshot.tasks if task.label is not None and task.task_id in batch]
     task_ids = np.array([task.task_id for task in tasks], dtype=np.int64)
     said = _said_before(snapshot, previous, task_ids, previous.record.batch)
     if said is None or not len(said):

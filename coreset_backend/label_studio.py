@@ -145,8 +145,13 @@ class LabelStudio:
         )
         return answer["tasks"][0] if answer["tasks"] else None
 
-    def fetch_snapshot(self, project_id: int, progress: Progress = _unwatched) -> Snapshot:
-        """The project with all its tasks and the annotations of those that have any; raises ProjectGone."""
+    def fetch_snapshot(
+        self, project_id: int, progress: Progress = _unwatched, *, control: str | None = None
+    ) -> Snapshot:
+        """The project with all its tasks and the annotations of those that have any; raises ProjectGone.
+
+        ``control`` names the <Choices> to train on, if the label config does not.
+        """
         project = self.fetch_project(project_id)
         pool = list(self._tasks(project_id, {"include": "id,data"}, progress))
         annotated = self._tasks(
@@ -159,7 +164,7 @@ class LabelStudio:
         )
         present = {task["id"] for task in pool}
         with_annotations = [task for task in annotated if task["id"] in present]
-        return parse_snapshot(project, [*pool, *with_annotations], datetime.now(UTC))
+        return parse_snapshot(project, [*pool, *with_annotations], datetime.now(UTC), control)
 
     def fetch_annotated(self, project_id: int) -> dict[int, bool]:
         """Task id -> whether it has an annotation, or was only skipped; others are absent. Or ProjectGone."""
@@ -250,7 +255,9 @@ class LabelStudio:
         if len(gone) == len(bodies):
             raise LabelStudioError(f"All {len(gone)} chosen tasks of project {project_id} have been deleted.")
         log.warning("%d chosen tasks of project %d are gone; the rest is published", len(gone), project_id)
-        self._import(project_id, version, {each: missing[each] for each in missing if each in present})
+        held = self._held(project_id, version, bodies)  # some are sent one by one
+        left = {each: missing[each] for each in missing if each in present and each not in held}
+        self._import(project_id, version, left)
         return gone
 
     def _held(self, project_id: int, version: str, task_ids: Collection[int]) -> Collection[int]:
@@ -280,9 +287,16 @@ class LabelStudio:
             raise Rejected(201, f"created {created} of {len(bare)} predictions", "import/predictions")
 
     def _post_predictions(self, project_id: int, bodies: Iterable[Json]) -> int:
-        path = f"/api/projects/{project_id}/import/predictions"
-        answer = self.request("POST", path, expect=("created",), json=list(bodies), timeout=PATIENT)
-        return int(answer["created"])
+        path, all_of_them = f"/api/projects/{project_id}/import/predictions", list(bodies)
+        # The import checks choices against the label config, and cannot where they are paths.
+        nested = [body for body in all_of_them if _has_paths(body)]
+        created = len(nested)
+        if at_once := [body for body in all_of_them if body not in nested] if nested else all_of_them:
+            answer = self.request("POST", path, expect=("created",), json=at_once, timeout=PATIENT)
+            created += int(answer["created"])
+        for body in nested:
+            self.request("POST", "/api/predictions/", expect=("id",), json=body)
+        return created
 
     def fetch_results(self, project_id: int, version: str, task_ids: Iterable[int]) -> dict[int, list[Json]]:
         """Task id -> the regions of its newest prediction of that version; tasks without one are absent."""
@@ -365,6 +379,15 @@ class LabelStudio:
 
     def webhooks(self, project_id: int) -> list[Json]:
         return list(self.get("/api/webhooks/", project=project_id))
+
+
+def _has_paths(body: Json) -> bool:
+    """Whether a prediction answers nested choices."""
+    return any(
+        isinstance(choice, list)
+        for region in body["result"]
+        for choice in (region.get("value") or {}).get("choices") or []
+    )
 
 
 def _unreachable(url: str, proxy: Proxy | None, error: Exception) -> str:

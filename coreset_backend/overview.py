@@ -10,10 +10,12 @@ from numpy.typing import NDArray
 from coreset_backend.backend import Backend
 from coreset_backend.comparison import read_replay, slice_summary
 from coreset_backend.errors import CorruptRound, QueueError
+from coreset_backend.evaluation import named_classes
 from coreset_backend.findings import duplicates, label_names, suspects
 from coreset_backend.heartbeats import workers_alive
 from coreset_backend.history import project_history
 from coreset_backend.progress import read_progress, retry_words
+from coreset_backend.project import Labels
 from coreset_backend.project_settings import settings_table
 from coreset_backend.status import PHASES, whole_round
 from coreset_backend.store import STATES, Round, StoredRound
@@ -21,6 +23,7 @@ from coreset_backend.store import STATES, Round, StoredRound
 log = logging.getLogger(__name__)
 
 Json = Any
+NONE_OF_THESE = "none of these"
 # Every task of a snapshot is in exactly one of these.
 STATE_WORDS = {
     "labeled": ("Labelled", "somebody has annotated it"),
@@ -121,6 +124,8 @@ def round_details(stored: StoredRound) -> Json:
         "choice": CHOICE_WORDS.get(record.strategy, f"The strategy {record.strategy} chose them"),
         "batch": picks(stored),
         "failures": list(record.failures),
+        "remarks": list(record.remarks),
+        "control": record.labels.from_name if record.labels else None,
         "classes": class_table(stored),
         "map": stored.has("layout"),
         "duplicates": duplicates(stored),
@@ -222,55 +227,77 @@ def class_table(stored: StoredRound) -> list[Json]:
     """One entry for each class: how many carry it, are said to be it, and were right on the hold-out.
 
     ``said`` counts the tasks without a label; ``right`` of ``held_out`` are None where nothing was measured.
+    In multiple choice an image may count for several classes, and the last entry is that of none.
     """
     labels = stored.record.labels
     if labels is None or not stored.has("label_codes"):
         return []
-    size, codes = len(labels.names), stored.array("label_codes")
-    columns = {"labeled": np.bincount(codes[codes >= 0], minlength=size).tolist()}
+    carried, known = _labels_given(stored, labels)
+    columns = {"labeled": carried[known].sum(0).tolist()}
     if stored.has("probabilities"):
-        columns |= _answers_by_class(stored, codes, size)
-    missing = [None] * size
+        columns |= _answers_by_class(stored, labels, carried, known)
+    names = [*labels.names, NONE_OF_THESE] if labels.multiple else labels.names
+    missing = [None] * len(names)
     return [
         {
             "name": name,
             **{key: columns.get(key, missing)[code] for key in ("labeled", "said", "held_out", "right")},
         }
-        for code, name in enumerate(labels.names)
+        for code, name in enumerate(names)
     ]
 
 
-def _answers_by_class(stored: StoredRound, codes: NDArray[np.int16], size: int) -> dict[str, list[int]]:
-    task_ids, embedded = stored.array("task_ids"), stored.array("embedded_task_ids")
-    given = codes[np.searchsorted(task_ids, embedded)]
-    said = stored.array("probabilities").argmax(1)
-    columns = {"said": np.bincount(said[given < 0], minlength=size).tolist()}
-    if not stored.record.labels or stored.record.labels.multiple:
+def _labels_given(stored: StoredRound, labels: Labels) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """bool[n, columns] by task, whether its label names the class, and bool[n], whether it has a label."""
+    if stored.has("label_sets"):
+        sets = stored.array("label_sets")
+        return _with_none(sets == 1), sets[:, 0] >= 0
+    codes = stored.array("label_codes")  # of multiple choice, older rounds kept the first class alone
+    carried = codes[:, None] == np.arange(len(labels.names))
+    return _with_none(carried) if labels.multiple else carried, codes >= 0
+
+
+def _with_none(named: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """bool[n, classes + 1]: the last column is true where no class is named."""
+    return np.column_stack([named, ~named.any(1)])
+
+
+def _answers_by_class(
+    stored: StoredRound, labels: Labels, carried: NDArray[np.bool_], known: NDArray[np.bool_]
+) -> dict[str, list[int]]:
+    embedded = stored.array("embedded_task_ids")
+    rows = np.searchsorted(stored.array("task_ids"), embedded)
+    said = named_classes(stored.array("probabilities"), labels.multiple)
+    said = _with_none(said) if labels.multiple else said
+    columns = {"said": said[~known[rows]].sum(0).tolist()}
+    if labels.multiple:
         return columns
-    held = np.isin(embedded, stored.record.holdout) & (given >= 0)
-    right = held & (said == given)
-    return columns | {
-        "held_out": np.bincount(given[held], minlength=size).tolist(),
-        "right": np.bincount(given[right], minlength=size).tolist(),
-    }
+    held = carried[rows] & (np.isin(embedded, stored.record.holdout) & known[rows])[:, None]
+    return columns | {"held_out": held.sum(0).tolist(), "right": (held & said).sum(0).tolist()}
 
 
 def map_bytes(stored: StoredRound) -> bytes:
     """The embedding map for a browser, little-endian: uint32 n and version 1; then n values of each of
 
-    float64 task id, uint16 x and y (in pairs), int16 label, int16 what the model says (classes by index, -1
-    none), uint8 state (by index in STATES). Raises CorruptRound.
+    float64 task id, uint16 x and y (in pairs), int16 label, int16 what the model says (-1 for nothing, else
+    the place in class_table; of several classes the first and the likeliest), uint8 state (by index in
+    STATES). Raises CorruptRound.
     """
     task_ids, embedded = stored.array("task_ids"), stored.array("embedded_task_ids")
     rows = np.searchsorted(task_ids, embedded)
-    said = np.full(len(rows), -1)
-    if stored.has("probabilities"):
-        said = stored.array("probabilities").argmax(1)
+    labels, said = stored.record.labels, np.full(len(rows), -1)
+    given = stored.array("label_codes")[rows]
+    if labels and stored.has("probabilities"):
+        probabilities = stored.array("probabilities")
+        named = named_classes(probabilities, labels.multiple)
+        said = np.where(named.any(1), probabilities.argmax(1), len(labels.names))
+    if labels and stored.has("label_sets"):
+        given = np.where((stored.array("label_sets")[rows] == 0).all(1), len(labels.names), given)
     parts = (
         np.array([len(rows), 1], dtype="<u4"),
         embedded.astype("<f8"),
         stored.array("layout").astype("<u2"),
-        stored.array("label_codes")[rows].astype("<i2"),
+        given.astype("<i2"),
         said.astype("<i2"),
         stored.array("states")[rows].astype("u1"),
     )

@@ -6,56 +6,47 @@ JSON are those that Label Studio 1.23.2 was seen to send.
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal
-from xml.etree import ElementTree
 
 import numpy as np
 from numpy.typing import NDArray
 
-from coreset_backend.errors import UnsupportedLabelConfig
+from coreset_backend.annotations import Answer, agreed_label
+from coreset_backend.label_config import LabelConfig, image_uri, parse_label_config
+from coreset_backend.label_config import Labels as Labels
 
 Json = Any
 TaskState = Literal["pool", "labeled", "skipped"]
-
-
-@dataclass(frozen=True, slots=True)
-class Labels:
-    """The <Choices> that is trained on; the order of ``names`` is the class index."""
-
-    from_name: str
-    to_name: str
-    names: tuple[str, ...]
-    multiple: bool
-
-
-@dataclass(frozen=True, slots=True)
-class LabelConfig:
-    """What a label config asks: ``image_key`` of the task's data, and ``labels``, None where none fits."""
-
-    image_key: str
-    labels: Labels | None
+MOST_REASONS = 5
+"""So many reasons for unread answers are told; a hundred renamed choices fill no page."""
 
 
 @dataclass(frozen=True, slots=True)
 class Task:
     """One task: ``uri`` of its image (None: its data has none) and the agreed ``label``.
 
-    ``label`` holds class names; None when nobody named a known class. A task that has an annotation
-    counts as labeled even then: somebody has looked at it.
+    ``label`` holds class names, none of them where annotators said "none of these"; it is None where no
+    answer can be read, and ``unread`` says why. A task that has an annotation counts as labeled even then:
+    somebody has looked at it. ``unknown``: a value that annotators chose and the label config does not have.
     """
 
     task_id: int
     uri: str | None
     state: TaskState = "pool"
     label: tuple[str, ...] | None = None
+    unread: str = ""
+    unknown: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """A project as Label Studio described it at ``taken_at``; tasks are sorted by task_id."""
+    """A project as Label Studio described it at ``taken_at``; tasks are sorted by task_id.
+
+    ``remarks``: sentences on the answers that cannot be trained on.
+    """
 
     project_id: int
     title: str
@@ -64,6 +55,7 @@ class Snapshot:
     tasks: tuple[Task, ...]
     taken_at: datetime
     label_config: str = ""
+    remarks: tuple[str, ...] = ()
 
     @property
     def task_ids(self) -> NDArray[np.int64]:
@@ -87,9 +79,9 @@ class Prediction:
     """What is told to Label Studio about a task.
 
     ``score`` in [0, 1] orders the queue (0 = first). ``confidence`` in [0, 1] is the classifier's and
-    travels as the region's score; it says nothing about the order. ``label`` None shows no answer.
-    ``regions`` are another model's, as Label Studio stores them: they are shown too, and instead of the label
-    where they answer its control.
+    travels as the region's score; it says nothing about the order. ``label`` None shows no answer, and so
+    does "none of these", which is empty. ``regions`` are another model's, as Label Studio stores them: they
+    are shown too, and instead of the label where they answer its control.
     """
 
     task_id: int
@@ -114,106 +106,68 @@ def task_id_of(task: Json) -> int:
     return value if isinstance(value, int) and 0 <= value < 2**63 else -1
 
 
-def parse_label_config(label_config: str) -> LabelConfig:
-    """The image key and the first <Choices> on that <Image>.
-
-    Raises UnsupportedLabelConfig when it is no XML or has no <Image> with a ``$variable``.
-    """
-    try:
-        root = ElementTree.fromstring(label_config)
-    except ElementTree.ParseError as error:
-        raise UnsupportedLabelConfig(
-            f"The label config is no XML ({error}). Save it again in Label Studio."
-        ) from None
-    images = {tag.get("name", ""): tag.get("value", "") for tag in root.iter("Image")}
-    usable = {name: value.removeprefix("$") for name, value in images.items() if value.startswith("$")}
-    if not usable:
-        raise UnsupportedLabelConfig(
-            'The label config has no <Image name="…" value="$…"> to read images from. '
-            "This backend works on projects whose tasks show an image; "
-            "add the tag in Settings > Labeling Interface."
-        )
-    labels = next((_labels(tag) for tag in root.iter("Choices") if _is_classification(tag, usable)), None)
-    image = labels.to_name if labels else next(iter(usable))
-    return LabelConfig(usable[image], labels)
-
-
-def _is_classification(choices: ElementTree.Element, images: Mapping[str, str]) -> bool:
-    about_the_image = choices.get("perRegion", "false") != "true"
-    return choices.get("toName") in images and about_the_image and choices.find(".//Choice") is not None
-
-
-def _labels(choices: ElementTree.Element) -> Labels:
-    named = (choice.get("alias") or choice.get("value") for choice in choices.iter("Choice"))
-    return Labels(
-        from_name=choices.get("name", ""),
-        to_name=choices.get("toName", ""),
-        names=tuple(dict.fromkeys(name for name in named if name)),
-        multiple=choices.get("choice", "single") == "multiple",
-    )
-
-
-def parse_snapshot(project: Json, tasks: Iterable[Json], now: datetime) -> Snapshot:
+def parse_snapshot(
+    project: Json, tasks: Iterable[Json], now: datetime, control: str | None = None
+) -> Snapshot:
     """The Snapshot of a project's JSON and its tasks' (with annotations where there are any).
 
-    A task that appears twice, as happens when paging over a list that changes, counts once.
+    A task that appears twice, as happens when paging over a list that changes, counts once. ``control`` is
+    that of :func:`coreset_backend.label_config.parse_label_config`.
     """
-    config = parse_label_config(project["label_config"])
+    config = parse_label_config(project["label_config"], control)
     by_id = {task["id"]: parse_task(task, config) for task in tasks}
+    ordered = tuple(by_id[task_id] for task_id in sorted(by_id))
     return Snapshot(
         project_id=int(project["id"]),
         title=str(project.get("title") or ""),
         model_version=project.get("model_version") or None,
         labels=config.labels,
-        tasks=tuple(by_id[task_id] for task_id in sorted(by_id)),
+        tasks=ordered,
         taken_at=now,
         label_config=str(project["label_config"]),
+        remarks=tuple(unread_remarks(ordered)),
     )
 
 
 def parse_task(task: Json, config: LabelConfig) -> Task:
     """The Task of one task's JSON."""
     data = task.get("data") or {}
-    uri = data.get(config.image_key, data.get("$undefined$"))
     annotations = task.get("annotations") or []
     kept = [annotation for annotation in annotations if not annotation.get("was_cancelled")]
     state: TaskState = "labeled" if kept else "skipped" if annotations else "pool"
-    label = agreed_label(kept, config.labels) if config.labels else None
-    return Task(int(task["id"]), uri if isinstance(uri, str) and uri else None, state, label)
+    answer = Answer(None)
+    if kept:
+        answer = agreed_label(kept, config.control) if config.control else Answer(None, config.untrained)
+    uri = image_uri(config.image, data) if isinstance(data, dict) else None
+    return Task(int(task["id"]), uri, state, answer.label, answer.why, answer.unknown)
 
 
-def agreed_label(annotations: Sequence[Json], labels: Labels) -> tuple[str, ...] | None:
-    """The class names that the annotators agree upon; None when no annotation names a known class.
+def unread_remarks(tasks: Sequence[Task]) -> list[str]:
+    """A sentence for each reason why answers of annotators cannot be trained on, the commonest first."""
+    unread = Counter(task.unread for task in tasks if task.unread)
+    partly = Counter(task.unknown for task in tasks if task.unknown and not task.unread)
+    sentences = [
+        f"{_annotated(count)} no answer that can be trained on, because {why}."
+        for why, count in unread.most_common(MOST_REASONS)
+    ]
+    if (rest := unread.total() - sum(count for _, count in unread.most_common(MOST_REASONS))) > 0:
+        sentences.append(f"{_annotated(rest)} no answer that can be trained on, for other reasons.")
+    if partly:
+        value, _ = partly.most_common(1)[0]
+        sentences.append(
+            f"{_annotated(partly.total())} choices that the label config does not have, as '{value}'; "
+            "only the others of their choices are trained on."
+        )
+    if strange := [task.unknown for task in tasks if task.unknown]:
+        value, _ = Counter(strange).most_common(1)[0]
+        sentences.append(
+            f"Where '{value}' was renamed, alias=\"{value}\" on the new <Choice> makes its answers count."
+        )
+    return sentences
 
-    A ground truth wins. Otherwise each annotator's latest annotation has one vote: single choice takes
-    the most votes (of equals, the latest annotation's), multiple choice every class that at least half named.
-    """
-    decisive = [annotation for annotation in annotations if annotation.get("ground_truth")] or annotations
-    by_annotator = {annotation.get("completed_by"): annotation for annotation in sorted(decisive, key=_age)}
-    votes = [choice for annotation in by_annotator.values() if (choice := _choice(annotation, labels))]
-    if not votes:
-        return None
-    count = Counter(name for vote in votes for name in vote)
-    if labels.multiple:
-        return tuple(name for name in labels.names if 2 * count[name] >= len(votes))
-    latest_first = [name for vote in reversed(votes) for name in vote]
-    return (max(latest_first, key=lambda name: count[name]),)
 
-
-def _age(annotation: Json) -> tuple[str, int]:
-    return str(annotation.get("updated_at") or ""), int(annotation.get("id") or 0)
-
-
-def _choice(annotation: Json, labels: Labels) -> tuple[str, ...]:
-    chosen = {
-        name
-        for region in annotation.get("result") or []
-        if region.get("type") == "choices" and region.get("from_name") == labels.from_name
-        for name in region.get("value", {}).get("choices") or []
-        if isinstance(name, str)
-    }
-    known = tuple(name for name in labels.names if name in chosen)
-    return known if labels.multiple else known[:1]
+def _annotated(count: int) -> str:
+    return "1 annotated task holds" if count == 1 else f"{count:,} annotated tasks hold"
 
 
 def class_targets(tasks: Sequence[Task], labels: Labels) -> NDArray[np.float32]:
@@ -237,15 +191,18 @@ def prediction_json(prediction: Prediction, labels: Labels | None) -> Json:
 
 
 def result_json(prediction: Prediction, labels: Labels | None) -> list[Json]:
-    """The regions of a prediction: those that it carries, and at most one choices region of its own."""
+    """The regions of a prediction: those that it carries, and at most one choices region of its own.
+
+    "None of these" has no region.
+    """
     carried = list(prediction.regions)
     answered = {region.get("from_name") for region in carried}
-    if labels is None or prediction.label is None or labels.from_name in answered:
+    if labels is None or not prediction.label or labels.from_name in answered:
         return carried
     region = {
         "from_name": labels.from_name,
         "to_name": labels.to_name,
         "type": "choices",
-        "value": {"choices": list(prediction.label)},
+        "value": {"choices": [labels.value_of(name) for name in prediction.label]},
     }
     return [*carried, region if prediction.confidence is None else {**region, "score": prediction.confidence}]

@@ -24,6 +24,7 @@ FIELDS = (
     "trigger",
     "batch_done",
     "new_labels",
+    "control",
     "preannotate",
 )
 ATTRIBUTE = PREFIX.lower()

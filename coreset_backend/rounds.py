@@ -53,7 +53,8 @@ def run_round(backend: "Backend", project_id: int, progress: Progress = _unwatch
     """
     clock = Clock(progress)
     with clock.phase("snapshot") as step:
-        snapshot = backend.label_studio.fetch_snapshot(project_id, step)
+        control = backend.settings_for(project_id, {}).control
+        snapshot = backend.label_studio.fetch_snapshot(project_id, step, control=control)
     if not snapshot.tasks:
         raise EmptyPool(f"Project {project_id} '{snapshot.title}' has no tasks yet. Import images into it.")
     stored = backend.store.latest(project_id)
@@ -222,7 +223,7 @@ def fit_snapshot(
     holdout: frozenset[int],
     step: Callable[[int, int], None] | None = None,
 ) -> tuple[Any, dict[str, Any] | None]:
-    """A classifier and its report; without two classes to tell apart, one without a head and None.
+    """A classifier and its report; without two different labels to tell apart, one without a head and None.
 
     ``pixels`` are those of the tasks in the rows ``readable`` int64[m] of the snapshot.
     """
@@ -230,8 +231,8 @@ def fit_snapshot(
 
     labels = snapshot.labels
     tasks = [snapshot.tasks[row] for row in readable]
-    rows = np.array([row for row, task in enumerate(tasks) if task.label], dtype=np.int64)
-    trained = {name for row in rows if tasks[row].task_id not in holdout for name in tasks[row].label or ()}
+    rows = np.array([row for row, task in enumerate(tasks) if task.label is not None], dtype=np.int64)
+    trained = {tasks[row].label for row in rows if tasks[row].task_id not in holdout}
     if labels is None or len(trained) < 2:
         return model.untrained(chosen, pixels, seed=settings.seed, device=settings.device), None
     labeled = [tasks[row] for row in rows]
@@ -288,6 +289,7 @@ def _record(
             snapshot, previous, learned.pixels.task_ids, learned.holdout, learned.probabilities
         ),
         batch_figures=batch_figures(snapshot, previous),
+        remarks=snapshot.remarks,
         timings=clock.timings,
     )
 

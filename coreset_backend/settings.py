@@ -171,10 +171,15 @@ class Settings(BaseSettings):
         validation_alias=_environment("CORESET_NEW_LABELS", "START_TRAINING_EACH_N_UPDATES"),
         description="Labels since the last round that start one, batch done or not; unset: the batch size",
     )
+    control: str | None = Field(
+        None,
+        description="Name of the `<Choices>` that is trained on; unset: the first about the image, but "
+        "for those that only decide what else is asked",
+    )
     preannotate: Literal["auto", "on", "off"] = Field(
         "auto",
         description="Show the model's answer on the tasks of a batch: `auto` where it is at least 90 % sure "
-        "and was right on 80 % of the hold-out",
+        "and surely right on 80 % of the hold-out",
     )
     debounce_seconds: float = Field(
         3.0, ge=0, description="Wait after an event, so that a burst makes one job"

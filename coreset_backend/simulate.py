@@ -130,16 +130,17 @@ def read_project(backend: "Backend", project_id: int, size: int) -> LabeledImage
     """The labelled images of a Label Studio project, at ``size`` pixels a side, from the backend's cache.
 
     Images that cannot be read are left out. Raises UnsupportedLabelConfig unless the project asks for
-    classes of each image, TooFewLabels without two of them, and what Label Studio answers.
+    classes of each image, TooFewLabels without two different answers, and what Label Studio answers.
     """
-    snapshot = backend.label_studio.fetch_snapshot(project_id)
+    control = backend.settings_for(project_id, {}).control
+    snapshot = backend.label_studio.fetch_snapshot(project_id, control=control)
     if snapshot.labels is None:
         raise UnsupportedLabelConfig(
             f"Project {project_id} '{snapshot.title}' asks for no class of its images, as simulate needs. "
             "Replay one with <Choices> on its <Image>."
         )
     chosen = {task.task_id: task.label for task in snapshot.tasks if task.label is not None}
-    if (known := len({name for label in chosen.values() for name in label})) < 2:
+    if (known := len(set(chosen.values()))) < 2:
         raise TooFewLabels(known, 2)
     uris = [(task.task_id, task.uri) for task in snapshot.tasks if task.task_id in chosen]
     pixels, _ = backend.images.fetch(uris, size)

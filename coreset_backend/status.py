@@ -73,6 +73,7 @@ def round_status(stored: StoredRound) -> dict[str, Any]:
         "radius_after": record.radius_after,
         "training": record.training,
         "unreadable": record.failures,
+        "remarks": record.remarks,
         "timings": stored.timings(publication),
         "published": publication,
     }
@@ -123,4 +124,5 @@ def _round_lines(newest: dict[str, Any]) -> list[str]:
         + ("" if accuracy is None else f"; {accuracy:.0%} right on the hold-out"),
         f"  Tasks: {sum(counts.values())} = "
         + " + ".join(f"{n} {state}" for state, n in counts.items() if n),
+        *(f"  {remark}" for remark in newest["remarks"]),
     ]

@@ -48,7 +48,7 @@ class Round:
     ``counts``: tasks by state; every task of the snapshot is in exactly one. ``training``: the fields of
     the fit's report, None on a cold start. ``failures``: ``{task_id, uri, reason}`` of unreadable images.
     ``timings``: seconds by phase. ``hashes``: SHA-256 of every file of the round. ``title``: the project's.
-    ``attributes``: the settings in the label config.
+    ``attributes``: the settings in the label config. ``remarks``: why answers could not be trained on.
     ``evaluation``: the fields of :class:`coreset_backend.evaluation.Evaluation`, None without a hold-out.
     ``random_slice``: the task ids of the batch that chance drew. ``batch_figures``: what the model of the
     round before had said of its batch, None without a random slice in it. ``features``: the SHA-256 of
@@ -83,6 +83,7 @@ class Round:
     attributes: dict[str, str] = field(default_factory=dict)
     features: str = ""
     network: str = ""
+    remarks: tuple[str, ...] = ()
 
     @property
     def pool_version(self) -> str:
@@ -391,8 +392,9 @@ def _read_record(path: Path) -> Round:
 def _record(saved: dict[str, Any]) -> Round:
     labels = saved["labels"]
     if labels:
-        labels = Labels(**{**_known(Labels, labels), "names": tuple(labels["names"])})
-    lists = {name: tuple(saved.get(name, ())) for name in (*_NO_LISTS, "random_slice")}
+        paths = tuple(tuple(path) for path in labels.get("paths", ()))
+        labels = Labels(**{**_known(Labels, labels), "names": tuple(labels["names"]), "paths": paths})
+    lists = {name: tuple(saved.get(name, ())) for name in (*_NO_LISTS, "random_slice", "remarks")}
     return Round(**{**_known(Round, saved), "labels": labels, **lists})
 
 

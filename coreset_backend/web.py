@@ -21,12 +21,14 @@ from coreset_backend.errors import (
     ProjectError,
     QueueError,
     RoundNotFound,
+    UnsupportedLabelConfig,
 )
 from coreset_backend.events import concerns_us, take_event
 from coreset_backend.heartbeats import heartbeat_ages
 from coreset_backend.history import project_history
 from coreset_backend.incoming import connected_project, current_backend, json_body, named_project
 from coreset_backend.jobs import request_round
+from coreset_backend.label_config import is_unwritten, parse_label_config
 from coreset_backend.lifecycle import cancel_round, publish_again, roll_back
 from coreset_backend.metrics import CONTENT_TYPE, measure_app, metrics_text
 from coreset_backend.openapi import description
@@ -109,9 +111,12 @@ def setup() -> Response:
     project_id = named_project(body.get("project"))
     extra_params = body.get("extra_params")
     try:
-        attributes = label_config_attributes(str(body.get("schema") or ""))
-        project_settings(backend.settings, extra_params, attributes)
-    except ConfigError as error:
+        schema = str(body.get("schema") or "")
+        known = extra_params if extra_params is not None else backend.store.extra_params(project_id)
+        settings = project_settings(backend.settings, known, label_config_attributes(schema))
+        if not is_unwritten(schema):
+            parse_label_config(schema, settings.control)
+    except (ConfigError, UnsupportedLabelConfig) as error:
         return _refused_in_the_form(error)
     if backend.store.register(project_id):
         try:
@@ -123,7 +128,7 @@ def setup() -> Response:
     return jsonify(model_version=pool_version(_answers(project_id)))
 
 
-def _refused_in_the_form(error: ConfigError) -> Response:
+def _refused_in_the_form(error: CoresetError) -> Response:
     """A 400 whose reason phrase holds the words: Label Studio's form shows that, and nothing of the body."""
     answer = jsonify(error=str(error), status=400)
     words = " ".join(str(error).split()).encode("ascii", "replace").decode()

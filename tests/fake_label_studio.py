@@ -434,6 +434,13 @@ def annotate(studio: FakeLabelStudio, task_id: int) -> Json:
 
 
 def predictions(studio: FakeLabelStudio) -> Json:
+    if request.method == "POST":  # stored as it is, unlike an import
+        body = request.get_json()
+        if body["task"] not in studio.tasks:
+            abort(400, "Invalid pk - object does not exist.")
+        project_id = studio.tasks[body["task"]]["project"]
+        studio.predictions.append({**body, "project": project_id, "id": studio.next_id()})
+        return jsonify(studio.predictions[-1]), 201
     return jsonify(studio.predictions_of(int(request.args["task"])))
 
 
@@ -449,7 +456,8 @@ def import_predictions(studio: FakeLabelStudio, project_id: int) -> Json:
 
 
 def _fits(region: Json, config: str) -> bool:
-    return all(f'value="{choice}"' in config for choice in region["value"]["choices"])
+    chosen = region["value"]["choices"]
+    return all(isinstance(choice, str) and f'value="{choice}"' in config for choice in chosen)
 
 
 def _titles(studio: FakeLabelStudio, project_id: int) -> list[str]:
@@ -521,7 +529,7 @@ _ROUTES: list[tuple[str, list[str], Any]] = [
     ("/api/tasks/", ["GET"], tasks),
     ("/api/tasks/<int:task_id>/", ["GET", "DELETE"], one_task),
     ("/api/tasks/<int:task_id>/annotations/", ["POST"], annotate),
-    ("/api/predictions/", ["GET"], predictions),
+    ("/api/predictions/", ["GET", "POST"], predictions),
     ("/api/dm/actions/", ["POST"], action),
     ("/data/upload/<path:path>", ["GET"], upload),
 ]

@@ -84,6 +84,35 @@ class LabelStudioContract:
         assert published.sent == 6
         assert admin.get("/api/predictions/", params={"task": task_ids[0]}).json()[0]["result"] == []
 
+    def test_answers_of_nested_choices_are_published_as_paths(
+        self, client: LabelStudio, admin: httpx.Client, project: tuple[int, list[int]]
+    ) -> None:
+        project_id, task_ids = project
+        nested = demo.choices_config(["cool"]).replace("<Choices ", '<Choices allowNested="true" ', 1)
+        warm = '<Choice value="warm"><Choice value="red"/></Choice><Choice value="cool"/>'
+        config = {"label_config": nested.replace('<Choice value="cool"/>', warm)}
+        admin.patch(f"/api/projects/{project_id}/", json=config).raise_for_status()
+        labels = client.fetch_snapshot(project_id).labels
+        assert labels and labels.names == ("warm / red", "cool")
+        sure = predictions(task_ids[:3], "coreset-1-a", "warm / red")
+        sent = [*sure[:2], Prediction(task_ids[2], 0.9, "coreset-1-a")]
+        published = client.publish(project_id, sent, labels)
+        assert (published.sent, published.serves) == (3, tuple(task_ids[:3]))
+        results = [
+            admin.get("/api/predictions/", params={"task": task_id}).json()[0]["result"]
+            for task_id in task_ids[:3]
+        ]
+        assert [result and result[0]["value"]["choices"] for result in results] == [
+            [["warm", "red"]],
+            [["warm", "red"]],
+            [],
+        ]
+        admin.delete(f"/api/tasks/{task_ids[1]}/").raise_for_status()
+        again = [Prediction(each.task_id, each.score, "coreset-2-b", each.label, 0.9) for each in sent]
+        published = client.publish(project_id, again, labels, written=["coreset-1-a"])
+        assert (published.sent, published.gone) == (2, (task_ids[1],))
+        assert client.model_versions(project_id) == {"coreset-2-b": 2}
+
     def test_versions_of_others_stay_whatever_their_name(
         self, client: LabelStudio, admin: httpx.Client, project: tuple[int, list[int]]
     ) -> None:

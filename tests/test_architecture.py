@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).parent.parent / "coreset_backend"
-PURE = {"errors", "settings", "project", "selection"}
+PURE = {"errors", "settings", "project", "label_config", "annotations", "selection"}
 WORLD = {"images", "addresses", "model", "neighbors", "store", "label_studio"}
 MAY_IMPORT = {
     **{room: {"errors"} for room in PURE | {"images", "addresses", "model"}},
@@ -20,6 +20,9 @@ MAY_IMPORT = {
     "images": {"errors", "addresses", "outbound"},
     "neighbors": {"errors", "sealed", "selection"},
     "sealed": {"errors"},
+    "label_config": {"errors"},
+    "annotations": {"label_config"},
+    "project": {"annotations", "label_config"},
     "store": {"errors", "project", "sealed"},
     "label_studio": {"errors", "outbound", "project", "token_auth"},
     "token_auth": {"errors", "redaction"},
@@ -27,9 +30,9 @@ MAY_IMPORT = {
     "findings": {"store"},
     "tabs": {"errors", "project", "label_studio", "store", "findings"},
     "connection": {"errors", "label_studio", "project", "sealed", "store"},
-    "connect": {"errors", "connection", "project", "label_studio", "store", "tabs"},
+    "connect": {"errors", "connection", "label_config", "project", "label_studio", "store", "tabs"},
     "publication": {"errors", "backend", "connect", "connection", "progress", "project", "store"},
-    "answers": {"errors", "project", "store"},
+    "answers": {"errors", "evaluation", "project", "store"},
     "batch": {"settings", "project", "selection", "store"},
     "evaluation": {"project"},
     "figures": {"errors", "evaluation", "project", "store"},
@@ -60,6 +63,7 @@ MAY_IMPORT = {
     "serve": {"errors", "settings", "connections"},
     "overview": {
         "errors",
+        "evaluation",
         "backend",
         "store",
         "heartbeats",

@@ -46,7 +46,7 @@ def save_round(backend: Backend) -> None:
     task_ids = np.array([2, 3, 4])
     with backend.store.draft(1) as draft:
         draft.save(
-            record(draft.number, project_id=1, training={"holdout_accuracy": 0.95}),
+            record(draft.number, project_id=1, training={"holdout_accuracy": 0.95, "n_holdout": 60}),
             {
                 "task_ids": task_ids,
                 "states": np.ones(3, dtype=np.uint8),

@@ -2,16 +2,12 @@ from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
-import pytest
 
-from coreset_backend.errors import UnsupportedLabelConfig
 from coreset_backend.project import (
     Labels,
     Prediction,
     Task,
-    agreed_label,
     class_targets,
-    parse_label_config,
     parse_snapshot,
     prediction_json,
 )
@@ -29,65 +25,6 @@ def annotation(*choices: str, by: int = 1, at: str = "2026-01-01", **more: Any) 
         "value": {"choices": list(choices)},
     }
     return {"result": [region] if choices else [], "completed_by": by, "updated_at": at, **more}
-
-
-def test_label_config_names_the_image_and_the_choices_in_order() -> None:
-    config = parse_label_config(CONFIG)
-    assert config.image_key == "image"
-    assert config.labels == LABELS
-
-
-@pytest.mark.parametrize(
-    ("config", "complaint"),
-    [
-        ("<View>", "no XML"),
-        ('<View><Text name="t" value="$text"/></View>', "no <Image"),
-        ('<View><Image name="i" value="https://example.com/a.png"/></View>', "no <Image"),
-    ],
-)
-def test_label_config_without_an_image_is_refused_with_the_fix(config: str, complaint: str) -> None:
-    with pytest.raises(UnsupportedLabelConfig, match=complaint):
-        parse_label_config(config)
-
-
-def test_boxes_only_is_selection_only() -> None:
-    boxes = '<RectangleLabels name="b" toName="i"><Label value="a"/></RectangleLabels>'
-    config = f'<View><Image name="i" value="$x"/>{boxes}</View>'
-    assert parse_label_config(config).labels is None
-
-
-def test_choices_on_regions_are_not_labels_of_the_image() -> None:
-    assert (
-        parse_label_config(CONFIG.replace('toName="image"', 'toName="image" perRegion="true"')).labels is None
-    )
-
-
-@pytest.mark.parametrize(
-    ("annotations", "expected"),
-    [
-        ([annotation("cat")], ("cat",)),
-        ([annotation()], None),
-        ([annotation("unicorn")], None),
-        ([annotation("cat", by=1), annotation("d", by=2), annotation("d", by=3)], ("d",)),
-        ([annotation("cat", by=1, at="1"), annotation("d", by=2, at="2")], ("d",)),
-        ([annotation("cat", by=1, at="1"), annotation("d", by=1, at="2")], ("d",)),
-        ([annotation("cat", ground_truth=True), annotation("d", by=2), annotation("d", by=3)], ("cat",)),
-    ],
-)
-def test_the_annotators_agree_on_one_class(annotations: list[Any], expected: tuple[str, ...] | None) -> None:
-    assert agreed_label(annotations, LABELS) == expected
-
-
-def test_multiple_choice_keeps_what_half_of_the_annotators_named() -> None:
-    labels = Labels("label", "image", ("a", "b", "c"), multiple=True)
-    votes = [annotation("a", "b", by=1), annotation("b", "c", by=2), annotation("b", by=3)]
-    assert agreed_label(votes, labels) == ("b",)
-    assert agreed_label(votes[:2], labels) == ("a", "b", "c")
-
-
-def test_other_controls_of_the_same_annotation_are_ignored() -> None:
-    box = {"from_name": "box", "type": "rectanglelabels", "value": {"rectanglelabels": ["cat"]}}
-    assert agreed_label([{"result": [box], "completed_by": 1}], LABELS) is None
 
 
 def snapshot_of(*tasks: Any) -> Any:
@@ -108,7 +45,49 @@ def test_snapshot_sorts_tasks_and_counts_one_listed_twice_once() -> None:
 
 def test_an_empty_submit_is_labeled_without_a_label_and_a_task_without_image_has_no_uri() -> None:
     snapshot = snapshot_of({"id": 1, "data": {"image": None}, "annotations": [annotation()]})
-    assert snapshot.tasks == (Task(1, None, "labeled", None),)
+    assert snapshot.tasks == (Task(1, None, "labeled", None, "nothing is chosen in 'label'"),)
+
+
+def test_a_snapshot_says_which_answers_cannot_be_trained_on_and_why() -> None:
+    answers = (["kitty"], ["kitty"], ["cat"], [], ["a"], ["b"], ["c"], ["e"], ["f"])
+    tasks = [
+        {"id": number, "data": {"image": "/a"}, "annotations": [annotation(*chosen)]}
+        for number, chosen in enumerate(answers)
+    ]
+    tasks.append({"id": 99, "data": {"image": "/a"}, "annotations": [annotation("x", was_cancelled=True)]})
+    remarks = snapshot_of(*tasks).remarks
+    assert remarks[0] == (
+        "2 annotated tasks hold no answer that can be trained on, "
+        "because 'kitty' is not among the choices of 'label'."
+    )
+    assert remarks[1] == (
+        "1 annotated task holds no answer that can be trained on, because nothing is chosen in 'label'."
+    )
+    assert remarks[5] == "2 annotated tasks hold no answer that can be trained on, for other reasons."
+    assert 'alias="kitty" on the new <Choice>' in remarks[6]
+    assert len(remarks) == 7
+    assert snapshot_of(tasks[2]).remarks == ()
+
+
+def test_values_lost_beside_known_ones_are_told_too() -> None:
+    multiple = CONFIG.replace('toName="image"', 'toName="image" choice="multiple"')
+    task = {"id": 1, "data": {"image": "/a"}, "annotations": [annotation("cat", "kitty")]}
+    project = {"id": 7, "label_config": multiple}
+    snapshot = parse_snapshot(project, [task, {**task, "id": 2}], datetime.now(UTC))
+    assert snapshot.tasks[0].label == ("cat",)
+    assert snapshot.remarks[0].startswith(
+        "2 annotated tasks hold choices that the label config does not have"
+    )
+
+
+def test_choices_from_the_data_of_tasks_are_told_with_the_tasks_that_have_answers() -> None:
+    dynamic = CONFIG.replace('<Choice value="cat"/><Choice value="dog" alias="d"/>', "").replace(
+        'toName="image"', 'toName="image" value="$options"'
+    )
+    task = {"id": 1, "data": {"image": "/a", "options": []}, "annotations": [annotation("cat")]}
+    snapshot = parse_snapshot({"id": 7, "label_config": dynamic}, [task], datetime.now(UTC))
+    assert snapshot.labels is None
+    assert "because the choices of 'label' come from each task's data ($options)" in snapshot.remarks[0]
 
 
 def test_fingerprint_changes_with_a_label_and_not_with_the_time() -> None:
@@ -130,3 +109,10 @@ def test_prediction_json_keeps_order_and_confidence_apart() -> None:
     assert body["result"][0]["score"] == 0.9
     assert body["result"][0]["value"] == {"choices": ["cat"]}
     assert prediction_json(Prediction(4, 0.25, "coreset-1"), LABELS)["result"] == []
+
+
+def test_predictions_take_the_shape_of_the_answers() -> None:
+    nested = Labels("label", "image", ("warm / red", "cool"), True, (("warm", "red"), ("cool",)))
+    body = prediction_json(Prediction(4, 0.25, "coreset-1", ("warm / red", "cool"), 0.9), nested)
+    assert body["result"][0]["value"] == {"choices": [["warm", "red"], ["cool"]]}
+    assert prediction_json(Prediction(4, 0.25, "coreset-1", (), 0.9), nested)["result"] == []

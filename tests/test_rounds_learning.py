@@ -1,5 +1,7 @@
 """Whole rounds on a real HTTP Label Studio, with features that were learned on the pool."""
 
+import html
+import io
 import logging
 from collections.abc import Callable
 from pathlib import Path
@@ -8,16 +10,21 @@ import numpy as np
 import pytest
 import torch
 from fake_label_studio import TOKEN, FakeLabelStudio, picture
+from PIL import Image
 from safetensors.torch import load_file, save_file
 from test_model import shapes, trained
 from test_model_pretraining import begin, textures
 
 from coreset_backend import model
+from coreset_backend.answers import Answers
 from coreset_backend.backend import Backend
 from coreset_backend.batch import state_code
-from coreset_backend.errors import NotFinite
+from coreset_backend.doctor import examine
+from coreset_backend.errors import NotFinite, UnsupportedLabelConfig
+from coreset_backend.overview import class_table, map_bytes
 from coreset_backend.rounds import round_due, run_round
-from coreset_backend.status import PHASES
+from coreset_backend.status import PHASES, project_status, status_lines
+from coreset_backend.web import create_app
 
 POOL = 40
 LABELS = ("cat", "dog")
@@ -183,3 +190,94 @@ def test_a_network_that_was_trained_embeds_all_again(tmp_path: Path) -> None:
     assert names[0] == names[1] != names[2]
     model.save_classifier(made[0], tmp_path / "m.safetensors")
     assert model.network_name(model.load_classifier(tmp_path / "m.safetensors", "cpu")) == names[0]
+
+
+def inspected(studio: FakeLabelStudio, choices: str, *, images: int = 48) -> tuple[int, list[int]]:
+    """A project whose every third image is red, and its task ids."""
+    project_id = studio.create_project(images)
+    studio.projects[project_id]["label_config"] = (
+        f'<View><Image name="image" value="$image"/>{choices}</View>'
+    )
+    for number in range(0, images, 3):
+        red = np.random.default_rng(number).integers(0, 60, (32, 32, 3), dtype=np.uint8)
+        red[:, :, 0] += 190
+        body = io.BytesIO()
+        Image.fromarray(red).save(body, "PNG")
+        studio.files[f"/data/upload/{project_id}/{number}.png"] = body.getvalue()
+    return project_id, [task["id"] for task in studio.tasks_of(project_id)]
+
+
+CHECKBOX = '<Choices name="label" toName="image"><Choice value="red"/></Choices>'
+BOXES = CHECKBOX.replace(">", ' choice="multiple"><Choice value="other"/>', 1)
+
+
+@pytest.mark.parametrize("choices", [CHECKBOX, BOXES])
+def test_none_of_these_is_learned_measured_and_answered(
+    make: Callable[..., Backend], studio: FakeLabelStudio, weights: Path, choices: str
+) -> None:
+    backend = make(weights)
+    project_id, tasks = inspected(studio, choices)
+    for number, task_id in enumerate(tasks[:36]):
+        studio.annotate(task_id, None if number % 3 else "red")
+    stored = run_round(backend, project_id)
+    training, labels = stored.record.training, stored.record.labels
+    assert training and labels and (training["n_train"], training["n_holdout"]) == (30, 6)
+    held = [tasks.index(task_id) % 3 == 0 for task_id in stored.record.holdout]
+    assert (sum(held), len(held)) == (2, 6)  # a fifth of the red ones, and of those that are not
+    assert training["holdout_accuracy"] == stored.record.evaluation["accuracy"]["value"] == 1  # type: ignore[index]
+    answers = Answers(stored)
+    assert [answers.answer(task_id)[0] for task_id in tasks[36:]] == [("red",), (), ()] * 4  # type: ignore[index]
+    assert answers.prediction(tasks[37], 0.5, "v", "on").label == ()
+    table = {line["name"]: (line["labeled"], line["said"]) for line in class_table(stored)}
+    assert table["red"] == (12, 4) and table["none of these"] == (24, 8)
+    place = len(labels.names)
+    said = np.frombuffer(map_bytes(stored)[8 + 14 * 48 :][: 2 * 48], dtype="<i2")
+    assert said.tolist() == [place - 1, place, place] * 16
+    assert not stored.record.remarks
+
+
+def test_answers_alike_make_no_model(
+    make: Callable[..., Backend], studio: FakeLabelStudio, weights: Path
+) -> None:
+    project_id, tasks = inspected(studio, CHECKBOX, images=12)
+    for task_id in tasks[:6]:
+        studio.annotate(task_id, None)
+    stored = run_round(make(weights), project_id)
+    assert stored.record.training is None and not stored.has("probabilities")
+
+
+def test_answers_that_cannot_be_trained_on_are_told_everywhere(
+    make: Callable[..., Backend], studio: FakeLabelStudio, weights: Path
+) -> None:
+    backend, project_id = make(weights), studio.create_project(12)
+    tasks = [task["id"] for task in studio.tasks_of(project_id)]
+    for task_id, label in zip(tasks, ["kitty", "kitty", "cat", "dog"], strict=False):
+        studio.annotate(task_id, label)
+    run_round(backend, project_id)
+    told = (
+        "2 annotated tasks hold no answer that can be trained on, "
+        "because 'kitty' is not among the choices of 'label'."
+    )
+    assert f"  {told}" in status_lines(project_status(backend, project_id))
+    assert told in dict(examine(backend, [project_id]))[f"Project {project_id}"]
+    client = create_app(backend).test_client()
+    page = client.get(f"/projects/{project_id}").get_data(as_text=True)
+    assert told in html.unescape(page)
+    assert told in client.get(f"/api/projects/{project_id}/status").json["round"]["remarks"]  # type: ignore[index]
+
+
+def test_a_lead_names_the_control_in_the_label_config_or_in_the_form(
+    make: Callable[..., Backend], studio: FakeLabelStudio, weights: Path
+) -> None:
+    two = CHECKBOX + CHECKBOX.replace('name="label"', 'name="weather"').replace("red", "sunny")
+    backend = make(weights)
+    project_id, _ = inspected(studio, two, images=6)
+    assert run_round(backend, project_id).record.labels.from_name == "label"  # type: ignore[union-attr]
+    backend.store.keep_extra_params(project_id, {"control": "weather"})
+    assert run_round(backend, project_id).record.labels.from_name == "weather"  # type: ignore[union-attr]
+    config = studio.projects[project_id]["label_config"]
+    studio.projects[project_id]["label_config"] = config.replace("<View>", '<View coreset_control="label">')
+    assert run_round(backend, project_id).record.labels.from_name == "label"  # type: ignore[union-attr]
+    studio.projects[project_id]["label_config"] = config.replace("<View>", '<View coreset_control="moon">')
+    with pytest.raises(UnsupportedLabelConfig, match="there is no <Choices> 'moon'"):
+        run_round(backend, project_id)

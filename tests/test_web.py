@@ -25,10 +25,10 @@ def waiting_jobs(backend: Backend) -> int:
     return len(backend.queue.jobs)
 
 
-def save_round(backend: Backend) -> None:
+def save_round(backend: Backend, **training: Any) -> None:
     with backend.store.draft(7) as draft:
         draft.save(
-            record(draft.number, training={"holdout_accuracy": 0.95}),
+            record(draft.number, training={"holdout_accuracy": 0.95, "n_holdout": 60, **training}),
             {
                 "task_ids": np.array([1, 2, 3, 4]),
                 "states": np.array([1, 2, 1, 3], dtype=np.uint8),
@@ -79,6 +79,44 @@ def test_predict_answers_each_task_once_in_order_under_the_pool_version(
     assert chosen == [["cat"], None, ["dog"], None, None, None]
     assert results[2]["result"][0]["score"] == pytest.approx(0.95)
     assert results[2]["result"][0]["from_name"] == LABELS.from_name
+
+
+@pytest.mark.parametrize(
+    ("accuracy", "n", "is_shown"),
+    [
+        (1.0, 2, False),
+        (1.0, 19, False),
+        (1.0, 20, True),
+        (0.9, 20, False),
+        (0.95, 60, True),
+        (0.85, 60, False),
+    ],
+)
+def test_answers_are_shown_where_the_hold_out_is_large_and_surely_right(
+    backend: Backend, client: FlaskClient, accuracy: float, n: int, is_shown: bool
+) -> None:
+    save_round(backend, holdout_accuracy=accuracy, n_holdout=n)
+    results = (client.post("/predict", json={"project": "7.1", "tasks": [{"id": 1}]}).json or {})["results"]
+    assert bool(results[0]["result"]) == is_shown
+
+
+@pytest.mark.parametrize(
+    ("tags", "words"),
+    [
+        ('<Text name="t" value="$text"/>', "has no <Image"),
+        (
+            '<Repeater on="$x"><Image name="i" value="$x[{{idx}}]"/></Repeater>',
+            "in a <Repeater>, many in one task",
+        ),
+        ('<Image name="i" value="$x" coreset_control="moon"/>', "there is no <Choices> 'moon'"),
+    ],
+)
+def test_a_label_config_that_cannot_be_worked_on_is_told_in_the_form(
+    backend: Backend, client: FlaskClient, tags: str, words: str
+) -> None:
+    answer = client.post("/setup", json={"project": "7.1", "schema": f"<View>{tags}</View>"})
+    assert answer.status_code == 400 and words in answer.status
+    assert backend.store.projects() == []
 
 
 def test_unseen_tasks_are_noted(backend: Backend, client: FlaskClient) -> None:
