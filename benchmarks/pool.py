@@ -34,8 +34,8 @@ sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
 from round import processor  # noqa: E402
 
 from coreset_backend import model  # noqa: E402
+from coreset_backend.decoding import decoded_pixels  # noqa: E402
 from coreset_backend.images import Images, open_images  # noqa: E402
-from coreset_backend.images.decode import decoded_pixels  # noqa: E402
 from coreset_backend.model.classifier import batch_for, features_of, images_from  # noqa: E402
 from coreset_backend.model.networks import initialize  # noqa: E402
 

@@ -4,9 +4,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
-
 from coreset_backend.images.decode import decoded_pixels
+from numpy.typing import NDArray
 
 POOLS = ("balanced", "long_tail", "redundant")
 DISTINCT, COPIED, SIZE = 2000, 400, 10_000

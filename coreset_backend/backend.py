@@ -100,7 +100,7 @@ class Backend:
 
     @cached_property
     def images(self) -> "Images":
-        from coreset_backend.images import open_images
+        from coreset_backend.images import Limits, open_images
 
         settings = self.settings
         return open_images(
@@ -113,6 +113,9 @@ class Backend:
             verify=settings.verify_ssl,
             browser_url=settings.label_studio_browser_url,
             proxies=self.proxies,
+            limits=Limits(
+                max_bytes=int(settings.image_mb * 1e6), max_pixels=int(settings.image_megapixels * 1e6)
+            ),
         )
 
     @cached_property

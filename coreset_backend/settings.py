@@ -193,6 +193,13 @@ class Settings(BaseSettings):
     )
     keep_rounds: int = Field(5, ge=2, description="Rounds kept for each project")
     cache_gb: float = Field(20.0, gt=0, description="Size of the image cache in GB")
+    image_mb: float = Field(50.0, gt=0, le=2000, description="Largest file of an image in MB")
+    image_megapixels: float = Field(
+        50.0,
+        gt=0,
+        le=2000,
+        description="Largest image that is decoded whole; decoding takes at most 7.3 MB of memory for each",
+    )
     allowed_hosts: Annotated[tuple[str, ...], NoDecode] = Field(
         (), description="Private hosts or networks that images may come from, separated by commas"
     )

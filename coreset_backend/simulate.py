@@ -114,15 +114,16 @@ def read_files(
 
     Raises ConfigError naming a file that is no readable image.
     """
-    from coreset_backend.images.decode import decoded_pixels
+    from coreset_backend.decoding import Decoders
 
     decoded.parent.mkdir(parents=True, exist_ok=True)
     pixels = open_memmap(decoded, mode="w+", dtype=np.uint8, shape=(len(found), size, size, 3))
-    for row, (path, _) in enumerate(found):
-        try:
-            pixels[row] = decoded_pixels(path.read_bytes(), size, MOST_PIXELS)
-        except ImageError as error:
-            raise ConfigError(f"{path} cannot be used: {error}.") from error
+    with Decoders(MOST_PIXELS) as decoders:
+        for row, (path, _) in enumerate(found):
+            try:
+                pixels[row] = decoders.pixels(path.read_bytes(), size)
+            except ImageError as error:
+                raise ConfigError(f"{path} cannot be used: {error}.") from error
     return LabeledImages(pixels, tuple((name,) for _, name in found), names)
 
 

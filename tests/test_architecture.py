@@ -10,14 +10,14 @@ import pytest
 
 PACKAGE = Path(__file__).parent.parent / "coreset_backend"
 PURE = {"errors", "settings", "project", "label_config", "annotations", "selection"}
-WORLD = {"images", "addresses", "model", "neighbors", "store", "label_studio"}
+WORLD = {"images", "decoding", "addresses", "model", "neighbors", "store", "label_studio"}
 MAY_IMPORT = {
-    **{room: {"errors"} for room in PURE | {"images", "addresses", "model"}},
+    **{room: {"errors"} for room in PURE | {"images", "decoding", "addresses", "model"}},
     "redaction": set(),
     "errors": {"redaction"},
     "settings": {"errors", "redaction"},
     "outbound": {"errors", "addresses", "redaction"},
-    "images": {"errors", "addresses", "outbound"},
+    "images": {"errors", "addresses", "outbound", "decoding"},
     "neighbors": {"errors", "sealed", "selection"},
     "sealed": {"errors"},
     "label_config": {"errors"},
@@ -86,6 +86,7 @@ MAY_IMPORT = {
         "batch",
         "evaluation",
         "images",
+        "decoding",
         "model",
         "rounds",
         "pretraining",
@@ -118,7 +119,8 @@ DOORS = {
     "prometheus_client": {"metrics"},
     "click": {"cli"},
     "rq": {"jobs", "backend", "heartbeats", "worker", "pretraining", "failures"},
-    "PIL": {"images", "demo_images"},
+    "PIL": {"decoding", "images", "demo_images"},
+    "pillow_heif": {"decoding"},
 }
 
 
@@ -183,6 +185,7 @@ def test_no_pickle() -> None:
             for module in ("web", "serve", "cli")
         ),
         ("selection", ("torch", "flask", "redis", "annoy", "rq")),
+        ("decoding", ("torch", "httpx", "redis", "flask", "rq", "scipy")),
         ("project", ("httpx", "flask", "torch")),
     ],
 )
@@ -194,4 +197,4 @@ def test_importing_loads_only_what_is_needed(module: str, absent: tuple[str, ...
 
 def test_only_settings_and_the_process_tree_read_the_environment() -> None:
     readers = {path.stem for path in PACKAGE.rglob("*.py") if "os.environ" in path.read_text()}
-    assert readers <= {"settings", "local", "cli"}
+    assert readers <= {"settings", "local", "cli", "decoders"}

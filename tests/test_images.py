@@ -1,8 +1,15 @@
+import base64
 import io
+import re
+import textwrap
+import threading
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, ClassVar
+from urllib.parse import quote
 
 import httpx
 import numpy as np
@@ -12,6 +19,7 @@ from serving import serving
 
 from coreset_backend.errors import TooManyImageFailures
 from coreset_backend.images import open_images
+from coreset_backend.images.file_budget import FileBudget
 
 
 def picture(kind: str = "JPEG", mode: str = "RGB", size: tuple[int, int] = (80, 60), **options: Any) -> bytes:
@@ -134,3 +142,66 @@ def test_a_pool_of_failures_stops_the_round(server: str, tmp_path: Path) -> None
     with pytest.raises(TooManyImageFailures, match="100%"):
         opened.fetch([(1, "/data/upload/1/none.jpg"), (2, None)], 32)
     opened.close()
+
+
+PNG = picture("PNG")
+ENCODED = base64.b64encode(PNG).decode()
+
+
+@pytest.mark.parametrize(
+    "uri",
+    [
+        f"data:image/png;base64,{ENCODED}",
+        "data:image/png;base64,\n" + "\r\n".join(textwrap.wrap(ENCODED, 76)),
+        "data:image/png;base64," + " ".join(textwrap.wrap(ENCODED, 10)),
+        f"data:image/png;base64,{ENCODED.rstrip('=')}",
+        f"DATA:image/png; charset=utf-8 ; BASE64 ,{ENCODED}",
+        f"data:image/png;base64,{ENCODED.replace('+', '%2B').replace('/', '%2F').replace('=', '%3D')}",
+        "data:image/png;base64," + "%0A".join(textwrap.wrap(ENCODED, 60)),
+        f"data:image/png;base64,{ENCODED}#here",
+        f"data:;base64,{ENCODED}",
+        f"data:image/png,{quote(PNG)}",
+    ],
+)
+def test_a_data_address_is_read_as_browsers_do(images: Any, uri: str) -> None:
+    assert images.check(1, uri) is None
+
+
+@pytest.mark.parametrize(
+    ("uri", "reason"),
+    [
+        ("data:image/png;base64", "no comma"),
+        ("data:image/png;base64,", "empty"),
+        ("data:image/png;base64,!!!!", "no valid base64"),
+        ("data:image/png;base64,A", "no valid base64"),
+        (f"data:image/png;base64,{'A' * 80_000_000}", r"more than the 50 MB allowed \(CORESET_IMAGE_MB\)"),
+    ],
+)
+def test_a_data_address_without_an_image_has_a_reason(images: Any, uri: str, reason: str) -> None:
+    assert re.search(reason, str(images.check(1, uri)))
+
+
+def test_the_files_in_memory_are_bounded_and_each_gets_its_turn() -> None:
+    files, held, most, lock = FileBudget(10_000_000), [0], [0], threading.Lock()
+
+    def fetch(count: int) -> None:
+        with files.one_file():
+            files.expect(count)
+            files.expect(count)  # another try after a failure
+            with lock:
+                held[0] += count
+                most.append(held[0])
+            time.sleep(0.01)
+            with lock:
+                held[0] -= count
+
+    with ThreadPoolExecutor(16) as threads:
+        list(threads.map(fetch, [4_000_000, 2_000_000, 10_000_000] * 8))
+    assert 4_000_000 < max(most) <= 10_000_000
+
+
+def test_large_files_are_read_side_by_side_without_their_length_too(images: Any) -> None:
+    large = picture("BMP", size=(900, 900))
+    Wire.FILES.update({f"/data/upload/1/{number}.bmp": large for number in range(40)})
+    pixels, failures = images.fetch([(n, f"/data/upload/1/{n}.bmp") for n in range(40)], 32)
+    assert (len(pixels), failures) == (40, [])

@@ -11,8 +11,8 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
+from coreset_backend.decoding import decoded_pixels
 from coreset_backend.errors import ImageError
-from coreset_backend.images.decode import decoded_pixels
 
 RED, WHITE, BLACK = (200, 40, 40), (255, 255, 255), (0, 0, 0)
 Pixels = NDArray[np.uint8]
@@ -296,7 +296,7 @@ import resource, sys
 from pathlib import Path
 from PIL import Image
 from coreset_backend.errors import ImageError
-from coreset_backend.images.decode import decoded_pixels
+from coreset_backend.decoding import decoded_pixels
 pages = int(Path("/proc/self/statm").read_text().split()[0])
 limit = pages * resource.getpagesize() + 256_000_000
 resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
@@ -331,3 +331,191 @@ def test_no_bomb_costs_more_memory_than_the_largest_image_allowed(tmp_path: Path
     assert said["large"] == "(32, 32, 3)"
     assert all(said[name].startswith(("refused: ", "(32, 32, 3)")) for name in files)
     assert all("megapixels" in said[name] for name in ("png", "jpeg", "gif", "bmp"))
+
+
+def cut(data: bytes, share: float) -> bytes:
+    return data[: int(len(data) * share)]
+
+
+def photograph(size: tuple[int, int] = (320, 240)) -> Image.Image:
+    rng = np.random.default_rng(1)
+    return Image.fromarray(rng.integers(30, 220, (12, 16, 3), np.uint8)).resize(
+        size, Image.Resampling.BICUBIC
+    )
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
+@pytest.mark.parametrize("progressive", [False, True])
+def test_a_jpeg_without_its_end_is_read_as_browsers_do(mode: str, progressive: bool) -> None:
+    whole = encoded(photograph().convert(mode), "JPEG", progressive=progressive, quality=90)
+    read = decode(whole).astype(int)
+    np.testing.assert_array_equal(decode(whole[:-2]), read)
+    np.testing.assert_array_equal(decode(whole[:-1]), read)
+    most = decode(cut(whole, 0.8)).astype(int)
+    assert abs(most[:20] - read[:20]).mean() < 8
+    if not progressive:
+        np.testing.assert_allclose(most[-3:], 128, atol=2)
+
+
+def test_a_jpeg_of_which_little_is_there_is_named_cut_off() -> None:
+    for progressive in (False, True):
+        whole = encoded(photograph(), "JPEG", progressive=progressive, quality=90)
+        share = 0.3 if not progressive else (whole.index(b"\xff\xda") + 40) / len(whole)
+        with pytest.raises(ImageError, match="% of its rows are there"):
+            decode(cut(whole, share))
+
+
+def test_a_night_without_an_end_marker_is_no_missing_row() -> None:
+    dark = Image.new("RGB", (320, 240), BLACK)
+    dark.paste(RED, (0, 0, 320, 60))
+    for kind in ("JPEG", "PNG"):
+        whole = encoded(dark, kind)
+        np.testing.assert_array_equal(decode(whole[:-2]), decode(whole))
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "L", "P"])
+def test_a_png_without_its_end_is_read_as_browsers_do(mode: str) -> None:
+    whole = encoded(photograph().convert(mode), "PNG")
+    read = decode(whole).astype(int)
+    np.testing.assert_array_equal(decode(whole[:-12]), read)  # no IEND
+    most = decode(cut(whole, 0.8)).astype(int)
+    np.testing.assert_array_equal(most[:20], read[:20])
+    with pytest.raises(ImageError, match="% of its rows are there"):
+        decode(cut(whole, 0.3))
+
+
+def with_chunk(png: bytes, kind: bytes, data: bytes) -> bytes:
+    return png[:33] + chunk(kind, data) + png[33:]
+
+
+@pytest.mark.parametrize(
+    ("kind", "data"),
+    [
+        (b"iCCP", b"profile\0\0" + zlib.compress(np.random.default_rng(0).bytes(3_000_000))),
+        (b"iCCP", b"no profile"),
+        (b"iTXt", b"XML:com.adobe.xmp\0\0\0\0\0" + b"x" * 3_000_000),
+        (b"zTXt", b"Comment\0\0" + zlib.compress(bytes(90_000_000))),
+        (b"tEXt", b"x" * 80_000_000),
+        (b"sRGB", b""),
+        (b"acTL", b"\0"),
+        (b"pHYs", b"\1"),
+    ],
+)
+def test_what_is_beside_the_picture_of_a_png_costs_it_nothing(kind: bytes, data: bytes) -> None:
+    png = encoded(quadrants(), "PNG")
+    np.testing.assert_array_equal(decode(with_chunk(png, kind, data)), decode(png))
+
+
+def test_a_png_with_a_wrong_checksum_beside_its_picture_is_read() -> None:
+    png = with_chunk(encoded(quadrants(), "PNG"), b"tEXt", b"Comment\0hello")
+    place = png.index(b"hello")
+    np.testing.assert_array_equal(decode(png[:place] + b"HELLO" + png[place + 5 :]), decode(png))
+
+
+def tiff_of(array: NDArray[Any], bits: tuple[int, ...], number: int, photometric: int = 1) -> bytes:
+    """An uncompressed TIFF of one strip that holds ``array``, [h, w] or [h, w, bands], as it is."""
+    height, width, bands = (*array.shape, 1)[:3]
+    shorts = struct.pack(f"<{len(bits)}H", *bits)
+    formats = struct.pack(f"<{len(bits)}H", *[number] * len(bits))
+    start = 8 + 2 + 12 * 10 + 4
+    place = start + 64
+    data = array.tobytes()
+
+    def value(numbers: bytes, offset: int) -> bytes:
+        return numbers.ljust(4, b"\0") if len(numbers) <= 4 else struct.pack("<I", offset)
+
+    tags = [
+        (256, 4, 1, struct.pack("<I", width)),
+        (257, 4, 1, struct.pack("<I", height)),
+        (258, 3, len(bits), value(shorts, start)),
+        (259, 3, 1, struct.pack("<HH", 1, 0)),
+        (262, 3, 1, struct.pack("<HH", photometric, 0)),
+        (273, 4, 1, struct.pack("<I", place)),
+        (277, 3, 1, struct.pack("<HH", bands, 0)),
+        (278, 4, 1, struct.pack("<I", height)),
+        (279, 4, 1, struct.pack("<I", len(data))),
+        (339, 3, len(bits), value(formats, start + 32)),
+    ]
+    entries = b"".join(struct.pack("<HHI", *tag[:3]) + tag[3] for tag in tags)
+    head = b"II*\0" + struct.pack("<IH", 8, len(tags)) + entries + bytes(4)
+    return head + shorts.ljust(32, b"\0") + formats.ljust(32, b"\0") + data
+
+
+@pytest.mark.parametrize(
+    ("dtype", "bands", "number", "said"),
+    [
+        (np.float64, 1, 3, "1 band of 64 bits float"),
+        (np.float16, 1, 3, "1 band of 16 bits float"),
+        (np.uint64, 1, 1, "1 band of 64 bits"),
+        (np.uint8, 5, 1, "5 bands of 8 bits"),
+        (np.uint16, 5, 1, "5 bands of 16 bits"),
+        (np.float32, 3, 3, "3 bands of 32 bits float"),
+        (np.complex64, 1, 6, "1 band of 64 bits complex"),
+    ],
+)
+def test_a_kind_of_tiff_that_is_not_read_is_named(dtype: Any, bands: int, number: int, said: str) -> None:
+    array = np.ones((20, 30, bands), dtype)
+    bits = (array.itemsize * 8,) * bands
+    with pytest.raises(ImageError, match=rf"this kind of TIFF cannot be read \({said}"):
+        decode(tiff_of(array, bits, number))
+    if bands == 1:
+        with pytest.raises(ImageError, match="damaged"):
+            decode(tiff_of(array, bits, number)[:20])
+
+
+@pytest.mark.parametrize("kind", ["AVIF", "HEIF"])
+def test_photographs_of_phones(kind: str) -> None:
+    if kind == "HEIF":
+        pytest.importorskip("pillow_heif")
+    data = encoded(photograph(), kind, quality=90)
+    np.testing.assert_allclose(
+        decode(data).astype(int).mean((0, 1)),
+        decode(encoded(photograph(), "PNG")).astype(int).mean((0, 1)),
+        atol=6,
+    )
+    with pytest.raises(ImageError, match="damaged"):
+        decode(cut(data, 0.5))
+
+
+@pytest.mark.parametrize(
+    ("start", "said"),
+    [
+        (b"%PDF-1.7\n", "PDF document"),
+        (b"8BPS\0\1" + bytes(200), "Photoshop"),
+        (b"\0\0\0\x0cjP  \r\n\x87\n" + bytes(200), "JPEG 2000"),
+        (b"\xff\x0a" + bytes(200), "JPEG XL"),
+        (bytes(128) + b"DICM" + bytes(200), "DICOM"),
+        (b"\0\0\0\x18ftypmp42" + bytes(200), "video"),
+        (b"\0\0\0\x18ftypcrx " + bytes(200), "raw photograph"),
+        (b"PK\x03\x04" + bytes(200), "archive"),
+        (b"version https://git-lfs.github.com/spec/v1\n", "git lfs pull"),
+        (b"RIFF\x24\0\0\0WAVEfmt " + bytes(40), "supported are JPEG"),
+    ],
+)
+def test_what_is_no_image_is_called_by_its_name(start: bytes, said: str) -> None:
+    with pytest.raises(ImageError, match=f"no image that can be read.*{said}"):
+        decode(start)
+
+
+def test_kinds_of_jpeg_that_are_not_read_are_named() -> None:
+    jpeg = bytearray(encoded(red(), "JPEG"))
+    jpeg[jpeg.index(b"\xff\xc0") + 4] = 12
+    with pytest.raises(ImageError, match=r"this kind of JPEG cannot be read \(12 bits\)"):
+        decode(bytes(jpeg))
+    lossless = encoded(red(), "JPEG").replace(b"\xff\xc0", b"\xff\xc3", 1)
+    with pytest.raises(ImageError, match=r"this kind of JPEG cannot be read \(lossless"):
+        decode(lossless)
+
+
+def test_a_camera_s_largest_photographs_are_read_at_a_part_of_their_size() -> None:
+    """108 megapixels, as phones write them, in one child's memory; a PNG cannot be read in part."""
+    large = encoded(photograph().resize((12_000, 9_000)), "JPEG", quality=80)
+    costs: list[int] = []
+    pixels = decoded_pixels(large, 64, 50_000_000, lambda _, cost: costs.append(cost))
+    small = decode(encoded(photograph(), "PNG"), 64)
+    assert abs(pixels.astype(int) - small).mean() < 3
+    assert costs[0] < 20_000_000
+    with pytest.raises(
+        ImageError, match=r"108 megapixels, more than the 50 allowed \(CORESET_IMAGE_MEGAPIXELS"
+    ):
+        decode(png_header(12_000, 9_000))

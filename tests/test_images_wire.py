@@ -200,7 +200,10 @@ def test_too_many_bytes_are_refused_whether_announced_or_not(
     }
     images = opened(max_bytes=100_000)
     for name in "abc":
-        assert reason(images, f"/data/upload/1/{name}") == "the file has more than the 0.1 MB allowed"
+        assert (
+            reason(images, f"/data/upload/1/{name}")
+            == "the file has more than the 0.1 MB allowed (CORESET_IMAGE_MB)"
+        )
     assert sent.wait(30)
 
 

@@ -2,7 +2,6 @@
 
 import itertools
 import logging
-import os
 import ssl
 import threading
 import time
@@ -18,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from coreset_backend.addresses import Resolve, address_guard, resolved_addresses
+from coreset_backend.decoding import DECODER, Decoders
 from coreset_backend.errors import (
     ConfigError,
     CoresetError,
@@ -26,7 +26,6 @@ from coreset_backend.errors import (
     memory_ran_out,
 )
 from coreset_backend.images.cache import PixelCache
-from coreset_backend.images.decode import DECODER, decoded_pixels
 from coreset_backend.images.own_addresses import OwnAddresses
 from coreset_backend.images.sources import Site, read_image_bytes, shown_uri, uri_digest
 from coreset_backend.images.wire import NO_PROXIES, Limits, Wire, checked_url, port_of
@@ -163,10 +162,9 @@ class Images:
     ) -> None:
         self._site, self._cache, self._limits = site, cache, limits
         self._threads, self._max_failed_share = threads, max_failed_share
-        # Threads wait for the network side by side; a decode fills a core, and up to 0.5 GB of memory.
         own = str(site.own.url).rstrip("/")
         self._usual_starts = ("", own, site.own.url.path.rstrip("/"))
-        self._decoding = threading.BoundedSemaphore(os.cpu_count() or 1)
+        self._decoders = Decoders(limits.max_pixels)
 
     def fetch(
         self, tasks: Iterable[tuple[int, str | None]], size: int, progress: Progress | None = None
@@ -180,6 +178,7 @@ class Images:
         given = [(task_id, (uri or "").strip()) for task_id, uri in tasks]
         started_ns = time.time_ns()
         self._site.wire.forget_silent_hosts()
+        self._decoders.warnings = 0
         haul = _Haul(len(given), size)
         self._say_what_is_mapped(uri for _, uri in given)
         wanted = self._wanted_images(given, size)
@@ -187,18 +186,25 @@ class Images:
         done = len(given) - sum(len(image.rows) for image in missing)
         if progress:
             progress(done, len(given))
-        for image in self._read_all(missing, size, started_ns, haul):
-            done += len(image.rows)
-            if progress:
-                progress(done, len(given))
+        try:
+            for image in self._read_all(missing, size, started_ns, haul):
+                done += len(image.rows)
+                if progress:
+                    progress(done, len(given))
+        finally:
+            self._decoders.rest()
+        if self._decoders.warnings:
+            logger.info("Decoders of images warned %d times", self._decoders.warnings)
         return self._result(given, wanted, size, haul)
 
     def check(self, task_id: int, uri: str | None) -> ImageError | None:
         """Fetch and decode one image past the cache; the ``ImageError`` that it met, or ``None``."""
         try:
-            self._fetched_pixels(task_id, (uri or "").strip(), SMALL)
+            self._fetched_alone(task_id, (uri or "").strip(), SMALL)
         except ImageError as error:
             return error
+        finally:
+            self._decoders.rest()
         return None
 
     def mapped(self, uri: str | None) -> str | None:
@@ -209,17 +215,16 @@ class Images:
         return None if start in self._usual_starts else shown_uri(start)
 
     def close(self) -> None:
-        """Close all connections."""
+        """Close all connections and end the processes that decode."""
         self._site.wire.close()
+        self._decoders.rest()
 
     def read(self, image: _Wanted, size: int) -> Array:
         """uint8[size, size, 3] from the cache, or fetched again when it is gone from there."""
         found = self._cache.read(image.key, size)
         if found is not None:
             return found
-        # In a thread of its own, as all images are read: what ends a round is raised in the caller's.
-        with ThreadPoolExecutor(1, thread_name_prefix="images") as thread:
-            pixels = thread.submit(self._fetched_pixels, image.task_id, image.uri, size).result()
+        pixels = self._fetched_alone(image.task_id, image.uri, size)
         self._cache.write(image.key, pixels, in_use_since_ns=0)
         return pixels
 
@@ -277,6 +282,14 @@ class Images:
         else:
             haul.keep(image, pixels, self._cache.write(image.key, pixels, started_ns))
 
+    def _fetched_alone(self, task_id: int, uri: str, size: int) -> Array:
+        # In a thread of its own, as all images are read: what ends a round is raised in the caller's.
+        thread = ThreadPoolExecutor(1, thread_name_prefix="images")
+        try:
+            return thread.submit(self._fetched_pixels, task_id, uri, size).result()
+        finally:
+            thread.shutdown(wait=False)
+
     def _fetched_pixels(self, task_id: int, uri: str, size: int) -> Array:
         """uint8[size, size, 3]; raises ``ImageError``, or what concerns more than one image.
 
@@ -285,9 +298,8 @@ class Images:
         if not uri:
             raise ImageError(_NO_IMAGE)
         try:
-            data = read_image_bytes(self._site, task_id, uri)
-            with self._decoding:
-                return decoded_pixels(data, size, self._limits.max_pixels)
+            with self._site.wire.files.one_file():
+                return self._decoders.pixels(read_image_bytes(self._site, task_id, uri), size)
         except CoresetError:
             raise
         except Exception as error:

@@ -13,6 +13,7 @@ from urllib.parse import parse_qs, unquote_to_bytes
 import httpx
 
 from coreset_backend.errors import ImageError
+from coreset_backend.images.file_budget import FileBudget, too_large
 from coreset_backend.images.own_addresses import OwnAddresses
 from coreset_backend.images.wire import CLIMBS, Wire, checked_url, climbs
 
@@ -67,7 +68,9 @@ def read_local_file(site: Site, task_id: int, uri: str) -> bytes:
             raise ImageError(CLIMBS)
         return read_label_studio(site, task_id, uri)
     relative = _local_path(uri)
-    return _read_regular_file(_inside(site.local_files_root, relative), relative, site.max_bytes)
+    return _read_regular_file(
+        _inside(site.local_files_root, relative), relative, site.max_bytes, site.wire.files
+    )
 
 
 def read_web(site: Site, task_id: int, uri: str) -> bytes:
@@ -96,11 +99,20 @@ def read_data(site: Site, task_id: int, uri: str) -> bytes:
     head, comma, body = uri.partition(",")
     if not comma:
         raise ImageError("the data: address has no comma, so there is no image in it")
-    if len(body) > site.max_bytes * 4 / 3 + 4:
-        raise ImageError(f"the file has more than the {site.max_bytes / 1e6:g} MB allowed")
-    data = unquote_to_bytes(body)
+    site.wire.files.expect(len(body))
+    data = unquote_to_bytes(body.partition("#")[0])
+    if head.lower().rpartition(";")[2].strip() == "base64":
+        data = _from_base64(data)
+    if len(data) > site.max_bytes:
+        raise too_large(site.max_bytes)
+    return data
+
+
+def _from_base64(text: bytes) -> bytes:
+    """As browsers read it: white space counts for nothing, and the filling at the end may be missing."""
+    text = b"".join(text.split()).rstrip(b"=")
     try:
-        return base64.b64decode(data, validate=True) if head.lower().endswith(";base64") else data
+        return base64.b64decode(text + b"=" * (-len(text) % 4), validate=True)
     except binascii.Error as error:
         raise ImageError("the data: address is no valid base64") from error
 
@@ -190,7 +202,7 @@ def _resolved(root: Path, *spellings: str) -> Path:
     return next((path for path in first if path.exists()), last).resolve(strict=True)
 
 
-def _read_regular_file(path: Path, relative: str, max_bytes: int) -> bytes:
+def _read_regular_file(path: Path, relative: str, max_bytes: int, files: FileBudget) -> bytes:
     try:
         # O_NOFOLLOW: the last part was no link when it was checked and must not have become one.
         # O_NONBLOCK: opening a named pipe would wait for its writer for ever.
@@ -198,9 +210,10 @@ def _read_regular_file(path: Path, relative: str, max_bytes: int) -> bytes:
         with os.fdopen(handle, "rb") as file:
             if not stat.S_ISREG(os.fstat(handle).st_mode):
                 raise ImageError(f"{relative!r} is no file")
+            files.expect(min(os.fstat(handle).st_size, max_bytes))
             data = file.read(max_bytes + 1)
     except OSError as error:
         raise ImageError(f"the file {relative!r} cannot be read: {error.strerror}") from error
     if len(data) > max_bytes:
-        raise ImageError(f"the file has more than the {max_bytes / 1e6:g} MB allowed")
+        raise too_large(max_bytes)
     return data

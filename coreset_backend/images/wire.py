@@ -21,6 +21,7 @@ import httpx
 
 from coreset_backend.addresses import AddressGuard, HostUnknown
 from coreset_backend.errors import ImageError
+from coreset_backend.images.file_budget import SMALL_BYTES, FileBudget, too_large
 from coreset_backend.images.network import CheckedTransport, Deadline
 from coreset_backend.outbound import TRUST_ADVICE, Proxies, retry_after, tls_context
 
@@ -40,7 +41,7 @@ _HEADERS = {"Accept": "image/*,*/*;q=0.5", "Accept-Encoding": "identity", "User-
 class Limits:
     """What one image may cost. Bytes, pixels, and seconds; ``total_s`` spans all tries and redirects."""
 
-    max_bytes: int = 25_000_000
+    max_bytes: int = 50_000_000
     max_pixels: int = 50_000_000
     connect_s: float = 5.0
     read_s: float = 15.0
@@ -75,6 +76,7 @@ class Wire:
     ) -> None:
         self._label_studio, self._auth, self._limits = label_studio, auth, limits
         self._deadline = Deadline()
+        self.files = FileBudget(limits.max_bytes)
         self._closing = threading.Event()
         self._silent: dict[str, int] = {}
         context = verify if isinstance(verify, ssl.SSLContext) else tls_context(verify)
@@ -165,18 +167,27 @@ class Wire:
         if response.status_code != 200:
             raise self._status_failure(url, response)
         limit = self._limits.max_bytes
-        too_large = ImageError(f"the file has more than the {limit / 1e6:g} MB allowed")
-        if _announced_bytes(response.headers.get("content-length", "")) > limit:
-            raise too_large
+        announced = _announced_bytes(response.headers.get("content-length", ""))
+        if announced > limit:
+            raise too_large(limit)
+        self._wait_for_room(announced)
         body = bytearray()
         for chunk in response.iter_raw():
+            if len(body) <= SMALL_BYTES < len(body) + len(chunk) and not announced:
+                self._wait_for_room(limit)
             body += chunk
             if len(body) > limit:
-                raise too_large
+                raise too_large(limit)
         data = _unpacked(bytes(body), response.headers.get("content-encoding", "identity"), limit)
         if len(data) > limit:
-            raise too_large
+            raise too_large(limit)
         return data
+
+    def _wait_for_room(self, count: float) -> None:
+        """In memory, for so many bytes. The server is not to blame for the time that this takes."""
+        began = time.monotonic()
+        self.files.expect(int(count))
+        self._deadline.at += time.monotonic() - began
 
     def _status_failure(self, url: httpx.URL, response: httpx.Response) -> ImageError:
         status = response.status_code

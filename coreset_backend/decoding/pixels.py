@@ -1,0 +1,135 @@
+"""Bytes of an image file -> RGB pixels of one size.
+
+Geometry: the whole picture is resized to size x size, sides independently. A centre crop would throw away
+borders, and a label may be about what is there. A letterbox keeps the shape but adds the same flat border
+to every picture of one format, and distances between embeddings then measure the format. A plain resize
+loses nothing and adds nothing; the stretch (4:3 for most cameras) is within what the backbones saw in
+training, whose random crops vary from 3:4 to 4:3.
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from coreset_backend.decoding.formats import DAMAGED, damage, opened_image
+from coreset_backend.decoding.repair import loaded
+from coreset_backend.errors import ImageError
+
+# Part of the cache's key: raise it whenever the same bytes would give other pixels.
+DECODER = 2
+STRIP_BYTES = 8_000_000
+"""Most of the picture that is converted at once: what a picture costs beside its own pixels."""
+LEAST_RANGE = 32.0
+"""Of a picture of 16 bits; a smaller one is noise, which is not to fill the whole scale."""
+OUTLYING = 0.1
+"""Per cent of a picture's values at either end of its range that may be cut off: dead and hot pixels."""
+
+# EXIF orientation -> how to turn the picture upright (EXIF 2.32, tag 0x0112).
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_ORIENTATION = 0x0112
+
+Admit = Callable[[int, int], None]
+
+
+def admit_all(pixels: int, cost: int) -> None:
+    """Let every picture be decoded, whatever it costs."""
+
+
+def decoded_pixels(data: bytes, size: int, max_pixels: int, admit: Admit = admit_all) -> NDArray[np.uint8]:
+    """``data`` as RGB pixels, uint8[size, size, 3]; raises ``ImageError`` with a reason.
+
+    ``admit(pixels, cost)`` is called once before what is costly, with the number of pixels and the bytes of
+    memory that decoding takes; what it raises ends the decoding.
+    """
+    try:
+        with opened_image(data, size, max_pixels, admit) as image:
+            return _resized_pixels(image, data, size)
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise ImageError(f"the image has more than the {max_pixels / 1e6:g} megapixels allowed") from error
+    except MemoryError as error:
+        raise ImageError("the image takes more memory than one of its size may; save it again") from error
+    except DAMAGED as error:
+        raise ImageError(damage(data, error)) from error
+
+
+def _resized_pixels(image: Image.Image, data: bytes, size: int) -> NDArray[np.uint8]:
+    """uint8[size, size, 3] of the first frame, upright."""
+    picture = loaded(image, data)
+    least_range = LEAST_RANGE if picture.mode.startswith("I;16") else 0.0
+    orientation = _orientation(image)  # after load, in which Pillow turns a TIFF upright by itself
+    resized = _in_eight_bits(_resized(picture, size), least_range)
+    # Turned after the resize, which costs least; both sides are equal, so the order does not matter.
+    if orientation in _UPRIGHT:
+        resized = resized.transpose(_UPRIGHT[orientation])
+    return np.array(resized, dtype=np.uint8)
+
+
+def _orientation(image: Image.Image) -> int:
+    """The EXIF orientation, 1 where there is none; damaged EXIF does not cost the picture."""
+    try:
+        return int(image.getexif().get(_ORIENTATION, 1))
+    except DAMAGED:
+        return 1
+
+
+def _resized(image: Image.Image, size: int) -> Image.Image:
+    """``image`` in mode RGB or F, size x size; converted and shrunk by whole numbers strip by strip first."""
+    width, height = image.size
+    across, down = max(1, width // (2 * size)), max(1, height // (2 * size))
+    rows = max(1, STRIP_BYTES // (4 * width * down)) * down
+    if across == down == 1 and rows >= height:
+        return _converted(image).resize((size, size), Image.Resampling.BILINEAR)
+    small: Image.Image | None = None
+    for top in range(0, height, rows):
+        strip = image.crop((0, top, width, min(top + rows, height)))
+        part = _converted(strip).reduce((across, down))
+        if small is None:
+            small = Image.new(part.mode, (part.width, -(-height // down)))
+        small.paste(part, (0, top // down))
+    assert small is not None
+    # The last column and row may stand for fewer pixels than the others.
+    box = (0, 0, width / across, height / down)
+    return small.resize((size, size), Image.Resampling.BILINEAR, box=box)
+
+
+def _converted(image: Image.Image) -> Image.Image:
+    """``image`` in mode RGB, or F where its values have more than 8 bits.
+
+    Transparency is laid over white, as Label Studio shows it.
+    """
+    if image.mode == "RGB" and "transparency" not in image.info:
+        return image
+    if image.mode.startswith("I;16") or image.mode in ("I", "F"):
+        values = np.asarray(image, dtype=np.float32)
+        return Image.fromarray(np.nan_to_num(values, nan=0.0, posinf=0.0, neginf=0.0))
+    if image.has_transparency_data:
+        over_white = Image.new("RGBA", image.size, "white")
+        over_white.alpha_composite(image.convert("RGBA"))
+        return over_white.convert("RGB")
+    return image.convert("RGB")
+
+
+def _in_eight_bits(image: Image.Image, least_range: float) -> Image.Image:
+    """``image`` in mode RGB; one of mode F is scaled by the range that it uses.
+
+    A camera of 10 or 12 bits and a thermal one write files of 16 that use a small part of the scale: divided
+    by 257 they would be nearly flat.
+    """
+    if image.mode == "RGB":
+        return image
+    values = np.asarray(image)
+    low, high = np.percentile(values, (OUTLYING, 100 - OUTLYING))
+    if high <= low:
+        low, high = values.min(), values.max()
+    scale = 255.0 / max(high - low, least_range) if high > low else 0.0
+    return Image.fromarray(np.rint((values - low) * scale).clip(0, 255).astype(np.uint8)).convert("RGB")
