@@ -5,7 +5,7 @@ PYTHON ?= python3
 LABEL_STUDIO_VERSION := 1.23.2
 BIN := .venv/bin
 
-.PHONY: run demo test docker-test soak check lock install label-studio clean
+.PHONY: run demo test docker-test soak matrix check lock install label-studio clean
 
 run: install $(if $(LABEL_STUDIO_URL),,label-studio)
 	$(BIN)/coreset-backend run
@@ -24,6 +24,10 @@ docker-test: install label-studio .venv/.dev
 soak: install .venv/.dev
 	$(BIN)/pytest -m soak
 	$(BIN)/python benchmarks/load.py --soak 3600
+
+# The story on several releases of Label Studio, from 1.12.1 to the newest, on SQLite and PostgreSQL: an hour.
+matrix: install .venv/.dev
+	$(BIN)/python tests/matrix.py
 
 check: .venv/.dev
 	$(BIN)/ruff format --check .

@@ -15,7 +15,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -112,13 +112,15 @@ def start_label_studio(
     port: int | None = None,
     hostname: str | None = None,
     reaches_private_addresses: bool = True,
+    database: Mapping[str, str] | None = None,
     report: Report = _silent,
     patience: float = 600.0,
 ) -> LabelStudioServer:
     """Start Label Studio on ``data_dir`` and wait until it answers; without ``port`` a free one is taken.
 
     It serves local files below ``document_root``. ``hostname`` is what it writes in front of the image
-    addresses that it stores: leave it out, or images are lost when the port changes. Without
+    addresses that it stores: leave it out, or images are lost when the port changes. ``database``: variables
+    that name another than the SQLite in ``data_dir``. Without
     ``reaches_private_addresses`` it refuses backends on this machine, as it does by default. On Linux the
     child ends with the *thread* that started it, so start it from one that stays.
     """
@@ -128,6 +130,7 @@ def start_label_studio(
         raise ConfigError(f"Port {port} is in use: Label Studio cannot start there. Choose another.")
     login = _login(data_dir)
     environment = _environment(data_dir) | _service_environment(document_root, login, hostname)
+    environment |= database or {}
     if reaches_private_addresses:
         environment |= PRIVATE_ADDRESSES
     command = [str(executable), "start", "--no-browser", "--internal-host", LOCALHOST, "--port", str(port)]

@@ -1,12 +1,13 @@
 """What a person does to rounds: cancel one, publish one again, roll back to an earlier one."""
 
+import contextlib
 from collections.abc import Iterator
 
 from redis.exceptions import RedisError
 
 from coreset_backend.backend import Backend
 from coreset_backend.connect import disconnect
-from coreset_backend.errors import QueueError, RoundNotFound
+from coreset_backend.errors import QueueError, RoundNotFound, StoreError
 from coreset_backend.jobs import forget_state, request_publication, stop_round
 from coreset_backend.leases import kept_alive, project_lease
 
@@ -80,6 +81,9 @@ def disconnect_project(backend: Backend, project_id: int) -> Iterator[str]:
         with kept_alive(backend, lease):
             yield from disconnect(backend.label_studio, backend.store, project_id, url=backend.settings.url)
         forget_state(backend, project_id)
+        for number in backend.store.numbers(project_id)[-1:]:  # so that connecting again publishes it
+            with contextlib.suppress(StoreError):
+                backend.store.open(project_id, number).mark_unpublished()
     except RedisError as error:
         raise _away(error) from error
 

@@ -1,12 +1,15 @@
 """One real Label Studio and one backend beside it, for all tests that leave both whole."""
 
+import contextlib
 import os
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import httpx
 import pytest
 from backend_run import ROOT
 from e2e_stack import Annotator, Stack, running_stack, sign_up
+from postgres import find_postgres, running_postgres
 
 from coreset_backend import demo
 
@@ -16,13 +19,20 @@ def label_studio(tmp_path_factory: pytest.TempPathFactory) -> Iterator[demo.Labe
     executable = demo.find_label_studio(ROOT, os.environ.get("LABEL_STUDIO_COMMAND"))
     if executable is None:
         pytest.skip("label-studio is not installed; `make label-studio` installs it")
-    golden = demo.golden_data_dir(executable, ROOT / ".label-studio/golden")
     folder = tmp_path_factory.mktemp("label-studio")
-    data = demo.migrated_copy(golden, folder / "data")
-    files = folder / "files"
+    data, files = folder / "data", folder / "files"
     files.mkdir()
-    with demo.start_label_studio(executable, data, files) as server:
-        yield server
+    with contextlib.ExitStack() as stack:
+        database = None
+        if os.environ.get("LABEL_STUDIO_DATABASE") == "postgresql":
+            programs = find_postgres()
+            assert programs, "PostgreSQL is not installed"
+            database = stack.enter_context(running_postgres(programs))
+        else:
+            kept = Path(os.environ.get("LABEL_STUDIO_GOLDEN", ROOT / ".label-studio/golden"))
+            golden = demo.golden_data_dir(executable, kept)
+            demo.migrated_copy(golden, data)
+        yield stack.enter_context(demo.start_label_studio(executable, data, files, database=database))
 
 
 @pytest.fixture
