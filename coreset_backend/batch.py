@@ -20,7 +20,7 @@ from coreset_backend.selection import (
     strategy_named,
     with_options,
 )
-from coreset_backend.store import STATES
+from coreset_backend.store import STATES, StoredRound
 
 if TYPE_CHECKING:
     from coreset_backend.settings import Settings
@@ -115,6 +115,23 @@ def _odds(probabilities: NDArray[np.float32], snapshot: Snapshot) -> NDArray[np.
     doubtful = np.abs(probabilities - 0.5).argmin(1)
     chance = probabilities[np.arange(len(probabilities)), doubtful]
     return np.stack([1 - chance, chance], 1)
+
+
+def order_behind(stored: StoredRound, task_ids: Sequence[int]) -> list[int]:
+    """The tasks in the order in which they are served behind batch and reserve.
+
+    First the pool, and what the round does not know, at random: the farthest first would be a row of outliers
+    near to each other. Then what is likely wasted or cannot be seen, last what somebody has labelled.
+    """
+    known, states = stored.array("task_ids"), stored.array("states")
+    ids = np.array(task_ids, dtype=np.int64)
+    rows = np.searchsorted(known, ids).clip(max=len(known) - 1)
+    state = np.where(known[rows] == ids, states[rows], state_code("pool"))
+    place = np.zeros(len(STATES), dtype=np.int64)
+    place[_codes("duplicate", "skipped", "unreadable", "labeled")] = range(1, 5)
+    chance = np.random.default_rng([stored.record.seed, stored.record.number]).permutation(len(ids))
+    ordered: list[int] = ids[np.lexsort((chance, place[state]))].tolist()
+    return ordered
 
 
 def _groups(settings: "Settings", pool: Pool, known: NDArray[np.int32] | None) -> NDArray[np.int32]:

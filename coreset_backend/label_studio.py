@@ -36,16 +36,19 @@ ANNOTATED = {
         for count in ("total_annotations", "cancelled_annotations")
     ],
 }
-HAS_A_SCORE = {
-    "filter": "filter:tasks:predictions_score",
-    "operator": "empty",
-    "type": "Number",
-    "value": False,
-}
-IN_THE_BATCH = {"conjunction": "and", "items": [HAS_A_SCORE]}
-
-
 UNSOLVED = {"filter": "filter:tasks:completed_at", "operator": "empty", "type": "Datetime", "value": True}
+BY_SCORE = ["tasks:predictions_score"]
+
+
+def score_filter(operator: str, value: object) -> Json:
+    """An item of a filter: the task's score under the version that the project shows."""
+    return {
+        "filter": "filter:tasks:predictions_score",
+        "operator": operator,
+        "type": "Number",
+        "value": value,
+    }
+
 
 Progress = Callable[[int, int], None]
 """Called with (done, total); what it raises ends what it is told of."""
@@ -60,7 +63,8 @@ class Publication:
     """What Label Studio holds after a publish: ``sent`` predictions, tasks that were ``gone``, and the order.
 
     ``serves`` are the task ids that it will serve first, in order, as read back from it. ``kept``: earlier
-    versions that could not be deleted.
+    versions that could not be deleted. Scores of batch and reserve are lower than ``below``; so many tasks
+    wait ``behind`` them in the queue.
     """
 
     version: str
@@ -68,6 +72,8 @@ class Publication:
     gone: tuple[int, ...]
     serves: tuple[int, ...]
     kept: tuple[str, ...] = ()
+    below: float = 1.0
+    behind: int = 0
 
 
 class LabelStudio:
@@ -173,6 +179,16 @@ class LabelStudio:
             tasks = self._tasks(project_id, {"include": "id,total_annotations", "query": query})
             return {task["id"]: task["total_annotations"] > 0 for task in tasks}
 
+    def fetch_waiting(self, project_id: int) -> dict[int, float | None]:
+        """Task id -> its score under the project's version, None without, for all that still want labels."""
+        tasks = self._tasks(project_id, {"include": "id,predictions_score", "query": _query([UNSOLVED])})
+        return {task["id"]: task.get("predictions_score") for task in tasks}
+
+    def count_waiting(self, project_id: int, *, served: bool) -> int:
+        """How many tasks that still want labels carry the project's version, or do not."""
+        items = [UNSOLVED, score_filter("empty", not served)]
+        return int(self._page(project_id, 1, 1, include="id", query=_query(items))["total"])
+
     def fetch_task_ids(self, project_id: int) -> set[int]:
         return {task["id"] for task in self._tasks(project_id, {"include": "id"})}
 
@@ -193,13 +209,7 @@ class LabelStudio:
         read, page = 0, 1
         while True:
             try:
-                answer = self.request(
-                    "GET",
-                    "/api/tasks/",
-                    expect=("tasks", "total"),
-                    params={"project": project_id, "page": page, "page_size": PAGE_SIZE, **params},
-                    timeout=PATIENT,
-                )
+                answer = self._page(project_id, page, PAGE_SIZE, **params)
             except Rejected as error:
                 if error.status == 404 and page > 1:  # tasks were deleted meanwhile: this page is gone
                     return
@@ -209,6 +219,16 @@ class LabelStudio:
             progress(read, answer["total"])
             if not answer["tasks"] or read >= answer["total"]:
                 return
+
+    def _page(self, project_id: int, page: int, size: int, **params: str) -> Json:
+        """A page of the Data Manager's list: ``tasks`` of it, and the ``total`` of all pages."""
+        return self.request(
+            "GET",
+            "/api/tasks/",
+            expect=("tasks", "total"),
+            params={"project": project_id, "page": page, "page_size": size, **params},
+            timeout=PATIENT,
+        )
 
     def publish(
         self,
@@ -235,7 +255,8 @@ class LabelStudio:
         progress(2, 3)
         kept = self.delete_versions(project_id, set(written) - {version})
         sent = len(bodies) - len(gone)
-        return Publication(version, sent, gone, tuple(self.served_first(project_id, sent)), kept)
+        serves = tuple(self.first_served(project_id, min(sent, PAGE_SIZE)))
+        return Publication(version, sent, gone, serves, kept)
 
     def _import_missing(self, project_id: int, version: str, bodies: Mapping[int, Json]) -> tuple[int, ...]:
         """Have the project hold one prediction of the version for each task; the tasks that are gone."""
@@ -291,7 +312,7 @@ class LabelStudio:
         # The import checks choices against the label config, and cannot where they are paths.
         nested = [body for body in all_of_them if _has_paths(body)]
         created = len(nested)
-        if at_once := [body for body in all_of_them if body not in nested] if nested else all_of_them:
+        if at_once := [body for body in all_of_them if not _has_paths(body)]:
             answer = self.request("POST", path, expect=("created",), json=at_once, timeout=PATIENT)
             created += int(answer["created"])
         for body in nested:
@@ -338,27 +359,44 @@ class LabelStudio:
         path = f"/api/projects/{project_id}/model-versions/"
         self.request("DELETE", path, json={"model_version": version}, timeout=PATIENT)
 
-    def served_first(self, project_id: int, count: int) -> list[int]:
-        """The first ``count`` task ids of the batch's queue.
+    def first_served(self, project_id: int, count: int, *, unsolved: bool = True) -> dict[int, float]:
+        """The first ``count`` tasks of the queue, in order, with their scores.
 
         Read from the Data Manager, whose order by score is that of the label stream; asking the stream
         itself would lock tasks for the token's user.
         """
-        query = json.dumps({"ordering": ["tasks:predictions_score"], "filters": IN_THE_BATCH})
-        answer = self.get(
-            "/api/tasks/",
-            expect=("tasks",),
-            project=project_id,
-            page=1,
-            page_size=max(count, 1),
-            include="id",
-            query=query,
-        )
-        return [task["id"] for task in answer["tasks"]]
+        items = [score_filter("empty", False), *([UNSOLVED] if unsolved else [])]
+        query = _query(items, ordering=BY_SCORE)
+        tasks = self._page(project_id, 1, max(count, 1), include="id,predictions_score", query=query)["tasks"]
+        return {task["id"]: task["predictions_score"] for task in tasks[:count]}
+
+    def fetch_predictions(self, project_id: int, below: float) -> Iterator[list[Json]]:
+        """The predictions of each task that still wants labels and whose score is lower than ``below``."""
+        query = _query([UNSOLVED, score_filter("less", below)])
+        parameters = {"fields": "all", "include": "id,predictions", "query": query}
+        for task in self._tasks(project_id, parameters):
+            yield task["predictions"]
+
+    def add_predictions(
+        self, project_id: int, predictions: Sequence[Prediction], labels: Labels | None
+    ) -> None:
+        """Import the predictions; without answers where Label Studio does not take all of them."""
+        bodies = [prediction_json(each, labels) for each in predictions]
+        created = self._post_predictions(project_id, bodies)
+        if created == len(bodies):
+            return
+        # Invalid ones are dropped without a word; the usual cause is a label removed since the snapshot.
+        log.warning("Label Studio took %d of %d predictions; sent without answers", created, len(bodies))
+        created = self._post_predictions(project_id, [{**body, "result": []} for body in bodies])
+        if created != len(bodies):
+            raise Rejected(201, f"created {created} of {len(bodies)} predictions", "import/predictions")
+
+    def delete_prediction(self, prediction_id: int) -> None:
+        self.request("DELETE", f"/api/predictions/{prediction_id}/", timeout=PATIENT)
 
     def count_unserved(self, project_id: int, task_ids: Sequence[int]) -> int:
         """How many of the tasks still want labels and have no prediction of the version that is shown."""
-        filters = {"conjunction": "and", "items": [UNSOLVED, {**HAS_A_SCORE, "value": True}]}
+        filters = {"conjunction": "and", "items": [UNSOLVED, score_filter("empty", True)]}
         count = 0
         for start in range(0, len(task_ids), TASKS_IN_AN_ADDRESS):
             some = {"all": False, "included": list(task_ids[start : start + TASKS_IN_AN_ADDRESS])}
@@ -388,6 +426,11 @@ def _has_paths(body: Json) -> bool:
         for region in body["result"]
         for choice in (region.get("value") or {}).get("choices") or []
     )
+
+
+def _query(items: Sequence[Json], **more: Json) -> str:
+    """The Data Manager's query for the tasks that all ``items`` fit."""
+    return json.dumps({"filters": {"conjunction": "and", "items": list(items)}, **more})
 
 
 def _unreachable(url: str, proxy: Proxy | None, error: Exception) -> str:

@@ -28,8 +28,8 @@ NONE_OF_THESE = "none of these"
 STATE_WORDS = {
     "labeled": ("Labelled", "somebody has annotated it"),
     "selected": ("Selected", "in the batch that is served now"),
-    "reserve": ("Reserve", "served when the whole batch is locked by others"),
-    "pool": ("Pool", "waits to be chosen"),
+    "reserve": ("Reserve", "served after the batch, in the order of the same choice"),
+    "pool": ("Pool", "waits to be chosen; served at random after the reserve"),
     "skipped": ("Skipped", "annotators passed it over"),
     "unreadable": ("Unreadable", "its image could not be read"),
     "duplicate": (

@@ -18,6 +18,7 @@ from coreset_backend.connection import (
 from coreset_backend.errors import CoresetError, LabelStudioError
 from coreset_backend.progress import read_progress, write_progress
 from coreset_backend.project import Json
+from coreset_backend.serving import queue_is_short
 from coreset_backend.store import StoredRound
 
 log = logging.getLogger(__name__)
@@ -124,4 +125,10 @@ def why_to_publish_again(backend: Backend, project_id: int) -> str | None:
     found = why_not_served(backend.label_studio, stored, written, backend.settings.url)
     if read_progress(backend, project_id).get("connection"):  # it may be mended by now
         note_connection(backend, stored)
-    return found[0] if found and not found[1] else None
+    if found:
+        return None if found[1] else found[0]
+    if (published := stored.publication or {}).get("sent") and queue_is_short(
+        backend.label_studio, project_id, published["version"]
+    ):
+        return "tasks wait that Label Studio does not serve yet"
+    return None

@@ -12,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from coreset_backend.answers import Answers
-from coreset_backend.batch import Choice, choose_batch, state_code
+from coreset_backend.batch import Choice, choose_batch, order_behind, state_code
+from coreset_backend.connection import regions_shown
 from coreset_backend.embeddings import embed_round
 from coreset_backend.errors import CorruptRound, EmptyPool, LabelStudioError
 from coreset_backend.evaluation import holdout_task_ids
@@ -21,10 +22,11 @@ from coreset_backend.figures import batch_figures, hold_out_figures
 from coreset_backend.logs import about
 from coreset_backend.pretraining import choose_project_backbone, features_at_hand
 from coreset_backend.progress import write_progress
-from coreset_backend.project import Snapshot, class_targets
+from coreset_backend.project import Prediction, Snapshot, class_targets
 from coreset_backend.project_settings import label_config_attributes
 from coreset_backend.publication import note_connection, prepare_publication
 from coreset_backend.selection import neighbors_for
+from coreset_backend.serving import publish_queue
 from coreset_backend.store import STATES, Draft, Round, StoredRound
 from coreset_backend.tabs import refresh_tabs
 
@@ -299,29 +301,35 @@ def _finite(value: float) -> float | None:
 
 
 def publish_round(backend: "Backend", stored: StoredRound, step: Callable[[int, int], None]) -> None:
-    """Have Label Studio serve the round's batch first, then its reserve; safe to repeat.
+    """Have Label Studio serve the round's batch first, then its reserve, then all others; safe to repeat.
 
     ``step(done, total)`` is called before each change; what it raises ends the publish.
     """
     record, started = stored.record, time.monotonic()
-    ordered = [*record.batch, *record.reserve]
     publication: dict[str, Any] = {"version": record.model_version, "sent": 0, "gone": [], "serves": []}
-    if ordered:
-        ground = prepare_publication(backend, record.project_id, ordered)
+    if head := [*record.batch, *record.reserve]:
+        ground = prepare_publication(backend, record.project_id, head)
         answers = Answers(stored)
         preannotate = backend.settings_for(record.project_id, record.attributes).preannotate
-        predictions = [
-            replace(
-                answers.prediction(task_id, rank / len(ordered), record.model_version, preannotate),
-                regions=ground.carried.get(task_id, ()),
-            )
-            for rank, task_id in enumerate(ordered)
-        ]
+
+        def predict(task_ids: Sequence[int]) -> list[Prediction]:
+            shown = regions_shown(backend.label_studio, record.project_id, ground.shown_before, task_ids)
+            return [
+                replace(
+                    answers.prediction(task_id, 0.0, record.model_version, preannotate),
+                    regions=shown.get(task_id, ()),
+                )
+                for task_id in task_ids
+            ]
+
         publication = asdict(
-            backend.label_studio.publish(
+            publish_queue(
+                backend.label_studio,
                 record.project_id,
-                predictions,
+                head,
                 record.labels,
+                order=lambda waiting: order_behind(stored, waiting),
+                predict=predict,
                 written=ground.written,
                 progress=step,
             )

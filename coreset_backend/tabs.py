@@ -1,13 +1,13 @@
 """The tabs of Label Studio's Data Manager that show what the newest round chose and found.
 
-A tab holds a filter, not a list: the batch is what has a score of the current version. What has no column
-of its own is filtered by task id, the first LISTED of them; the page has them all.
+A tab holds a filter, not a list: batch and reserve are what has the lowest scores of the current version.
+What has no column of its own is filtered by task id, the first LISTED of them; the page has them all.
 """
 
 from collections.abc import Iterator, Sequence
 
 from coreset_backend.findings import duplicates, suspects
-from coreset_backend.label_studio import IN_THE_BATCH, LabelStudio
+from coreset_backend.label_studio import BY_SCORE, LabelStudio, score_filter
 from coreset_backend.project import Json
 from coreset_backend.store import StoredRound
 
@@ -18,7 +18,6 @@ BATCH, SUSPECTS, DUPLICATES, UNREADABLE = (
     "Unreadable",
 )
 LISTED = 100  # the Data Manager draws a row of its form for each
-BY_SCORE = {"filters": IN_THE_BATCH, "ordering": ["tasks:predictions_score"]}
 NO_TASK = -1
 
 
@@ -29,6 +28,8 @@ def refresh_tabs(label_studio: LabelStudio, stored: StoredRound) -> None:
     """
     project_id = stored.record.project_id
     found = _tabs(label_studio, project_id)
+    if BATCH in found and (publication := stored.publication):
+        _change(label_studio, project_id, found[BATCH], scores_below(publication.get("below", 1.0)))
     wanted = {
         SUSPECTS: [suspect["task_id"] for suspect in suspects(stored)],
         DUPLICATES: [task_id for group in duplicates(stored) for task_id in group],
@@ -46,7 +47,7 @@ def make_batch_tab(label_studio: LabelStudio, project_id: int) -> bool:
     """Make the tab of the batch, sorted by score; False where it is there already."""
     if BATCH in _tabs(label_studio, project_id):
         return False
-    _make(label_studio, project_id, BATCH, BY_SCORE)
+    _make(label_studio, project_id, BATCH, {"filters": scores_below(1.0), "ordering": BY_SCORE})
     return True
 
 
@@ -67,6 +68,11 @@ def _is_as_made(title: str, filters: Json) -> bool:
     items = (filters or {}).get("items") or []
     wanted = "filter:tasks:predictions_score" if title == BATCH else "filter:tasks:id"
     return bool(items) and all(item.get("filter") == wanted for item in items)
+
+
+def scores_below(score: float) -> Json:
+    """The filter for what the queue has in front of ``score``."""
+    return {"conjunction": "and", "items": [score_filter("less", score)]}
 
 
 def one_of(task_ids: Sequence[int]) -> Json:

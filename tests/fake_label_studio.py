@@ -205,11 +205,10 @@ class FakeLabelStudio:
     def queue(self, project_id: int) -> list[int]:
         """The task ids that "Label All Tasks" shows, in order, before it falls back to chance."""
         version = self.projects[project_id]["model_version"]
-        scores = {
-            each["task"]: each["score"]
-            for each in self.predictions
-            if each["project"] == project_id and each["model_version"] == version
-        }
+        scores: dict[int, float] = {}
+        for each in self.predictions:
+            if each["project"] == project_id and each["model_version"] == version:
+                scores[each["task"]] = min(each["score"], scores.get(each["task"], 1.0))
         return sorted((task_id for task_id in scores if not _kept(self.tasks[task_id])), key=scores.get)  # type: ignore[arg-type]
 
 
@@ -359,51 +358,54 @@ def tasks(studio: FakeLabelStudio) -> Json:
     wanted = json.loads(query.get("query", "{}"))
     filters = wanted.get("filters") or {"conjunction": "and", "items": []}
     every = all if filters["conjunction"] == "and" else any
+    scores = _scores(studio, project_id)
     found = [
         task
         for task in studio.tasks_of(project_id)
-        if not filters["items"] or every(_matches(studio, task, item) for item in filters["items"])
+        if not filters["items"]
+        or every(_matches(task, scores.get(task["id"]), item) for item in filters["items"])
     ]
     if chosen := wanted.get("selectedItems"):
         assert chosen["all"] is False
         found = [task for task in found if task["id"] in chosen["included"]]
     if wanted.get("ordering") == ["tasks:predictions_score"]:
-        found.sort(key=lambda task: _score(studio, task) or 0.0)
+        found.sort(key=lambda task: scores.get(task["id"], 2.0))
     page, size = int(query.get("page", 1)), int(query.get("page_size", 100))
     shown = found[(page - 1) * size : page * size]
     if not shown and page > 1:
         abort(404, "Invalid page.")
     names = set(query["include"].split(",")) if "include" in query else None
-    predicted = "predictions" in (names or ())
+    more = "predictions_score" in (names or ()), "predictions" in (names or ())
     return jsonify(
         total=len(found),
         tasks=[
             _shown(task, names, "fields" in query)
-            | ({"predictions": studio.predictions_of(task["id"])} if predicted else {})
+            | ({"predictions_score": scores.get(task["id"])} if more[0] else {})
+            | ({"predictions": studio.predictions_of(task["id"])} if more[1] else {})
             for task in shown
         ],
     )
 
 
-def _matches(studio: FakeLabelStudio, task: Json, item: Json) -> bool:
+def _matches(task: Json, score: float | None, item: Json) -> bool:
+    if item["operator"] == "less":
+        return score is not None and score < item["value"]
     if item["operator"] == "empty":
-        scored = item["filter"] == "filter:tasks:predictions_score"
-        empty = _score(studio, task) is None if scored else not _kept(task)
+        empty = score is None if item["filter"] == "filter:tasks:predictions_score" else not _kept(task)
         return bool(empty == item["value"])
     kept = len(_kept(task))
     counts = {"total_annotations": kept, "cancelled_annotations": len(task["annotations"]) - kept}
     return bool(counts[item["filter"].rpartition(":")[2]] > item["value"])
 
 
-def _score(studio: FakeLabelStudio, task: Json) -> float | None:
-    """The mean over the task's predictions of the project's version, as the Data Manager shows it."""
-    chosen = studio.projects[task["project"]]["model_version"]
-    scores = [
-        each["score"]
-        for each in studio.predictions
-        if each["task"] == task["id"] and each["model_version"] == chosen
-    ]
-    return sum(scores) / len(scores) if scores else None
+def _scores(studio: FakeLabelStudio, project_id: int) -> dict[int, float]:
+    """Task id -> the mean over its predictions of the project's version, as the Data Manager shows it."""
+    chosen = studio.projects[project_id]["model_version"]
+    scores: dict[int, list[float]] = {}
+    for each in studio.predictions:
+        if each["project"] == project_id and each["model_version"] == chosen:
+            scores.setdefault(each["task"], []).append(each["score"])
+    return {task_id: sum(values) / len(values) for task_id, values in scores.items()}
 
 
 def _shown(task: Json, names: set[str] | None, all_fields: bool) -> Json:
@@ -444,13 +446,20 @@ def predictions(studio: FakeLabelStudio) -> Json:
     return jsonify(studio.predictions_of(int(request.args["task"])))
 
 
+def one_prediction(studio: FakeLabelStudio, prediction_id: int) -> Json:
+    studio.predictions = [each for each in studio.predictions if each["id"] != prediction_id]
+    return "", 204
+
+
 def import_predictions(studio: FakeLabelStudio, project_id: int) -> Json:
     rows = request.get_json()
     present = {task["id"] for task in studio.tasks_of(project_id)}
     if any(row["task"] not in present for row in rows):
         abort(400, "Some tasks do not exist in the project.")
     config = studio.projects[project_id]["label_config"]
-    valid = [row for row in rows if all(_fits(region, config) for region in row["result"])]
+    valid = [
+        row for row in rows if 0 <= row["score"] <= 1 and all(_fits(each, config) for each in row["result"])
+    ]
     studio.predictions += [{**row, "project": project_id, "id": studio.next_id()} for row in valid]
     return jsonify(created=len(valid)), 201
 
@@ -531,6 +540,7 @@ _ROUTES: list[tuple[str, list[str], Any]] = [
     ("/api/tasks/<int:task_id>/annotations/", ["POST"], annotate),
     ("/api/predictions/", ["GET", "POST"], predictions),
     ("/api/dm/actions/", ["POST"], action),
+    ("/api/predictions/<int:prediction_id>/", ["DELETE"], one_prediction),
     ("/data/upload/<path:path>", ["GET"], upload),
 ]
 for _name, _path in (("backends", "/api/ml/"), ("webhooks", "/api/webhooks/"), ("views", "/api/dm/views/")):

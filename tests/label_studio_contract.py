@@ -7,8 +7,9 @@ import pytest
 
 from coreset_backend import demo
 from coreset_backend.errors import LabelStudioError, ProjectGone, Rejected, Unauthorized
-from coreset_backend.label_studio import LabelStudio
+from coreset_backend.label_studio import LabelStudio, Publication
 from coreset_backend.project import Prediction
+from coreset_backend.serving import publish_queue
 
 CLASSES = ("cat", "dog")
 
@@ -169,6 +170,44 @@ class LabelStudioContract:
         assert client.delete_versions(project_id, ["coreset-1-a", "never there"]) == ()
         assert client.fetch_project(project_id)["model_version"] is None
         assert client.model_versions(project_id) == {}
+
+    def test_a_queue_that_keeps_its_version_serves_a_new_head_and_all_that_wait(
+        self, client: LabelStudio, admin: httpx.Client, project: tuple[int, list[int]]
+    ) -> None:
+        project_id, task_ids = project
+
+        def publish(head: list[int]) -> Publication:
+            return publish_queue(
+                client,
+                project_id,
+                head,
+                None,
+                order=sorted,
+                predict=lambda task_ids: predictions(list(task_ids), "coreset-1-a", None),
+                written=["coreset-1-a"],
+                progress=lambda _done, _total: None,
+            )
+
+        publish(task_ids[:2])
+        for task_id, skipped in ((task_ids[0], False), (task_ids[3], True)):
+            body = {"result": [], "was_cancelled": skipped}
+            admin.post(f"/api/tasks/{task_id}/annotations/", json=body).raise_for_status()
+        again = publish([task_ids[4], task_ids[2]])
+        assert again.serves == (task_ids[4], task_ids[2])
+        assert list(client.first_served(project_id, 9)) == [task_ids[each] for each in (4, 2, 1, 3, 5)]
+        assert again.behind == 3
+        for task_id in task_ids:
+            assert len(admin.get("/api/predictions/", params={"task": task_id}).json()) == 1
+        in_front = client.fetch_predictions(project_id, again.below)
+        assert {each[0]["task"] for each in in_front} == {task_ids[4], task_ids[2]}
+        assert admin.get(f"/api/projects/{project_id}/").json()["model_version"] == again.version
+        assert client.count_waiting(project_id, served=True) == 5
+        body = [{"image": "https://example.com/new.jpg"}]
+        admin.post(f"/api/projects/{project_id}/import", json=body).raise_for_status()
+        assert client.count_waiting(project_id, served=False) == 1
+        assert list(client.fetch_waiting(project_id).values()).count(None) == 1
+        with pytest.raises(Rejected):  # a score outside [0, 1] is dropped without a word
+            client.add_predictions(project_id, [Prediction(task_ids[1], -0.5, "coreset-1-a")], None)
 
     def test_labels_skips_and_empty_results_are_read_as_they_are(
         self, client: LabelStudio, admin: httpx.Client, project: tuple[int, list[int]]

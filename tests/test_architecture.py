@@ -31,7 +31,8 @@ MAY_IMPORT = {
     "tabs": {"errors", "project", "label_studio", "store", "findings"},
     "connection": {"errors", "label_studio", "project", "sealed", "store"},
     "connect": {"errors", "connection", "label_config", "project", "label_studio", "store", "tabs"},
-    "publication": {"errors", "backend", "connect", "connection", "progress", "project", "store"},
+    "publication": {"errors", "backend", "connect", "connection", "progress", "project", "store", "serving"},
+    "serving": {"project", "label_studio"},
     "answers": {"errors", "evaluation", "project", "store"},
     "batch": {"settings", "project", "selection", "store"},
     "evaluation": {"project"},
@@ -44,7 +45,7 @@ MAY_IMPORT = {
     | PURE
     | WORLD
     | {"backend", "answers", "batch", "embeddings", "evaluation", "evidence", "figures", "layout"}
-    | {"pretraining", "progress", "project_settings", "publication", "tabs"},
+    | {"pretraining", "progress", "project_settings", "publication", "connection", "serving", "tabs"},
     "logs": {"settings", "redaction"},
     "progress": {"errors", "backend"},
     "counts": {"errors", "backend"},

@@ -179,8 +179,13 @@ def test_cancel_ends_the_round_and_rollback_and_publish_tell_label_studio_the_ba
 
     site.studio.predictions.clear()  # as when Label Studio is restored from an older backup
     assert publish_again(site.backend, project_id)
-    wait_until(lambda: site.studio.versions(project_id), "the batch to be published again")
-    assert site.studio.versions(project_id) == {first.record.model_version: IMAGES}
+    whole = {first.record.model_version: IMAGES - len(first.record.batch)}  # the batch is labelled
+    wait_until(lambda: site.studio.versions(project_id) == whole, "the batch to be published again")
+    new = site.studio.add_task(project_id, {"image": f"/data/upload/{project_id}/0.png"})
+    wait_until(
+        lambda: site.studio.queue(project_id)[-1] == new, "the new task to be served, without a round", 240
+    )
+    assert site.backend.store.newest_first(project_id) == [1, 2]
     with pytest.raises(RoundNotFound, match="has no round 9"):
         roll_back(site.backend, project_id, 9)
     embeddings = second.path / "embeddings.npy"
