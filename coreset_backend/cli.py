@@ -146,8 +146,10 @@ def disconnect(project_id: int) -> None:
 def start(project_id: int) -> None:
     """Start a round now, due or not."""
     from coreset_backend.jobs import request_round
+    from coreset_backend.lifecycle import require_connected
 
     backend = open_backend(running_settings())
+    require_connected(backend, project_id)
     backend.store.register(project_id)
     queued = request_round(backend, project_id, "started by hand", force=True)
     say("A round is queued." if queued else "A round is waiting already.")

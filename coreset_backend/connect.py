@@ -65,8 +65,10 @@ def connect(
     yield from config.notes
     yield from _without_image(label_studio, project_id, config)
     before = _stood_before(label_studio, store, project, url)
-    if before.model_version:
+    if before.model_version and project.get("model_version") == before.model_version:
         yield _what_happens_to(before.model_version, label_studio, project_id, override_version)
+    elif before.model_version:
+        yield f"The batch is shown instead of version '{before.model_version}'; disconnect brings that back."
     yield _add_backend(label_studio, project_id, url, basic_auth)
     keep_connection(store, project_id, before)
     yield _sign_webhook(label_studio, project_id, f"{url}/webhook", secret)

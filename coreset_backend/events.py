@@ -23,10 +23,12 @@ def concerns_us(action: str) -> bool:
 
 
 def take_event(backend: Backend, project_id: int, action: str) -> str:
-    """Remember the project and ask for a look at it: "queued", "already waiting" or "manual".
+    """Remember the project and ask for a look at it: "queued", "already waiting", "manual" or "disconnected".
 
     "manual" says that the project's ``trigger`` lets only Start Training start rounds. Raises QueueError.
     """
+    if backend.store.is_disconnected(project_id):  # an event that was under way
+        return "disconnected"
     backend.store.register(project_id)
     forced = action == START_TRAINING
     if not forced and backend.settings_of(project_id).trigger == "manual":

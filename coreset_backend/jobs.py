@@ -383,6 +383,18 @@ def lost(backend: Backend, job: Job, how: str, *, dead: bool) -> None:
     _say_failure(backend, project_id, error, job, True)
 
 
+def _publish_what_was_lost(backend: Backend, project_id: int) -> None:
+    """Have the batch published again where Label Studio does not serve it any more. Raises ProjectGone."""
+    try:
+        if why := why_to_publish_again(backend, project_id):
+            log.warning("project %d: %s; it is published again", project_id, why)
+            request_publication(backend, project_id)
+    except ProjectGone:
+        raise
+    except LabelStudioError as error:  # no round is wanted, so the state stays as it is
+        log.warning("project %d: it is not known whether its batch is served: %s", project_id, error)
+
+
 def reconcile_job() -> str:
     """The poll: ask for a round in every known project that may need one, webhook or no webhook."""
     from coreset_backend.rounds import round_due
@@ -404,9 +416,7 @@ def reconcile_job() -> str:
                 if not backend.redis.exists(redis_key(project_id, "waiting")):
                     if automatic:
                         _settle(backend, project_id)
-                    if why := why_to_publish_again(backend, project_id):
-                        log.warning("project %d: %s; it is published again", project_id, why)
-                        request_publication(backend, project_id)
+                    _publish_what_was_lost(backend, project_id)
                 if is_left_behind(backend, project_id):
                     request_pretraining(backend, project_id)
             except ProjectGone as error:

@@ -7,7 +7,7 @@ from redis.exceptions import RedisError
 
 from coreset_backend.backend import Backend
 from coreset_backend.connect import disconnect
-from coreset_backend.errors import QueueError, RoundNotFound, StoreError
+from coreset_backend.errors import ProjectError, QueueError, RoundNotFound, StoreError
 from coreset_backend.jobs import forget_state, request_publication, stop_round
 from coreset_backend.leases import kept_alive, project_lease
 
@@ -33,11 +33,21 @@ def cancel_round(backend: Backend, project_id: int) -> bool:
     return stopped
 
 
+def require_connected(backend: Backend, project_id: int) -> None:
+    """Raises ProjectError for a project that was disconnected."""
+    if backend.store.is_disconnected(project_id):
+        raise ProjectError(
+            f"Project {project_id} was disconnected. "
+            f"`coreset-backend connect --project {project_id}` goes on where it was."
+        )
+
+
 def publish_again(backend: Backend, project_id: int) -> bool:
     """Have Label Studio told the current batch once more, as after it was restored from a backup.
 
     True if a job was queued for it, False if one waits. Raises RoundNotFound and QueueError.
     """
+    require_connected(backend, project_id)
     if backend.store.latest(project_id) is None:
         raise RoundNotFound(f"Project {project_id} has no round to publish yet. Start one.")
     try:
@@ -52,6 +62,7 @@ def roll_back(backend: Backend, project_id: int, number: int) -> None:
     Later rounds are kept. A running round is cancelled, and none starts by itself until a person starts
     one. Raises RoundNotFound, CorruptRound before anything is changed, and QueueError.
     """
+    require_connected(backend, project_id)
     stored = backend.store.open(project_id, number)
     stored.verify()
     try:

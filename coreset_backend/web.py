@@ -50,6 +50,11 @@ STATUS = {
     CoresetError: 500,
 }
 
+IGNORED = {
+    "manual": "rounds start on Start Training only",
+    "disconnected": "the project was disconnected",
+}
+
 protocol = Blueprint("protocol", __name__)
 
 
@@ -164,8 +169,8 @@ def webhook() -> tuple[Response, int]:
     project = body.get("project")
     project_id = named_project(project.get("id") if isinstance(project, dict) else project)
     taken = take_event(current_backend(), project_id, action)
-    if taken == "manual":
-        return jsonify(status="ignored", reason="rounds start on Start Training only"), 200
+    if taken in IGNORED:
+        return jsonify(status="ignored", reason=IGNORED[taken]), 200
     return jsonify(status=taken), 202
 
 

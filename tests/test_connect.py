@@ -1,6 +1,7 @@
 """Connecting, disconnecting, and what others own in a project, on the fake Label Studio."""
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import httpx
@@ -15,13 +16,14 @@ from coreset_backend.backend import Backend
 from coreset_backend.connect import SAMPLING, SECRET_HEADER, connect, problems
 from coreset_backend.connection import read_connection
 from coreset_backend.doctor import examine
-from coreset_backend.errors import LabelStudioError
+from coreset_backend.errors import LabelStudioError, ProjectError
 from coreset_backend.jobs import reconcile_job
-from coreset_backend.lifecycle import disconnect_project
+from coreset_backend.lifecycle import disconnect_project, publish_again, roll_back
 from coreset_backend.rounds import publish_round
 from coreset_backend.status import project_status, status_lines
 from coreset_backend.store import StoredRound
 from coreset_backend.tabs import BATCH
+from coreset_backend.web import create_app
 
 YOLO = "yolo-v8"
 LIVE = {"title": "YOLO", "url": "http://yolo:9090", "model_version": YOLO, "auth_method": "NONE"}
@@ -130,6 +132,9 @@ def test_disconnect_leaves_the_project_as_it_was_before_connect(
         )
     assert studio.projects[project_id]["model_version"] == stored.record.model_version
     assert studio.projects[project_id]["sampling"] == SAMPLING
+    said = " ".join(connected(backend, project_id))  # once more
+    assert "connected already" in said and "shows predictions of version" not in said
+    assert ("The batch is shown instead of version" in said) == (kind != "none")
     assert BATCH in everything_shown(studio, project_id)["tabs"]
     lines = "\n".join(status_lines(project_status(backend, project_id)))
     assert ("is shown instead of version" in lines) == (kind != "none")
@@ -142,6 +147,14 @@ def test_disconnect_leaves_the_project_as_it_was_before_connect(
     said = " ".join(disconnect_project(again, project_id))
     assert everything_shown(studio, project_id) == before, said
     assert "was not connected" in said
+
+    web, signed = create_app(backend).test_client(), {SECRET_HEADER: backend.webhook_secret}
+    late = {"action": "ANNOTATION_CREATED", "project": {"id": project_id}}
+    assert (web.post("/webhook", json=late, headers=signed).json or {})["status"] == "ignored"
+    for refused in (publish_again, partial(roll_back, number=1)):
+        with pytest.raises(ProjectError, match=f"connect --project {project_id}` goes on"):
+            refused(backend, project_id)
+    assert backend.store.projects() == []
 
     assert "connected." in " ".join(connected(backend, project_id))
     assert backend.store.projects() == [project_id]
@@ -381,4 +394,8 @@ def test_the_poll_leaves_a_persons_choice_and_deleted_tasks_alone(
     admin.patch(f"/api/projects/{project_id}/", json={"model_version": "chosen since"}).raise_for_status()
     poll()
     assert backend.queue.count == 0
+    backend.store.hold(project_id, "Held by hand.")
+    studio.fail(500)
+    poll()  # nobody wants a round: that Label Studio is away is no failure of one
+    assert project_status(backend, project_id)["progress"]["state"] == "idle"
     assert studio.projects[project_id]["model_version"] == "chosen since"
