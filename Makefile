@@ -1,11 +1,12 @@
 # make run    set everything up and run it: Redis, worker, web, and a Label Studio with a demo project
 # make demo   the same, labelled by itself to watch it: ends with core-set against random in one plot
+# make dist   dist/: wheel and sdist
 # make test   set everything up and run all tests
 PYTHON ?= python3
 LABEL_STUDIO_VERSION := 1.23.2
 BIN := .venv/bin
 
-.PHONY: run demo test docker-test soak matrix check lock install label-studio clean
+.PHONY: run demo test docker-test soak matrix check lock dist install label-studio clean
 
 run: install $(if $(LABEL_STUDIO_URL),,label-studio)
 	$(BIN)/coreset-backend run
@@ -59,11 +60,15 @@ label-studio: .label-studio/.installed
 LOCK := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --no-header --no-annotate
 lock: .venv/.dev
 	$(BIN)/pip install --quiet uv
-	$(LOCK) --override overrides.txt requirements.in -o requirements.txt
+	$(LOCK) --override overrides.txt requirements-sdk.in -o requirements.txt
 	$(LOCK) requirements-dev.in -c requirements.txt -o requirements-dev.txt
 	for image in web worker build; do \
 	    $(LOCK) --generate-hashes docker/requirements-$$image.in -c requirements.txt -o docker/requirements-$$image.txt || exit; \
 	done
 
+dist: .venv/.dev
+	rm -rf build dist
+	$(BIN)/python -m build --quiet
+
 clean:
-	rm -rf .venv .label-studio
+	rm -rf .venv .label-studio build dist

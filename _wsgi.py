@@ -1,8 +1,3 @@
-from coreset_backend.backend import open_backend
-from coreset_backend.logs import configure_logging
-from coreset_backend.settings import read_settings
-from coreset_backend.web import create_app
+from coreset_backend.wsgi import app
 
-settings = read_settings()
-configure_logging(settings)
-app = create_app(open_backend(settings))
+__all__ = ["app"]

@@ -87,10 +87,11 @@ def demo(label_studio_command: str | None, **given: Any) -> None:
 @main.command()
 def serve() -> None:
     """The web process, by gunicorn."""
-    from coreset_backend.serve import gunicorn_command
+    from coreset_backend.serve import PACKAGES, gunicorn_command
 
-    command = gunicorn_command(read_settings())
-    os.execve(command[0], command, dict(os.environ) | absolute_paths())
+    command, environment = gunicorn_command(read_settings()), dict(os.environ) | absolute_paths()
+    os.chdir(PACKAGES)
+    os.execve(command[0], command, environment)
 
 
 @main.command()

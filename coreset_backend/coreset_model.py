@@ -12,7 +12,16 @@ import inspect
 from collections.abc import Sequence
 from typing import Any
 
-from label_studio_ml.model import LabelStudioMLBase  # type: ignore[import-untyped]
+try:
+    from label_studio_ml.model import LabelStudioMLBase  # type: ignore[import-untyped]
+except ModuleNotFoundError as error:
+    raise ModuleNotFoundError(
+        f"{error}. CoresetModel needs Label Studio's SDK, which is not installed with the rest, for its pins "
+        "contradict it: pip install --no-deps label-studio-ml==1.0.9 label-studio-tools attrs colorama lxml "
+        "appdirs requests; or 2.x with `pip install git+` and the address of its repository. "
+        "`coreset-backend serve` needs neither.",
+        name=error.name,
+    ) from error
 
 from coreset_backend.answers import AnswerCache, predict_results
 from coreset_backend.backend import open_backend

@@ -24,6 +24,7 @@ from xml.sax.saxutils import quoteattr
 import httpx
 
 from coreset_backend.errors import ConfigError, LabelStudioError, Rejected, Unreachable
+from coreset_backend.studio_environment import label_studio_version, own_environment
 
 LOCALHOST = "127.0.0.1"
 DATABASE = "label_studio.sqlite3"
@@ -90,18 +91,14 @@ class LabelStudioServer:
 
 
 def find_label_studio(root: Path, command: str | None = None) -> Path | None:
-    """The label-studio executable: ``command``, else the environment under ``root``, else the PATH's."""
-    candidates = [command] if command else [str(root / ".label-studio/bin/label-studio"), "label-studio"]
+    """The label-studio executable: ``command``, else the environment under ``root``, else the one beside this
+    environment, else the PATH's.
+    """
+    environments = (root / ".label-studio", own_environment())
+    ours = [str(environment / "bin/label-studio") for environment in environments]
+    candidates = [command] if command else [*ours, "label-studio"]
     found = (shutil.which(candidate) for candidate in candidates)
     return next((Path(path).absolute() for path in found if path), None)
-
-
-def label_studio_version(executable: Path) -> str:
-    """The installed version, read from the package's metadata: asking Label Studio itself takes 10 s."""
-    prefix = executable.resolve().parent.parent
-    for info in prefix.glob("lib/python*/*-packages/label_studio-*.dist-info"):
-        return info.name.removeprefix("label_studio-").removesuffix(".dist-info")
-    raise ConfigError(f"No Label Studio is installed beside {executable}: expected it under {prefix}/lib.")
 
 
 def start_label_studio(
@@ -238,7 +235,7 @@ def _await_ready(server: LabelStudioServer, patience: float, report: Report) -> 
         while not _is_ready(session, server.data_dir):
             now = time.monotonic()
             if server.process.poll() is not None or now > begun + patience:
-                raise Unreachable(_failed_start(server, now - begun))
+                raise Unreachable(how_it_ended(server, now - begun))
             if now > next_report:
                 report(f"Label Studio is still starting ({now - begun:.0f} s).")
                 next_report += 20
@@ -263,13 +260,14 @@ def _is_ready(session: httpx.Client, data_dir: Path) -> bool:
     return answer.status_code == 200
 
 
-def _failed_start(server: LabelStudioServer, seconds: float) -> str:
-    """Why there is no Label Studio, with the last that it said."""
+def how_it_ended(server: LabelStudioServer, seconds: float | None = None) -> str:
+    """Why there is no Label Studio, with the last that it said; ``seconds``: how long it was waited for."""
     code = server.process.poll()
     what = "gave no answer" if code is None else f"ended with exit status {code}"
+    when = "" if seconds is None else f" within {seconds:.0f} s"
     log = server.data_dir / LOG
     last = "\n".join(log.read_text(errors="replace").splitlines()[-15:])
-    return f"Label Studio {what} within {seconds:.0f} s. The end of {log}:\n{last}"
+    return f"Label Studio {what}{when}. The end of {log}:\n{last}\n"
 
 
 def golden_data_dir(executable: Path, cache: Path, report: Report = _silent) -> Path:

@@ -7,13 +7,12 @@ import logging
 import os
 import shutil
 import signal
-import subprocess
 import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 
 import httpx
@@ -24,12 +23,19 @@ from coreset_backend import demo
 from coreset_backend.backend import Backend, open_backend
 from coreset_backend.connect import connect
 from coreset_backend.demo_images import CLASSES, add_broken_files, make_images
-from coreset_backend.errors import ConfigError, CoresetError
-from coreset_backend.serve import gunicorn_command
+from coreset_backend.errors import ConfigError, CoresetError, LabelStudioError
+from coreset_backend.processes import Child, Tree
+from coreset_backend.serve import PACKAGES, gunicorn_command
 from coreset_backend.settings import Settings, absolute_paths, read_settings
 from coreset_backend.show import DEMO_FOLDER, Show, perform
+from coreset_backend.studio_environment import golden_cache, install_label_studio
 
 log = logging.getLogger(__name__)
+
+
+def _unwatched() -> None:
+    """No process has to live meanwhile."""
+
 
 Report = demo.Report
 DEMO_IMAGES = 400
@@ -37,49 +43,6 @@ DEMO_TITLE = "Core-Set demo"
 # A Unix socket's path may not be longer.
 LONGEST_SOCKET = 100
 RUN_FILE = "run.json"
-
-
-@dataclass(slots=True)
-class Child:
-    """A process of the tree: started again when it dies, ended with the tree.
-
-    ``when_orphaned`` is the signal it gets if the tree's first process is killed.
-    """
-
-    name: str
-    command: Sequence[str]
-    environment: Mapping[str, str]
-    when_orphaned: signal.Signals = signal.SIGTERM
-    process: subprocess.Popen[bytes] | None = None
-    started: float = field(default=0.0)
-
-    def start(self) -> None:
-        self.started = time.monotonic()
-        self.process = subprocess.Popen(
-            demo.tied_to_parent(self.command, self.when_orphaned),
-            env=dict(self.environment),
-            stdin=subprocess.DEVNULL,
-            start_new_session=True,
-        )
-
-    def restart_if_dead(self) -> bool:
-        """Start it again if it has died, at most once in two seconds; whether that happened."""
-        if self.process is None or self.process.poll() is None or time.monotonic() < self.started + 2:
-            return False
-        log.warning("%s ended with exit status %s; starting it again", self.name, self.process.returncode)
-        self.start()
-        return True
-
-    def stop(self, patience: float = 8.0) -> None:
-        """Ask it to end, and end it with all it started after ``patience`` seconds."""
-        if self.process is None:
-            return
-        for number, seconds in ((signal.SIGTERM, patience), (signal.SIGKILL, 5.0)):
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(self.process.pid, number)
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                self.process.wait(seconds)
-        self.process = None
 
 
 def run(
@@ -98,51 +61,86 @@ def run(
         raise ConfigError(
             "The demo labels by itself, so it runs on a Label Studio of its own: unset LABEL_STUDIO_URL."
         )
-    stopping = threading.Event()
+    tree = Tree(threading.Event())
     for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: stopping.set())
+        signal.signal(number, lambda *_: tree.stopping.set())
     with contextlib.ExitStack() as stack:
         stack.enter_context(_alone_in(settings.model_dir))
         _require_free_port(settings.port)
         environment = dict(os.environ) | absolute_paths()
-        children: list[Child] = []
-        stack.callback(stop_all, children)
+        stack.callback(tree.stop)
         if not settings.redis_url:
             redis, environment["REDIS_URL"] = embedded_redis(settings.model_dir, stack)
-            children.append(redis)
-            redis.start()
+            tree.start(redis)
         server = None
         if not settings.label_studio_url:
             server = stack.enter_context(local_label_studio(settings, root, report, label_studio_command))
+            tree.also_watch = partial(_require_label_studio, server)
             environment |= {"LABEL_STUDIO_URL": server.url, "LABEL_STUDIO_API_KEY": server.login.token}
         os.environ.update(environment)  # from here on this process reads what its children read
-        settings = read_settings()
-        stack.enter_context(_announced(settings))
-        backend = open_backend(settings)
-        stack.callback(backend.close)
-        wait_for_redis(backend.redis)
-        for child in (worker_child(environment), web_child(settings, environment)):
-            children.append(child)
-            child.start()
-        wait_for_web(settings, stopping)
-        report(f"The backend answers at http://{settings.host}:{settings.port}.")
-        if server:
-            drawn = make_demo_images(server)
-            project_id = introduce(backend, server, report, stopping)
-            if show and project_id:
-                told = (show, backend, server, project_id, drawn, report, stopping)
-                performance = threading.Thread(target=perform, args=told)
-                stack.callback(performance.join)
-                performance.start()
-        else:
-            report(
-                f"Serving {settings.label_studio_url}. Next: .venv/bin/coreset-backend connect --project N"
-            )
-        report("Press Ctrl-C to stop.")
-        while not stopping.wait(0.5):
-            for child in children:
-                child.restart_if_dead()
+        backend = _opened(read_settings(), stack)
+        _start_parts(tree, backend, environment)
+        if not tree.stopping.is_set():
+            _say_what_is_next(tree, backend, server, report, show, stack)
+        while tree.runs():
+            pass
         report("Stopping.")
+
+
+def _opened(settings: Settings, stack: contextlib.ExitStack) -> Backend:
+    """The backend, closed with the stack, and its addresses where other commands find them."""
+    stack.enter_context(_announced(settings))
+    backend = open_backend(settings)
+    stack.callback(backend.close)
+    return backend
+
+
+def _start_parts(tree: Tree, backend: Backend, environment: Mapping[str, str]) -> None:
+    """Start worker and web, and wait until the web answers; ConfigError at once when a process ends."""
+    wait_for_redis(backend.redis, alive=tree.require_alive)
+    tree.start(worker_child(environment), web_child(backend.settings, environment))
+    wait_for_web(backend.settings, tree.stopping, alive=tree.require_alive)
+
+
+def _say_what_is_next(
+    tree: Tree,
+    backend: Backend,
+    server: demo.LabelStudioServer | None,
+    report: Report,
+    show: Show | None,
+    stack: contextlib.ExitStack,
+) -> None:
+    """Say where everything is; of a Label Studio of our own make the demo, which ``show`` then labels."""
+    settings = backend.settings
+    report(f"The backend answers at http://{settings.host}:{settings.port}.")
+    if server:
+        drawn = make_demo_images(server)
+        project_id = introduce(backend, server, report, tree)
+        if show and project_id:
+            told = (show, backend, server, project_id, drawn, report, tree.stopping)
+            performance = threading.Thread(target=perform, args=told)
+            stack.callback(performance.join)
+            performance.start()
+    else:
+        report(f"Serving {settings.label_studio_url}. Next: {own_command()} connect --project N")
+    report("Press Ctrl-C to stop.")
+
+
+def _require_label_studio(server: demo.LabelStudioServer) -> None:
+    """LabelStudioError when our own Label Studio has ended, without which nobody can label."""
+    if server.process.poll() is not None:
+        raise LabelStudioError(f"{demo.how_it_ended(server)} Start again; nothing is lost.")
+
+
+def own_command() -> str:
+    """How a reader can type this command where they are: its name where the PATH has it, else its path."""
+    ours, on_path = Path(sys.executable).with_name("coreset-backend"), shutil.which("coreset-backend")
+    if on_path and (not ours.exists() or Path(on_path).samefile(ours)):
+        return ours.name
+    if not ours.exists():
+        return f"{sys.executable} -m coreset_backend"
+    here = Path.cwd()
+    return str(ours.relative_to(here) if ours.is_relative_to(here) else ours)
 
 
 @contextlib.contextmanager
@@ -196,12 +194,6 @@ def settings_of_run(model_dir: Path) -> dict[str, str]:
     return {name: value for name, value in found.items() if value}
 
 
-def stop_all(children: Sequence[Child]) -> None:
-    """Stop the children, the last started first."""
-    for child in reversed(children):
-        child.stop()
-
-
 # ---------------------------------------------------------------- Redis
 
 
@@ -247,8 +239,8 @@ def find_redis() -> str:
     )
 
 
-def wait_for_redis(redis: Redis, patience: float = 20.0) -> None:
-    """Return when Redis answers; ConfigError after ``patience`` seconds."""
+def wait_for_redis(redis: Redis, patience: float = 20.0, alive: Callable[[], None] = _unwatched) -> None:
+    """Return when Redis answers; ConfigError after ``patience`` seconds, or what ``alive`` raises."""
     deadline = time.monotonic() + patience
     while True:
         try:
@@ -257,6 +249,7 @@ def wait_for_redis(redis: Redis, patience: float = 20.0) -> None:
         except RedisError as error:
             if time.monotonic() > deadline:
                 raise ConfigError(f"Redis does not answer: {error}. Check REDIS_URL.") from None
+        alive()
         time.sleep(0.05)
 
 
@@ -265,12 +258,13 @@ def wait_for_redis(redis: Redis, patience: float = 20.0) -> None:
 
 def worker_child(environment: Mapping[str, str]) -> Child:
     # Asked to end, it would wait minutes for a Redis that is ending too; killed, it loses nothing.
-    command = [sys.executable, "-m", "coreset_backend", "work"]
+    # -P: no file of the folder where it is started is taken for a module.
+    command = [sys.executable, "-P", "-m", "coreset_backend", "work"]
     return Child("worker", command, environment, when_orphaned=signal.SIGKILL)
 
 
 def web_child(settings: Settings, environment: Mapping[str, str]) -> Child:
-    return Child("web", gunicorn_command(settings), environment)
+    return Child("web", gunicorn_command(settings), environment, folder=PACKAGES)
 
 
 def _require_free_port(port: int) -> None:
@@ -279,13 +273,21 @@ def _require_free_port(port: int) -> None:
         raise ConfigError(f"Port {port} is in use by another program. Stop that, or set PORT to another one.")
 
 
-def wait_for_web(settings: Settings, stopping: threading.Event, patience: float = 60.0) -> None:
-    """Return when /health is 200 or the stop was asked for; ConfigError after ``patience`` seconds."""
+def wait_for_web(
+    settings: Settings,
+    stopping: threading.Event,
+    patience: float = 60.0,
+    alive: Callable[[], None] = _unwatched,
+) -> None:
+    """Return when /health is 200 or the stop was asked for; ConfigError after ``patience`` seconds, or what
+    ``alive`` raises.
+    """
     deadline = time.monotonic() + patience
     while not stopping.wait(0.1):
         with contextlib.suppress(httpx.HTTPError):
             if httpx.get(f"http://127.0.0.1:{settings.port}/health", trust_env=False).status_code == 200:
                 return
+        alive()
         if time.monotonic() > deadline:
             raise ConfigError(
                 f"The web server does not answer on port {settings.port}; its log above says why."
@@ -301,15 +303,13 @@ def local_label_studio(
 ) -> Iterator[demo.LabelStudioServer]:
     """A Label Studio of our own with the demo's images below its document root."""
     executable = demo.find_label_studio(root, command)
-    if executable is None:
-        raise ConfigError(
-            "Label Studio is not installed here. `make run` installs it; or name a running one with "
-            "LABEL_STUDIO_URL and LABEL_STUDIO_API_KEY."
-        )
+    if executable is None and command:
+        raise ConfigError(f"There is no executable {command!r}. Check --label-studio-command.")
+    executable = executable or install_label_studio(report)
     folder = settings.model_dir / "label-studio"
-    golden = demo.golden_data_dir(executable, root / ".label-studio/golden", report)
     folder.mkdir(parents=True, exist_ok=True)
     folder.chmod(0o700)  # its database holds tokens in clear, and an earlier release left it open
+    golden = demo.golden_data_dir(executable, golden_cache(executable, folder), report)
     data = demo.migrated_copy(golden, folder / "data")
     files = folder / "files"
     files.mkdir(exist_ok=True)
@@ -326,9 +326,7 @@ def make_demo_images(server: demo.LabelStudioServer) -> list[tuple[str, str]]:
     return drawn
 
 
-def introduce(
-    backend: Backend, server: demo.LabelStudioServer, report: Report, stopping: threading.Event
-) -> int | None:
+def introduce(backend: Backend, server: demo.LabelStudioServer, report: Report, tree: Tree) -> int | None:
     """Make the demo project, connect it, wait for its first batch, and say where to label.
 
     The project's id; None where it could not be connected.
@@ -352,7 +350,7 @@ def introduce(
         return None
     report("Choosing the first batch.")
     deadline = time.monotonic() + 300
-    while not stopping.wait(0.5) and time.monotonic() < deadline:
+    while tree.runs() and time.monotonic() < deadline:
         stored = backend.store.latest(project_id)
         if stored and stored.publication:
             radius = stored.record.radius_after

@@ -8,23 +8,23 @@ from coreset_backend.connections import THREADS
 from coreset_backend.errors import ConfigError
 from coreset_backend.settings import Settings
 
+# Gunicorn imports from the folder where it is started, and reads its configuration there: in a folder of the
+# user a file redis.py would be taken for the library.
+PACKAGES = Path(__file__).parent.parent
+
 
 def gunicorn_command(settings: Settings) -> list[str]:
     """How the web process is served: one process, since threads only wait for clients, the store and Redis.
 
-    Raises ConfigError when strangers could reach it and no login is set.
+    Start it in `PACKAGES` with `absolute_paths` in its environment. Raises ConfigError when strangers could
+    reach it and no login is set.
     """
     _refuse_open_door(settings)
     return [
-        sys.executable,
-        *("-m", "gunicorn", "_wsgi:app", "--bind", f"{settings.host}:{settings.port}"),
-        *(
-            "--chdir",
-            str(Path(__file__).parent.parent),
-            "--worker-class",
-            "coreset_backend.connections.Worker",
-        ),
-        *("--workers", "1", "--threads", str(THREADS), "--worker-connections", str(2 * THREADS)),
+        *(sys.executable, "-P", "-m", "gunicorn", "coreset_backend.wsgi:app"),
+        *("--bind", f"{settings.host}:{settings.port}"),
+        *("--worker-class", "coreset_backend.connections.Worker", "--workers", "1"),
+        *("--threads", str(THREADS), "--worker-connections", str(2 * THREADS)),
         # gunicorn's own sendfile would wait for a client past its deadline.
         *("--timeout", "120", "--graceful-timeout", "10", "--no-sendfile"),
         # Which proxies are believed is CORESET_TRUSTED_PROXIES' to say; gunicorn believes this machine's.

@@ -43,19 +43,24 @@ def open_to_others(folder: Path) -> list[str]:
 
 @contextlib.contextmanager
 def running_backend(
-    environment: Mapping[str, str], log: Path, seconds: float = 120.0, command: Sequence[str] = ("run",)
+    environment: Mapping[str, str],
+    log: Path,
+    seconds: float = 120.0,
+    command: Sequence[str] = ("run",),
+    program: Sequence[str] = (),
+    cwd: Path = ROOT,
 ) -> Iterator[subprocess.Popen[bytes]]:
     """`coreset-backend run`, ready, with its output in ``log``; interrupted and awaited at the end.
 
-    ``command`` may be another one that runs until it is interrupted.
+    ``command`` may be another one that runs until it is interrupted, ``program`` another installation.
     """
     with log.open("wb") as output:
         process = subprocess.Popen(
-            backend_command(*command),
+            program or backend_command(*command),
             env=environment,
             stdout=output,
             stderr=subprocess.STDOUT,
-            cwd=ROOT,
+            cwd=cwd,
             start_new_session=True,
         )
     try:

@@ -62,6 +62,9 @@ MAY_IMPORT = {
     "callers": {"addresses"},
     "connections": {"callers"},
     "serve": {"errors", "settings", "connections"},
+    "wsgi": {"backend", "logs", "settings", "web"},
+    "processes": {"errors", "demo"},
+    "studio_environment": {"errors"},
     "overview": {
         "errors",
         "evaluation",

@@ -6,8 +6,10 @@ import os
 import signal
 import socket
 import subprocess
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,9 @@ from backend_run import backend_command, open_to_others, run_environment, runnin
 from waiting import wait_until
 
 from coreset_backend import demo
-from coreset_backend.local import settings_of_run
+from coreset_backend.errors import LabelStudioError
+from coreset_backend.local import _require_label_studio, settings_of_run
+from coreset_backend.processes import Child, Tree
 
 PARTS = ("redis-server", "work", "gunicorn")
 
@@ -151,6 +155,45 @@ def test_a_port_in_use_is_refused_before_anything_starts(tmp_path: Path) -> None
         )
     assert refused.returncode == 2
     assert refused.stderr.startswith(f"Error: Port {port} is in use")
+
+
+def test_a_child_that_dies_at_the_start_is_said_at_once_and_the_rest_is_ended(tmp_path: Path) -> None:
+    (tmp_path / "redis-server").write_text("#!/bin/sh\necho it cannot start\nexit 3\n")
+    (tmp_path / "redis-server").chmod(0o755)
+    path = f"{tmp_path}{os.pathsep}{os.environ['PATH']}"
+    away = {"HOST": "192.0.2.1", "BASIC_AUTH_USER": "ops", "BASIC_AUTH_PASS": "seeded-pass"}
+    for given, words in (
+        ({"PATH": path}, "The process 'redis' ended at once (exit status 3)"),
+        (away, "The process 'web' ended at once (exit status 1)"),
+    ):
+        ran = subprocess.run(
+            backend_command("run"),
+            env=environment(tmp_path, demo.free_port()) | given,
+            capture_output=True,
+            text=True,
+            timeout=50,
+        )
+        assert ran.returncode == 2 and words in ran.stderr
+        assert settings_of_run(tmp_path / "data") == {}
+
+
+def test_a_tree_starts_its_dead_again_and_raises_for_what_it_cannot(tmp_path: Path) -> None:
+    child = Child("short", ["/bin/sh", "-c", "echo >> started; exit 3"], {}, folder=tmp_path)
+    tree = Tree(threading.Event())
+    tree.start(child)
+    told = tmp_path / "started"
+    wait_until(lambda: tree.runs(0.1) and told.exists() and told.read_text() == "\n\n", "a second start")
+    (tmp_path / demo.LOG).write_text("it fell over")
+    process = subprocess.Popen(["/bin/sh", "-c", "exit 3"])
+    process.wait()
+    login = demo.Login("a@example.com", "password", "token")
+    server = demo.LabelStudioServer("http://127.0.0.1:9", login, tmp_path, tmp_path, process)
+    tree.also_watch = partial(_require_label_studio, server)
+    with pytest.raises(LabelStudioError, match=r"(?s)ended with exit status 3\. .*it fell over"):
+        tree.runs(0.1)
+    tree.stopping.set()
+    assert not tree.runs()
+    tree.stop()
 
 
 @pytest.mark.parametrize("content", ["", "{", json.dumps({"pid": 2**22 + 1, "url": "x"})])

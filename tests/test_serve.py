@@ -6,7 +6,6 @@ import sys
 from pathlib import Path
 
 import httpx
-from backend_run import backend_command
 from waiting import wait_until
 
 from coreset_backend import demo
@@ -23,10 +22,15 @@ def test_serve_uses_the_folder_that_the_other_commands_use(redis_url: str, tmp_p
         "LABEL_STUDIO_URL": "http://127.0.0.1:9",
         "LABEL_STUDIO_API_KEY_FILE": "key",
     }
+    (tmp_path / "flask.py").write_text("raise SystemExit('taken for a module')")
     log = tmp_path / "log"
     with log.open("wb") as output:
         server = subprocess.Popen(
-            backend_command("serve"), env=environment, cwd=tmp_path, stdout=output, stderr=output
+            [sys.executable, "-P", "-m", "coreset_backend", "serve"],
+            env=environment,
+            cwd=tmp_path,
+            stdout=output,
+            stderr=output,
         )
     try:
         with httpx.Client(base_url=f"http://127.0.0.1:{port}", trust_env=False) as web:
@@ -40,10 +44,14 @@ def test_serve_uses_the_folder_that_the_other_commands_use(redis_url: str, tmp_p
 
             wait_until(registered, "the web process")
         status = subprocess.run(
-            backend_command("status"), env=environment, cwd=tmp_path, capture_output=True, text=True
+            [sys.executable, "-P", "-m", "coreset_backend", "status"],
+            env=environment,
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
         )
     finally:
         server.terminate()
         server.wait(20)
     assert "Project 7" in status.stdout, status.stderr
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["key", "log", "mine"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["flask.py", "key", "log", "mine"]

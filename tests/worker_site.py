@@ -17,7 +17,8 @@ from tcp_proxy import Hold, TcpProxy, proxied
 from waiting import wait_until
 
 from coreset_backend.backend import Backend, open_backend
-from coreset_backend.local import Child, embedded_redis, wait_for_redis
+from coreset_backend.local import embedded_redis, wait_for_redis
+from coreset_backend.processes import Child
 from coreset_backend.progress import read_progress
 from coreset_backend.settings import Settings
 from coreset_backend.store import StoredRound
