@@ -89,10 +89,15 @@ def _chosen(results: Sequence[Json], name: str = "") -> list[tuple[str, ...]]:
     return [
         path
         for region in results
-        if region.get("type") == "choices" and (not name or region.get("from_name") == name)
-        for value in _listed((region.get("value") or {}).get("choices"))
+        if isinstance(region, Mapping) and region.get("type") == "choices"
+        if not name or region.get("from_name") == name
+        for value in _listed(_choices(region.get("value")))
         if (path := tuple(each for each in _listed(value) if isinstance(each, str)))
     ]
+
+
+def _choices(value: Json) -> Json:
+    return value.get("choices") if isinstance(value, Mapping) else None
 
 
 def _listed(value: Json) -> list[Json]:

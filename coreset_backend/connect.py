@@ -19,9 +19,9 @@ from coreset_backend.connection import (
     written_versions,
 )
 from coreset_backend.errors import LabelStudioError, ProjectGone, Rejected
-from coreset_backend.label_config import LabelConfig, parse_label_config
+from coreset_backend.label_config import LabelConfig, image_uris, parse_label_config
 from coreset_backend.label_studio import LabelStudio
-from coreset_backend.project import Json, parse_task
+from coreset_backend.project import Json
 from coreset_backend.store import Store
 from coreset_backend.tabs import BATCH, delete_tabs, make_batch_tab
 
@@ -63,7 +63,8 @@ def connect(
     config = parse_label_config(project["label_config"], control)
     yield f"Project {project_id} '{project['title']}': images in '{config.image}', {_trained_on(config)}."
     yield from config.notes
-    yield from _without_image(label_studio, project_id, config)
+    if first := label_studio.fetch_first_task(project_id):
+        yield from image_words(first, config)
     before = _stood_before(label_studio, store, project, url)
     if before.model_version and project.get("model_version") == before.model_version:
         yield _what_happens_to(before.model_version, label_studio, project_id, override_version)
@@ -171,16 +172,17 @@ def _trained_on(config: LabelConfig) -> str:
     return f"trained on <Choices> '{config.labels.from_name}' ({', '.join(names[:MOST_NAMED])}{more})"
 
 
-def _without_image(label_studio: LabelStudio, project_id: int, config: LabelConfig) -> Iterator[str]:
-    """What is wrong with the first task's data, if anything is."""
-    first = label_studio.fetch_first_task(project_id)
-    if first is None or parse_task(first, config).uri:
-        return
-    keys = ", ".join(f"'{key}'" for key in list(first.get("data") or {})[:MOST_NAMED]) or "nothing"
-    yield (
-        f"Task {first['id']} has no image at '{config.image}': its data has {keys}. "
-        "Tasks like it are left out. Correct the value of the <Image>, or the tasks."
-    )
+def image_words(task: Json, config: LabelConfig) -> Iterator[str]:
+    """A sentence where a task shows another number of images than one."""
+    images = image_uris(config.image, task.get("data"))
+    if len(images) > 1:
+        yield f"Task {task['id']} shows {len(images)} images. Of such a list the first is read."
+    if not images:
+        keys = ", ".join(f"'{key}'" for key in list(task.get("data") or ())[:MOST_NAMED]) or "nothing"
+        yield (
+            f"Task {task['id']} has no image at '{config.image}': its data has {keys}. "
+            "Tasks like it are left out. Correct the value of the <Image>, or the tasks."
+        )
 
 
 def _project(label_studio: LabelStudio, project_id: int) -> Json:

@@ -10,8 +10,8 @@ from pathlib import Path
 import httpx
 
 from coreset_backend.backend import Backend
+from coreset_backend.connect import image_words, supported_release
 from coreset_backend.connect import problems as connection_problems
-from coreset_backend.connect import supported_release
 from coreset_backend.errors import CoresetError, ProjectError
 from coreset_backend.heartbeats import workers_alive
 from coreset_backend.label_config import parse_label_config
@@ -136,7 +136,11 @@ def _first_image(backend: Backend, label_studio: LabelStudio, project_id: int) -
     first = label_studio.fetch_first_task(project_id)
     if first is None:
         raise ProjectError("The project has no task yet. Import images into it.")
+    yield from map(Note, config.notes)
     task = parse_task(first, config)
+    if task.uri is None:
+        yield from image_words(first, config)
+        return
     mapped = backend.images.mapped(task.uri)
     if mapped:
         yield Note(f"Images at {mapped} are read from Label Studio at {label_studio.url}.")

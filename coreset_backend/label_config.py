@@ -85,22 +85,21 @@ class LabelConfig:
 # ---------------------------------------------------------------- the image
 
 
-def image_uri(image: str, data: Mapping[str, Json]) -> str | None:
-    """The address that ``image`` stands for in a task's data; None where a variable is missing.
+def image_uris(image: str, data: Json) -> list[str]:
+    """The addresses that ``image`` stands for in a task's data, as Label Studio's editor shows them.
 
-    Of a list of images it is the first, which Label Studio's editor opens with.
+    Several where the data holds a list; none where a variable is missing.
     """
+    if not isinstance(data, Mapping):
+        return []
     name = image.removeprefix("$")
     if image.startswith("$") and (name in data or VARIABLE.fullmatch(image)):
         found = _value_at(name, data)
-        while isinstance(found, list) and found:
-            found = found[0]
-        return found if isinstance(found, str) and found else None
+        every = found if isinstance(found, list) else [found]
+        return [each for each in every if isinstance(each, str) and each]
     parts = [_as_text(_value_at(variable[1:], data)) for variable in VARIABLE.findall(image)]
-    if None in parts:
-        return None
     filled = iter(parts)
-    return VARIABLE.sub(lambda _: next(filled) or "", image)
+    return [] if "" in parts else [VARIABLE.sub(lambda _: next(filled), image)]
 
 
 def _value_at(name: str, data: Mapping[str, Json]) -> Json:
@@ -119,12 +118,11 @@ def _value_at(name: str, data: Mapping[str, Json]) -> Json:
     return data.get("$undefined$") if found is None else found
 
 
-def _as_text(value: Json) -> str | None:
-    """The value within an address; None for what makes none."""
+def _as_text(value: Json) -> str:
+    """The value within an address; empty for what makes none."""
     if isinstance(value, float) and value.is_integer():
         value = int(value)
-    known = isinstance(value, str | int | float) and not isinstance(value, bool) and value != ""
-    return str(value) if known else None
+    return str(value) if isinstance(value, str | int | float) and not isinstance(value, bool) else ""
 
 
 # ---------------------------------------------------------------- the tags

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from coreset_backend.annotations import Answer, agreed_label
-from coreset_backend.label_config import LabelConfig, image_uri, parse_label_config
+from coreset_backend.label_config import LabelConfig, image_uris, parse_label_config
 from coreset_backend.label_config import Labels as Labels
 
 Json = Any
@@ -131,14 +131,13 @@ def parse_snapshot(
 
 def parse_task(task: Json, config: LabelConfig) -> Task:
     """The Task of one task's JSON."""
-    data = task.get("data") or {}
     annotations = task.get("annotations") or []
     kept = [annotation for annotation in annotations if not annotation.get("was_cancelled")]
     state: TaskState = "labeled" if kept else "skipped" if annotations else "pool"
     answer = Answer(None)
     if kept:
         answer = agreed_label(kept, config.control) if config.control else Answer(None, config.untrained)
-    uri = image_uri(config.image, data) if isinstance(data, dict) else None
+    uri = next(iter(image_uris(config.image, task.get("data"))), None)
     return Task(int(task["id"]), uri, state, answer.label, answer.why, answer.unknown)
 
 

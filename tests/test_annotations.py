@@ -127,6 +127,12 @@ def test_paths_and_plain_values_are_read_whatever_the_label_config_has_become(
         ([annotation()], control("a b", choice="multiple", required="true"), "which is required"),
         ([annotation(["x", "y"])], NESTED, "'x / y' is not among the choices of 'label'"),
         ([{"result": [region("cat", name="old")]}], PETS, "nothing is chosen in 'label'"),
+        (
+            [{"result": ["?", {"type": "choices", "from_name": "label", "value": 7}]}],
+            PETS,
+            "nothing is chosen",
+        ),
+        ([{"result": [{**region(), "value": {"choices": [7, None]}}]}], PETS, "nothing is chosen"),
     ],
 )
 def test_an_answer_that_cannot_be_read_says_why(annotations: list[Any], which: Control, why: str) -> None:

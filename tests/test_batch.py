@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from coreset_backend.batch import COLD_START, Choice, choose_batch, random_rows_of, spread, state_code
-from coreset_backend.project import Snapshot, Task
+from coreset_backend.project import Labels, Snapshot, Task
 from coreset_backend.selection import NEED_PROBABILITIES, STRATEGIES, Pool, covering_radius, exact_graph
 from coreset_backend.settings import Settings
 
@@ -139,3 +139,16 @@ def test_spreading_keeps_everything_in_order(own: int, drawn: int, reserve: int)
     assert [row for row in batch.tolist() if row >= 100] == list(range(100, 100 + drawn))
     assert far[np.isfinite(far)].tolist() == distances.tolist()
     assert np.isinf(far[: own + drawn]).tolist() == (batch >= 100).tolist()
+
+
+@pytest.mark.parametrize(("classes", "doubtful"), [(1, [0.5]), (2, [0.02, 0.45]), (2, [0.98, 0.52])])
+def test_in_multiple_choice_the_model_is_unsure_where_one_class_is_in_doubt(
+    classes: int, doubtful: list[float]
+) -> None:
+    labels = Labels("label", "image", ("a", "b")[:classes], multiple=True)
+    tasks = tuple(Task(100 + row, f"/{row}") for row in range(N))
+    snapshot = Snapshot(7, "Spots", None, labels, tasks, datetime.now(UTC))
+    odds = np.full((N, classes), 0.01, dtype=np.float32)  # surely none of these
+    odds[1], odds[17] = 0.99, doubtful
+    settings = Settings(batch_size=1, strategy="margin", group_duplicates=False)
+    assert choose_batch(settings, snapshot, np.arange(N), VECTORS, odds).batch == (117,)

@@ -16,7 +16,7 @@ from coreset_backend.backend import Backend
 from coreset_backend.connect import SAMPLING, SECRET_HEADER, connect, problems
 from coreset_backend.connection import read_connection
 from coreset_backend.doctor import examine
-from coreset_backend.errors import LabelStudioError, ProjectError
+from coreset_backend.errors import LabelStudioError, ProjectError, UnsupportedLabelConfig
 from coreset_backend.jobs import reconcile_job
 from coreset_backend.lifecycle import disconnect_project, publish_again, roll_back
 from coreset_backend.rounds import publish_round
@@ -399,3 +399,59 @@ def test_the_poll_leaves_a_persons_choice_and_deleted_tasks_alone(
     poll()  # nobody wants a round: that Label Studio is away is no failure of one
     assert project_status(backend, project_id)["progress"]["state"] == "idle"
     assert studio.projects[project_id]["model_version"] == "chosen since"
+
+
+CAT = '<Choice value="cat"/>'
+LABEL = f'<Choices name="label" toName="image">{CAT}<Choice value="dog"/></Choices>'
+
+
+@pytest.mark.parametrize(
+    ("tags", "data", "said"),
+    [
+        (f'<Image name="image" value="$image"/>{LABEL}', {"image": "/a.png"}, ["(cat, dog)."]),
+        (
+            f'<Image name="image" value="$meta.url"/>{LABEL}',
+            {"id": 3, "meta": "?"},
+            ["has no image at '$meta.url': its data has 'id', 'meta'"],
+        ),
+        (
+            f'<Image name="image" value="$image"/>{LABEL}',
+            {"image": ["/a.png", "/b.png"]},
+            ["shows 2 images."],
+        ),
+        (
+            f'<Image name="image" valueList="$pages"/><Image name="b" value="$b"/>{LABEL}'
+            f'<Choices name="mood" toName="b">{CAT}</Choices>',
+            {"pages": ["/a.png"], "b": "/b.png"},
+            [
+                "images in '$pages', trained on <Choices> 'label' (cat, dog)",
+                "Not trained on: 'mood'.",
+                "not read: 'b'",
+                "Each task shows a list of images ($pages)",
+            ],
+        ),
+        (
+            '<Image name="image" value="$image"/><Choices name="label" toName="image" value="$options"/>',
+            {"image": "/a.png"},
+            ["selection only, because the choices of 'label' come from each task's data ($options)"],
+        ),
+    ],
+)
+def test_connect_says_how_it_has_read_the_label_config(
+    backend: Backend, studio: FakeLabelStudio, tags: str, data: Any, said: list[str]
+) -> None:
+    project_id = studio.create_project()
+    studio.projects[project_id]["label_config"] = f"<View>{tags}</View>"
+    studio.add_task(project_id, data)
+    lines = "\n".join(connected(backend, project_id))
+    assert all(words in lines for words in said), lines
+
+
+def test_connect_refuses_a_project_of_image_lists(backend: Backend, studio: FakeLabelStudio) -> None:
+    project_id = studio.create_project()
+    studio.projects[project_id]["label_config"] = (
+        '<View><Repeater on="$images"><Image name="i{{idx}}" value="$images[{{idx}}]"/></Repeater></View>'
+    )
+    with pytest.raises(UnsupportedLabelConfig, match="many in one task"):
+        connected(backend, project_id)
+    assert not studio.backends

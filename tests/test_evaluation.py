@@ -36,6 +36,15 @@ def test_holdout_takes_its_share_of_each_class_and_stays() -> None:
     assert chosen < holdout_task_ids(reversed(more), chosen, 0.2, seed=0)
 
 
+def test_holdout_takes_its_share_of_none_of_these_and_of_each_rarest_class() -> None:
+    several = [("common",), ("common", "rare"), (), ("common", "other")]
+    tasks = [Task(n, f"/{n}", "labeled", several[n % 4]) for n in range(40)]
+    chosen = holdout_task_ids(tasks, (), 0.2, seed=0)
+    counted = [several[task_id % 4] for task_id in sorted(chosen)]
+    assert sorted(counted) == sorted(several * 2)
+    assert not holdout_task_ids([Task(1, "/1", "labeled", None)] * 9, (), 0.5, seed=0)
+
+
 def test_holdout_forgets_a_task_whose_label_was_deleted() -> None:
     tasks = labeled_tasks({"cat": 10})
     chosen = holdout_task_ids(tasks, (), 0.2, seed=0)

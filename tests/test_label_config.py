@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from coreset_backend.errors import UnsupportedLabelConfig
-from coreset_backend.label_config import Labels, image_uri, parse_label_config
+from coreset_backend.label_config import Labels, image_uris, parse_label_config
 
 IMAGE = '<Image name="image" value="$image"/>'
 CHOICES = '<Choice value="cat"/><Choice value="dog" alias="d"/>'
@@ -79,7 +79,15 @@ def test_label_config_without_an_image_is_refused_with_the_fix(text: str, compla
 def test_variables_are_resolved_as_label_studio_resolves_them(
     image: str, data: dict[str, Any], expected: str | None
 ) -> None:
-    assert image_uri(image, data) == expected
+    assert image_uris(image, data)[:1] == ([] if expected is None else [expected])
+
+
+def test_every_image_of_a_list_is_found_and_what_is_no_address_passed_over() -> None:
+    assert image_uris("$images", {"images": ["/a.png", None, "", {"url": "/c.png"}, "/b.png"]}) == [
+        "/a.png",
+        "/b.png",
+    ]
+    assert image_uris("$images", ["/a.png"]) == image_uris("$images", None) == []
 
 
 def test_tags_count_in_lower_case() -> None:

@@ -11,6 +11,7 @@ import pytest
 
 from coreset_backend.answers import Answers
 from coreset_backend.errors import CorruptRound, RoundNotFound
+from coreset_backend.evaluation import named_classes
 from coreset_backend.project import Labels
 from coreset_backend.store import Round, Store, StoredRound
 
@@ -50,6 +51,27 @@ def store(tmp_path: Path) -> Store:
 def save(store: Store, **given: Any) -> StoredRound:
     with store.draft(7) as draft:
         return draft.save(record(draft.number, **given), {"task_ids": np.array([1, 2, 3])})
+
+
+def test_nested_choices_and_remarks_are_read_back_as_they_were(store: Store) -> None:
+    nested = Labels("label", "image", ("warm / red", "cool"), True, (("warm", "red"), ("cool",)))
+    save(store, labels=nested, remarks=("2 annotated tasks hold no answer.",))
+    read = store.latest(7)
+    assert read and read.record.labels == nested
+    assert read.record.remarks == ("2 annotated tasks hold no answer.",)
+
+
+def test_a_class_is_named_above_a_half_and_none_may_be(store: Store) -> None:
+    spots = Labels("label", "image", ("a", "b"), multiple=True)
+    odds = np.array([[0.5, 0.51], [0.5, 0.5], [0.1, 0.2]], dtype=np.float32)
+    with store.draft(7) as draft:
+        ids = np.array([1, 2, 3])
+        arrays = {"task_ids": ids, "embedded_task_ids": ids, "scores": odds[:, 0], "probabilities": odds}
+        stored = draft.save(record(labels=spots), arrays)
+    said = [Answers(stored).answer(task_id) for task_id in ids]
+    assert [answer and answer[0] for answer in said] == [("b",), (), ()]
+    assert [answer and round(answer[1], 2) for answer in said] == [0.5, 0.5, 0.8]
+    assert named_classes(odds, multiple=True).tolist() == [[False, True], [False, False], [False, False]]
 
 
 def flip_a_byte(path: Path, place: float = 0.5) -> None:
