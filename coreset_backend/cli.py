@@ -168,6 +168,16 @@ def cancel(project_id: int) -> None:
 
 @main.command()
 @project_option
+def refresh(project_id: int) -> None:
+    """Ask for every image whether its file was replaced under its address; a round reads those that were."""
+    from coreset_backend.lifecycle import refresh_images
+
+    count = refresh_images(open_backend(running_settings()), project_id)
+    say(f"A round is queued that asks about {count} images." if count else "No image was read yet.")
+
+
+@main.command()
+@project_option
 def publish(project_id: int) -> None:
     """Publish the current batch again, as after Label Studio was restored from a backup."""
     from coreset_backend.lifecycle import publish_again

@@ -8,7 +8,7 @@ from redis.exceptions import RedisError
 from coreset_backend.backend import Backend
 from coreset_backend.connect import disconnect
 from coreset_backend.errors import ProjectError, QueueError, RoundNotFound, StoreError
-from coreset_backend.jobs import forget_state, request_publication, stop_round
+from coreset_backend.jobs import forget_state, request_publication, request_round, stop_round
 from coreset_backend.leases import kept_alive, project_lease
 
 PATIENCE = 10.0
@@ -97,6 +97,18 @@ def disconnect_project(backend: Backend, project_id: int) -> Iterator[str]:
                 backend.store.open(project_id, number).mark_unpublished()
     except RedisError as error:
         raise _away(error) from error
+
+
+def refresh_images(backend: Backend, project_id: int) -> int:
+    """Have a round ask for every image of the project whether its file was replaced; how many are known.
+
+    The round starts soon; none is asked for where no image is known yet. Raises LabelStudioError, QueueError.
+    """
+    snapshot = backend.label_studio.fetch_snapshot(project_id)
+    count = backend.images.ask_again(task.uri for task in snapshot.tasks)
+    if count:
+        request_round(backend, project_id, "images are to be read again", force=True)
+    return count
 
 
 def _away(error: RedisError) -> QueueError:

@@ -1,20 +1,19 @@
 """The images of a pool: all of them fetched side by side, read by rows."""
 
+import hashlib
 import itertools
 import logging
 import ssl
-import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import NamedTuple
 
 import httpx
 import numpy as np
-from numpy.typing import NDArray
 
 from coreset_backend.addresses import Resolve, address_guard, resolved_addresses
 from coreset_backend.decoding import DECODER, Decoders
@@ -27,18 +26,18 @@ from coreset_backend.errors import (
 )
 from coreset_backend.images.cache import PixelCache
 from coreset_backend.images.own_addresses import OwnAddresses
-from coreset_backend.images.sources import Site, read_image_bytes, shown_uri, uri_digest
+from coreset_backend.images.pixels import SMALL, Array, CachedRows, Haul, PixelRows, Pixels, Wanted
+from coreset_backend.images.revisions import Revisions, Seen, due
+from coreset_backend.images.sources import Site, address_digest, local_validator, read_image, shown_uri
 from coreset_backend.images.wire import NO_PROXIES, Limits, Wire, checked_url, port_of
 from coreset_backend.outbound import Proxies
 
 logger = logging.getLogger(__name__)
 
 Progress = Callable[[int, int], None]
-Array = NDArray[np.uint8]
 
-SMALL = 64  # pixels a side; up to here a pool of 100,000 takes 1.2 GB and lives in memory
+REVISIONS = "revisions.sqlite3"
 _WAITING = 4  # jobs in the queue per thread
-_KEPT_BYTES = 1 << 30  # pixels that found no room on disk, held in memory up to here
 _NO_IMAGE = "the task has no image in this field"
 
 
@@ -51,116 +50,27 @@ class ImageFailure:
     reason: str
 
 
-class PixelRows(Protocol):
-    """Pixels by rows, which a plain uint8[n, size, size, 3] array is too."""
+class _Reading(NamedTuple):
+    """A file as it was read: SHA-256, validator, and pixels uint8[size, size, 3], None if it is as before."""
 
-    @property
-    def shape(self) -> tuple[int, ...]: ...
-
-    def __len__(self) -> int: ...
-
-    def __getitem__(self, rows: slice | NDArray[np.int64], /) -> Array: ...
-
-
-@dataclass(frozen=True, slots=True)
-class _Wanted:
-    """One image to read: where it is, its key in the cache, and the rows of the given tasks showing it."""
-
-    task_id: int
-    uri: str
-    key: str
-    rows: list[int]
-
-
-class Pixels:
-    """The readable tasks' pixels, read-only, in the order of the given tasks.
-
-    ``task_ids`` is int64[n]; ``pixels[rows]`` is uint8[len(rows), size, size, 3] for a slice or int64 rows
-    (a row is a position in ``task_ids``). Small pools are one array; others are read from the cache.
-    Raises ``ImageError`` in the rare case that an entry was lost and its image can no longer be fetched.
-    ``keys`` is uint8[n, 32]: each image's key in the cache.
-    """
-
-    def __init__(self, task_ids: NDArray[np.int64], keys: Array, rows: PixelRows) -> None:
-        self.task_ids, self.keys, self._rows = task_ids, keys, rows
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return tuple(self._rows.shape)
-
-    def __len__(self) -> int:
-        return len(self.task_ids)
-
-    def __getitem__(self, rows: slice | NDArray[np.int64], /) -> Array:
-        return self._rows[rows]
-
-
-class _CachedRows:
-    """Pixels that stay on disk until they are asked for."""
-
-    def __init__(self, images: "Images", wanted: list[_Wanted], size: int, kept: dict[str, Array]) -> None:
-        self._images, self._wanted, self._size, self._kept = images, wanted, size, kept
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return (len(self._wanted), self._size, self._size, 3)
-
-    def __len__(self) -> int:
-        return len(self._wanted)
-
-    def __getitem__(self, rows: slice | NDArray[np.int64], /) -> Array:
-        chosen = np.arange(len(self))[rows]
-        pixels = np.empty((len(chosen), *self.shape[1:]), np.uint8)
-        for place, row in enumerate(chosen):
-            wanted = self._wanted[row]
-            kept = self._kept.get(wanted.key)
-            pixels[place] = self._images.read(wanted, self._size) if kept is None else kept
-        return pixels
-
-
-class _Haul:
-    """What a fetch of ``count`` tasks has so far.
-
-    ``small`` is uint8[count, size, size, 3], filled by rows, where pools of this size live in memory, else
-    ``None``. ``kept`` are pixels that found no room on disk and ``reasons`` what failed, both by key.
-    """
-
-    def __init__(self, count: int, size: int) -> None:
-        self.small = np.empty((count, size, size, 3), np.uint8) if size <= SMALL else None
-        self.kept: dict[str, Array] = {}
-        self.reasons: dict[str, str] = {}
-        self._room = _KEPT_BYTES
-        self._lock = threading.Lock()
-
-    def keep(self, image: _Wanted, pixels: Array, stored: bool) -> None:
-        """Take the ``pixels`` of ``image``, uint8[size, size, 3], unless they are safe on disk."""
-        if self.small is not None:
-            self.small[image.rows] = pixels
-        elif not stored:
-            with self._lock:
-                if self._room >= pixels.nbytes:
-                    self.kept[image.key] = pixels
-                    self._room -= pixels.nbytes
-
-    def small_rows(self, rows: list[int]) -> Array | None:
-        """``small`` reduced to ``rows`` (ascending) in place, read-only: no second copy in memory."""
-        if self.small is None:
-            return None
-        for place, row in enumerate(rows):
-            if place != row:
-                self.small[place] = self.small[row]
-        reduced = self.small[: len(rows)]
-        reduced.flags.writeable = False
-        return reduced
+    content: str
+    validator: str
+    pixels: Array | None
 
 
 class Images:
     """Open doors to images: one HTTP client, one cache. Made by ``open_images``."""
 
     def __init__(
-        self, site: Site, cache: PixelCache, limits: Limits, threads: int, max_failed_share: float
+        self,
+        site: Site,
+        cache: PixelCache,
+        revisions: Revisions,
+        limits: Limits,
+        threads: int,
+        max_failed_share: float,
     ) -> None:
-        self._site, self._cache, self._limits = site, cache, limits
+        self._site, self._cache, self._revisions, self._limits = site, cache, revisions, limits
         self._threads, self._max_failed_share = threads, max_failed_share
         own = str(site.own.url).rstrip("/")
         self._usual_starts = ("", own, site.own.url.path.rstrip("/"))
@@ -179,15 +89,18 @@ class Images:
         started_ns = time.time_ns()
         self._site.wire.forget_silent_hosts()
         self._decoders.warnings = 0
-        haul = _Haul(len(given), size)
+        haul = Haul(len(given), size)
         self._say_what_is_mapped(uri for _, uri in given)
         wanted = self._wanted_images(given, size)
-        missing = [image for image in wanted if not self._found(image, size, haul)]
-        done = len(given) - sum(len(image.rows) for image in missing)
+        for image in wanted:
+            image.is_cached = self._found(image, size, haul)
+        suspects = self._suspects([image for image in wanted if image.is_cached])
+        to_read = [image for image in wanted if not image.is_cached or image.address in suspects]
+        done = len(given) - sum(len(image.rows) for image in to_read)
         if progress:
             progress(done, len(given))
         try:
-            for image in self._read_all(missing, size, started_ns, haul):
+            for image in self._read_all(to_read, size, started_ns, haul):
                 done += len(image.rows)
                 if progress:
                     progress(done, len(given))
@@ -195,6 +108,9 @@ class Images:
             self._decoders.rest()
         if self._decoders.warnings:
             logger.info("Decoders of images warned %d times", self._decoders.warnings)
+        if suspects:
+            changed = sum(image.has_changed for image in to_read)
+            logger.info("%d images were asked about, %d have changed", len(suspects), changed)
         return self._result(given, wanted, size, haul)
 
     def check(self, task_id: int, uri: str | None) -> ImageError | None:
@@ -214,35 +130,61 @@ class Images:
         start = uri.removesuffix(path) if path else ""
         return None if start in self._usual_starts else shown_uri(start)
 
+    def ask_again(self, uris: Iterable[str | None]) -> int:
+        """Have the next fetch ask for each image whether its file has changed; how many are known."""
+        given = ((uri or "").strip() for uri in uris)
+        return self._revisions.ask_again({address_digest(self._site, uri) for uri in given if uri})
+
     def close(self) -> None:
         """Close all connections and end the processes that decode."""
         self._site.wire.close()
         self._decoders.rest()
+        self._revisions.close()
 
-    def read(self, image: _Wanted, size: int) -> Array:
+    def read(self, image: Wanted, size: int) -> Array:
         """uint8[size, size, 3] from the cache, or fetched again when it is gone from there."""
         found = self._cache.read(image.key, size)
         if found is not None:
             return found
-        pixels = self._fetched_alone(image.task_id, image.uri, size)
-        self._cache.write(image.key, pixels, in_use_since_ns=0)
-        return pixels
+        reading = self._fetched_alone(image.task_id, image.uri, size)
+        assert reading.pixels is not None  # nothing was known
+        self._cache.write(_pixel_key(reading.content, size), reading.pixels, in_use_since_ns=0)
+        return reading.pixels
 
     def _say_what_is_mapped(self, uris: Iterable[str]) -> None:
         starts = Counter(start for uri in uris if (start := self.mapped(uri)))
         for start, count in starts.items():
             logger.info("%d images at %s are read from Label Studio at %s", count, start, self._site.own.url)
 
-    def _wanted_images(self, given: Sequence[tuple[int, str]], size: int) -> list[_Wanted]:
-        """One entry per image: tasks that show the same URI share it."""
-        by_key: dict[str, _Wanted] = {}
+    def _wanted_images(self, given: Sequence[tuple[int, str]], size: int) -> list[Wanted]:
+        """One entry per image: tasks that show the same address share it."""
+        wanted: dict[str, Wanted] = {}
         for row, (task_id, uri) in enumerate(given):
             if uri:
-                key = uri_digest(self._site, uri, size, DECODER)
-                by_key.setdefault(key, _Wanted(task_id, uri, key, [])).rows.append(row)
-        return list(by_key.values())
+                address = address_digest(self._site, uri)
+                wanted.setdefault(address, Wanted(task_id, uri, address, [])).rows.append(row)
+        for address, seen in self._revisions.seen(wanted).items():
+            wanted[address].seen, wanted[address].key = seen, _pixel_key(seen.content, size)
+        return list(wanted.values())
 
-    def _found(self, image: _Wanted, size: int, haul: _Haul) -> bool:
+    def _suspects(self, cached: Sequence[Wanted]) -> set[str]:
+        """Addresses of images whose file may have changed: those to ask about, and local ones that did."""
+        asked = due({image.address: image.seen for image in cached if image.seen}, time.time())
+        with ThreadPoolExecutor(self._threads, thread_name_prefix="images") as threads:
+            parts = [cached[start : start + 500] for start in range(0, len(cached), 500)]
+            return asked.union(*threads.map(self._changed_files, parts))
+
+    def _changed_files(self, images: Sequence[Wanted]) -> set[str]:
+        now = ((image, local_validator(self._site, image.uri)) for image in images)
+        return {
+            image.address
+            for image, validator in now
+            if validator is not None and image.seen and validator != image.seen.validator
+        }
+
+    def _found(self, image: Wanted, size: int, haul: Haul) -> bool:
+        if not image.key:
+            return False
         if size > SMALL:
             return self._cache.has(image.key, size)  # its hash is checked when the row is asked for
         pixels = self._cache.read(image.key, size) if self._cache.has(image.key, size) else None
@@ -251,13 +193,13 @@ class Images:
         return pixels is not None
 
     def _read_all(
-        self, missing: Iterable[_Wanted], size: int, started_ns: int, haul: _Haul
-    ) -> Iterator[_Wanted]:
+        self, missing: Iterable[Wanted], size: int, started_ns: int, haul: Haul
+    ) -> Iterator[Wanted]:
         """Fetch ``missing`` side by side into the cache and ``haul``; yields each image when it is done."""
         waiting = iter(missing)
         threads = ThreadPoolExecutor(self._threads, thread_name_prefix="images")
 
-        def start(count: int) -> dict[Future[None], _Wanted]:
+        def start(count: int) -> dict[Future[None], Wanted]:
             some = itertools.islice(waiting, count)
             return {threads.submit(self._read_one, image, size, started_ns, haul): image for image in some}
 
@@ -273,16 +215,26 @@ class Images:
             # Not waited for: who cancels a round should not wait for the slowest server.
             threads.shutdown(wait=False, cancel_futures=True)
 
-    def _read_one(self, image: _Wanted, size: int, started_ns: int, haul: _Haul) -> None:
+    def _read_one(self, image: Wanted, size: int, started_ns: int, haul: Haul) -> None:
+        before = image.seen if image.is_cached else None
+        if before and not before.must_be_asked and time.monotonic() > haul.ask_until:
+            return
         try:
-            pixels = self._fetched_pixels(image.task_id, image.uri, size)
+            reading = self._fetched_pixels(image.task_id, image.uri, size, before)
         except ImageError as error:
-            haul.reasons[image.key] = str(error)
             logger.info("Task %d: %s: %s", image.task_id, shown_uri(image.uri), error)
-        else:
-            haul.keep(image, pixels, self._cache.write(image.key, pixels, started_ns))
+            if before:  # what is cached serves on, and is asked for again another day
+                self._revisions.note(image.address, before.content, before.validator)
+            else:
+                haul.reasons[image.address] = str(error)
+            return
+        if reading.pixels is not None:
+            image.key = _pixel_key(reading.content, size)
+            haul.keep(image, reading.pixels, self._cache.write(image.key, reading.pixels, started_ns))
+            image.has_changed = before is not None
+        self._revisions.note(image.address, reading.content, reading.validator)
 
-    def _fetched_alone(self, task_id: int, uri: str, size: int) -> Array:
+    def _fetched_alone(self, task_id: int, uri: str, size: int) -> _Reading:
         # In a thread of its own, as all images are read: what ends a round is raised in the caller's.
         thread = ThreadPoolExecutor(1, thread_name_prefix="images")
         try:
@@ -290,8 +242,8 @@ class Images:
         finally:
             thread.shutdown(wait=False)
 
-    def _fetched_pixels(self, task_id: int, uri: str, size: int) -> Array:
-        """uint8[size, size, 3]; raises ``ImageError``, or what concerns more than one image.
+    def _fetched_pixels(self, task_id: int, uri: str, size: int, before: Seen | None = None) -> _Reading:
+        """The file, decoded unless it is as ``before``; raises ``ImageError``, or what concerns more images.
 
         The latter is a refused token, and memory that ran out.
         """
@@ -299,7 +251,14 @@ class Images:
             raise ImageError(_NO_IMAGE)
         try:
             with self._site.wire.files.one_file():
-                return self._decoders.pixels(read_image_bytes(self._site, task_id, uri), size)
+                fetched = read_image(self._site, task_id, uri, before.validator if before else "")
+                if before and fetched.data is None:
+                    return _Reading(before.content, before.validator, None)
+                data = fetched.data or b""
+                content = hashlib.sha256(data).hexdigest()
+                if before and content == before.content:
+                    return _Reading(content, fetched.validator, None)
+                return _Reading(content, fetched.validator, self._decoders.pixels(data, size))
         except CoresetError:
             raise
         except Exception as error:
@@ -309,10 +268,10 @@ class Images:
             raise ImageError(f"reading it failed in a way nobody foresaw ({type(error).__name__})") from error
 
     def _result(
-        self, given: Sequence[tuple[int, str]], wanted: list[_Wanted], size: int, haul: _Haul
+        self, given: Sequence[tuple[int, str]], wanted: list[Wanted], size: int, haul: Haul
     ) -> tuple[Pixels, list[ImageFailure]]:
-        readable = {row: image for image in wanted if image.key not in haul.reasons for row in image.rows}
-        reasons = {row: haul.reasons.get(image.key) for image in wanted for row in image.rows}
+        readable = {row: image for image in wanted if image.address not in haul.reasons for row in image.rows}
+        reasons = {row: haul.reasons.get(image.address) for image in wanted for row in image.rows}
         failures = [
             ImageFailure(task_id, shown_uri(uri) if uri else None, reasons.get(row) or _NO_IMAGE)
             for row, (task_id, uri) in enumerate(given)
@@ -324,7 +283,7 @@ class Images:
         shown = [readable[row] for row in rows]
         keys = np.frombuffer(bytes.fromhex("".join(image.key for image in shown)), np.uint8).reshape(-1, 32)
         small = haul.small_rows(rows)
-        pixels: PixelRows = _CachedRows(self, shown, size, haul.kept) if small is None else small
+        pixels: PixelRows = CachedRows(self.read, shown, size, haul.kept) if small is None else small
         return Pixels(task_ids, keys, pixels), failures
 
     def _refuse_torn_pool(self, failures: Sequence[ImageFailure], count: int) -> None:
@@ -335,6 +294,11 @@ class Images:
         )
         if len(failures) > self._max_failed_share * count:
             raise TooManyImageFailures(len(failures) / count, failures[0].reason)
+
+
+def _pixel_key(content: str, size: int) -> str:
+    """The key in the cache: SHA-256 of all that decides the pixels, a file's content as its SHA-256."""
+    return hashlib.sha256(f"{DECODER}\0{size}\0{content}".encode()).hexdigest()
 
 
 def open_images(
@@ -369,7 +333,8 @@ def open_images(
     guard = address_guard((url.raw_host.decode("ascii"), port_of(url)), allowed_hosts, resolve)
     wire = Wire(url, auth, guard, limits, verify, threads, proxies)
     site = Site(OwnAddresses(url, shown, guard.is_allowed), local_files_root, wire, limits.max_bytes)
-    return Images(site, PixelCache(cache_dir, cache_bytes, spare_bytes), limits, threads, max_failed_share)
+    cache, revisions = PixelCache(cache_dir, cache_bytes, spare_bytes), Revisions(cache_dir / REVISIONS)
+    return Images(site, cache, revisions, limits, threads, max_failed_share)
 
 
 def _label_studio_url(setting: str, text: str) -> httpx.URL:

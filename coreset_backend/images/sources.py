@@ -2,6 +2,7 @@
 
 import base64
 import binascii
+import contextlib
 import hashlib
 import os
 import stat
@@ -15,7 +16,7 @@ import httpx
 from coreset_backend.errors import ImageError
 from coreset_backend.images.file_budget import FileBudget, too_large
 from coreset_backend.images.own_addresses import OwnAddresses
-from coreset_backend.images.wire import CLIMBS, Wire, checked_url, climbs
+from coreset_backend.images.wire import CLIMBS, Fetched, Wire, checked_url, climbs
 
 _SHOWN = 200
 
@@ -30,11 +31,17 @@ class Site:
     max_bytes: int
 
 
-Source = Callable[[Site, int, str], bytes]
+Source = Callable[[Site, int, str, str], Fetched]
+"""(site, task id, URI, validator of what is known of it or empty) -> the file."""
 
 
 def read_image_bytes(site: Site, task_id: int, uri: str) -> bytes:
     """The file behind ``uri`` of task ``task_id``; raises ``ImageError`` with a reason."""
+    return read_image(site, task_id, uri).data or b""
+
+
+def read_image(site: Site, task_id: int, uri: str, known: str = "") -> Fetched:
+    """The file behind ``uri``, unread where its validator is still ``known``; or ``ImageError``."""
     if any("\ud800" <= char <= "\udfff" for char in uri):  # half of a surrogate pair, which JSON can carry
         raise ImageError(f"{shown_uri(uri)!r} is no valid address")
     source = SOURCES.get(source_kind(site, uri))
@@ -42,7 +49,7 @@ def read_image_bytes(site: Site, task_id: int, uri: str) -> bytes:
         raise ImageError(
             f"the address {shown_uri(uri)!r} is of no supported kind; supported are {', '.join(SOURCES)}"
         )
-    return source(site, task_id, uri)
+    return source(site, task_id, uri, known)
 
 
 def source_kind(site: Site, uri: str) -> str:
@@ -53,30 +60,30 @@ def source_kind(site: Site, uri: str) -> str:
     return next((kind for kind in SOURCES if kind.startswith("/") and path.startswith(kind)), "")
 
 
-def read_label_studio(site: Site, task_id: int, uri: str) -> bytes:
+def read_label_studio(site: Site, task_id: int, uri: str, known: str) -> Fetched:
     """A file that Label Studio serves: an upload, or anything it redirects to."""
     path = site.own.path_of(uri) or ""
     if climbs(path.partition("?")[0]):
         raise ImageError(CLIMBS)
-    return site.wire.get(_url(str(site.own.url).rstrip("/") + path.replace("\\", "%5C")))
+    return site.wire.fetch(_url(str(site.own.url).rstrip("/") + path.replace("\\", "%5C")), known)
 
 
-def read_local_file(site: Site, task_id: int, uri: str) -> bytes:
+def read_local_file(site: Site, task_id: int, uri: str, known: str) -> Fetched:
     """``/data/local-files/?d=…``: from the shared folder where there is one, else through Label Studio."""
     if site.local_files_root is None:
         if climbs(_local_path(uri)):
             raise ImageError(CLIMBS)
-        return read_label_studio(site, task_id, uri)
+        return read_label_studio(site, task_id, uri, known)
     relative = _local_path(uri)
     return _read_regular_file(
-        _inside(site.local_files_root, relative), relative, site.max_bytes, site.wire.files
+        _inside(site.local_files_root, relative), relative, site.max_bytes, site.wire.files, known
     )
 
 
-def read_web(site: Site, task_id: int, uri: str) -> bytes:
+def read_web(site: Site, task_id: int, uri: str, known: str) -> Fetched:
     """An absolute http or https URL."""
     try:
-        return site.wire.get(_url(uri))
+        return site.wire.fetch(_url(uri), known)
     except ImageError as error:
         start = site.own.looks_like(uri)
         if start is None:
@@ -87,14 +94,14 @@ def read_web(site: Site, task_id: int, uri: str) -> bytes:
         ) from error
 
 
-def read_presigned(site: Site, task_id: int, uri: str) -> bytes:
+def read_presigned(site: Site, task_id: int, uri: str, known: str) -> Fetched:
     """A cloud URI, through the storage that the project has in Label Studio: a redirect, or the bytes."""
     code = base64.urlsafe_b64encode(uri.encode()).decode()
     address = f"{str(site.own.url).rstrip('/')}/tasks/{task_id}/presign/?fileuri={code}"
-    return site.wire.get(_url(address))
+    return site.wire.fetch(_url(address), known)
 
 
-def read_data(site: Site, task_id: int, uri: str) -> bytes:
+def read_data(site: Site, task_id: int, uri: str, known: str) -> Fetched:
     """``data:image/png;base64,…``, the bytes in the URI itself."""
     head, comma, body = uri.partition(",")
     if not comma:
@@ -105,7 +112,7 @@ def read_data(site: Site, task_id: int, uri: str) -> bytes:
         data = _from_base64(data)
     if len(data) > site.max_bytes:
         raise too_large(site.max_bytes)
-    return data
+    return Fetched(data)
 
 
 def _from_base64(text: bytes) -> bytes:
@@ -153,16 +160,15 @@ def _printable(text: str) -> str:
     return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)
 
 
-def uri_digest(site: Site, uri: str, size: int, decoder: int) -> str:
-    """The cache's key: SHA-256 of everything that decides the pixels.
+def address_digest(site: Site, uri: str) -> str:
+    """SHA-256 of the address: one for all spellings of a path on Label Studio, with Label Studio's origin.
 
-    Label Studio's origin is part of it for paths and cloud URIs, which mean another file on another server.
+    A path or a cloud URI means another file on another server.
     """
     path = site.own.path_of(uri)
     elsewhere = path is None and uri.lower().startswith(("http:", "https:", "data:"))
     origin = "" if elsewhere else str(site.own.url).rstrip("/")
-    whole = "\0".join((str(decoder), str(size), origin, path or uri))
-    return hashlib.sha256(whole.encode("utf-8", "surrogatepass")).hexdigest()
+    return hashlib.sha256(f"{origin}\0{path or uri}".encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def _local_path(uri: str) -> str:
@@ -202,18 +208,37 @@ def _resolved(root: Path, *spellings: str) -> Path:
     return next((path for path in first if path.exists()), last).resolve(strict=True)
 
 
-def _read_regular_file(path: Path, relative: str, max_bytes: int, files: FileBudget) -> bytes:
+def local_validator(site: Site, uri: str) -> str | None:
+    """The validator of the file in the shared folder that ``uri`` names; ``None`` where it names none."""
+    if site.local_files_root is None or source_kind(site, uri) != "/data/local-files/":
+        return None
+    relative = _local_path(uri)
+    for spelling in dict.fromkeys((relative, relative.replace("\\", "/"))):
+        with contextlib.suppress(OSError, ValueError):
+            return _file_validator((site.local_files_root / spelling).stat())
+    return None
+
+
+def _file_validator(status: os.stat_result) -> str:
+    return f"file:{status.st_mtime_ns}-{status.st_size}-{status.st_ino}"
+
+
+def _read_regular_file(path: Path, relative: str, max_bytes: int, files: FileBudget, known: str) -> Fetched:
     try:
         # O_NOFOLLOW: the last part was no link when it was checked and must not have become one.
         # O_NONBLOCK: opening a named pipe would wait for its writer for ever.
         handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
         with os.fdopen(handle, "rb") as file:
-            if not stat.S_ISREG(os.fstat(handle).st_mode):
+            status = os.fstat(handle)
+            if not stat.S_ISREG(status.st_mode):
                 raise ImageError(f"{relative!r} is no file")
-            files.expect(min(os.fstat(handle).st_size, max_bytes))
+            validator = _file_validator(status)
+            if validator == known:
+                return Fetched(None, known)
+            files.expect(min(status.st_size, max_bytes))
             data = file.read(max_bytes + 1)
     except OSError as error:
         raise ImageError(f"the file {relative!r} cannot be read: {error.strerror}") from error
     if len(data) > max_bytes:
         raise too_large(max_bytes)
-    return data
+    return Fetched(data, validator)

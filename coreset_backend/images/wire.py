@@ -14,6 +14,7 @@ import time
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 from urllib.parse import unquote
 
 import httpcore
@@ -34,6 +35,8 @@ _WORTH_ANOTHER_TRY = (408, 425, 429, 500, 502, 503, 504)
 # call its API with our rights.
 _FILE_PATH = re.compile(r"/data/|/storage-data/|/(tasks|projects)/\d+/(presign|resolve)/")
 _SHORT_BODY = 65_536
+_LONGEST_VALIDATOR = 500
+_QUESTIONS = {"etag": "If-None-Match", "date": "If-Modified-Since"}
 _HEADERS = {"Accept": "image/*,*/*;q=0.5", "Accept-Encoding": "identity", "User-Agent": "coreset-backend"}
 
 
@@ -51,6 +54,16 @@ class Limits:
     max_wait_s: float = 20.0
     max_redirects: int = 3
     give_up_after: int = 20
+
+
+class Fetched(NamedTuple):
+    """A file's bytes, ``None`` where it has not changed, and the server's word for them, if it has one.
+
+    ``validator`` is ``etag:…``, ``date:…``, of a local file ``file:…``, or empty.
+    """
+
+    data: bytes | None
+    validator: str = ""
 
 
 class Unanswered(ImageError):
@@ -92,14 +105,22 @@ class Wire:
 
     def get(self, url: httpx.URL) -> bytes:
         """The body of ``url`` after redirects and tries; raises ``ImageError`` with a reason."""
+        return self.fetch(url).data or b""
+
+    def fetch(self, url: httpx.URL, known: str = "") -> Fetched:
+        """The same with its validator. Where that is still ``known``, the body is not read.
+
+        Then there is one try only: what is known can be asked for again another day.
+        """
+        tries = 1 if known else self._limits.tries
         self._deadline.at = time.monotonic() + self._limits.total_s
         tried = 0
         while True:
             tried += 1
             try:
-                return self._follow(url)
+                return self._follow(url, known)
             except Unanswered as failure:
-                if tried >= self._limits.tries or not self._waited(failure, tried):
+                if tried >= tries or not self._waited(failure, tried):
                     self._silent[failure.origin] = self._silent.get(failure.origin, 0) + 1
                     raise
 
@@ -120,22 +141,24 @@ class Wire:
             return False
         return not self._closing.wait(wait)
 
-    def _follow(self, url: httpx.URL) -> bytes:
+    def _follow(self, url: httpx.URL, known: str) -> Fetched:
         for _ in range(self._limits.max_redirects + 1):
             self._refuse_strange_url(url)
             self._refuse_silent_host(url)
-            with _readable_failures(url, self._limits), self._opened(url) as response:
+            with _readable_failures(url, self._limits), self._opened(url, known) as response:
                 if response.status_code not in _REDIRECTS:
-                    body = self._body(url, response)
+                    fetched = self._fetched(url, response, known)
                     self._silent.pop(_origin(url), None)
-                    return body
+                    return fetched
                 url = self._redirected_url(url, response)
                 _drain(response)
         raise ImageError(f"more than {self._limits.max_redirects} redirects; the last led to {url.host}")
 
-    def _opened(self, url: httpx.URL) -> contextlib.AbstractContextManager[httpx.Response]:
+    def _opened(self, url: httpx.URL, known: str) -> contextlib.AbstractContextManager[httpx.Response]:
         auth = self._auth if self._is_label_studio_file(url) else None
-        return self._client.stream("GET", url, auth=auth, follow_redirects=False)
+        kind, _, value = known.partition(":")
+        asked = {_QUESTIONS[kind]: value} if kind in _QUESTIONS else {}
+        return self._client.stream("GET", url, auth=auth, headers=asked, follow_redirects=False)
 
     def _refuse_strange_url(self, url: httpx.URL) -> None:
         if url.scheme not in ("http", "https") or not url.host:
@@ -163,9 +186,17 @@ class Wire:
             raise ImageError("Label Studio asked for a login; check LABEL_STUDIO_API_KEY")
         return target
 
-    def _body(self, url: httpx.URL, response: httpx.Response) -> bytes:
+    def _fetched(self, url: httpx.URL, response: httpx.Response, known: str) -> Fetched:
+        if known and response.status_code == 304:
+            return Fetched(None, known)
         if response.status_code != 200:
             raise self._status_failure(url, response)
+        validator = _validator(response.headers)
+        if known and validator == known:  # from a server that knows no such questions
+            return Fetched(None, known)
+        return Fetched(self._body(response), validator)
+
+    def _body(self, response: httpx.Response) -> bytes:
         limit = self._limits.max_bytes
         announced = _announced_bytes(response.headers.get("content-length", ""))
         if announced > limit:
@@ -285,6 +316,14 @@ def _readable_failures(url: httpx.URL, limits: Limits) -> Iterator[None]:
         raise Unanswered(url, f"{error} (HTTPS_PROXY, HTTP_PROXY, ALL_PROXY)") from error
     except (httpcore.NetworkError, httpcore.ProtocolError) as error:
         raise Unanswered(url, f"the connection to {url.host} broke off") from error
+
+
+def _validator(headers: httpx.Headers) -> str:
+    for kind, name in (("etag", "etag"), ("date", "last-modified")):
+        value = headers.get(name, "").strip()
+        if value and value.isascii() and len(value) <= _LONGEST_VALIDATOR:
+            return f"{kind}:{value}"
+    return ""
 
 
 def _drain(response: httpx.Response) -> None:

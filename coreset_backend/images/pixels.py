@@ -1,0 +1,130 @@
+"""The pixels of a pool: what is wanted, what a fetch has so far, and the rows that come of it."""
+
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from coreset_backend.images.revisions import ASKING_SECONDS, Seen
+
+Array = NDArray[np.uint8]
+SMALL = 64  # pixels a side; up to here a pool of 100,000 takes 1.2 GB and lives in memory
+_KEPT_BYTES = 1 << 30  # pixels that found no room on disk, held in memory up to here
+
+
+class PixelRows(Protocol):
+    """Pixels by rows, which a plain uint8[n, size, size, 3] array is too."""
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, rows: slice | NDArray[np.int64], /) -> Array: ...
+
+
+@dataclass(slots=True)
+class Wanted:
+    """One image: where it is, the rows of the given tasks showing it, and what was seen there before.
+
+    ``key`` is that of its pixels in the cache, empty before its content is known; ``is_cached`` says whether
+    they were there at the start, ``has_changed`` whether the file has been replaced since.
+    """
+
+    task_id: int
+    uri: str
+    address: str
+    rows: list[int]
+    seen: Seen | None = None
+    key: str = ""
+    is_cached: bool = False
+    has_changed: bool = False
+
+
+class Pixels:
+    """The readable tasks' pixels, read-only, in the order of the given tasks.
+
+    ``task_ids`` is int64[n]; ``pixels[rows]`` is uint8[len(rows), size, size, 3] for a slice or int64 rows
+    (a row is a position in ``task_ids``). Small pools are one array; others are read from the cache.
+    Raises ``ImageError`` in the rare case that an entry was lost and its image can no longer be fetched.
+    ``keys`` is uint8[n, 32]: each image's key in the cache.
+    """
+
+    def __init__(self, task_ids: NDArray[np.int64], keys: Array, rows: PixelRows) -> None:
+        self.task_ids, self.keys, self._rows = task_ids, keys, rows
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return tuple(self._rows.shape)
+
+    def __len__(self) -> int:
+        return len(self.task_ids)
+
+    def __getitem__(self, rows: slice | NDArray[np.int64], /) -> Array:
+        return self._rows[rows]
+
+
+class CachedRows:
+    """Pixels that stay on disk until they are asked for."""
+
+    def __init__(
+        self, read: Callable[[Wanted, int], Array], wanted: list[Wanted], size: int, kept: dict[str, Array]
+    ) -> None:
+        self._read, self._wanted, self._size, self._kept = read, wanted, size, kept
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return (len(self._wanted), self._size, self._size, 3)
+
+    def __len__(self) -> int:
+        return len(self._wanted)
+
+    def __getitem__(self, rows: slice | NDArray[np.int64], /) -> Array:
+        chosen = np.arange(len(self))[rows]
+        pixels = np.empty((len(chosen), *self.shape[1:]), np.uint8)
+        for place, row in enumerate(chosen):
+            wanted = self._wanted[row]
+            kept = self._kept.get(wanted.key)
+            pixels[place] = self._read(wanted, self._size) if kept is None else kept
+        return pixels
+
+
+class Haul:
+    """What a fetch of ``count`` tasks has so far.
+
+    ``small`` is uint8[count, size, size, 3], filled by rows, where pools of this size live in memory, else
+    ``None``. ``kept`` are pixels that found no room on disk, by key, and ``reasons`` what failed, by address.
+    """
+
+    def __init__(self, count: int, size: int) -> None:
+        self.small = np.empty((count, size, size, 3), np.uint8) if size <= SMALL else None
+        self.kept: dict[str, Array] = {}
+        self.reasons: dict[str, str] = {}
+        self.ask_until = time.monotonic() + ASKING_SECONDS
+        self._room = _KEPT_BYTES
+        self._lock = threading.Lock()
+
+    def keep(self, image: Wanted, pixels: Array, stored: bool) -> None:
+        """Take the ``pixels`` of ``image``, uint8[size, size, 3], unless they are safe on disk."""
+        if self.small is not None:
+            self.small[image.rows] = pixels
+        elif not stored:
+            with self._lock:
+                if self._room >= pixels.nbytes:
+                    self.kept[image.key] = pixels
+                    self._room -= pixels.nbytes
+
+    def small_rows(self, rows: list[int]) -> Array | None:
+        """``small`` reduced to ``rows`` (ascending) in place, read-only: no second copy in memory."""
+        if self.small is None:
+            return None
+        for place, row in enumerate(rows):
+            if place != row:
+                self.small[place] = self.small[row]
+        reduced = self.small[: len(rows)]
+        reduced.flags.writeable = False
+        return reduced

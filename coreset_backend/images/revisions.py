@@ -1,0 +1,144 @@
+"""What stood at each address when it was read, so that a file that was replaced there is noticed.
+
+Pixels are cached by the content of their file. For each address this remembers its content's SHA-256 and
+the server's word for it (ETag, Last-Modified; for local files their time and size). Local files are
+looked at in every round, since that costs microseconds. A server is asked "has it changed?" at most once a
+day for an image, and in a round for MOST_ASKED images at most, those first that were not asked for longest:
+a round of 100,000 images must not wait for 100,000 answers. ``ask_again`` lifts both bounds once.
+
+The file is a part of the cache: lost, images are fetched again.
+"""
+
+import heapq
+import itertools
+import logging
+import sqlite3
+import threading
+import time
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+logger = logging.getLogger(__name__)
+
+ASKED_AGAIN_AFTER = 86_400.0
+MOST_ASKED = 1000
+ASKING_SECONDS = 30.0
+"""No question of a round is begun later, unless ``ask_again`` was called for it."""
+_MOST_AT_ONCE = 500
+_MOST_ROWS = 2_000_000  # 0.5 GB
+_TABLE = """
+CREATE TABLE IF NOT EXISTS seen (
+    address TEXT PRIMARY KEY, content TEXT NOT NULL, validator TEXT NOT NULL, asked REAL NOT NULL
+) WITHOUT ROWID
+"""
+_ASK_AGAIN = -1.0  # as the time of the last question
+
+
+class Seen(NamedTuple):
+    """What an address held when it was ``asked`` last, by ``time.time``."""
+
+    content: str
+    validator: str
+    asked: float
+
+    @property
+    def must_be_asked(self) -> bool:
+        """Whether a person wants to know, in whatever time it takes."""
+        return self.asked == _ASK_AGAIN
+
+
+class Revisions:
+    """The table in the file at ``path``; safe to use from several threads and processes at once."""
+
+    def __init__(self, path: Path) -> None:
+        self._path, self._lock, self._said_broken = path, threading.Lock(), False
+        self._connection = self._opened() or self._opened_anew()
+
+    def seen(self, addresses: Iterable[str]) -> dict[str, Seen]:
+        """What is known of ``addresses``; of an unknown one there is no entry."""
+        wanted = iter(addresses)
+        found: dict[str, Seen] = {}
+        while some := tuple(itertools.islice(wanted, _MOST_AT_ONCE)):
+            places = ", ".join("?" * len(some))
+            rows = self._run(f"SELECT * FROM seen WHERE address IN ({places})", some)
+            found |= {address: Seen(content, validator, asked) for address, content, validator, asked in rows}
+        return found
+
+    def note(self, address: str, content: str, validator: str) -> None:
+        """Remember what ``address`` holds now."""
+        self._run("REPLACE INTO seen VALUES (?, ?, ?, ?)", (address, content, validator, time.time()))
+
+    def ask_again(self, addresses: Iterable[str]) -> int:
+        """Have the next fetch ask for each of ``addresses`` that is known; how many those are."""
+        known = self.seen(addresses)
+        for address in known:
+            self._run("UPDATE seen SET asked = ? WHERE address = ?", (_ASK_AGAIN, address))
+        return len(known)
+
+    def close(self) -> None:
+        """Close the file."""
+        if self._connection:
+            self._connection.close()
+
+    def _run(self, statement: str, values: tuple[object, ...] = ()) -> list[tuple[str, str, str, float]]:
+        try:
+            with self._lock:
+                return self._connection.execute(statement, values).fetchall() if self._connection else []
+        except sqlite3.Error as error:  # a full disk, another process that keeps it locked
+            self._say_broken(error)
+            return []
+
+    def _opened(self) -> sqlite3.Connection | None:
+        try:
+            connection = sqlite3.connect(
+                self._path, timeout=20, isolation_level=None, check_same_thread=False
+            )
+            # What a power cut takes is fetched again; a kill takes nothing.
+            connection.execute("PRAGMA synchronous = OFF")
+            connection.execute("PRAGMA journal_mode = WAL")
+            connection.execute(_TABLE)
+            self._forget_the_oldest(connection)
+        except sqlite3.Error as error:
+            self._say_broken(error)
+            return None
+        return connection
+
+    def _opened_anew(self) -> sqlite3.Connection | None:
+        for suffix in ("", "-wal", "-shm"):
+            try:
+                self._path.with_name(self._path.name + suffix).unlink(missing_ok=True)
+            except OSError:
+                return None
+        return self._opened()
+
+    @staticmethod
+    def _forget_the_oldest(connection: sqlite3.Connection) -> None:
+        ((count,),) = connection.execute("SELECT count(*) FROM seen").fetchall()
+        if count > _MOST_ROWS:
+            connection.execute(
+                "DELETE FROM seen WHERE address IN (SELECT address FROM seen ORDER BY asked LIMIT ?)",
+                (count - _MOST_ROWS,),
+            )
+
+    def _say_broken(self, error: sqlite3.Error) -> None:
+        if not self._said_broken:
+            self._said_broken = True
+            logger.warning("%s cannot be used (%s): images are fetched again", self._path, error)
+
+
+def due(seen: Mapping[str, Seen], now: float) -> set[str]:
+    """The addresses to ask about in this round: all that a person wants, else the longest unasked ones.
+
+    Of the latter only those for which a server gave its word, or each would be a whole download.
+    """
+    wanted = {address for address, known in seen.items() if known.must_be_asked}
+    since = now - ASKED_AGAIN_AFTER
+    old = (
+        (known.asked, address)
+        for address, known in seen.items()
+        if known.validator.startswith(("etag:", "date:"))
+        and not known.must_be_asked
+        and not since < known.asked <= now
+    )
+    return wanted | {address for _, address in heapq.nsmallest(MOST_ASKED, old)}
