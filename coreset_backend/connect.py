@@ -159,7 +159,7 @@ def _what_happens_to(version: str, label_studio: LabelStudio, project_id: int, o
         )
     return (
         f"{shown} From the first batch on it shows the batch's version instead. Annotators still see their "
-        "regions on the tasks of a batch and its reserve, not on others. None is deleted, and "
+        "regions on the tasks that wait to be labelled. None is deleted, and "
         f"`coreset-backend disconnect --project {project_id}` shows them all again."
     )
 

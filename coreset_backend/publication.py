@@ -1,8 +1,8 @@
 """What Label Studio shows and serves of a project: looked at before a publish, after it and at every poll."""
 
 import logging
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator
+from dataclasses import replace
 
 from coreset_backend.backend import Backend
 from coreset_backend.connect import complete, problems
@@ -11,7 +11,6 @@ from coreset_backend.connection import (
     chosen_version,
     keep_connection,
     read_connection,
-    regions_shown,
     why_not_served,
     written_versions,
 )
@@ -24,28 +23,16 @@ from coreset_backend.store import StoredRound
 log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
-class Ground:
-    """What a publish finds: versions ``written`` by this backend, and the one ``shown_before`` it, or "".
+def prepare_publication(backend: Backend, project_id: int) -> tuple[set[str], str]:
+    """Complete the project's connection.
 
-    ``carried``: task id -> the regions that ``shown_before`` has on the tasks that are published.
-    """
-
-    written: set[str]
-    shown_before: str
-    carried: dict[int, tuple[Json, ...]]
-
-
-def prepare_publication(backend: Backend, project_id: int, task_ids: Sequence[int]) -> Ground:
-    """Complete the project's connection, and find what annotators have been shown on the tasks.
-
+    Returns the versions that this backend has written, and the one that annotators were shown before, or "".
     Raises LabelStudioError where a person chose the shown version and CORESET_OVERRIDE_VERSION is off.
     """
     project = backend.label_studio.fetch_project(project_id)
     _complete_connection(backend, project)
     written = written_versions(backend.store, project_id)
-    shown = _shown_before(backend, project, written)
-    return Ground(written, shown, regions_shown(backend.label_studio, project_id, shown, task_ids))
+    return written, _shown_before(backend, project, written)
 
 
 def _complete_connection(backend: Backend, project: Json) -> None:
@@ -105,8 +92,8 @@ def _what_was_replaced(stored: StoredRound) -> Iterator[str]:
     published = stored.publication or {}
     if version := published.get("shown_before"):
         yield (
-            f"The batch is shown instead of version '{version}', whose regions stand on "
-            f"{published['carried']} of its {published['sent']} tasks. "
+            f"The batch is shown instead of version '{version}', whose regions are shown too on "
+            f"{published['carried']} tasks that wait. "
             f"`coreset-backend disconnect --project {stored.record.project_id}` shows that version again."
         )
     if kept := published.get("kept"):

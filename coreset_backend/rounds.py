@@ -308,12 +308,14 @@ def publish_round(backend: "Backend", stored: StoredRound, step: Callable[[int, 
     record, started = stored.record, time.monotonic()
     publication: dict[str, Any] = {"version": record.model_version, "sent": 0, "gone": [], "serves": []}
     if head := [*record.batch, *record.reserve]:
-        ground = prepare_publication(backend, record.project_id, head)
+        written, shown_before = prepare_publication(backend, record.project_id)
+        carried: dict[int, Any] = {}
         answers = Answers(stored)
         preannotate = backend.settings_for(record.project_id, record.attributes).preannotate
 
         def predict(task_ids: Sequence[int]) -> list[Prediction]:
-            shown = regions_shown(backend.label_studio, record.project_id, ground.shown_before, task_ids)
+            shown = regions_shown(backend.label_studio, record.project_id, shown_before, task_ids)
+            carried.update(shown)
             return [
                 replace(
                     answers.prediction(task_id, 0.0, record.model_version, preannotate),
@@ -330,11 +332,11 @@ def publish_round(backend: "Backend", stored: StoredRound, step: Callable[[int, 
                 record.labels,
                 order=lambda waiting: order_behind(stored, waiting),
                 predict=predict,
-                written=ground.written,
+                written=written,
                 progress=step,
             )
         )
-        publication |= {"shown_before": ground.shown_before, "carried": len(ground.carried)}
+        publication |= {"shown_before": shown_before, "carried": len(carried)}
     seconds = round(time.monotonic() - started, 3)
     stored.mark_published({**publication, "seconds": seconds, "at": datetime.now(UTC).isoformat()})
     try:
