@@ -10,6 +10,8 @@ from coreset_backend.label_config import Condition, Control
 
 Json = Any
 LONGEST = 60
+HIDDEN = "is shown only with other answers than those given"
+"""What a label config is made for, so no problem."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +78,7 @@ def _read(annotation: Json, control: Control) -> Answer:
     if strange:
         return Answer(None, f"'{unknown}' is not among the choices of '{name}'", unknown)
     if not all(_holds(condition, results) for condition in control.shown_when):
-        return Answer(None, f"'{name}' was not shown with the other answers that were given")
+        return Answer(None, f"'{name}' {HIDDEN}")
     if not control.labels.multiple:
         return Answer(None, f"nothing is chosen in '{name}'")
     if control.required:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import httpx
 
+from coreset_backend.annotations import HIDDEN
 from coreset_backend.backend import Backend
 from coreset_backend.connect import image_words, supported_release
 from coreset_backend.connect import problems as connection_problems
@@ -124,7 +125,7 @@ def _project(backend: Backend, project_id: int) -> Iterator[str]:
     )
     yield from _first_image(backend, label_studio, project_id)
     if newest := backend.store.latest(project_id):
-        yield from newest.record.remarks
+        yield from (Note(each) if HIDDEN in each else each for each in newest.record.remarks)
     error = read_progress(backend, project_id).get("error")
     if error:
         yield f"The last round failed: {error}"

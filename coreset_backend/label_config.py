@@ -15,6 +15,7 @@ from coreset_backend.errors import UnsupportedLabelConfig
 Json = Any
 VARIABLE = re.compile(r"\$[\w\[\].{}]+", re.ASCII)
 CONTROL = "coreset_control"
+DEEPEST, MOST_NAMED = 100, 8
 BETWEEN_LEVELS = " / "
 """Between the levels of a nested choice in the name of its class."""
 FREE_TEXT = "textarea"
@@ -147,13 +148,24 @@ class _Tag:
         return any(tag.kind == "repeater" for tag in self.above)
 
 
-def _tags(element: ElementTree.Element, above: tuple[_Tag, ...] = ()) -> Iterator[_Tag]:
+def _tags(label_config: str) -> Iterator[_Tag]:
     """Every tag in document order, its name and those of its attributes in lower case."""
-    attributes = {name.lower(): value for name, value in element.attrib.items()}
-    tag = _Tag(str(element.tag).lower(), attributes, element, above)
-    yield tag
-    for child in element:
-        yield from _tags(child, (*above, tag))
+    try:
+        waiting: list[tuple[ElementTree.Element, tuple[_Tag, ...]]] = [
+            (ElementTree.fromstring(label_config), ())
+        ]
+    except ElementTree.ParseError as error:
+        raise UnsupportedLabelConfig(
+            f"The label config is no XML ({error}). Save it again in Label Studio."
+        ) from None
+    while waiting:
+        element, above = waiting.pop()
+        if len(above) > DEEPEST:
+            raise UnsupportedLabelConfig(f"The label config nests more than {DEEPEST} tags in each other.")
+        attributes = {name.lower(): value for name, value in element.attrib.items()}
+        tag = _Tag(str(element.tag).lower(), attributes, element, above)
+        yield tag
+        waiting += [(child, (*above, tag)) for child in reversed(element)]
 
 
 def is_unwritten(label_config: str) -> bool:
@@ -168,12 +180,7 @@ def parse_label_config(label_config: str, control: str | None = None) -> LabelCo
     Otherwise it is the first about the image, after those that only decide whether another one is shown.
     Raises UnsupportedLabelConfig where it is no XML, shows no image of a task, or has no such control.
     """
-    try:
-        tags = list(_tags(ElementTree.fromstring(label_config)))
-    except ElementTree.ParseError as error:
-        raise UnsupportedLabelConfig(
-            f"The label config is no XML ({error}). Save it again in Label Studio."
-        ) from None
+    tags = list(_tags(label_config))
     images = _images(tags)
     choices = [tag for tag in tags if tag.kind == "choices"]
     refused = {tag.name: why for tag in choices if (why := _why_untrainable(tag, images))}
@@ -258,9 +265,10 @@ def _gates(tags: Sequence[_Tag], usable: Sequence[_Tag]) -> frozenset[str]:
     questions, is taken for a class with its details.
     """
     opened: dict[str, set[Condition]] = {}
+    names = _names_of_choices(tags)
     for tag in tags:
-        conditions = _conditions(tag, tags)
-        if conditions and _asks(tag, tags):
+        conditions = _conditions(tag, names)
+        if conditions and _asks(tag):
             for condition in conditions:
                 opened.setdefault(condition.tag, set()).add(condition)
     return frozenset(
@@ -269,15 +277,19 @@ def _gates(tags: Sequence[_Tag], usable: Sequence[_Tag]) -> frozenset[str]:
         if tag.name in opened
         and (
             len(_classes(tag)) <= 2
-            or (len(opened[tag.name]) == 1 and not any(_conditions(each, tags) for each in (*tag.above, tag)))
+            or (
+                len(opened[tag.name]) == 1 and not any(_conditions(each, names) for each in (*tag.above, tag))
+            )
         )
     )
 
 
-def _asks(tag: _Tag, tags: Sequence[_Tag]) -> bool:
+def _asks(tag: _Tag) -> bool:
     """Whether the tag is a control or holds one; a field for free text is a comment on another answer."""
-    within = [each for each in tags if each is tag or tag in each.above]
-    return any(each.get("toname") and each.kind != FREE_TEXT for each in within)
+    return any(
+        str(each.tag).lower() != FREE_TEXT and any(name.lower() == "toname" for name in each.attrib)
+        for each in tag.element.iter()
+    )
 
 
 def _first_that_is_no_gate(usable: Sequence[_Tag], gates: frozenset[str]) -> _Tag | None:
@@ -304,8 +316,8 @@ def _notes(
     if others:
         named = ", ".join(
             f"'{tag.name}'" + (" (it decides what else is asked)" if tag.name in gates else "")
-            for tag in others
-        )
+            for tag in others[:MOST_NAMED]
+        ) + (f" and {len(others) - MOST_NAMED} more" if len(others) > MOST_NAMED else "")
         yield (
             f"Not trained on: {named}. "
             f'The attribute {CONTROL}="{others[0].name}" on any tag trains on that one instead.'
@@ -327,12 +339,13 @@ def _control(choices: _Tag, image: str, tags: Sequence[_Tag]) -> Control:
     paths = tuple(dict.fromkeys(path for path, name in classes.items() if BETWEEN_LEVELS.join(path) == name))
     # A single checkbox can be left out, and that is an answer too.
     multiple = choices.get("choice") == "multiple" or len(names) == 1
+    values = _names_of_choices(tags)
     return Control(
         Labels(choices.name, image, names, multiple, paths if nested else ()),
         classes,
         frozenset(path[:level] for path in paths for level in range(1, len(path))),
         choices.get("required") == "true",
-        tuple(condition for tag in (*choices.above, choices) for condition in _conditions(tag, tags)),
+        tuple(condition for tag in (*choices.above, choices) for condition in _conditions(tag, values)),
     )
 
 
@@ -375,17 +388,26 @@ def _alias_and_value(choice: ElementTree.Element) -> tuple[str, str]:
     return attributes.get("alias", ""), text or attributes.get("value", "")
 
 
-def _conditions(tag: _Tag, tags: Sequence[_Tag]) -> list[Condition]:
+def _names_of_choices(tags: Sequence[_Tag]) -> dict[tuple[str, str], frozenset[str]]:
+    """(control, value or alias of a choice) -> both of them."""
+    found: dict[tuple[str, str], frozenset[str]] = {}
+    for tag in tags:
+        control = next(
+            (each.name for each in reversed(tag.above) if each.kind in ("choices", "taxonomy")), ""
+        )
+        if tag.kind == "choice" and control:
+            names = frozenset(_alias_and_value(tag.element)) - {""}
+            found |= {(control, name): names for name in names}
+    return found
+
+
+def _conditions(tag: _Tag, names: Mapping[tuple[str, str], frozenset[str]]) -> list[Condition]:
     """When the tag itself is shown; nothing for always."""
     kind, values = tag.get("visiblewhen"), tag.get("whenchoicevalue")
     if not kind and values and tag.get("perregion") != "true":
         kind = "choice-selected"
     if kind not in ("choice-selected", "choice-unselected", "region-selected"):
         return []
-    gate = tag.get("whentagname")
-    wanted = {value for value in values.split(",") if value}
-    for other in tags:  # named by value or by alias
-        if other.kind == "choice" and any(each.name == gate for each in other.above):
-            names = set(_alias_and_value(other.element))
-            wanted |= names - {""} if names & wanted else set()
-    return [Condition(kind, gate, frozenset(wanted))]
+    control = tag.get("whentagname")
+    wanted = (names.get((control, value), {value}) for value in values.split(",") if value)
+    return [Condition(kind, control, frozenset[str]().union(*wanted))]

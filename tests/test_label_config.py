@@ -247,7 +247,13 @@ def test_choices_may_stand_in_a_view_or_hold_their_value_as_text_or_escaped() ->
     assert labels == Labels("label", "image", ("a & b", "c < d"), multiple=False)
 
 
-def test_a_thousand_choices_are_read_quickly_and_once_each() -> None:
+def test_of_choices_that_stand_twice_one_is_kept() -> None:
     inside = "".join(f'<Choice value="c{number % 1000}"/>' for number in range(1500))
-    labels = parse_label_config(config(choices(inside=inside), choices("next", **IF_YES))).labels
+    labels = parse_label_config(config(choices(inside=inside))).labels
     assert labels and len(labels.names) == 1000
+
+
+def test_tags_nested_without_end_are_refused() -> None:
+    deep = "<View>" * 100_000 + IMAGE + "</View>" * 100_000
+    with pytest.raises(UnsupportedLabelConfig, match="nests more than 100 tags"):
+        parse_label_config(deep)
