@@ -79,7 +79,15 @@ ANSWERS: dict[str, Json] = {
     "protocol.status": _object(
         project=WHOLE,
         progress={**PROGRESS, "required": ["held", "state", "unseen", "workers"]},
-        round=_or_null(_object(number=WHOLE, model_version=TEXT, batch=_list(WHOLE), counts=_object())),
+        round=_or_null(
+            _object(
+                number=WHOLE,
+                model_version=TEXT,
+                batch=_list(WHOLE),
+                counts=_object(),
+                remarks=_list(TEXT),
+            )
+        ),
         advice=ADVICE,
     ),
     "protocol.history": _object(
