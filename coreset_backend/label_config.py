@@ -270,7 +270,8 @@ def _gates(tags: Sequence[_Tag], usable: Sequence[_Tag]) -> frozenset[str]:
         conditions = _conditions(tag, names)
         if conditions and _asks(tag):
             for condition in conditions:
-                opened.setdefault(condition.tag, set()).add(condition)
+                for gate in _gates_meant(condition, tag, usable):
+                    opened.setdefault(gate, set()).add(condition)
     return frozenset(
         tag.name
         for tag in usable
@@ -282,6 +283,18 @@ def _gates(tags: Sequence[_Tag], usable: Sequence[_Tag]) -> frozenset[str]:
             )
         )
     )
+
+
+def _gates_meant(condition: Condition, tag: _Tag, usable: Sequence[_Tag]) -> list[str]:
+    """The control that the condition of ``tag`` names; without a name, each other one that has its values."""
+    if condition.tag:
+        return [condition.tag]
+    return [
+        other.name
+        for other in usable
+        if other is not tag and tag not in other.above
+        if any(path[-1] in condition.values for path in _classes(other))
+    ]
 
 
 def _asks(tag: _Tag) -> bool:

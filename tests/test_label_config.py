@@ -164,6 +164,8 @@ VIEW = '<View visibleWhen="choice-selected" whenTagName="{}" whenChoiceValue="{}
     [
         ((USABLE, choices(**IF_YES)), "label"),
         ((choices(**IF_YES), USABLE), "label"),
+        ((USABLE, choices(visibleWhen="choice-selected", whenChoiceValue="yes")), "label"),
+        ((USABLE, VIEW.format("", "yes", choices())), "label"),
         ((USABLE, VIEW.format("usable", "yes", choices())), "label"),
         ((USABLE, VIEW.format("usable", "yes", choices()), VIEW.format("usable", "no", BOX)), "label"),
         ((USABLE, choices(inside=MANY, **IF_YES), choices("breed", BREEDS, **IF_DOG)), "label"),
