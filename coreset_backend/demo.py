@@ -148,10 +148,13 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def is_free(port: int) -> bool:
-    """Whether nobody listens on the port of this machine."""
-    with socket.socket() as probe:
-        return probe.connect_ex((LOCALHOST, port)) != 0
+def is_free(port: int, host: str = LOCALHOST) -> bool:
+    """Whether nobody listens on the port of this machine, at its address ``host``."""
+    try:
+        socket.create_connection((host, port), timeout=5).close()
+    except OSError:
+        return True
+    return False
 
 
 def _login(data_dir: Path) -> Login:

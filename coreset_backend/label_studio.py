@@ -436,6 +436,8 @@ def _query(items: Sequence[Json], **more: Json) -> str:
 def _unreachable(url: str, proxy: Proxy | None, error: Exception) -> str:
     if "CERTIFICATE" in str(error).upper():
         return f"The certificate of Label Studio at {url} is not trusted ({error}). {TRUST_ADVICE}"
+    if "WRONG_VERSION_NUMBER" in str(error):
+        return f"{url} does not speak TLS: LABEL_STUDIO_URL should begin with http://, or name another port."
     by = f" by the proxy {proxy} (CORESET_LABEL_STUDIO_PROXY)" if proxy else ""
     return (
         f"Label Studio at {url} does not answer{by} ({type(error).__name__}: {error}). "

@@ -25,7 +25,7 @@ from coreset_backend.connect import connect
 from coreset_backend.demo_images import CLASSES, add_broken_files, make_images
 from coreset_backend.errors import ConfigError, CoresetError, LabelStudioError
 from coreset_backend.processes import Child, Tree
-from coreset_backend.serve import PACKAGES, gunicorn_command
+from coreset_backend.serve import PACKAGES, gunicorn_command, local_address
 from coreset_backend.settings import Settings, absolute_paths, read_settings
 from coreset_backend.show import DEMO_FOLDER, Show, perform
 from coreset_backend.studio_environment import golden_cache, install_label_studio
@@ -66,7 +66,7 @@ def run(
         signal.signal(number, lambda *_: tree.stopping.set())
     with contextlib.ExitStack() as stack:
         stack.enter_context(_alone_in(settings.model_dir))
-        _require_free_port(settings.port)
+        _require_free_port(settings)
         environment = dict(os.environ) | absolute_paths()
         stack.callback(tree.stop)
         if not settings.redis_url:
@@ -112,7 +112,7 @@ def _say_what_is_next(
 ) -> None:
     """Say where everything is; of a Label Studio of our own make the demo, which ``show`` then labels."""
     settings = backend.settings
-    report(f"The backend answers at http://{settings.host}:{settings.port}.")
+    report(f"The backend answers at {local_address(settings)}.")
     if server:
         drawn = make_demo_images(server)
         project_id = introduce(backend, server, report, tree)
@@ -267,9 +267,10 @@ def web_child(settings: Settings, environment: Mapping[str, str]) -> Child:
     return Child("web", gunicorn_command(settings), environment, folder=PACKAGES)
 
 
-def _require_free_port(port: int) -> None:
+def _require_free_port(settings: Settings) -> None:
     """ConfigError when somebody listens there, who would answer in place of our web server."""
-    if not demo.is_free(port):
+    port, address = settings.port, httpx.URL(local_address(settings))
+    if not demo.is_free(port, address.host):
         raise ConfigError(f"Port {port} is in use by another program. Stop that, or set PORT to another one.")
 
 
@@ -285,7 +286,7 @@ def wait_for_web(
     deadline = time.monotonic() + patience
     while not stopping.wait(0.1):
         with contextlib.suppress(httpx.HTTPError):
-            if httpx.get(f"http://127.0.0.1:{settings.port}/health", trust_env=False).status_code == 200:
+            if httpx.get(f"{local_address(settings)}/health", trust_env=False).status_code == 200:
                 return
         alive()
         if time.monotonic() > deadline:
@@ -362,6 +363,6 @@ def introduce(backend: Backend, server: demo.LabelStudioServer, report: Report, 
         f"User   {server.login.email}\nPassword   {server.login.password}\n"
         "and press 'Label All Tasks'. "
         f"After {settings.batch_size} labels the next batch is chosen by itself.\n"
-        f"What is chosen and why: http://{settings.host}:{settings.port}/projects/{project_id}\n"
+        f"What is chosen and why: {local_address(settings)}/projects/{project_id}\n"
     )
     return project_id

@@ -100,9 +100,16 @@ class Proxies:
 
 def read_proxies(label_studio_url: str, label_studio_proxy: str | None) -> Proxies:
     """The proxies that this process's environment names, lower-case variables first."""
-    url = httpx.URL(label_studio_url)
+    try:
+        url = httpx.URL(label_studio_url)
+        host = url.host and url.raw_host.decode("ascii")
+    except (httpx.InvalidURL, ValueError) as error:
+        raise ConfigError(
+            f"LABEL_STUDIO_URL is {label_studio_url!r}, which is no valid address ({error}); expected "
+            "http(s)://host[:port][/path], an IPv6 address in brackets."
+        ) from None
     port = url.port or (443 if url.scheme == "https" else 80)
-    label_studio = (url.scheme, url.raw_host.decode(), port)
+    label_studio = (url.scheme, host, port)
     return Proxies(getproxies_environment(), label_studio, label_studio_proxy)
 
 

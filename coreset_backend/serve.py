@@ -6,7 +6,7 @@ from pathlib import Path
 
 from coreset_backend.connections import THREADS
 from coreset_backend.errors import ConfigError
-from coreset_backend.settings import Settings
+from coreset_backend.settings import Settings, in_an_address
 
 # Gunicorn imports from the folder where it is started, and reads its configuration there: in a folder of the
 # user a file redis.py would be taken for the library.
@@ -22,7 +22,7 @@ def gunicorn_command(settings: Settings) -> list[str]:
     _refuse_open_door(settings)
     return [
         *(sys.executable, "-P", "-m", "gunicorn", "coreset_backend.wsgi:app"),
-        *("--bind", f"{settings.host}:{settings.port}"),
+        *("--bind", f"{in_an_address(settings.host)}:{settings.port}"),
         *("--worker-class", "coreset_backend.connections.Worker", "--workers", "1"),
         *("--threads", str(THREADS), "--worker-connections", str(2 * THREADS)),
         # gunicorn's own sendfile would wait for a client past its deadline.
@@ -32,6 +32,12 @@ def gunicorn_command(settings: Settings) -> list[str]:
         "--no-control-socket",
         *("--log-level", settings.log_level.lower()),
     ]
+
+
+def local_address(settings: Settings) -> str:
+    """Where the web answers on this machine; one that serves all addresses is at its loopback too."""
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(settings.host, settings.host)
+    return f"http://{in_an_address(host)}:{settings.port}"
 
 
 def _refuse_open_door(settings: Settings) -> None:

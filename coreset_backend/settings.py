@@ -117,8 +117,8 @@ class Settings(BaseSettings):
         "text", description="`json`: an object a line, with the project and round it is about"
     )
     url: str = Field(
-        default_factory=lambda known: f"http://localhost:{known.get('port', 9090)}",
-        description="Address of this backend as Label Studio reaches it; unset: this machine's, on PORT",
+        default_factory=lambda known: _own_address(known.get("host", ""), known.get("port", 9090)),
+        description="Address of this backend as Label Studio reaches it; unset: HOST, or localhost, on PORT",
     )
     label_studio_browser_url: str | None = Field(
         None,
@@ -223,6 +223,12 @@ class Settings(BaseSettings):
             raise ValueError(f"'{value}' is no address; write it with its scheme, as in http://{value}")
         return value.rstrip("/") if value else value
 
+    @field_validator("host")
+    @classmethod
+    def _without_brackets(cls, value: str) -> str:
+        """``::1`` for the ``[::1]`` of an address."""
+        return value[1:-1] if value.startswith("[") and value.endswith("]") else value
+
     @field_validator("allowed_hosts", mode="before")
     @classmethod
     def _separated_by_commas(cls, value: object) -> object:
@@ -256,6 +262,16 @@ class Settings(BaseSettings):
     def labels_for_a_round(self) -> int:
         """New labels that start a round even while the batch is not done."""
         return self.new_labels or self.batch_size
+
+
+def in_an_address(host: str) -> str:
+    """``host`` as it stands in a URL: an IPv6 address in brackets."""
+    return f"[{host}]" if ":" in host else host
+
+
+def _own_address(host: str, port: int) -> str:
+    everywhere = ("", "0.0.0.0", "::", "127.0.0.1")
+    return f"http://{'localhost' if host in everywhere else in_an_address(host)}:{port}"
 
 
 def environment_names() -> dict[str, tuple[str, ...]]:

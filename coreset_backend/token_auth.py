@@ -94,17 +94,41 @@ def read_answer(response: httpx.Response, request: str, expect: Sequence[str]) -
     if response.status_code == 401:
         off = "legacy token" in response.text and "disabled" in response.text
         raise Unauthorized(LEGACY_TOKENS_OFF if off else TOKEN_REFUSED)
-    if response.is_error:
+    if response.is_error and not _is_of_something_else(response):
         raise Rejected(response.status_code, response.text, request)
-    if not response.content and not response.is_redirect and not expect:
+    if not response.content and response.is_success and not expect:
         return None
     with contextlib.suppress(ValueError):  # a login page of something else, or half an answer
         answer = response.json()
         as_expected = not expect or (isinstance(answer, dict) and set(expect) <= set(answer))
         if as_expected and not response.is_redirect:
             return answer
+    shown = " ".join(redacted(response.text).split())[:80]
     raise Unreachable(
         f"{request} was answered with {response.status_code} {response.headers.get('content-type', '')}, "
-        f"not with the JSON of a Label Studio: {redacted(response.text)[:80]!r}. LABEL_STUDIO_URL does not "
-        "seem to be its address; with a sub-path it must be included."
+        f"not with the JSON of a Label Studio: {shown!r}. LABEL_STUDIO_URL does not seem to be its address. "
+        + _where_it_may_be(response)
+    )
+
+
+def _is_of_something_else(response: httpx.Response) -> bool:
+    """Whether it is a page that says there is nothing: Label Studio's API says so in JSON."""
+    is_page = "html" in response.headers.get("content-type", "html")
+    return is_page and response.status_code in (400, 404, 405, 410, 501)
+
+
+def _where_it_may_be(response: httpx.Response) -> str:
+    """What to set, from where the answer redirects to, if it does."""
+    asked = response.request.url
+    try:
+        target = asked.join(response.headers.get("location", ""))
+        moved = f"{target.scheme}://{target.netloc.decode('ascii')}{target.path}"
+    except (httpx.InvalidURL, ValueError):
+        moved = ""
+    start, path, rest = moved.rpartition(asked.path)
+    if response.is_redirect and path and start and not rest:
+        return f"It redirects to {start}: set LABEL_STUDIO_URL to that."
+    return (
+        "Give the address of its first page: with the sub-path where it is served below one, as in "
+        "http://host/label-studio, and without what follows, as /projects/1."
     )

@@ -31,6 +31,8 @@ log = logging.getLogger(__name__)
 PR_SET_PDEATHSIG = 1
 RECONCILE_JOB = "coreset_backend.jobs.reconcile_job"
 FULL_PAUSE = 5.0
+POLL_KEY = "coreset:poll"
+"""There while no poll is due; it expires by itself."""
 NICENESS = 10
 """A round computes for minutes: where it shares cores with the web, Label Studio's one second goes first."""
 
@@ -119,11 +121,17 @@ class RoundWorker(Worker):
         except OutOfMemoryError as error:  # a full Redis must not end a round that does not need it
             log.warning("Redis is full (%s); the round goes on", error)
 
+    def shorten_wait_for_poll(self) -> None:
+        """Take over a shorter CORESET_POLL_SECONDS than the one that the wait was begun with."""
+        longest = int(self.poll_seconds * 1000)
+        if self.connection.pttl(POLL_KEY) > longest:
+            self.connection.pexpire(POLL_KEY, longest)
+
     def run_maintenance_tasks(self) -> None:
         super().run_maintenance_tasks()  # type: ignore[no-untyped-call]
         queue: Queue = self.queues[0]
         # The key lets one worker of all ask, once per period.
-        if self.connection.set("coreset:poll", "1", nx=True, px=int(self.poll_seconds * 1000)):
+        if self.connection.set(POLL_KEY, "1", nx=True, px=int(self.poll_seconds * 1000)):
             queue.enqueue(RECONCILE_JOB, result_ttl=60, failure_ttl=3600, job_timeout=600)
 
 
@@ -179,5 +187,6 @@ def _work(backend: Backend) -> None:
     )
     worker.backend = backend
     worker.poll_seconds = backend.settings.poll_seconds
+    worker.shorten_wait_for_poll()
     # RQ writes two lines at every look at its registries, each five seconds.
     worker.work(with_scheduler=True, logging_level="WARNING")
