@@ -12,6 +12,7 @@ import click
 from coreset_backend import __version__
 from coreset_backend.backend import open_backend
 from coreset_backend.errors import CoresetError
+from coreset_backend.foreign_text import one_line
 from coreset_backend.logs import configure_logging
 from coreset_backend.redaction import redacted
 from coreset_backend.settings import Settings, absolute_paths, read_settings
@@ -32,8 +33,9 @@ class Commands(click.Group):
 
 
 def say(text: str) -> None:
-    """Print what was found out elsewhere, without the secrets that it may quote."""
-    click.echo(redacted(text))
+    """Print what was found out elsewhere, without the secrets and the orders to the terminal in it."""
+    for line in redacted(text).split("\n"):
+        click.echo(one_line(line, most=10 * len(text)))
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
@@ -65,7 +67,7 @@ def run(label_studio_command: str | None) -> None:
     """Everything on this machine: Redis, worker, web, and a Label Studio with a demo unless one is named."""
     from coreset_backend import local
 
-    local.run(read_settings(), Path.cwd(), click.echo, label_studio_command)
+    local.run(read_settings(), Path.cwd(), say, label_studio_command)
 
 
 @main.command()
@@ -81,7 +83,7 @@ def demo(label_studio_command: str | None, **given: Any) -> None:
 
     for name, value in show.SETTINGS.items():
         os.environ.setdefault(name, value)
-    local.run(read_settings(), Path.cwd(), click.echo, label_studio_command, show.Show(**given))
+    local.run(read_settings(), Path.cwd(), say, label_studio_command, show.Show(**given))
 
 
 @main.command()
@@ -125,7 +127,7 @@ def connect(project_id: int) -> None:
         override_version=backend.settings.override_version,
         control=backend.settings_for(project_id, {}).control,
     ):
-        say(done)
+        say(one_line(done))
     backend.store.register(project_id)
     request_round(backend, project_id, "connected")
     say("The first batch is being chosen; then press 'Label All Tasks' in Label Studio.")
@@ -138,8 +140,8 @@ def disconnect(project_id: int) -> None:
     from coreset_backend.lifecycle import disconnect_project
 
     for done in disconnect_project(open_backend(running_settings()), project_id):
-        click.echo(done)
-    click.echo(f"Project {project_id} is disconnected. `coreset-backend connect` goes on where it was.")
+        say(one_line(done))
+    say(f"Project {project_id} is disconnected. `coreset-backend connect` goes on where it was.")
 
 
 @main.command()
@@ -212,7 +214,7 @@ def status(project_id: int | None, as_json: bool) -> None:
     elif not found:
         say("No project is connected. Run `coreset-backend connect --project N`.")
     else:
-        say("\n".join(line for each in found for line in status_lines(each)))
+        say("\n".join(one_line(line) for each in found for line in status_lines(each)))
 
 
 file_option = click.Path(exists=True, dir_okay=False, path_type=Path)
@@ -262,7 +264,7 @@ def doctor(project_id: int | None) -> None:
         is_sound = all(isinstance(line, Note) for line in lines)
         say(f"{'ok     ' if is_sound else 'PROBLEM'}  {name}")
         for line in lines:
-            say(f"         {line}")
+            say(f"         {one_line(line)}")
         sound = sound and is_sound
     sys.exit(0 if sound else 1)
 

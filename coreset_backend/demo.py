@@ -269,8 +269,8 @@ def how_it_ended(server: LabelStudioServer, seconds: float | None = None) -> str
     what = "gave no answer" if code is None else f"ended with exit status {code}"
     when = "" if seconds is None else f" within {seconds:.0f} s"
     log = server.data_dir / LOG
-    last = "\n".join(log.read_text(errors="replace").splitlines()[-15:])
-    return f"Label Studio {what}{when}. The end of {log}:\n{last}\n"
+    last = " | ".join(log.read_text(errors="replace").splitlines()[-8:])
+    return f"Label Studio {what}{when}. The end of {log}: {last}"
 
 
 def golden_data_dir(executable: Path, cache: Path, report: Report = _silent) -> Path:
@@ -323,7 +323,9 @@ def _migrate(executable: Path, data_dir: Path) -> None:
         text=True,
     )
     if asked.returncode or not (data_dir / DATABASE).exists():
-        raise LabelStudioError(f"Label Studio could not make its database:\n{asked.stdout[-2000:]}")
+        raise LabelStudioError(
+            "Label Studio could not make its database:", lines=asked.stdout.splitlines()[-15:]
+        )
     (data_dir / ".env").unlink(missing_ok=True)  # the secret key
 
 

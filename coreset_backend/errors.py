@@ -27,7 +27,9 @@ mistakes in pure functions.
 """
 
 import errno
+from collections.abc import Iterable
 
+from coreset_backend.foreign_text import one_line
 from coreset_backend.redaction import redacted
 
 NO_MEMORY = (
@@ -45,10 +47,13 @@ NO_MEMORY = (
 
 
 class CoresetError(Exception):
-    """Anything this package raises on purpose. Its message holds no secret, whatever it was made of."""
+    """Anything this package raises on purpose.
 
-    def __init__(self, message: str = "") -> None:
-        super().__init__(redacted(message))
+    Whatever its message and the ``lines`` below it were made of, they hold no secret, and each is one line.
+    """
+
+    def __init__(self, message: str = "", *, lines: Iterable[str] = ()) -> None:
+        super().__init__("\n".join(one_line(redacted(line)) for line in (message, *lines)))
 
 
 class ConfigError(CoresetError):

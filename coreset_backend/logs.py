@@ -8,10 +8,12 @@ from contextvars import ContextVar
 from datetime import UTC, datetime
 from types import TracebackType
 
+from coreset_backend.foreign_text import one_line
 from coreset_backend.redaction import redacted
 from coreset_backend.settings import Settings
 
 log = logging.getLogger(__name__)
+LONGEST_MESSAGE = 4000
 _about: ContextVar[tuple[tuple[str, int], ...]] = ContextVar("about", default=())
 
 
@@ -21,14 +23,20 @@ def about(**what: int) -> None:
 
 
 class Lines(logging.Formatter):
-    """One line of text for each record or, with ``as_json``, one JSON object."""
+    """One line of text for each record or, with ``as_json``, one JSON object.
+
+    A traceback follows in lines that begin with ``  | ``, so that nothing in it can pass as a record.
+    """
 
     def __init__(self, as_json: bool) -> None:
         super().__init__("%(message)s" if as_json else "%(asctime)s %(levelname)s %(name)s: %(message)s")
         self._as_json = as_json
 
     def format(self, record: logging.LogRecord) -> str:
-        text = redacted(super().format(record))
+        record.message = one_line(redacted(record.getMessage()), LONGEST_MESSAGE)
+        record.asctime = self.formatTime(record, self.datefmt)
+        traceback = redacted(self.formatException(record.exc_info)) if record.exc_info else ""
+        text = "\n  | ".join([self.formatMessage(record), *map(one_line, traceback.splitlines())])
         if not self._as_json:
             return text
         line = {

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from coreset_backend.annotations import Answer, agreed_label
+from coreset_backend.foreign_text import one_line
 from coreset_backend.label_config import LabelConfig, image_uris, parse_label_config
 from coreset_backend.label_config import Labels as Labels
 
@@ -119,7 +120,7 @@ def parse_snapshot(
     ordered = tuple(by_id[task_id] for task_id in sorted(by_id))
     return Snapshot(
         project_id=int(project["id"]),
-        title=str(project.get("title") or ""),
+        title=one_line(str(project.get("title") or ""), most=200),
         model_version=project.get("model_version") or None,
         labels=config.labels,
         tasks=ordered,

@@ -330,7 +330,8 @@ def read_settings(**given: Any) -> Settings:
         settings = Settings(**{**_secrets_from_files(), **given})
     except ValidationError as error:
         wrong = [item for item in error.errors() if item["type"] != "default_factory_not_called"]
-        raise ConfigError("\n".join(_complaint(item, names) for item in wrong)) from None
+        first, *others = (_complaint(item, names) for item in wrong)
+        raise ConfigError(first, lines=others) from None
     keep_secrets_of(settings)
     return settings
 

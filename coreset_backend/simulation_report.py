@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from coreset_backend.curves import area_under
+from coreset_backend.foreign_text import fit_cell
 from coreset_backend.sealed import write_atomically
 
 
@@ -82,7 +83,7 @@ def csv_text(cells: Iterable[Cell]) -> str:
         for point in cell.points:
             radius = "" if point.radius_before is None else round(point.radius_before, 6)
             figures = (round(point.accuracy, 6), round(point.macro_f1, 6), radius)
-            writer.writerow([cell.strategy, cell.batch, cell.seed, point.labels, *figures])
+            writer.writerow([fit_cell(cell.strategy), cell.batch, cell.seed, point.labels, *figures])
     return out.getvalue()
 
 

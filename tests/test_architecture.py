@@ -14,15 +14,16 @@ WORLD = {"images", "decoding", "addresses", "model", "neighbors", "store", "labe
 MAY_IMPORT = {
     **{room: {"errors"} for room in PURE | {"images", "decoding", "addresses", "model"}},
     "redaction": set(),
-    "errors": {"redaction"},
+    "foreign_text": set(),
+    "errors": {"redaction", "foreign_text"},
     "settings": {"errors", "redaction"},
     "outbound": {"errors", "addresses", "redaction"},
-    "images": {"errors", "addresses", "outbound", "decoding"},
+    "images": {"errors", "addresses", "outbound", "decoding", "foreign_text"},
     "neighbors": {"errors", "sealed", "selection"},
     "sealed": {"errors"},
     "label_config": {"errors"},
     "annotations": {"label_config"},
-    "project": {"annotations", "label_config"},
+    "project": {"annotations", "foreign_text", "label_config"},
     "store": {"errors", "project", "sealed"},
     "label_studio": {"errors", "outbound", "project", "token_auth"},
     "token_auth": {"errors", "redaction"},
@@ -46,7 +47,7 @@ MAY_IMPORT = {
     | WORLD
     | {"backend", "answers", "batch", "embeddings", "evaluation", "evidence", "figures", "layout"}
     | {"pretraining", "progress", "project_settings", "publication", "connection", "serving", "tabs"},
-    "logs": {"settings", "redaction"},
+    "logs": {"settings", "foreign_text", "redaction"},
     "progress": {"errors", "backend"},
     "counts": {"errors", "backend"},
     "incoming": {"backend", "project"},
@@ -81,7 +82,7 @@ MAY_IMPORT = {
     },
     "comparison": {"errors", "sealed", "store", "evaluation", "simulation_report"},
     "pages": {"errors", "store", "incoming", "overview", "images"},
-    "simulation_report": {"curves", "sealed"},
+    "simulation_report": {"curves", "foreign_text", "sealed"},
     "simulate": PURE
     | {
         "backend",

@@ -48,7 +48,7 @@ def test_a_json_line_has_project_and_round_and_a_traceback_without_the_secret() 
     found = json.loads(line)
     assert "\n" not in line
     assert (found["project"], found["round"], found["level"]) == (7, 3, "WARNING")
-    assert found["message"].startswith("failed: ü\nTraceback")
+    assert found["message"].startswith("failed: ü\n  | Traceback")
     assert found["message"].endswith("ValueError: it was ***")
     assert "project" not in json.loads(Lines(as_json=True).format(record("x")))
 

@@ -34,9 +34,11 @@ from werkzeug.serving import make_server
 
 from coreset_backend.backend import Backend
 from coreset_backend.comparison import keep_replay
+from coreset_backend.foreign_text import fit_cell
 from coreset_backend.heartbeats import alive_key
 from coreset_backend.images.cache import PixelCache
 from coreset_backend.progress import PRETRAINING_LEASE, redis_key, write_pretraining, write_progress
+from coreset_backend.project import Labels
 from coreset_backend.simulation_report import Line
 from coreset_backend.store import STATES
 from coreset_backend.web import create_app
@@ -208,6 +210,22 @@ def test_hovering_the_map_shows_the_image_and_the_lasso_lists_and_exports(
     page.find_element(By.ID, "chosen-clear").click()
     assert not title.is_displayed()
     assert console_errors(page) == []
+
+
+def test_an_exported_class_is_no_formula(
+    backend: Backend, address: str, chromium: tuple[webdriver.Chrome, Path], page: webdriver.Chrome
+) -> None:
+    kinds = ('=HYPERLINK("http://evil.example","x")', "dog;\t@SUM(1)")
+    save_round(backend, labels=Labels("label", "image", kinds, multiple=False))
+    open_project(page, address)
+    page.find_element(By.CSS_SELECTOR, "#map-legend button").click()
+    page.find_element(By.ID, "chosen-export").click()
+    file = chromium[1] / "project-7-round-1.csv"
+    wait_until(file.exists, "the exported file", 10)
+    lines = list(csv.DictReader(file.read_text().splitlines()))
+    file.unlink()
+    assert {line["label"] for line in lines} == {fit_cell(kind) for kind in kinds}
+    assert {fit_cell(kind) for kind in kinds} == {f"'{kinds[0]}", "dog;'\t'@SUM(1)"}
 
 
 def test_the_map_is_used_by_keyboard(backend: Backend, address: str, page: webdriver.Chrome) -> None:

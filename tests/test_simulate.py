@@ -251,3 +251,4 @@ def test_the_plot_is_well_formed_and_shows_every_line() -> None:
     assert {"a, batches of 10", "b, batches of 10"} <= set(names)
     assert len(list(root.iter("{http://www.w3.org/2000/svg}polyline"))) == 2
     assert csv_text([cell("a", 0, 0.4)]).splitlines()[1] == "a,10,0,10,0.4,0.4,"
+    assert csv_text([cell("=a", 0, 0.4)]).splitlines()[1].startswith("'=a,")

@@ -24,6 +24,7 @@ from coreset_backend.errors import (
     TooManyImageFailures,
     memory_ran_out,
 )
+from coreset_backend.foreign_text import one_line
 from coreset_backend.images.cache import PixelCache
 from coreset_backend.images.own_addresses import OwnAddresses
 from coreset_backend.images.pixels import SMALL, Array, CachedRows, Haul, PixelRows, Pixels, Wanted
@@ -273,7 +274,7 @@ class Images:
         readable = {row: image for image in wanted if image.address not in haul.reasons for row in image.rows}
         reasons = {row: haul.reasons.get(image.address) for image in wanted for row in image.rows}
         failures = [
-            ImageFailure(task_id, shown_uri(uri) if uri else None, reasons.get(row) or _NO_IMAGE)
+            ImageFailure(task_id, one_line(shown_uri(uri)) if uri else None, reasons.get(row) or _NO_IMAGE)
             for row, (task_id, uri) in enumerate(given)
             if row not in readable
         ]

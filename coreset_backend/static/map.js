@@ -364,7 +364,7 @@ class EmbeddingMap {
   }
 
   exportChosen() {
-    const quoted = (text) => `"${String(text).replaceAll('"', '""')}"`;
+    const quoted = (text) => `"${fitCell(String(text)).replaceAll('"', '""')}"`;
     const name = (code) => code < 0 ? "" : quoted(this.classes[code]);
     const lines = [...this.chosen].map((row) => [this.task[row], STATES[this.state[row]], name(this.label[row]), name(this.said[row]), this.rank.get(this.task[row]) || "", quoted(this.page.label_studio ? this.link(row) : "")].join(","));
     const file = new Blob([["task_id,state,label,model_says,pick,link", ...lines].join("\n") + "\n"], { type: "text/csv" });
@@ -372,6 +372,12 @@ class EmbeddingMap {
     link.click();
     URL.revokeObjectURL(link.href);
   }
+}
+
+// The text with an apostrophe in front of what a spreadsheet could take for a formula, also where it splits cells at
+// semicolons, tabs or bars instead of commas.
+function fitCell(text) {
+  return text.replace(/(^|[;,|\t\r\n])(?=[\s\u200b\ufeff\0]*[=+\-@\uff0b\uff0d\uff1d\uff20]|[\t\r\n])/g, "$1'");
 }
 
 // Whether the point lies inside the closed trail: a ray to the right crosses it an odd number of times.
