@@ -98,7 +98,7 @@ class Rejected(LabelStudioError):
     """Label Studio answered with an error: ``status`` and the first 200 characters of ``body``."""
 
     def __init__(self, status: int, body: str, request: str = "") -> None:
-        shown = redacted(body)[:200]  # cut first, half a secret would stay
+        shown = redacted(body[:10_000])[:200]  # cut to 200 first, half a secret would stay
         super().__init__(f"Label Studio answered {status} to {request or 'a request'}: {shown}")
         self.status, self.body = status, shown
 

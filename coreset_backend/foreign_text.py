@@ -9,8 +9,8 @@ _FORGING = re.compile(
     "[\x00-\x1f\x7f-\x9f\xad\u061c\u180e\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb"
     "\ud800-\udfff\U000e0000-\U000e007f]"
 )
-# What a spreadsheet may take for a formula: at the beginning of a cell, spaces in front or not, and within one
-# where it splits cells at semicolons, tabs or bars instead of commas.
+# What a spreadsheet may take for a formula: at the beginning of a cell, behind spaces too, and in the middle
+# of one if it splits at semicolons, tabs or bars instead of commas.
 _FORMULA = re.compile("(^|[;,|\t\r\n])(?=[\\s\u200b\ufeff\0]*[=+\\-@\uff0b\uff0d\uff1d\uff20]|[\t\r\n])")
 
 

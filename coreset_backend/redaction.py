@@ -20,10 +20,11 @@ UNMISTAKABLE = 8
 LEAST_BASE64 = 6
 """Characters of a secret's base64 that belong to it alone; with fewer, other texts would match."""
 # What gives itself away, whoever's it is: credentials of HTTP, JWTs, signatures in addresses, user:pass@host.
-_SECRET_NAME = r"[\w-]*(?:sig|token|secret|passwo?r?d|key|credential)[\w-]*"
+# Each pattern is bounded or begins where no word goes on: on a long word any other takes quadratic time.
+_SECRET_NAME = r"[\w-]{0,64}(?:sig|token|secret|passwo?r?d|key|credential)[\w-]{0,64}"
 _GIVEAWAYS = (
     (re.compile(r"\b(Token|Bearer|Basic)(\s+)[\w.~+/=-]{16,}", re.IGNORECASE), rf"\1\2{HIDDEN}"),
-    (re.compile(r"\beyJ[\w-]{5,}\.[\w-]{5,}\.[\w-]*"), HIDDEN),
+    (re.compile(r"(?<![\w-])eyJ[\w-]{5,}\.[\w-]{5,}\.[\w-]*"), HIDDEN),
     (re.compile(rf"((?:[?&]|%3F|%26){_SECRET_NAME}(?:=|%3D))(?:(?!%26)[^&\s\"'])+", re.I), rf"\1{HIDDEN}"),
     (re.compile(rf"((['\"]){_SECRET_NAME}\2\s*:\s*(['\"]))(?:(?!\3)[^\\]|\\.)+", re.I), rf"\1{HIDDEN}"),
     (re.compile(r"(://)[^/\s@\"']+@"), rf"\1{HIDDEN}@"),
@@ -70,7 +71,7 @@ def _forms(secret: str) -> Iterator[tuple[str, str]]:
     for form in {quote(secret), quote(secret, safe=""), quote_plus(secret)} - {secret}:
         yield form, f"(?i:{re.escape(form)})"
     for form in _in_base64(secret.encode()):
-        yield form, rf"[\w+/-]*{re.escape(form)}[\w+/=-]*"
+        yield form, rf"(?<![\w+/-])[\w+/-]*{re.escape(form)}[\w+/=-]*"
 
 
 def _in_base64(secret: bytes) -> Iterator[str]:

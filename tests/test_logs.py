@@ -20,7 +20,7 @@ from waiting import wait_until
 from coreset_backend import demo
 from coreset_backend.connect import SECRET_HEADER
 from coreset_backend.logs import Lines, about
-from coreset_backend.redaction import keep_secret
+from coreset_backend.redaction import keep_secret, redacted
 from coreset_backend.serve import gunicorn_command
 from coreset_backend.settings import SECRETS, Settings, environment_names
 
@@ -93,6 +93,13 @@ def test_what_nobody_catches_is_logged_without_its_secret() -> None:
     assert ran.returncode == 1
     assert ran.stderr.count("ValueError: it was ***") == 2
     assert "ends thread poll" in ran.stderr and "seeded" not in ran.stderr
+
+
+@pytest.mark.parametrize("part", ["x", "&sig", "-eyJ", "'key", "'a':'", "%26key", "c2Vl", "/+", "\\"])
+def test_a_long_text_is_redacted_in_time_that_grows_with_its_length_alone(part: str) -> None:
+    keep_secret("seeded-webhook-secret")
+    shown = redacted(part * (200_000 // len(part)) + " seeded-webhook-secret")  # minutes, if it grew faster
+    assert "seeded" not in shown
 
 
 def test_a_text_line() -> None:
