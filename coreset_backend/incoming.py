@@ -1,11 +1,12 @@
-"""What every route asks of a request: the backend it is for, the project that it names, its body."""
+"""What routes ask of a request: the backend it is for, the project that it names, its body; and a refusal."""
 
 from typing import Any
 
-from flask import current_app, request
+from flask import Response, current_app, jsonify, request
 from werkzeug.exceptions import BadRequest, ClientDisconnected, NotFound, RequestEntityTooLarge
 
 from coreset_backend.backend import Backend
+from coreset_backend.errors import CoresetError
 from coreset_backend.project import parse_project_id
 
 
@@ -46,3 +47,11 @@ def connected_project(value: object) -> int:
     if project_id not in current_backend().store.projects():
         raise NotFound(f"Project {project_id} is not connected. Run `coreset-backend connect --project N`.")
     return project_id
+
+
+def refused_in_the_form(error: CoresetError) -> Response:
+    """A 400 whose reason phrase holds the words: Label Studio's form shows that, and nothing of the body."""
+    answer = jsonify(error=str(error), status=400)
+    words = " ".join(str(error).split()).encode("ascii", "replace").decode()
+    answer.status = f"400 {words[:400]}"
+    return answer

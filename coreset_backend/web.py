@@ -12,7 +12,7 @@ from werkzeug.exceptions import BadRequest, HTTPException
 
 from coreset_backend import __version__
 from coreset_backend.access import guard_app, require_signature
-from coreset_backend.answers import AnswerCache, Answers, pool_version, predict_results
+from coreset_backend.answers import AnswerCache
 from coreset_backend.backend import Backend
 from coreset_backend.errors import (
     ConfigError,
@@ -26,17 +26,20 @@ from coreset_backend.errors import (
 from coreset_backend.events import concerns_us, take_event
 from coreset_backend.heartbeats import heartbeat_ages
 from coreset_backend.history import project_history
-from coreset_backend.incoming import connected_project, current_backend, json_body, named_project
+from coreset_backend.incoming import (
+    connected_project,
+    current_backend,
+    json_body,
+    named_project,
+    refused_in_the_form,
+)
 from coreset_backend.jobs import request_round
-from coreset_backend.label_config import is_unwritten, parse_label_config
 from coreset_backend.lifecycle import cancel_round, publish_again, roll_back
 from coreset_backend.metrics import CONTENT_TYPE, measure_app, metrics_text
 from coreset_backend.openapi import description
 from coreset_backend.overview import progress, project_overview, readable_rounds
 from coreset_backend.pages import pages
-from coreset_backend.progress import note_unseen
-from coreset_backend.project import task_id_of
-from coreset_backend.project_settings import label_config_attributes, project_settings
+from coreset_backend.protocol import predict_tasks, set_up_project
 from coreset_backend.status import project_status
 
 log = logging.getLogger(__name__)
@@ -71,9 +74,9 @@ def create_app(backend: Backend) -> Flask:
     return app
 
 
-def _answers(project_id: int) -> Answers | None:
+def _answers() -> AnswerCache:
     cache: AnswerCache = current_app.extensions["answers"]
-    return cache.latest(project_id)
+    return cache
 
 
 # ---------------------------------------------------------------- the protocol
@@ -112,33 +115,13 @@ def openapi() -> Response:
 @protocol.post("/setup")
 def setup() -> Response:
     """Label Studio connects a project, or checks on it: remember it and name the version of /predict."""
-    body, backend = json_body(), current_backend()
-    project_id = named_project(body.get("project"))
-    extra_params = body.get("extra_params")
+    body = json_body()
+    project_id, schema = named_project(body.get("project")), str(body.get("schema") or "")
     try:
-        schema = str(body.get("schema") or "")
-        known = extra_params if extra_params is not None else backend.store.extra_params(project_id)
-        settings = project_settings(backend.settings, known, label_config_attributes(schema))
-        if not is_unwritten(schema):
-            parse_label_config(schema, settings.control)
+        version = set_up_project(current_backend(), _answers(), project_id, schema, body.get("extra_params"))
     except (ConfigError, UnsupportedLabelConfig) as error:
-        return _refused_in_the_form(error)
-    if backend.store.register(project_id):
-        try:
-            request_round(backend, project_id, "the project was connected")
-        except QueueError as error:  # the poll will find the project in the store
-            log.warning("project %d: %s", project_id, error)
-    if extra_params is not None:
-        backend.store.keep_extra_params(project_id, extra_params)
-    return jsonify(model_version=pool_version(_answers(project_id)))
-
-
-def _refused_in_the_form(error: CoresetError) -> Response:
-    """A 400 whose reason phrase holds the words: Label Studio's form shows that, and nothing of the body."""
-    answer = jsonify(error=str(error), status=400)
-    words = " ".join(str(error).split()).encode("ascii", "replace").decode()
-    answer.status = f"400 {words[:400]}"
-    return answer
+        return refused_in_the_form(error)
+    return jsonify(model_version=version)
 
 
 @protocol.post("/predict")
@@ -148,12 +131,7 @@ def predict() -> Response:
     project_id, tasks = named_project(body.get("project")), body.get("tasks")
     if not isinstance(tasks, list) or not all(isinstance(task, dict) for task in tasks):
         raise BadRequest("`tasks` must be a list of task objects, as Label Studio sends them.")
-    answers = _answers(project_id)
-    task_ids = [task_id_of(task) for task in tasks]
-    unseen = [task_id for task_id in task_ids if task_id >= 0 and not (answers and answers.knows(task_id))]
-    note_unseen(current_backend(), project_id, unseen)
-    settings = current_backend().settings_for(project_id, answers.record.attributes if answers else {})
-    return jsonify(results=predict_results(answers, task_ids, settings.preannotate))
+    return jsonify(results=predict_tasks(current_backend(), _answers(), project_id, tasks))
 
 
 @protocol.post("/webhook")

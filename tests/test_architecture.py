@@ -50,7 +50,11 @@ MAY_IMPORT = {
     "logs": {"settings", "foreign_text", "redaction"},
     "progress": {"errors", "backend"},
     "counts": {"errors", "backend"},
-    "incoming": {"backend", "project"},
+    "incoming": {"backend", "errors", "project"},
+    "protocol": {"answers", "backend", "errors", "jobs", "label_config"}
+    | {"progress", "project", "project_settings"},
+    "coreset_model": {"answers", "backend", "errors", "events", "incoming"}
+    | {"project", "protocol", "settings"},
     "embeddings": {"errors", "store", "model"},
     "leases": {"backend", "progress"},
     "failures": {"errors", "backend"},
@@ -120,7 +124,7 @@ DOORS = {
     "annoy": {"neighbors"},
     "label_studio_ml": {"coreset_model"},
     "gunicorn": {"connections", "gunicorn_logs"},
-    "flask": {"web", "access", "incoming", "metrics", "openapi", "pages"},
+    "flask": {"web", "access", "incoming", "metrics", "openapi", "pages", "coreset_model"},
     "prometheus_client": {"metrics"},
     "click": {"cli"},
     "rq": {"jobs", "backend", "heartbeats", "worker", "pretraining", "failures"},

@@ -20,6 +20,7 @@ from test_store import record
 from waiting import wait_until
 
 from coreset_backend import demo
+from coreset_backend.answers import NO_ROUND_VERSION
 from coreset_backend.backend import Backend
 from coreset_backend.connect import SECRET_HEADER
 from coreset_backend.web import create_app
@@ -93,110 +94,136 @@ def test_setup_predict_and_versions_as_recorded(make_backend: MakeBackend) -> No
 
 # ---------------------------------------------------------------- the SDK's own app
 
+SDK2 = Path(__file__).parent / "sdk2"
 SERVER = """
-import sys
+import inspect, sys
 from label_studio_ml.api import init_app
-from coreset_backend.coreset_model import CoresetModel
-init_app(CoresetModel, model_dir=sys.argv[1]).run("127.0.0.1", int(sys.argv[2]))
+from label_studio_ml.model import LabelStudioMLBase
+from coreset_backend.coreset_model import SDK2, CoresetModel
+if __name__ == "__main__":
+    folder, port, sdk2 = sys.argv[1:]
+    assert str(SDK2) == sdk2
+    options = {} if SDK2 else {"model_dir": folder}
+    init_app(CoresetModel, **options).run("127.0.0.1", int(port))
 """
 
 
-@pytest.fixture
-def sdk_url(make_backend: MakeBackend, tmp_path: Path) -> Iterator[str]:
-    """label-studio-ml 1.0.9 serving CoresetModel: a process of its own, as it keeps its state in globals."""
-    backend, port = make_backend(), demo.free_port()
+@pytest.fixture(params=["1.0.9", "2.x"])
+def sdk(request: pytest.FixtureRequest, make_backend: MakeBackend, tmp_path: Path) -> Iterator[httpx.Client]:
+    """What calls an SDK that serves CoresetModel: a process of its own, as it keeps its state in globals."""
+    backend, port, second = make_backend(), demo.free_port(), request.param == "2.x"
     environment = {
         "PATH": os.environ["PATH"],
-        "PYTHONPATH": os.pathsep.join(sys.path),
+        "PYTHONPATH": os.pathsep.join([*([str(SDK2)] if second else []), *sys.path]),
         "HOME": str(tmp_path),
         "REDIS_URL": backend.settings.redis_url or "",
         "MODEL_DIR": str(backend.settings.model_dir),
         "CORESET_DEBOUNCE_SECONDS": "0",
     }
     script, log = tmp_path / "server.py", tmp_path / "sdk.log"
-    script.write_text(f"if __name__ == '__main__':\n{SERVER.replace(chr(10), chr(10) + '    ')}")
-    url = f"http://127.0.0.1:{port}"
+    script.write_text(SERVER)
+    command = [sys.executable, str(script), str(tmp_path / "sdk"), str(port), str(second)]
     with log.open("wb") as output:
-        server = subprocess.Popen(
-            [sys.executable, str(script), str(tmp_path / "sdk"), str(port)],
-            env=environment,
-            stdout=output,
-            stderr=output,
-        )
+        server = subprocess.Popen(command, env=environment, stdout=output, stderr=output)
+    client = httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60, trust_env=False)
 
     def answers() -> bool:
         assert server.poll() is None, log.read_text()
         with contextlib.suppress(httpx.TransportError):
-            return httpx.get(f"{url}/health", trust_env=False).status_code == 200
+            return client.get("/health").status_code == 200
         return False
 
     try:
-        wait_until(answers, "the SDK's server")
-        yield url
+        wait_until(answers, "the SDK's server", 60)
+        yield client
     finally:
+        client.close()
         server.terminate()
         server.wait(10)
 
 
-def test_the_recorded_payloads_through_the_sdk(sdk_url: str, make_backend: MakeBackend) -> None:
+def test_the_sdk_answers_as_our_own_web_does(sdk: httpx.Client, make_backend: MakeBackend) -> None:
+    """The version of /setup is that of /predict, extra params are kept, and tasks need not name a project."""
+    backend = make_backend()
+    own = create_app(backend).test_client()
+    setup = body("connect_setup") | {"extra_params": None}
+    asked = body("predict_on_opening_a_task")
+    before = sdk.post("/setup", json=setup | {"extra_params": {"batch_size": 7}})
+    assert before.json() == {"model_version": NO_ROUND_VERSION}
+    assert backend.store.projects() == [1] and backend.store.extra_params(1) == {"batch_size": 7}
+    assert len(backend.queue.jobs) == 1  # the first round
+    save_round(backend)
+    nameless = [{name: v for name, v in task.items() if name != "project"} for task in asked["tasks"]]
+    unseen = [*nameless, {"id": 99, "data": {}}]
+    for path, sent in (
+        ("/setup", setup),
+        ("/setup", setup | {"extra_params": {"batch_size": 8}}),
+        ("/setup", setup | {"extra_params": {"batch_size": "many"}}),
+        ("/setup", setup | {"extra_params": {"coreset_nonsense": 1}}),
+        ("/setup", setup | {"schema": "<View/>"}),
+        ("/setup", setup | {"schema": '<View><Text name="t" value="$t"/></View>'}),
+        ("/predict", asked),
+        ("/predict", asked | {"tasks": nameless}),
+        ("/predict", asked | {"tasks": unseen}),
+    ):
+        ours, theirs = own.post(path, json=sent), sdk.post(path, json=sent)
+        assert theirs.status_code == ours.status_code, theirs.text
+        expected = dict(ours.json or {})
+        assert {name: theirs.json()[name] for name in expected} == expected
+        if ours.status_code == 400:
+            assert theirs.reason_phrase == ours.status.removeprefix("400 ")
+    assert backend.store.extra_params(1) == {"batch_size": 8}
+    assert backend.redis.smembers("coreset:1:unseen") == {b"99"}
+
+
+def test_the_recorded_events_through_the_sdk(
+    sdk: httpx.Client, make_backend: MakeBackend, request: pytest.FixtureRequest
+) -> None:
     backend = make_backend()
     save_round(backend)
-    with httpx.Client(base_url=sdk_url, timeout=60, trust_env=False) as studio:
-        assert studio.post("/setup", json=body("connect_setup")).status_code == 200
-        predicted = studio.post("/predict", json=body("predict_on_opening_a_task")).json()["results"]
-        assert predicted[0]["model_version"] == "pool-1-now"
-        assert predicted[0]["result"][0]["value"] == {"choices": ["cat"]}
-        for name, jobs in (("project_updated", 0), ("annotations_deleted", 1), ("start_training", 1)):
-            assert studio.post("/webhook", json=body(name)).status_code == 201
-            forced = "coreset:1:demands" if name == "start_training" else None
-            if jobs:
-                wait_until(
-                    lambda forced=forced: backend.redis.exists(forced) if forced else backend.queue.jobs,
-                    f"the job of {name}",
-                    60,
-                )
-            assert len(backend.queue.jobs) == jobs
+    second = "2.x" in request.node.name
+    assert sdk.post("/setup", json=body("connect_setup") | {"extra_params": None}).status_code == 200
+    backend.redis.flushall()
+    # 2.x passes on single annotations and Start Training only: the poll finds the rest.
+    for name, jobs in (
+        ("project_updated", 0),
+        ("annotations_deleted", not second),
+        ("annotation_created", 1),
+    ):
+        assert sdk.post("/webhook", json=body(name)).status_code in (200, 201)
+        if jobs:
+            wait_until(lambda: backend.queue.jobs, f"the job of {name}", 60)
+        assert len(backend.queue.jobs) == jobs
+    assert sdk.post("/webhook", json=body("start_training")).status_code == 201
+    wait_until(lambda: backend.redis.exists("coreset:1:demands"), "the demand for a round", 60)
+    assert len(backend.queue.jobs) == 1
 
 
-SDK2_MODEL = '''
-class LabelStudioMLBase:
-    """The signatures of label-studio-ml 2.x, which no package registry carries."""
-
-    def __init__(self, project_id=None, label_config=None):
-        self.project_id = project_id
-        self.setup()
-
-    def setup(self):
-        """2.x calls this in the constructor."""
-'''
-
-
-def test_it_fits_the_base_class_of_sdk_2(make_backend: MakeBackend, tmp_path: Path) -> None:
+def test_without_a_request_the_model_knows_its_project_by_its_number_or_by_the_tasks(
+    make_backend: MakeBackend,
+) -> None:
     backend = make_backend()
     save_round(backend)
-    package = tmp_path / "label_studio_ml"
-    package.mkdir()
-    (package / "__init__.py").touch()
-    (package / "model.py").write_text(SDK2_MODEL)
     code = (
         "import json, sys; from coreset_backend.coreset_model import CoresetModel;"
-        "tasks, event = json.load(sys.stdin); model = CoresetModel('1.1795444315', label_config='<View/>');"
-        "print(json.dumps([model.predict(tasks, context=None), model.fit(event['action'], event)]))"
+        "tasks, = json.load(sys.stdin); named = CoresetModel('1.1795444315', label_config='<View/>');"
+        "named.set_extra_params({'batch_size': 9}); nameless = [{'id': 3}];"
+        "print(json.dumps([CoresetModel().predict(tasks), named.predict(nameless, context=None),"
+        "named.get('model_version'), named.fit('ANNOTATION_CREATED', {'project': {'id': 1}})]))"
     )
     ran = subprocess.run(
         [sys.executable, "-c", code],
         env={
-            "PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path]),
+            "PYTHONPATH": os.pathsep.join([str(SDK2), *sys.path]),
             "REDIS_URL": backend.settings.redis_url or "",
             "MODEL_DIR": str(backend.settings.model_dir),
         },
-        input=json.dumps([body("predict_on_opening_a_task")["tasks"], body("annotation_created")]),
+        input=json.dumps([body("predict_on_opening_a_task")["tasks"]]),
         capture_output=True,
         text=True,
-        check=True,
     )
-    predicted, fitted = json.loads(ran.stdout)
-    assert predicted[0]["model_version"] == "pool-1-now"
-    assert fitted == {"status": "queued"}
-    assert len(backend.queue.jobs) == 0  # waits for the debounce, in RQ's list of scheduled jobs
-    assert backend.redis.exists("coreset:1:waiting")
+    assert ran.returncode == 0, ran.stderr
+    by_task, by_number, version, fitted = json.loads(ran.stdout)
+    assert [by_task[0]["model_version"], by_number[0]["model_version"], version] == ["pool-1-now"] * 3
+    assert fitted["status"] in ("queued", "already waiting")
+    assert backend.store.extra_params(1) == {"batch_size": 9}
