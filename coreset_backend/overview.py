@@ -51,8 +51,9 @@ CHOICE_WORDS = {
 PHASE_WORDS = {
     "snapshot": "Reading the project",
     "images": "Reading images",
-    "fit": "Training",
+    "train": "Training the network",
     "embed": "Embedding",
+    "fit": "Fitting the model",
     "neighbors": "Indexing neighbours",
     "select": "Choosing",
     "map": "Drawing the map",

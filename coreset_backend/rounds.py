@@ -14,15 +14,15 @@ from numpy.typing import NDArray
 from coreset_backend.answers import Answers
 from coreset_backend.batch import Choice, choose_batch, order_behind, state_code
 from coreset_backend.connection import regions_shown
-from coreset_backend.embeddings import embed_round
 from coreset_backend.errors import CorruptRound, EmptyPool, LabelStudioError
 from coreset_backend.evaluation import holdout_task_ids
 from coreset_backend.evidence import duplicate_groups, gather_evidence
 from coreset_backend.figures import batch_figures, hold_out_figures
+from coreset_backend.learning import labeled_among, learn_snapshot
 from coreset_backend.logs import about
 from coreset_backend.pretraining import choose_project_backbone, features_at_hand
 from coreset_backend.progress import write_progress
-from coreset_backend.project import Prediction, Snapshot, class_targets
+from coreset_backend.project import Prediction, Snapshot
 from coreset_backend.project_settings import label_config_attributes
 from coreset_backend.publication import note_connection, prepare_publication
 from coreset_backend.selection import neighbors_for
@@ -33,7 +33,6 @@ from coreset_backend.tabs import refresh_tabs
 if TYPE_CHECKING:
     from coreset_backend.backend import Backend
     from coreset_backend.images import ImageFailure, Pixels
-    from coreset_backend.model import PixelRows
     from coreset_backend.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -122,7 +121,10 @@ def _due(settings: "Settings", stored: StoredRound, annotated: dict[int, bool], 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Learned:
-    """What a round knows of the images: those in the snapshot's rows ``readable`` int64[m], in that order."""
+    """What a round knows of the images: those in the snapshot's rows ``readable`` int64[m], in that order.
+
+    ``probabilities`` float32[m, classes] are calibrated; ``odds`` are what the selection goes by.
+    """
 
     pixels: "Pixels"
     failures: "Sequence[ImageFailure]"
@@ -132,6 +134,7 @@ class Learned:
     training: dict[str, Any] | None
     embeddings: NDArray[np.float32]
     probabilities: NDArray[np.float32] | None
+    odds: NDArray[np.float32] | None
     features: str
     network: str
 
@@ -176,12 +179,10 @@ def _learn(
     readable = np.searchsorted(snapshot.task_ids, pixels.task_ids)
     fixed = previous.record.holdout if previous else ()
     holdout = holdout_task_ids(snapshot.tasks, fixed, settings.holdout, settings.seed)
-    with clock.phase("fit") as step:
-        classifier, training = fit_snapshot(settings, chosen, snapshot, pixels, readable, holdout, step)
-    network = model.network_name(classifier)
-    with clock.phase("embed") as step:
-        embeddings = embed_round(classifier, network, pixels, previous, step)
-        probabilities = model.probabilities_of(classifier, embeddings)
+    labeled = labeled_among(snapshot, readable, holdout)
+    classifier, embeddings, training = learn_snapshot(
+        settings, chosen, pixels, labeled, previous, clock.phase
+    )
     return Learned(
         pixels,
         failures,
@@ -190,9 +191,10 @@ def _learn(
         classifier,
         training,
         embeddings,
-        probabilities,
+        model.probabilities_of(classifier, embeddings),
+        model.probabilities_of(classifier, embeddings, calibrated=False),
         features,
-        network,
+        model.network_name(classifier),
     )
 
 
@@ -209,46 +211,11 @@ def _choose(
         is_labeled = np.array([snapshot.tasks[row].state == "labeled" for row in readable], dtype=bool)
         groups = duplicate_groups(embeddings, np.flatnonzero(is_labeled), graph, learned.pixels)
     with clock.phase("select"):
-        choice = choose_batch(settings, snapshot, readable, embeddings, learned.probabilities, graph, groups)
+        choice = choose_batch(settings, snapshot, readable, embeddings, learned.odds, graph, groups)
     with clock.phase("map"):
         picked = (*choice.batch, *choice.reserve)
         evidence = gather_evidence(snapshot, learned.pixels, embeddings, graph, groups, picked, seed)
     return choice, evidence
-
-
-def fit_snapshot(
-    settings: "Settings",
-    chosen: Any,
-    snapshot: Snapshot,
-    pixels: "PixelRows",
-    readable: Rows,
-    holdout: frozenset[int],
-    step: Callable[[int, int], None] | None = None,
-) -> tuple[Any, dict[str, Any] | None]:
-    """A classifier and its report; without two different labels to tell apart, one without a head and None.
-
-    ``pixels`` are those of the tasks in the rows ``readable`` int64[m] of the snapshot.
-    """
-    from coreset_backend import model
-
-    labels = snapshot.labels
-    tasks = [snapshot.tasks[row] for row in readable]
-    rows = np.array([row for row, task in enumerate(tasks) if task.label is not None], dtype=np.int64)
-    trained = {tasks[row].label for row in rows if tasks[row].task_id not in holdout}
-    if labels is None or len(trained) < 2:
-        return model.untrained(chosen, pixels, seed=settings.seed, device=settings.device), None
-    labeled = [tasks[row] for row in rows]
-    classifier, report = model.fit(
-        chosen,
-        model.PixelSubset(pixels, rows),
-        class_targets(labeled, labels),
-        multiple=labels.multiple,
-        holdout=np.array([task.task_id in holdout for task in labeled]),
-        seed=settings.seed,
-        device=settings.device,
-        progress=step,
-    )
-    return classifier, asdict(report)
 
 
 def _record(

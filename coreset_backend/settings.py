@@ -134,8 +134,8 @@ class Settings(BaseSettings):
     )
     backbone: str = Field(
         "auto",
-        description="Network: `auto` takes a pretrained one if its weights are at hand, else learns one "
-        "on the pool; `small_cnn`: from labels only",
+        description="Network: `auto` takes EfficientNet-Lite0, whose weights are installed with us; "
+        "`self_supervised` is learned on the pool, `small_cnn` from labels only",
     )
     weights: Path | None = Field(None, description="File of pretrained weights for the backbone")
     image_size: int | None = Field(

@@ -10,7 +10,7 @@ import json
 import time
 from collections import Counter
 from collections.abc import Callable, Generator, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
 from itertools import product
@@ -24,13 +24,20 @@ from numpy.typing import NDArray
 
 from coreset_backend import __version__
 from coreset_backend.batch import choose_batch
+from coreset_backend.embeddings import prepare_all
 from coreset_backend.errors import ConfigError, ImageError, TooFewLabels, UnsupportedLabelConfig
 from coreset_backend.evaluation import evaluate
 from coreset_backend.evidence import duplicate_groups
+from coreset_backend.learning import (
+    Labeled,
+    Vectors,
+    fit_head,
+    labeled_among,
+    train_network,
+)
 from coreset_backend.neighbors import build_index
 from coreset_backend.pretraining import LEAST_IMAGES
 from coreset_backend.project import Labels, Snapshot, Task, class_targets
-from coreset_backend.rounds import fit_snapshot
 from coreset_backend.sealed import write_atomically
 from coreset_backend.selection import NeighborGraph, neighbors_for, strategy_named
 from coreset_backend.settings import Settings
@@ -44,7 +51,7 @@ from coreset_backend.simulation_report import (
 
 if TYPE_CHECKING:
     from coreset_backend.backend import Backend
-    from coreset_backend.model import ChosenBackbone, PixelRows
+    from coreset_backend.model import ChosenBackbone, Classifier, PixelRows
 
 Rows = NDArray[np.int64]
 MOST_PIXELS = 100_000_000
@@ -209,35 +216,82 @@ def replay(
     pool: LabeledImages,
     test: LabeledImages,
     budgets: Sequence[int],
+    frozen: "Learned | None" = None,
 ) -> Iterator[Measured]:
     """One point for each of ``budgets``, rising numbers of labels: choose up to it, train, measure.
 
     Strategy, batch options and seed are those of ``settings``. Every label chosen is trained on; ends early
-    when the pool is used up. The first batch is chosen without labels, as in production.
+    when the pool is used up. The first batch is chosen without labels, as in production. ``frozen``: what
+    `frozen_features` gives, for replays that share them.
     """
     from coreset_backend import model
 
-    everything, labeled = np.arange(len(pool), dtype=np.int64), np.zeros(len(pool), dtype=bool)
+    everything, is_labeled = np.arange(len(pool), dtype=np.int64), np.zeros(len(pool), dtype=bool)
     pool_targets, targets = (class_targets(_tasks(part), part.labels) for part in (pool, test))
-    snapshot = _snapshot(pool, labeled)
-    classifier, _ = fit_snapshot(settings, chosen, snapshot, pool.pixels, everything, frozenset())
+    snapshot = _snapshot(pool, is_labeled)
+    learned = frozen = frozen or frozen_features(settings, chosen, pool, test)
     for budget in budgets:
-        embeddings, probabilities = model.embed_and_predict(classifier, pool.pixels)
-        graph = _near_rows(embeddings, settings.seed)
-        groups = duplicate_groups(embeddings, np.flatnonzero(labeled), graph, pool.pixels)
-        wanted = settings.model_copy(update={"batch_size": max(budget - int(labeled.sum()), 1)})
-        choice = choose_batch(wanted, snapshot, everything, embeddings, probabilities, graph, groups)
+        graph = _near_rows(learned.embeddings, settings.seed)
+        groups = duplicate_groups(learned.embeddings, np.flatnonzero(is_labeled), graph, pool.pixels)
+        wanted = settings.model_copy(update={"batch_size": max(budget - int(is_labeled.sum()), 1)})
+        odds = model.probabilities_of(learned.classifier, learned.embeddings, calibrated=False)
+        choice = choose_batch(wanted, snapshot, everything, learned.embeddings, odds, graph, groups)
         if not choice.batch:
             return
-        labeled[list(choice.batch)] = True
-        snapshot = _snapshot(pool, labeled)
-        classifier, _ = fit_snapshot(settings, chosen, snapshot, pool.pixels, everything, frozenset())
-        said = model.predict(classifier, test.pixels)
-        if said is None:  # nothing to tell apart so far: the model can only answer what it has seen
-            said = pool_targets[labeled][:1].repeat(len(test), axis=0)
-        figures = evaluate(pool.names, targets, said, multiple=pool.multiple)
+        is_labeled[list(choice.batch)] = True
+        snapshot = _snapshot(pool, is_labeled)
+        learned = _learn(
+            settings, chosen, pool, test, labeled_among(snapshot, everything, frozenset()), frozen
+        )
+        predicted = model.probabilities_of(learned.classifier, learned.test)
+        if predicted is None:  # nothing to tell apart so far: the model can only answer what it has seen
+            predicted = pool_targets[is_labeled][:1].repeat(len(test), axis=0)
+        figures = evaluate(pool.names, targets, predicted, multiple=pool.multiple)
         before = choice.radius_before if np.isfinite(choice.radius_before) else None
-        yield Measured(int(labeled.sum()), figures.accuracy.value, figures.macro_f1.value, before)
+        yield Measured(int(is_labeled.sum()), figures.accuracy.value, figures.macro_f1.value, before)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Learned:
+    """A classifier with its embeddings of the pool and of the test images, float32[n, dimension]."""
+
+    classifier: "Classifier"
+    embeddings: Vectors
+    test: Vectors
+
+
+def frozen_features(
+    settings: Settings, chosen: "ChosenBackbone", pool: LabeledImages, test: LabeledImages
+) -> Learned:
+    """What is learned without labels: the embeddings of all images, and a classifier without a head."""
+    from coreset_backend import model
+
+    classifier = model.untrained(chosen, pool.pixels, seed=settings.seed, device=settings.device)
+    if classifier.backbone.published:
+        classifier, embeddings = prepare_all(classifier, pool.pixels, settings.seed)
+    else:
+        embeddings = model.embed(classifier, pool.pixels)
+    return Learned(classifier, embeddings, model.embed(classifier, test.pixels))
+
+
+def _learn(
+    settings: Settings,
+    chosen: "ChosenBackbone",
+    pool: LabeledImages,
+    test: LabeledImages,
+    labeled: Labeled | None,
+    frozen: Learned,
+) -> Learned:
+    """What a round learns of the labels; on a frozen network no image is embedded twice."""
+    from coreset_backend import model
+
+    if labeled is None:
+        return frozen
+    if model.trains_network(chosen, labeled.trained, settings.device):
+        classifier, _ = train_network(settings, chosen, pool.pixels, labeled)
+        return Learned(classifier, *(model.embed(classifier, part.pixels) for part in (pool, test)))
+    classifier, _ = fit_head(frozen.classifier, frozen.embeddings, labeled)
+    return replace(frozen, classifier=classifier)
 
 
 def _near_rows(embeddings: NDArray[np.float32], seed: int) -> NeighborGraph:
@@ -341,6 +395,7 @@ def simulate(
         strategy_named(strategy)
     folder.mkdir(parents=True, exist_ok=True)
     origin = _origin(settings, chosen, pool, test, rounds)
+    frozen: Learned | None = None
     for strategy, batch, seed in product(strategies, batches, range(seeds)):
         name = f"{strategy}, batches of {batch}, seed {seed}"
         key = hashlib.sha256(f"{origin} {strategy} {batch} {seed}".encode()).hexdigest()[:16]
@@ -348,8 +403,9 @@ def simulate(
         cell = _read_cell(path)
         if cell is None:
             wanted = settings.model_copy(update={"strategy": strategy, "seed": seed})
-            points = []
-            for point in replay(wanted, chosen, pool, test, [batch * (turn + 1) for turn in range(rounds)]):
+            frozen = frozen or frozen_features(settings, chosen, pool, test)
+            points, budgets = [], [batch * (turn + 1) for turn in range(rounds)]
+            for point in replay(wanted, chosen, pool, test, budgets, frozen):
                 points.append(point)
                 yield f"{name}: {point.labels} labels, {point.accuracy:.1%} right"
             cell = Cell(strategy, batch, seed, tuple(points))

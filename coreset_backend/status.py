@@ -12,8 +12,9 @@ from coreset_backend.store import StoredRound
 PHASES = {
     "snapshot": 2.0,
     "images": 10.0,
-    "fit": 30.0,
+    "train": 30.0,
     "embed": 10.0,
+    "fit": 1.0,
     "neighbors": 1.0,
     "select": 1.0,
     "map": 2.0,

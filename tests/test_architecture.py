@@ -45,7 +45,7 @@ MAY_IMPORT = {
     "rounds": {"logs"}
     | PURE
     | WORLD
-    | {"backend", "answers", "batch", "embeddings", "evaluation", "evidence", "figures", "layout"}
+    | {"backend", "answers", "batch", "evaluation", "learning", "evidence", "figures", "layout"}
     | {"pretraining", "progress", "project_settings", "publication", "connection", "serving", "tabs"},
     "logs": {"settings", "foreign_text", "redaction"},
     "progress": {"errors", "backend"},
@@ -56,6 +56,7 @@ MAY_IMPORT = {
     "coreset_model": {"answers", "backend", "errors", "events", "incoming"}
     | {"project", "protocol", "settings"},
     "embeddings": {"errors", "store", "model"},
+    "learning": {"embeddings", "model", "project", "settings", "store"},
     "leases": {"backend", "progress"},
     "failures": {"errors", "backend"},
     "pretraining": {"errors", "backend", "settings", "progress", "sealed", "store", "images", "model"},
@@ -97,7 +98,8 @@ MAY_IMPORT = {
         "images",
         "decoding",
         "model",
-        "rounds",
+        "embeddings",
+        "learning",
         "pretraining",
         "evidence",
         "neighbors",
@@ -121,6 +123,7 @@ MAY_IMPORT = {
 DOORS = {
     "torch": {"model"},
     "torchvision": {"model"},
+    "timm": {"model"},
     "annoy": {"neighbors"},
     "label_studio_ml": {"coreset_model"},
     "gunicorn": {"connections", "gunicorn_logs"},

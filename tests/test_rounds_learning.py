@@ -285,3 +285,45 @@ def test_a_lead_names_the_control_in_the_label_config_or_in_the_form(
     studio.projects[project_id]["label_config"] = config.replace("<View>", '<View coreset_control="moon">')
     with pytest.raises(UnsupportedLabelConfig, match="there is no <Choices> 'moon'"):
         run_round(backend, project_id)
+
+
+def test_a_round_on_installed_features_embeds_new_images_only_and_prepares_them_as_before(
+    make_backend: Callable[..., Backend], studio: FakeLabelStudio, caplog: pytest.LogCaptureFixture
+) -> None:
+    """With nothing but the defaults: no download, no training of a network."""
+    caplog.set_level(logging.INFO, "coreset_backend.embeddings")
+    backend = make_backend(
+        label_studio_url=studio.url,
+        label_studio_api_key=TOKEN,
+        image_size=32,
+        batch_size=4,
+        device="cpu",
+        allowed_hosts=("127.0.0.1",),
+    )
+    project_id = studio.create_project(POOL)
+    first = run_round(backend, project_id)
+    assert first.record.backbone.startswith("efficientnet_lite0 with pretrained weights")
+    vectors = first.array("embeddings")
+    assert vectors.shape == (POOL, 256)
+    np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, rtol=1e-5)
+    for number, task_id in enumerate(first.record.batch):
+        studio.annotate(task_id, LABELS[number % 2])
+    add_picture(studio, project_id)
+    second = run_round(backend, project_id)
+    assert f"1 of {POOL + 1} images were embedded" in caplog.text
+    assert second.record.network == first.record.network
+    np.testing.assert_array_equal(second.array("embeddings")[:POOL], vectors)
+    assert second.record.training and second.record.training["n_train"] == 4
+    for _ in range(POOL // 2):
+        add_picture(studio, project_id)
+    third = run_round(backend, project_id)
+    assert "the features are prepared anew" in caplog.text
+    assert third.record.network != first.record.network
+
+
+def add_picture(studio: FakeLabelStudio, project_id: int) -> None:
+    """A task with an image like those of the project, and unlike each of them."""
+    number = len(studio.tasks)
+    path = f"/data/upload/{project_id}/new-{number}.png"
+    studio.files[path] = picture(1000 + number)
+    studio.add_task(project_id, {"image": path})

@@ -14,7 +14,7 @@ from coreset_backend.heartbeats import alive_key
 from coreset_backend.progress import note_unseen
 from coreset_backend.status import PHASES, project_status, status_lines, whole_round
 
-TIMINGS = {"snapshot": 1.0, "images": 4.0, "fit": 10.0, "embed": 3.0, "publish": 2.0}
+TIMINGS = {"snapshot": 1.0, "images": 4.0, "train": 10.0, "embed": 3.0, "publish": 2.0}
 
 
 def running(backend: Backend, **progress: object) -> None:
@@ -26,9 +26,9 @@ def running(backend: Backend, **progress: object) -> None:
 
 
 def test_percent_and_time_left_come_from_the_last_round() -> None:
-    half_fitted = whole_round({"phase": "fit", "done": 50, "total": 100}, TIMINGS)
-    # 1 + 4 + 5 of 20 s, and the five seconds that are assumed for the four phases without a time
-    assert half_fitted == {"percent": 40, "seconds_left": 15.0}
+    half_fitted = whole_round({"phase": "train", "done": 50, "total": 100}, TIMINGS)
+    # 1 + 4 + 5 of 20 s, and the six seconds that are assumed for the five phases without a time
+    assert half_fitted == {"percent": 38, "seconds_left": 16.0}
 
 
 def test_before_a_first_round_percent_is_a_guess_and_no_time_is_promised() -> None:
@@ -54,16 +54,16 @@ def test_status_of_a_running_round(make_backend: Callable[..., Backend]) -> None
     found = project_status(backend, 7)
     assert found["progress"]["phase"] == "embed"
     assert found["progress"]["unseen"] == 2
-    assert found["progress"]["percent"] == pytest.approx(100 * 16.5 / 25, abs=1)
+    assert found["progress"]["percent"] == pytest.approx(100 * 16.5 / 26, abs=1)
     text = "\n".join(status_lines(found))
-    assert "66 %, embed (30 of 60), about 8 s left" in text
+    assert "63 %, embed (30 of 60), about 10 s left" in text
     assert "Round 1 of" in text
     assert "not published yet" in text
 
 
 def test_a_round_whose_worker_died_is_said_to_wait(make_backend: Callable[..., Backend]) -> None:
     backend = make_backend()
-    running(backend, phase="fit")
+    running(backend, phase="train")
     backend.redis.delete("coreset:7:lease")
     assert project_status(backend, 7)["progress"]["state"] == "waiting"
 

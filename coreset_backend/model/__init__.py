@@ -20,14 +20,15 @@ from .classifier import (
     probabilities_of,
 )
 from .descent import Recipe
-from .file import load_classifier, network_name, save_classifier
+from .file import features_name, load_classifier, load_preparation, network_name, save_classifier
+from .preparation import Preparation, fit_preparation, prepared
 from .pretraining import (
     PretrainingRecipe,
     pretrain,
     pretrained_backbone,
     pretraining_state,
 )
-from .training import FINE_TUNED_FROM, TrainingReport, fit, untrained
+from .training import FINE_TUNED_FROM, TrainingReport, fit, fit_head, trains_network, untrained
 
 __all__ = [
     "BACKBONES",
@@ -37,6 +38,7 @@ __all__ = [
     "Classifier",
     "PixelRows",
     "PixelSubset",
+    "Preparation",
     "PretrainingRecipe",
     "PretrainingState",
     "Progress",
@@ -46,14 +48,20 @@ __all__ = [
     "choose_backbone",
     "embed",
     "embed_and_predict",
+    "features_name",
     "fit",
+    "fit_head",
+    "fit_preparation",
     "load_classifier",
+    "load_preparation",
     "network_name",
     "predict",
+    "prepared",
     "pretrain",
     "pretrained_backbone",
     "pretraining_state",
     "probabilities_of",
     "save_classifier",
+    "trains_network",
     "untrained",
 ]

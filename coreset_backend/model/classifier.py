@@ -14,9 +14,10 @@ from torch import Tensor, nn
 
 from ..errors import ConfigError, NotFinite, OutOfMemory, memory_ran_out
 from .backbones import Backbone
+from .preparation import COMPONENTS, Preparation
 
 EMBED_BATCH = 128
-EMBED_PIXELS = 1_600_000
+EMBED_PIXELS = 800_000
 """In a batch on the CPU: inputs of 20 MB. More only leaves the processor's caches."""
 Progress = Callable[[int, int], None]
 log = logging.getLogger(__name__)
@@ -53,8 +54,9 @@ class PixelSubset:
 class Classifier:
     """A network in evaluation mode; ``head`` is None as long as there was nothing to learn from.
 
-    ``size`` is the side in pixels of the images it was fitted on and takes. ``mirror``: the embedding
-    is the mean over the image and its mirror image.
+    ``size`` is the side in pixels of the images it was fitted on and takes. ``mirror``: the features
+    are the mean over the image and its mirror image. ``preparation`` makes embeddings of them; without one
+    they are the embeddings. ``temperature`` divides the head's logits, so that it is as sure as it is right.
     """
 
     backbone: Backbone
@@ -66,11 +68,18 @@ class Classifier:
     device: torch.device
     mirror: bool
     description: str
+    preparation: Preparation | None = None
+    temperature: float = 1.0
 
     @property
     def classes(self) -> int:
         """How many classes it tells apart; 0 without a head."""
         return self.head.out_features if self.head else 0
+
+    @property
+    def dimension(self) -> int:
+        """The length of an embedding."""
+        return COMPONENTS if self.preparation else self.backbone.dimension
 
 
 def device_named(name: str) -> torch.device:
@@ -156,7 +165,7 @@ def halved(batch: int, error: RuntimeError | MemoryError) -> int:
 def embed(
     classifier: Classifier, pixels: PixelRows, *, batch: int | None = None, progress: Progress | None = None
 ) -> NDArray[np.float32]:
-    """float32[n, dimension]: the pooled features before the head. Raises NotFinite, OutOfMemory."""
+    """float32[n, dimension]: what the head and the selection read. Raises NotFinite, OutOfMemory."""
     return embed_and_predict(classifier, pixels, progress, batch=batch)[0]
 
 
@@ -181,7 +190,7 @@ def embed_and_predict(
     """
     if (size := size_of(pixels, classifier.backbone)) != classifier.size:
         raise ValueError(f"the classifier takes images of {classifier.size} pixels, not of {size}")
-    embeddings = np.empty((len(pixels), classifier.backbone.dimension), np.float32)
+    embeddings = np.empty((len(pixels), classifier.dimension), np.float32)
     probabilities = np.empty((len(pixels), classifier.classes), np.float32)
     batch = batch or batch_for(size, classifier.device)
     for rows, features, chances in _forward(classifier, pixels, batch):
@@ -246,11 +255,13 @@ def _forward_rows(
     features = features_of(classifier, images_from(pixels, classifier.backbone, classifier.device))
     if classifier.head is None:
         return features.cpu().numpy(), np.empty((len(features), 0), np.float32)
-    return features.cpu().numpy(), _chances(classifier, classifier.head, features)
+    return features.cpu().numpy(), _chances(classifier, classifier.head, features, classifier.temperature)
 
 
-def _chances(classifier: Classifier, head: nn.Linear, features: Tensor) -> NDArray[np.float32]:
-    logits = head(features)
+def _chances(
+    classifier: Classifier, head: nn.Linear, features: Tensor, temperature: float
+) -> NDArray[np.float32]:
+    logits = head(features) / temperature
     chances: NDArray[np.float32] = (
         (logits.sigmoid() if classifier.multiple else logits.softmax(1)).cpu().numpy()
     )
@@ -258,14 +269,20 @@ def _chances(classifier: Classifier, head: nn.Linear, features: Tensor) -> NDArr
 
 
 @torch.inference_mode()
-def probabilities_of(classifier: Classifier, embeddings: NDArray[np.float32]) -> NDArray[np.float32] | None:
-    """float32[n, classes] as `predict` gives them, of float32[n, dimension] embeddings; None without head."""
+def probabilities_of(
+    classifier: Classifier, embeddings: NDArray[np.float32], *, calibrated: bool = True
+) -> NDArray[np.float32] | None:
+    """float32[n, classes] as `predict` gives them, of float32[n, dimension] embeddings; None without head.
+
+    Not ``calibrated``: without the temperature. These are less sure, and herding by them gains one point.
+    """
     if classifier.head is None:
         return None
+    temperature = classifier.temperature if calibrated else 1.0
     found = np.empty((len(embeddings), classifier.classes), np.float32)
     for start in range(0, len(embeddings), 8192):
         features = torch.from_numpy(embeddings[start : start + 8192]).to(classifier.device)
-        found[start : start + 8192] = _chances(classifier, classifier.head, features)
+        found[start : start + 8192] = _chances(classifier, classifier.head, features, temperature)
     return found
 
 
@@ -275,4 +292,4 @@ def features_of(classifier: Classifier, images: Tensor) -> Tensor:
         features: Tensor = classifier.network(images).float()
         if classifier.mirror:
             features = (features + classifier.network(images.flip(3)).float()) / 2
-    return features
+    return features if classifier.preparation is None else classifier.preparation(features)

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from ..errors import CorruptRound
 from .backbones import BACKBONES, PATCH_FEATURES
 from .classifier import Classifier, device_named
+from .preparation import COMPONENTS, Preparation
 
 FORMAT = 1
 
@@ -23,6 +24,10 @@ FORMAT = 1
 def save_classifier(classifier: Classifier, path: Path) -> None:
     """Write the classifier, whole or not at all: a reader never sees half a file."""
     tensors = {f"network.{name}": value for name, value in classifier.network.state_dict().items()}
+    if classifier.preparation:
+        tensors |= {
+            f"preparation.{name}": value for name, value in classifier.preparation.state_dict().items()
+        }
     if classifier.head:
         tensors |= {f"head.{name}": value for name, value in classifier.head.state_dict().items()}
     manifest = {
@@ -34,15 +39,28 @@ def save_classifier(classifier: Classifier, path: Path) -> None:
         "seed": classifier.seed,
         "mirror": classifier.mirror,
         "description": classifier.description,
+        "temperature": classifier.temperature,
+        "features": features_name(classifier),
     }
     write_tensors(path, manifest, tensors)
 
 
 def network_name(classifier: Classifier) -> str:
     """A digest that two classifiers share if they embed alike: of weights, image size, and kind of device."""
+    name = features_name(classifier)
+    if classifier.preparation is None:
+        return name
+    return _digest(name, _on_cpu(classifier.preparation))
+
+
+def features_name(classifier: Classifier) -> str:
+    """The same of the features alone, before they are prepared."""
     kind = (classifier.backbone.name, classifier.size, classifier.mirror, classifier.device.type)
-    weights = {name: value.cpu().contiguous() for name, value in classifier.network.state_dict().items()}
-    return _digest(repr(kind), weights)
+    return _digest(repr(kind), _on_cpu(classifier.network))
+
+
+def _on_cpu(module: nn.Module) -> dict[str, Tensor]:
+    return {name: value.cpu().contiguous() for name, value in module.state_dict().items()}
 
 
 def write_tensors(path: Path, manifest: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
@@ -70,11 +88,13 @@ def load_classifier(path: Path, device: str = "auto") -> Classifier:
     if backbone is None:
         raise CorruptRound(path, f"its backbone {manifest['backbone']!r} is unknown")
     place = device_named(device)
-    network, head = backbone.build(), None
+    network, head, preparation = backbone.build(), None, None
     try:
         network.load_state_dict(_part(tensors, "network."), assign=True)
+        preparation = _preparation_in(tensors, backbone.dimension)
         if manifest["classes"]:
-            head = nn.Linear(backbone.dimension, manifest["classes"], device="meta")
+            dimension = COMPONENTS if preparation else backbone.dimension
+            head = nn.Linear(dimension, manifest["classes"], device="meta")
             head.load_state_dict(_part(tensors, "head."), assign=True)
             head.requires_grad_(False).to(place)
     except RuntimeError as error:
@@ -90,7 +110,33 @@ def load_classifier(path: Path, device: str = "auto") -> Classifier:
         device=place,
         mirror=manifest["mirror"],
         description=manifest["description"],
+        preparation=preparation.to(place) if preparation else None,
+        temperature=manifest.get("temperature", 1.0),
     )
+
+
+def load_preparation(path: Path, features: str) -> Preparation | None:
+    """The preparation of the classifier in that file, if its features are called ``features``; else None.
+
+    Raises CorruptRound.
+    """
+    manifest, tensors = read_tensors(path)
+    if manifest.get("features") != features:
+        return None
+    return (
+        _preparation_in(tensors, tensors["preparation.mean"].shape[0])
+        if "preparation.mean" in tensors
+        else None
+    )
+
+
+def _preparation_in(tensors: Mapping[str, Tensor], dimension: int) -> Preparation | None:
+    found = _part(tensors, "preparation.")
+    if not found:
+        return None
+    preparation = Preparation(dimension)
+    preparation.load_state_dict(found)
+    return preparation
 
 
 def read_tensors(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:

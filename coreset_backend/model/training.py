@@ -9,8 +9,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
-from torch.nn import functional as F
+from torch import nn
 
 from ..errors import TooFewLabels
 from .backbones import PATCH_FEATURES, Backbone, ChosenBackbone, pretrained_network
@@ -21,11 +20,13 @@ from .classifier import (
     Progress,
     Sample,
     device_named,
-    embed_and_predict,
+    embed,
     predict,
+    probabilities_of,
     size_of,
 )
-from .descent import Examples, Recipe, balance, descend, finite, loss_of
+from .descent import Examples, Recipe, descend
+from .heads import STEPS, anchored_head, linear_head, temperature_of
 from .networks import PretrainedCnn, patch_features_for, small_cnn_for, zero_head
 
 SAMPLE = 2000  # images that stems and patch features are fitted on
@@ -104,6 +105,11 @@ def fit(
     return fitted.classifier, report
 
 
+def trains_network(chosen: ChosenBackbone, labels: int, device: str = "auto") -> bool:
+    """Whether a fit on so many labels changes the network; else its embeddings are known before the fit."""
+    return chosen.weights is None or is_fine_tuned(chosen.backbone, labels, device_named(device))
+
+
 def is_fine_tuned(backbone: Backbone, labels: int, device: torch.device) -> bool:
     """Whether a fit on so many labels trains the pretrained network too.
 
@@ -177,12 +183,10 @@ def _classifier(
     device: torch.device,
 ) -> Classifier:
     network.eval().requires_grad_(False).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    if head:
-        head.eval().requires_grad_(False).to(device)
     return Classifier(
         backbone=chosen.backbone,
         network=network,
-        head=head,
+        head=_still(head, device) if head else None,
         size=size,
         multiple=multiple,
         seed=seed,
@@ -251,61 +255,62 @@ def _descended(
 # a linear head on frozen features
 
 
-def _fit_head(task: _Task) -> _Fitted:
-    size = size_of(task.pixels, task.chosen.backbone)
-    network = pretrained_network(task.chosen)
-    frozen = _classifier(task.chosen, network, None, size, task.multiple, task.seed, task.device)
-    chosen_rows = PixelSubset(task.pixels, task.rows)
-    features, _ = embed_and_predict(frozen, chosen_rows, task.progress)
-    targets = torch.from_numpy(task.targets[task.rows])
-    head, loss = linear_head(
-        torch.from_numpy(features), targets, multiple=task.multiple, scaled=not task.chosen.backbone.published
-    )
-    classifier = _classifier(task.chosen, network, head, size, task.multiple, task.seed, task.device)
-    return _Fitted(classifier, HEAD_STEPS, loss)
+def fit_head(
+    frozen: Classifier,
+    embeddings: NDArray[np.float32],
+    targets: NDArray[np.float32],
+    *,
+    multiple: bool,
+    holdout: NDArray[np.bool_],
+) -> tuple[Classifier, TrainingReport]:
+    """``frozen`` with a head fitted on the rows outside the hold-out of its ``embeddings``, and the report.
 
-
-HEAD_STEPS = 100
-HEAD_PENALTY = 0.1
-COMPONENT_PENALTY = 40.0
-"""On principal components: over the number of labels, at most 0.3. Chosen on images outside the test set."""
-
-
-def linear_head(
-    features: Tensor, targets: Tensor, *, multiple: bool, scaled: bool
-) -> tuple[nn.Linear, float]:
-    """Logistic regression, classes weighted equally, and its loss: convex, so no seed is needed.
-
-    ``features`` float[n, d], ``targets`` float[n, classes]. Each feature is brought to the same deviation
-    first, unless they are ``scaled``: principal components, whose deviations say how much each means.
+    ``embeddings`` float32[n, dimension], ``targets`` float32[n, classes], ``holdout`` bool[n].
+    Raises TooFewLabels and NotFinite.
     """
-    features, targets = features.double(), targets.double()
-    mean, deviation = features.mean(0), features.std(0).clamp_min(1e-6)
-    penalty = HEAD_PENALTY
-    if scaled:
-        deviation = deviation.square().mean().sqrt().expand_as(deviation)
-        penalty = min(0.3, COMPONENT_PENALTY / len(features))
-    inputs, weights = (features - mean) / deviation, balance(targets)
-    weight = torch.zeros((targets.shape[1], features.shape[1]), dtype=torch.float64, requires_grad=True)
-    bias = torch.zeros(targets.shape[1], dtype=torch.float64, requires_grad=True)
-    optimizer = torch.optim.LBFGS([weight, bias], max_iter=HEAD_STEPS, line_search_fn="strong_wolfe")
-    measured: list[float] = []
+    rows, started = np.flatnonzero(~holdout), time.monotonic()
+    _require_labels(targets[rows], multiple)
+    head, loss, temperature = _head(frozen, embeddings[rows], targets[rows], multiple)
+    classifier = replace(frozen, head=_still(head, frozen.device), multiple=multiple, temperature=temperature)
+    said = probabilities_of(classifier, embeddings[holdout])
+    assert said is not None
+    report = TrainingReport(
+        epochs=STEPS,
+        seconds=round(time.monotonic() - started, 3),
+        train_loss=loss,
+        holdout_accuracy=_share_right(said, targets[holdout], multiple) if holdout.any() else None,
+        n_train=len(rows),
+        n_holdout=int(holdout.sum()),
+        device=str(frozen.device),
+        seed=frozen.seed,
+    )
+    return classifier, report
 
-    def penalized_loss() -> Tensor:
-        optimizer.zero_grad()
-        logits = F.linear(inputs, weight, bias)
-        loss = (loss_of(logits, targets, multiple) * weights).mean()
-        measured.append(finite(loss.item(), len(features)))
-        total = loss + penalty / 2 * weight.square().sum()
-        total.backward()  # type: ignore[no-untyped-call]
-        return total
 
-    optimizer.step(penalized_loss)  # type: ignore[no-untyped-call]
-    head = zero_head(features.shape[1], targets.shape[1])
-    with torch.no_grad():
-        head.weight.copy_(weight / deviation)
-        head.bias.copy_(bias - (weight / deviation) @ mean)
-    return head, measured[-1]
+def _head(
+    frozen: Classifier, embeddings: NDArray[np.float32], targets: NDArray[np.float32], multiple: bool
+) -> tuple[nn.Linear, float, float]:
+    """The head, its loss, and the temperature."""
+    if frozen.preparation:
+        head, loss = anchored_head(embeddings, targets, multiple=multiple)
+        return head, loss, temperature_of(embeddings, targets, multiple=multiple)
+    features, wanted = torch.from_numpy(embeddings), torch.from_numpy(targets)
+    scaled = not frozen.backbone.published
+    return *linear_head(features, wanted, multiple=multiple, scaled=scaled), 1.0
+
+
+def _fit_head(task: _Task) -> _Fitted:
+    """The head alone, for a fit that reads its images itself."""
+    frozen = untrained(task.chosen, task.pixels, seed=task.seed, device=str(task.device))
+    embeddings = embed(frozen, PixelSubset(task.pixels, task.rows), progress=task.progress)
+    head, loss, temperature = _head(frozen, embeddings, task.targets[task.rows], task.multiple)
+    head = _still(head, task.device)
+    classifier = replace(frozen, head=head, multiple=task.multiple, temperature=temperature)
+    return _Fitted(classifier, STEPS, loss)
+
+
+def _still(head: nn.Linear, device: torch.device) -> nn.Linear:
+    return head.eval().requires_grad_(False).to(device)
 
 
 def _holdout_accuracy(
@@ -316,8 +321,10 @@ def _holdout_accuracy(
         return None
     probabilities = predict(classifier, PixelSubset(pixels, rows))
     assert probabilities is not None
-    if classifier.multiple:
-        right = ((probabilities > 0.5) == (targets[rows] > 0.5)).all(1)
-    else:
-        right = probabilities.argmax(1) == targets[rows].argmax(1)
-    return float(right.mean())
+    return _share_right(probabilities, targets[rows], classifier.multiple)
+
+
+def _share_right(probabilities: NDArray[np.float32], targets: NDArray[np.float32], multiple: bool) -> float:
+    if multiple:
+        return float(((probabilities > 0.5) == (targets > 0.5)).all(1).mean())
+    return float((probabilities.argmax(1) == targets.argmax(1)).mean())

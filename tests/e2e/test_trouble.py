@@ -24,7 +24,7 @@ BOXES = (
 
 
 # Large images make a fit last for seconds, so that something can happen in its middle.
-SLOW_FIT = {"CORESET_IMAGE_SIZE": "192"}
+SLOW_FIT = {"CORESET_BACKBONE": "small_cnn", "CORESET_IMAGE_SIZE": "192"}
 
 
 def make_project(session: httpx.Client, title: str, config: str, images: list[Path]) -> int:
