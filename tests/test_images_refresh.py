@@ -13,12 +13,15 @@ from typing import Any, ClassVar
 
 import numpy as np
 import pytest
+from fake_label_studio import TOKEN, FakeLabelStudio
 from serving import serving
 from test_images_wire import picture
 
+from coreset_backend.backend import Backend
 from coreset_backend.images import Images, Limits, open_images
 from coreset_backend.images.pool import REVISIONS
 from coreset_backend.images.revisions import ASKED_AGAIN_AFTER, MOST_ASKED, Revisions, Seen, due
+from coreset_backend.lifecycle import refresh_images
 
 PATH = "/data/upload/1/a.png"
 
@@ -313,3 +316,26 @@ def test_pixels_are_those_of_the_new_file(
     assert failures == []
     expected = [99 if n == 7 else n for n in range(20)]
     np.testing.assert_array_equal(pixels[0:20][:, 8, 8, 0], expected)
+
+
+# ---------------------------------------------------------------- the command
+
+
+def test_refresh_has_a_round_ask_for_all_images_of_the_project(
+    make_backend: Callable[..., Backend], studio: FakeLabelStudio
+) -> None:
+    backend = make_backend(label_studio_url=studio.url, label_studio_api_key=TOKEN)
+    project_id = studio.create_project(images=3)
+    assert refresh_images(backend, project_id) == 0 and backend.queue.count == 0  # nothing was read yet
+    snapshot = backend.label_studio.fetch_snapshot(project_id)
+    uris = [(task.task_id, task.uri) for task in snapshot.tasks]
+    before, _ = backend.images.fetch(uris, 16)
+    path = str(snapshot.tasks[1].uri)
+    studio.files[path] = picture(77)
+    unnoticed, _ = backend.images.fetch(uris, 16)  # its server gives no word for its files
+    np.testing.assert_array_equal(unnoticed.keys, before.keys)
+    assert refresh_images(backend, project_id) == 3
+    assert backend.redis.lrange(f"coreset:{project_id}:demands", 0, -1)
+    after, _ = backend.images.fetch(uris, 16)
+    assert (after.keys != before.keys).any(axis=1).tolist() == [False, True, False]
+    assert after[1:2][0, 8, 8, 0] == 77
