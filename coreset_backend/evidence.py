@@ -19,7 +19,10 @@ Vectors = NDArray[np.float32]
 
 ALIKE = 0.85  # near-duplicates have thumbnails that correlate by more than this
 COMPARED = 16  # pixels a side of those thumbnails
-FLAT = 4.0  # a contrast as small as this, of 255, is none: images without any are alike
+FLAT = 0.25  # a contrast as small as this, of 255, is that of rounding: images without any are alike
+BLANK = (
+    2.0  # times the contrast that their pixels' noise gives to thumbnails: up to here an image shows nothing
+)
 ASKED = 10  # labelled neighbours that a label is compared with
 LABELS_COMPARED = 20_000
 
@@ -116,13 +119,18 @@ def duplicate_groups(
 
 
 def look_alike(pixels: ImageRows, pairs: Ids) -> NDArray[np.bool_]:
-    """bool[p]: whether the images of each pair int64[p, 2] correlate, whatever their light and contrast."""
+    """bool[p]: whether the images of each pair int64[p, 2] correlate, whatever their light and contrast.
+
+    Two that show nothing but noise are alike.
+    """
     rows = np.unique(pairs)
     values = COMPARED * COMPARED * 3
     small = np.full((len(rows), values + 1), FLAT * values**0.5, dtype=np.float32)
     for start in range(0, len(rows), 256):
-        part = _small(pixels[rows[start : start + 256]])
-        small[start : start + 256, :values] = part.reshape(len(part), -1) - part.mean((1, 2, 3))[:, None]
+        part, noise = _small(pixels[rows[start : start + 256]])
+        part -= part.mean((1, 2, 3), keepdims=True)
+        part[part.std((1, 2, 3)) < BLANK * noise] = 0
+        small[start : start + 256, :values] = part.reshape(len(part), -1)
     small /= np.linalg.norm(small, axis=1, keepdims=True)
     alike = np.empty(len(pairs), dtype=bool)
     for start in range(0, len(pairs), 4096):
@@ -131,13 +139,15 @@ def look_alike(pixels: ImageRows, pairs: Ids) -> NDArray[np.bool_]:
     return alike
 
 
-def _small(images: NDArray[np.uint8]) -> Vectors:
-    """float32[m, COMPARED, COMPARED, 3]: the images as means of blocks."""
+def _small(images: NDArray[np.uint8]) -> tuple[Vectors, Vectors]:
+    """The means of blocks, float32[m, COMPARED, COMPARED, 3], and the contrast that they would have by noise
+    alone, float32[m]: if the pixels of a block were independent of each other."""
     block = images.shape[1] // COMPARED
     side = block * COMPARED
     blocks = images[:, :side, :side].reshape(len(images), COMPARED, block, COMPARED, block, 3)
     means: Vectors = blocks.mean((2, 4), dtype=np.float32)
-    return means
+    noise: Vectors = np.sqrt(blocks.var((2, 4), dtype=np.float32).mean((1, 2, 3))) / block
+    return means, noise
 
 
 def label_suspects(

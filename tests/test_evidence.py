@@ -1,18 +1,22 @@
 """What the pages show of a round, against pools whose answer is known."""
 
+import io
 from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from PIL import Image
 
+from coreset_backend.decoding import decoded_pixels
 from coreset_backend.demo_images import make_images
 from coreset_backend.evidence import (
     duplicate_groups,
     gather_evidence,
     label_codes,
     label_suspects,
+    look_alike,
     pick_neighbors,
 )
 from coreset_backend.layout import _spread, layout, principal_plane
@@ -69,8 +73,6 @@ def test_tiny_and_equal_pools_have_a_map(n: int, tmp_path: Path) -> None:
 
 def test_near_copies_are_grouped_and_nothing_else(tmp_path: Path) -> None:
     """Of nine generated images in a row the last four show one fruit, filmed."""
-    from PIL import Image
-
     names = [name for name, _ in make_images(tmp_path / "images", 90, seed=5, size=64)]
     pixels = np.stack([np.asarray(Image.open(tmp_path / "images" / name)) for name in names])
     vectors = pixels.reshape(90, 8, 8, 8, 8, 3).mean((2, 4)).reshape(90, -1).astype(np.float32)
@@ -92,6 +94,45 @@ def test_alike_embeddings_of_unlike_images_are_no_near_copies(tmp_path: Path) ->
     assert np.flatnonzero(duplicate_groups(vectors, labeled, graph, pixels) >= 0).tolist() == [2, 3]
     pixels[1] = pixels[0] // 2 + 60  # darker, less contrast
     assert duplicate_groups(vectors, labeled, graph, pixels)[:5].tolist() == [0, 0, 1, 1, -1]
+
+
+# Levels that a scene uses, from where on, noise in levels, and the type that its camera writes.
+CAMERAS = {
+    "8 bits": (255, 0, 1.5, np.uint8),
+    "8 bits, faint": (20, 100, 0.5, np.uint8),
+    "10 bits": (1023, 0, 4, np.uint16),
+    "12 bits": (4095, 0, 16, np.uint16),
+    "16 bits": (65535, 0, 200, np.uint16),
+    "thermal": (300, 29_500, 4, np.uint16),
+    "16 bits, faint": (60, 1000, 2, np.uint16),
+    "float": (1, 0, 0.005, np.float32),
+}
+
+
+@pytest.mark.parametrize("size", [32, 64])
+@pytest.mark.parametrize("camera", CAMERAS)
+def test_near_copies_are_the_same_at_every_contrast_and_bit_depth(camera: str, size: int) -> None:
+    """Unlike scenes, each twice with other noise, and blank frames, as the camera writes them."""
+    levels, start, noise, dtype = CAMERAS[camera]
+    rng = np.random.default_rng(3)
+
+    def shot(scene: NDArray[np.float64]) -> NDArray[np.uint8]:
+        values = start + scene * levels + rng.normal(0, noise, scene.shape)
+        most = np.iinfo(dtype).max if np.issubdtype(dtype, np.integer) else np.inf
+        values = np.clip(np.rint(values) if most < np.inf else values, 0, most)
+        body = io.BytesIO()
+        Image.fromarray(values.astype(dtype)).save(body, "TIFF")
+        return decoded_pixels(body.getvalue(), size, 10**6)
+
+    coarse = rng.integers(0, 256, (16, 8, 8), np.uint8)
+    scenes = [np.asarray(Image.fromarray(one).resize((160, 160)), np.float64) / 255 for one in coarse]
+    blank = [np.full((160, 160), 0.4)] * 4
+    pixels = np.stack([shot(scene) for scene in (*scenes, *scenes, *blank)])
+    one, other = np.triu_indices(16, 1)
+    assert look_alike(pixels, np.stack([one, other], 1)).mean() < 0.02
+    assert look_alike(pixels, np.stack([np.arange(16), np.arange(16, 32)], 1)).all()
+    assert look_alike(pixels, np.array([[32, 33], [33, 34], [34, 35]])).all()
+    assert not look_alike(pixels, np.stack([np.arange(16), np.full(16, 32)], 1)).any()
 
 
 def test_wrong_labels_are_suspected_and_rare_classes_are_not(
