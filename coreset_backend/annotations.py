@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from coreset_backend.foreign_text import one_line
 from coreset_backend.label_config import Condition, Control
 
 Json = Any
@@ -71,7 +72,7 @@ def _read(annotation: Json, control: Control) -> Answer:
     classes = {path: _class_of(path, control) for path in chosen}
     known = set(classes.values()) - {None}
     strange = [path for path in chosen if classes[path] is None and not _is_parent(path, chosen, control)]
-    unknown = " / ".join(strange[0])[:LONGEST] if strange else ""
+    unknown = one_line(" / ".join(strange[0]), most=LONGEST) if strange else ""
     label = tuple(each for each in control.labels.names if each in known)
     if label:
         return Answer(label if control.labels.multiple else label[:1], "", unknown)

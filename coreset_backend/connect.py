@@ -19,11 +19,12 @@ from coreset_backend.connection import (
     written_versions,
 )
 from coreset_backend.errors import LabelStudioError, ProjectGone, Rejected
-from coreset_backend.label_config import LabelConfig, image_uris, parse_label_config
+from coreset_backend.label_config import LabelConfig, parse_label_config
 from coreset_backend.label_studio import LabelStudio
 from coreset_backend.project import Json
 from coreset_backend.store import Store
 from coreset_backend.tabs import BATCH, delete_tabs, make_batch_tab
+from coreset_backend.task_images import image_uris
 
 TITLE = "Core-Set"
 SAMPLING = "Uncertainty sampling"

@@ -1,19 +1,17 @@
 """What a label config asks: which image of a task is read, and which <Choices> is trained on. Pure.
 
-Label Studio's editor (its source, 1.23.2) is followed: tags and attributes count in any case, variables are
-looked up as its ``parseValue`` does, ``allowNested`` makes every answer a path, ``visibleWhen`` hides tags.
+Label Studio's editor (its source, 1.23.2) is followed: tags and attributes count in any case, ``allowNested``
+makes every answer a path, ``visibleWhen`` hides tags.
 """
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 from xml.etree import ElementTree
 
 from coreset_backend.errors import UnsupportedLabelConfig
+from coreset_backend.task_images import VARIABLE
 
-Json = Any
-VARIABLE = re.compile(r"\$[\w\[\].{}]+", re.ASCII)
 CONTROL = "coreset_control"
 DEEPEST, MOST_NAMED = 100, 8
 BETWEEN_LEVELS = " / "
@@ -81,49 +79,6 @@ class LabelConfig:
     @property
     def labels(self) -> Labels | None:
         return self.control.labels if self.control else None
-
-
-# ---------------------------------------------------------------- the image
-
-
-def image_uris(image: str, data: Json) -> list[str]:
-    """The addresses that ``image`` stands for in a task's data, as Label Studio's editor shows them.
-
-    Several where the data holds a list; none where a variable is missing.
-    """
-    if not isinstance(data, Mapping):
-        return []
-    name = image.removeprefix("$")
-    if image.startswith("$") and (name in data or VARIABLE.fullmatch(image)):
-        found = _value_at(name, data)
-        every = found if isinstance(found, list) else [found]
-        return [each for each in every if isinstance(each, str) and each]
-    parts = [_as_text(_value_at(variable[1:], data)) for variable in VARIABLE.findall(image)]
-    filled = iter(parts)
-    return [] if "" in parts else [VARIABLE.sub(lambda _: next(filled), image)]
-
-
-def _value_at(name: str, data: Mapping[str, Json]) -> Json:
-    """What lodash's ``get`` finds: the key itself if there is one, else the path ``a.b[0].c``."""
-    if name in data:
-        return data[name]
-    found: Json = data
-    for key in re.findall(r"[^.\[\]]+", name):
-        if isinstance(found, Mapping):
-            found = found.get(key)
-        elif isinstance(found, list) and key.isdecimal():
-            found = found[int(key)] if int(key) < len(found) else None
-        else:
-            found = None
-    # Label Studio's name for what was imported before the config had a variable.
-    return data.get("$undefined$") if found is None else found
-
-
-def _as_text(value: Json) -> str:
-    """The value within an address; empty for what makes none."""
-    if isinstance(value, float) and value.is_integer():
-        value = int(value)
-    return str(value) if isinstance(value, str | int | float) and not isinstance(value, bool) else ""
 
 
 # ---------------------------------------------------------------- the tags
@@ -259,11 +214,7 @@ def _named(wanted: str, usable: Sequence[_Tag], refused: Mapping[str, str]) -> _
 
 
 def _gates(tags: Sequence[_Tag], usable: Sequence[_Tag]) -> frozenset[str]:
-    """Names of the <Choices> that only decide what else is asked, as "Is the picture usable?" does.
-
-    A control of three choices or more that is itself asked on a condition, or whose choices open different
-    questions, is taken for a class with its details.
-    """
+    """Names of the <Choices> that only decide what else is asked, as "Is the picture usable?" does."""
     opened: dict[str, set[Condition]] = {}
     names = _names_of_choices(tags)
     for tag in tags:
@@ -272,17 +223,17 @@ def _gates(tags: Sequence[_Tag], usable: Sequence[_Tag]) -> frozenset[str]:
             for condition in conditions:
                 for gate in _gates_meant(condition, tag, usable):
                     opened.setdefault(gate, set()).add(condition)
+    conditional = {tag for tag in usable if any(_conditions(each, names) for each in (*tag.above, tag))}
     return frozenset(
         tag.name
         for tag in usable
-        if tag.name in opened
-        and (
-            len(_classes(tag)) <= 2
-            or (
-                len(opened[tag.name]) == 1 and not any(_conditions(each, names) for each in (*tag.above, tag))
-            )
-        )
+        if tag.name in opened and not _has_details(tag, opened[tag.name], tag in conditional)
     )
+
+
+def _has_details(gate: _Tag, opened: Collection[Condition], is_conditional: bool) -> bool:
+    """Whether it is rather a class with details to some of its choices, as a breed is to "dog"."""
+    return len(_classes(gate)) > 2 and (len(opened) > 1 or is_conditional)
 
 
 def _gates_meant(condition: Condition, tag: _Tag, usable: Sequence[_Tag]) -> list[str]:
@@ -348,8 +299,9 @@ def _notes(
 def _control(choices: _Tag, image: str, tags: Sequence[_Tag]) -> Control:
     nested = choices.get("allownested") == "true"
     classes = _classes(choices)
+    path_of = {name: path for path, name in reversed(classes.items()) if BETWEEN_LEVELS.join(path) == name}
     names = tuple(dict.fromkeys(classes.values()))
-    paths = tuple(dict.fromkeys(path for path, name in classes.items() if BETWEEN_LEVELS.join(path) == name))
+    paths = tuple(path_of[name] for name in names)
     # A single checkbox can be left out, and that is an answer too.
     multiple = choices.get("choice") == "multiple" or len(names) == 1
     values = _names_of_choices(tags)

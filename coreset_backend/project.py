@@ -16,8 +16,9 @@ from numpy.typing import NDArray
 
 from coreset_backend.annotations import Answer, agreed_label
 from coreset_backend.foreign_text import one_line
-from coreset_backend.label_config import LabelConfig, image_uris, parse_label_config
+from coreset_backend.label_config import LabelConfig, parse_label_config
 from coreset_backend.label_config import Labels as Labels
+from coreset_backend.task_images import image_uris
 
 Json = Any
 TaskState = Literal["pool", "labeled", "skipped"]

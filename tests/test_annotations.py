@@ -125,6 +125,7 @@ def test_paths_and_plain_values_are_read_whatever_the_label_config_has_become(
         ([annotation("kitty")], PETS, "'kitty' is not among the choices of 'label'"),
         ([annotation()], PETS, "nothing is chosen in 'label'"),
         ([annotation()], control("a b", choice="multiple", required="true"), "which is required"),
+        ([annotation("a\x1b[2J\nb")], PETS, "'a"),
         ([annotation(["x", "y"])], NESTED, "'x / y' is not among the choices of 'label'"),
         ([{"result": [region("cat", name="old")]}], PETS, "nothing is chosen in 'label'"),
         (
@@ -137,7 +138,7 @@ def test_paths_and_plain_values_are_read_whatever_the_label_config_has_become(
 )
 def test_an_answer_that_cannot_be_read_says_why(annotations: list[Any], which: Control, why: str) -> None:
     answer = agreed_label(annotations, which)
-    assert answer.label is None and why in answer.why
+    assert answer.label is None and why in answer.why and answer.why.isprintable()
 
 
 GATE = '<Choices name="usable" toName="image"><Choice value="Yes" alias="y"/><Choice value="No"/></Choices>'

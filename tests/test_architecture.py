@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).parent.parent / "coreset_backend"
-PURE = {"errors", "settings", "project", "label_config", "annotations", "selection"}
+PURE = {"errors", "settings", "project", "label_config", "annotations", "task_images", "selection"}
 WORLD = {"images", "decoding", "addresses", "model", "neighbors", "store", "label_studio"}
 MAY_IMPORT = {
     **{room: {"errors"} for room in PURE | {"images", "decoding", "addresses", "model"}},
@@ -21,9 +21,10 @@ MAY_IMPORT = {
     "images": {"errors", "addresses", "outbound", "decoding", "foreign_text"},
     "neighbors": {"errors", "sealed", "selection"},
     "sealed": {"errors"},
-    "label_config": {"errors"},
-    "annotations": {"label_config"},
-    "project": {"annotations", "foreign_text", "label_config"},
+    "task_images": set(),
+    "label_config": {"errors", "task_images"},
+    "annotations": {"foreign_text", "label_config"},
+    "project": {"annotations", "foreign_text", "label_config", "task_images"},
     "store": {"errors", "project", "sealed"},
     "label_studio": {"errors", "outbound", "project", "token_auth"},
     "token_auth": {"errors", "redaction"},
@@ -31,7 +32,16 @@ MAY_IMPORT = {
     "findings": {"store"},
     "tabs": {"errors", "project", "label_studio", "store", "findings"},
     "connection": {"errors", "label_studio", "project", "sealed", "store"},
-    "connect": {"errors", "connection", "label_config", "project", "label_studio", "store", "tabs"},
+    "connect": {
+        "errors",
+        "connection",
+        "label_config",
+        "task_images",
+        "project",
+        "label_studio",
+        "store",
+        "tabs",
+    },
     "publication": {"errors", "backend", "connect", "connection", "progress", "project", "store", "serving"},
     "serving": {"project", "label_studio"},
     "answers": {"errors", "evaluation", "project", "store"},

@@ -12,9 +12,9 @@ from selenium.webdriver.support.ui import WebDriverWait
 from test_browser import browser as browser
 
 from coreset_backend import demo
-from coreset_backend.label_config import image_uris
 from coreset_backend.label_studio import LabelStudio
 from coreset_backend.project import Prediction
+from coreset_backend.task_images import image_uris
 
 pytestmark = pytest.mark.e2e
 PNG = base64.b64encode(picture(1)).decode()
