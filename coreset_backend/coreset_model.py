@@ -25,7 +25,7 @@ except ModuleNotFoundError as error:
         name=error.name,
     ) from error
 
-from coreset_backend.answers import NO_ROUND_VERSION, AnswerCache, pool_version
+from coreset_backend.answers import AnswerCache, pool_version
 from coreset_backend.backend import Backend, open_backend
 from coreset_backend.errors import ConfigError, UnsupportedLabelConfig
 from coreset_backend.events import concerns_us, take_event
@@ -33,6 +33,7 @@ from coreset_backend.incoming import refused_in_the_form
 from coreset_backend.project import Json, parse_project_id
 from coreset_backend.protocol import predict_tasks, set_up_project
 from coreset_backend.settings import read_settings
+from coreset_backend.store import NO_ROUND_VERSION
 
 SDK2 = "project_id" in inspect.signature(LabelStudioMLBase.__init__).parameters
 
