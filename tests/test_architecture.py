@@ -64,7 +64,7 @@ MAY_IMPORT = {
     "protocol": {"answers", "backend", "errors", "jobs", "label_config"}
     | {"progress", "project", "project_settings"},
     "coreset_model": {"answers", "backend", "errors", "events", "incoming"}
-    | {"project", "protocol", "settings"},
+    | {"project", "protocol", "settings", "store"},
     "embeddings": {"errors", "store", "model"},
     "learning": {"embeddings", "model", "project", "settings", "store"},
     "leases": {"backend", "progress"},
