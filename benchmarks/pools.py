@@ -4,8 +4,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from coreset_backend.images.decode import decoded_pixels
 from numpy.typing import NDArray
+
+from coreset_backend.decoding import decoded_pixels
 
 POOLS = ("balanced", "long_tail", "redundant")
 DISTINCT, COPIED, SIZE = 2000, 400, 10_000

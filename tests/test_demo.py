@@ -13,10 +13,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from coreset_backend.images.decode import decoded_pixels
 from PIL import Image
 
 from coreset_backend import demo
+from coreset_backend.decoding import decoded_pixels
 from coreset_backend.demo_images import BROKEN, CLASSES, add_broken_files, make_images
 from coreset_backend.errors import ConfigError, ImageError, LabelStudioError, Unreachable
 

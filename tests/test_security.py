@@ -365,7 +365,7 @@ def test_bodies_are_limited_whether_their_length_is_said_or_not(served: httpx.Cl
         "/setup", content=itertools.islice(spaces, 6), headers={"Content-Type": "application/json"}
     )
     assert chunked.status_code == 413
-    just = json.dumps({"project": 7, "schema": "x" * 3_900_000})
+    just = json.dumps({"project": 7, "schema": "<View/>", "more": "x" * 3_900_000})
     answer = served.post("/setup", content=just, headers={"Content-Type": "application/json"})
     assert answer.json() == {"model_version": "pool-0-no-round-yet"}
 
@@ -412,13 +412,15 @@ def test_no_path_leads_out_of_its_folder(served: httpx.Client, tmp_path: Path) -
 # ---------------------------------------------------------------- the open door
 
 
-@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.1.5", "coreset.lan"])
-def test_without_a_login_only_this_machine_is_served(host: str) -> None:
+@pytest.mark.parametrize(
+    ("host", "bound"), [(host, host) for host in ("0.0.0.0", "192.168.1.5", "coreset.lan")] + [("::", "[::]")]
+)
+def test_without_a_login_only_this_machine_is_served(host: str, bound: str) -> None:
     given: dict[str, Any] = {"host": host, "model_dir": Path("data")}
     with pytest.raises(ConfigError, match="no login is set"):
         gunicorn_command(Settings(**given))
-    assert f"{host}:9090" in gunicorn_command(Settings(**given, **LOGIN))
-    assert f"{host}:9090" in gunicorn_command(Settings(**given, require_auth=False))
+    assert f"{bound}:9090" in gunicorn_command(Settings(**given, **LOGIN))
+    assert f"{bound}:9090" in gunicorn_command(Settings(**given, require_auth=False))
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "127.8.8.8"])
