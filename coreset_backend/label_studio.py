@@ -5,6 +5,7 @@ surprising. Every method raises Unreachable, Unauthorized or Rejected, never an 
 """
 
 import contextlib
+import itertools
 import json
 import logging
 import time
@@ -16,6 +17,17 @@ from typing import Any
 import httpx
 
 from coreset_backend.errors import LabelStudioError, ProjectGone, Rejected, Unreachable
+from coreset_backend.label_studio_answers import (
+    LIMITS,
+    MOST_TASKS,
+    Limits,
+    bound_body,
+    checked_count,
+    checked_counts,
+    checked_list,
+    checked_page,
+    checked_project,
+)
 from coreset_backend.outbound import TRUST_ADVICE, Proxy, retry_after, tls_context
 from coreset_backend.project import Json, Labels, Prediction, Snapshot, parse_snapshot, prediction_json
 from coreset_backend.token_auth import TokenAuth, read_answer
@@ -90,6 +102,7 @@ class LabelStudio:
         verify: bool = True,
         proxy: Proxy | None = None,
         pauses: Sequence[float] = (1.0, 2.0),
+        limits: Limits = LIMITS,
     ) -> None:
         self._pauses = pauses
         self.url = url.rstrip("/")
@@ -102,6 +115,8 @@ class LabelStudio:
             trust_env=False,  # which proxy is used is decided in one place, for images too
             timeout=httpx.Timeout(30.0, connect=5.0),
             follow_redirects=False,
+            headers={"Accept-Encoding": "identity"},
+            event_hooks={"response": [lambda response: bound_body(response, limits)]},
         )
 
     def close(self) -> None:
@@ -133,23 +148,22 @@ class LabelStudio:
 
     def whoami(self) -> Json:
         """The user whose token this is."""
-        return self.get("/api/current-user/whoami")
+        return self.get("/api/current-user/whoami", expect=("id",))
 
     def version(self) -> str:
         """The release that answers, as ``1.23.2``."""
-        return str(self.get("/api/version").get("release", "unknown"))
+        return str(self.get("/api/version", expect=("release",))["release"])[:40]
 
     def fetch_project(self, project_id: int) -> Json:
         """The project as Label Studio has it; raises ProjectGone."""
         with self._gone_if_404(project_id):
-            return self.get(f"/api/projects/{project_id}/", expect=("id", "label_config"))
+            answer = self.get(f"/api/projects/{project_id}/", expect=("id", "label_config"))
+            return checked_project(answer, project_id)
 
     def fetch_first_task(self, project_id: int) -> Json | None:
         """Id and data of some task of the project; None where it has none."""
-        answer = self.get(
-            "/api/tasks/", expect=("tasks",), project=project_id, page=1, page_size=1, include="id,data"
-        )
-        return answer["tasks"][0] if answer["tasks"] else None
+        tasks, _ = self._page(project_id, 1, 1, include="id,data")
+        return tasks[0] if tasks else None
 
     def fetch_snapshot(
         self, project_id: int, progress: Progress = _unwatched, *, control: str | None = None
@@ -177,7 +191,7 @@ class LabelStudio:
         query = json.dumps({"filters": ANNOTATED})
         with self._gone_if_404(project_id):
             tasks = self._tasks(project_id, {"include": "id,total_annotations", "query": query})
-            return {task["id"]: task["total_annotations"] > 0 for task in tasks}
+            return {task["id"]: bool(task.get("total_annotations")) for task in tasks}
 
     def fetch_waiting(self, project_id: int) -> dict[int, float | None]:
         """Task id -> its score under the project's version, None without, for all that still want labels."""
@@ -187,7 +201,7 @@ class LabelStudio:
     def count_waiting(self, project_id: int, *, served: bool) -> int:
         """How many tasks that still want labels carry the project's version, or do not."""
         items = [UNSOLVED, score_filter("empty", not served)]
-        return int(self._page(project_id, 1, 1, include="id", query=_query(items))["total"])
+        return self._page(project_id, 1, 1, include="id", query=_query(items))[1]
 
     def fetch_task_ids(self, project_id: int) -> set[int]:
         return {task["id"] for task in self._tasks(project_id, {"include": "id"})}
@@ -206,28 +220,41 @@ class LabelStudio:
     def _tasks(
         self, project_id: int, params: Mapping[str, str], progress: Progress = _unwatched
     ) -> Iterator[Json]:
-        read, page = 0, 1
-        while True:
+        """The tasks of all pages, each once; a page is read to the last, whatever total is said."""
+        seen: set[int] = set()
+        read = 0
+        for page in itertools.count(1):
             try:
-                answer = self._page(project_id, page, PAGE_SIZE, **params)
+                tasks, total = self._page(project_id, page, PAGE_SIZE, **params)
             except Rejected as error:
                 if error.status == 404 and page > 1:  # tasks were deleted meanwhile: this page is gone
                     return
                 raise
-            yield from answer["tasks"]
-            read, page = read + len(answer["tasks"]), page + 1
-            progress(read, answer["total"])
-            if not answer["tasks"] or read >= answer["total"]:
+            fresh = {task["id"]: task for task in tasks if task["id"] not in seen}
+            seen.update(fresh)
+            read += len(tasks)
+            goes_on = len(tasks) >= PAGE_SIZE or (tasks and read < total)
+            if len(seen) > MOST_TASKS or (goes_on and not fresh):
+                raise LabelStudioError(
+                    f"Label Studio's list of the tasks of project {project_id} does not end: page {page} "
+                    f"{'repeats earlier ones' if not fresh else f'goes beyond {MOST_TASKS:,} tasks'}. "
+                    "Nothing was changed."
+                )
+            yield from fresh.values()
+            progress(len(seen), max(total, len(seen)))
+            if not goes_on:
                 return
 
-    def _page(self, project_id: int, page: int, size: int, **params: str) -> Json:
-        """A page of the Data Manager's list: ``tasks`` of it, and the ``total`` of all pages."""
-        return self.request(
-            "GET",
-            "/api/tasks/",
-            expect=("tasks", "total"),
-            params={"project": project_id, "page": page, "page_size": size, **params},
-            timeout=PATIENT,
+    def _page(self, project_id: int, page: int, size: int, **params: str) -> tuple[list[Json], int]:
+        """The tasks of a page of the Data Manager's list, and how many all pages have."""
+        return checked_page(
+            self.request(
+                "GET",
+                "/api/tasks/",
+                expect=("tasks", "total"),
+                params={"project": project_id, "page": page, "page_size": size, **params},
+                timeout=PATIENT,
+            )
         )
 
     def publish(
@@ -314,7 +341,7 @@ class LabelStudio:
         created = len(nested)
         if at_once := [body for body in all_of_them if not _has_paths(body)]:
             answer = self.request("POST", path, expect=("created",), json=at_once, timeout=PATIENT)
-            created += int(answer["created"])
+            created += checked_count(answer["created"], "created")
         for body in nested:
             self.request("POST", "/api/predictions/", expect=("id",), json=body)
         return created
@@ -337,8 +364,7 @@ class LabelStudio:
 
     def model_versions(self, project_id: int) -> dict[str, int]:
         """Version -> how many predictions of it the project holds."""
-        versions = self.get(f"/api/projects/{project_id}/model-versions/")
-        return {version: int(count) for version, count in versions.items()}
+        return checked_counts(self.get(f"/api/projects/{project_id}/model-versions/"), "model versions")
 
     def delete_versions(self, project_id: int, versions: Collection[str]) -> tuple[str, ...]:
         """Delete the predictions of the versions; those that could not be deleted, which the log explains.
@@ -367,7 +393,7 @@ class LabelStudio:
         """
         items = [score_filter("empty", False), *([UNSOLVED] if unsolved else [])]
         query = _query(items, ordering=BY_SCORE)
-        tasks = self._page(project_id, 1, max(count, 1), include="id,predictions_score", query=query)["tasks"]
+        tasks = self._page(project_id, 1, max(count, 1), include="id,predictions_score", query=query)[0]
         return {task["id"]: task["predictions_score"] for task in tasks[:count]}
 
     def fetch_predictions(self, project_id: int, below: float) -> Iterator[list[Json]]:
@@ -400,23 +426,15 @@ class LabelStudio:
         count = 0
         for start in range(0, len(task_ids), TASKS_IN_AN_ADDRESS):
             some = {"all": False, "included": list(task_ids[start : start + TASKS_IN_AN_ADDRESS])}
-            answer = self.get(
-                "/api/tasks/",
-                expect=("total",),
-                project=project_id,
-                page=1,
-                page_size=1,
-                include="id",
-                query=json.dumps({"filters": filters, "selectedItems": some}),
-            )
-            count += int(answer["total"])
+            query = json.dumps({"filters": filters, "selectedItems": some})
+            count += self._page(project_id, 1, 1, include="id", query=query)[1]
         return count
 
     def backends(self, project_id: int) -> list[Json]:
-        return list(self.get("/api/ml", project=project_id))
+        return checked_list(self.get("/api/ml", project=project_id), "backends")
 
     def webhooks(self, project_id: int) -> list[Json]:
-        return list(self.get("/api/webhooks/", project=project_id))
+        return checked_list(self.get("/api/webhooks/", project=project_id), "webhooks")
 
 
 def _has_paths(body: Json) -> bool:

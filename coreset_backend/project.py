@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from coreset_backend.annotations import Answer, agreed_label
+from coreset_backend.errors import UnsupportedLabelConfig
 from coreset_backend.foreign_text import one_line
 from coreset_backend.label_config import LabelConfig, parse_label_config
 from coreset_backend.label_config import Labels as Labels
@@ -22,6 +23,7 @@ from coreset_backend.task_images import image_uris
 
 Json = Any
 TaskState = Literal["pool", "labeled", "skipped"]
+MOST_CLASSES = 2_000
 MOST_REASONS = 5
 """So many reasons for unread answers are told; a hundred renamed choices fill no page."""
 
@@ -117,6 +119,11 @@ def parse_snapshot(
     that of :func:`coreset_backend.label_config.parse_label_config`.
     """
     config = parse_label_config(project["label_config"], control)
+    if config.labels and len(config.labels.names) > MOST_CLASSES:
+        raise UnsupportedLabelConfig(
+            f"The label config has {len(config.labels.names):,} choices; up to {MOST_CLASSES:,} can be told "
+            "apart. Leave out what nobody needs in Label Studio: Settings > Labeling Interface."
+        )
     by_id = {task["id"]: parse_task(task, config) for task in tasks}
     ordered = tuple(by_id[task_id] for task_id in sorted(by_id))
     return Snapshot(

@@ -15,7 +15,7 @@ from dataclasses import replace
 from coreset_backend.label_studio import LabelStudio, Progress, Publication
 from coreset_backend.project import Json, Labels, Prediction
 
-QUEUE = 10_000
+QUEUE = 5_000
 SMALL = 200
 # Label Studio drops scores outside [0, 1]. What is behind stays above the mean of a superseded pair.
 FIRST_HEAD = (0.4, 0.8)

@@ -14,6 +14,7 @@ import httpx
 from coreset_backend.errors import Rejected, Unauthorized, Unreachable
 from coreset_backend.redaction import keep_secret, redacted
 
+LONGEST_TOKEN = 10_000
 LEGACY_TOKENS_OFF = (
     "This organisation does not accept legacy tokens. Set LABEL_STUDIO_API_KEY to a personal access token "
     "(Label Studio: Account & Settings > Personal Access Token), or allow legacy tokens under "
@@ -67,10 +68,12 @@ class TokenAuth(httpx.Auth):
         response.read()
         if response.status_code in (400, 401, 403):
             raise Unauthorized(TOKEN_REFUSED)
-        answer = read_answer(response, "POST /api/token/refresh/", ("access",))
+        access = read_answer(response, "POST /api/token/refresh/", ("access",))["access"]
+        if not (isinstance(access, str) and 0 < len(access) < LONGEST_TOKEN and access.isascii()):
+            raise Unreachable("POST /api/token/refresh/ was answered with an access token that is none.")
         with self._lock:
-            keep_secret(answer["access"], instead_of=self._access)
-            self._access = answer["access"]
+            keep_secret(access, instead_of=self._access)
+            self._access = access
             self._expires = time.monotonic() + 240
 
 
@@ -98,12 +101,12 @@ def read_answer(response: httpx.Response, request: str, expect: Sequence[str]) -
         raise Rejected(response.status_code, response.text, request)
     if not response.content and response.is_success and not expect:
         return None
-    with contextlib.suppress(ValueError):  # a login page of something else, or half an answer
+    with contextlib.suppress(ValueError, RecursionError):  # a page of something else, or half an answer
         answer = response.json()
         as_expected = not expect or (isinstance(answer, dict) and set(expect) <= set(answer))
         if as_expected and not response.is_redirect:
             return answer
-    shown = " ".join(redacted(response.text).split())[:80]
+    shown = " ".join(redacted(response.text[:1000]).split())[:80]
     raise Unreachable(
         f"{request} was answered with {response.status_code} {response.headers.get('content-type', '')}, "
         f"not with the JSON of a Label Studio: {shown!r}. LABEL_STUDIO_URL does not seem to be its address. "

@@ -11,7 +11,7 @@ import json
 import re
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any
@@ -48,7 +48,8 @@ class Fault:
     """What goes wrong with requests whose method and path match, after ``skip`` of them, ``times`` times.
 
     ``kind``: a status as 500; ``slow`` (``seconds`` late); ``cut`` (the connection ends within the body);
-    ``html`` (a page, with status 200); ``torn`` (JSON that stops); ``other`` (JSON of another shape).
+    ``html`` (a page, with status 200); ``torn`` (JSON that stops); ``other`` (JSON of another shape);
+    ``answer`` (what ``answer`` makes of the query, with ``headers``); ``drip`` (a byte every 0.1 s).
     """
 
     kind: int | str
@@ -58,6 +59,7 @@ class Fault:
     times: float = float("inf")
     seconds: float = 0.0
     headers: Mapping[str, str] | None = None
+    answer: Callable[[Mapping[str, str]], bytes] = lambda _query: b""
 
     def strikes(self, method: str, path: str) -> bool:
         if self.method not in ("", method) or not re.search(self.path, path) or not self.times:
@@ -284,12 +286,25 @@ def _misbehave(fault: Fault) -> Response | None:
         )
         connection.shutdown(2)
         return Response(status=200)
+    if fault.kind == "answer":
+        return Response(
+            fault.answer(request.args), 200, dict(fault.headers or {}), mimetype="application/json"
+        )
+    if fault.kind == "drip":
+        return Response(_drip(), 200, mimetype="application/json")
     if isinstance(fault.kind, int):
-        body = json.dumps({"detail": HTTPStatus(fault.kind).phrase})
-        return Response(body, fault.kind, dict(fault.headers or {}), mimetype="application/json")
+        detail = json.dumps({"detail": HTTPStatus(fault.kind).phrase})
+        return Response(detail, fault.kind, dict(fault.headers or {}), mimetype="application/json")
     bodies = {"html": "<!doctype html><title>Label Studio</title>", "torn": '{"tasks": [{', "other": "[]"}
     mimetype = "text/html" if fault.kind == "html" else "application/json"
     return Response(bodies[fault.kind], 200, mimetype=mimetype)
+
+
+def _drip() -> Iterator[bytes]:
+    yield b"["
+    while True:
+        time.sleep(0.1)
+        yield b" "
 
 
 def _authorised(studio: FakeLabelStudio) -> bool:
