@@ -1,7 +1,7 @@
 """The story and the contract on several releases of Label Studio, on SQLite and PostgreSQL: `make matrix`.
 
 Each release is installed in an environment of its own, from the registry that pip uses, and kept. An hour or
-more; needs PostgreSQL's programs. Ends with a table, and with 1 if anything failed.
+more; needs the programs of PostgreSQL, and util-linux. Ends with a table, and with 1 if anything failed.
 """
 
 import argparse
@@ -16,7 +16,7 @@ from coreset_backend.demo import label_studio_version
 ROOT = Path(__file__).parent.parent
 RELEASES = ("1.12.1", "1.16.0", "1.20.0", "newest")
 DATABASES = ("sqlite", "postgresql")
-TESTS = ("tests/e2e/test_story.py", "tests/e2e/test_publish.py")
+TESTS = tuple(f"tests/e2e/test_{name}.py" for name in ("story", "publish", "disconnect"))
 
 
 def main() -> int:

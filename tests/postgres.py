@@ -10,9 +10,8 @@ from pathlib import Path
 
 from waiting import wait_until
 
-from coreset_backend.demo import tied_to_parent
-
 NOBODY_ELSE = "postgres"  # it refuses to run as root
+ENDS_WITH_US = ("setpriv", "--pdeathsig", "TERM")  # that user may not run our Python
 
 
 def find_postgres() -> Path | None:
@@ -41,7 +40,7 @@ def running_postgres(programs: Path) -> Iterator[dict[str, str]]:
         command = [str(programs / "postgres"), "-D", str(data), "-k", str(folder)]
         with (folder / "log").open("wb") as log:
             server = subprocess.Popen(
-                tied_to_parent([*command, "-c", "listen_addresses=", "-c", "fsync=off"]),
+                [*ENDS_WITH_US, *command, "-c", "listen_addresses=", "-c", "fsync=off"],
                 stdout=log,
                 stderr=log,
                 user=user,
