@@ -90,13 +90,14 @@ class CheckedNetwork(httpcore.NetworkBackend):
         if proxy is None:
             return self._connected(self._guard.checked_addresses(host, port), port, timeout)
         target = self._asked_of_a_proxy(host, port)
+        stream = self._connected_to(proxy, timeout)
         try:
-            stream = self._connected([proxy.host], proxy.port, timeout)
-        except (httpcore.ConnectError, httpcore.ConnectTimeout) as error:
-            raise httpcore.ProxyError(f"the proxy {proxy} does not accept connections") from error
-        if proxy.scheme == "https":
-            stream = stream.start_tls(self._verify, proxy.host, timeout)
-        return stream if self._forwards(host, port) else self._tunnel(stream, proxy, target, port)
+            if not self._forwards(host, port):
+                _open_tunnel(stream, proxy, target, port)
+        except BaseException:
+            stream.close()
+            raise
+        return stream
 
     def forwarding_proxy(self, host: str, port: int) -> Proxy | None:
         """The proxy that is sent a whole request for ``host``, by its name and without a tunnel."""
@@ -136,22 +137,26 @@ class CheckedNetwork(httpcore.NetworkBackend):
                 failure = error
         raise failure
 
-    def _tunnel(
-        self, stream: httpcore.NetworkStream, proxy: Proxy, host: str, port: int
-    ) -> httpcore.NetworkStream:
-        """``stream`` once the proxy has joined it to ``host``; raises ``ImageError`` or ``ProxyError``."""
-        place = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    def _connected_to(self, proxy: Proxy, timeout: float | None) -> httpcore.NetworkStream:
         try:
-            status = _answer_to_connect(stream, place, proxy.authorization)
-        except (h11.ProtocolError, httpcore.NetworkError) as error:
-            stream.close()
-            raise httpcore.ProxyError(f"the proxy {proxy} broke off or does not speak HTTP") from error
-        if 200 <= status < 300:
-            return stream
-        stream.close()
-        if status in _PASSING:
-            raise httpcore.ProxyError(f"the proxy {proxy} answered {status} to a tunnel to {place}")
-        raise ImageError(f"the proxy {proxy} answered {status} to a tunnel to {place}: {_advice(status)}")
+            stream = self._connected([proxy.host], proxy.port, timeout)
+            return stream.start_tls(self._verify, proxy.host, timeout) if proxy.scheme == "https" else stream
+        except (httpcore.ConnectError, httpcore.ConnectTimeout) as error:
+            why = "does not accept connections" if proxy.scheme == "http" else f"cannot be used ({error})"
+            raise httpcore.ProxyError(f"the proxy {proxy} {why}") from error
+
+
+def _open_tunnel(stream: httpcore.NetworkStream, proxy: Proxy, host: str, port: int) -> None:
+    """Have the proxy join ``stream`` to ``host``; raises ``ImageError`` or ``ProxyError``."""
+    place = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    try:
+        status = _answer_to_connect(stream, place, proxy.authorization)
+    except (h11.ProtocolError, httpcore.NetworkError) as error:
+        raise httpcore.ProxyError(f"the proxy {proxy} broke off or does not speak HTTP") from error
+    if 200 <= status < 300:
+        return
+    refused = f"the proxy {proxy} answered {status} to a tunnel to {place}"
+    raise httpcore.ProxyError(refused) if status in _PASSING else ImageError(f"{refused}: {_advice(status)}")
 
 
 def _answer_to_connect(stream: httpcore.NetworkStream, place: str, authorization: str | None) -> int:
