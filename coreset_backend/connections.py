@@ -94,10 +94,16 @@ class ClientSocket(socket.socket):
         except TimeoutError:
             raise _gone() from None
         finally:
-            if self.slots:
-                self.slots.acquire()
             self.waits = False
+            self.take_slot()
             self.settimeout(allowed)
+
+    def take_slot(self) -> None:
+        """Wait for a slot to compute in, at no cost to the client's time."""
+        if self.slots:
+            began = time.monotonic()
+            self.slots.acquire()
+            self.since += time.monotonic() - began
 
 
 def _gone() -> ConnectionResetError:
@@ -196,12 +202,13 @@ class Worker(ThreadWorker):  # type: ignore[misc]
         req.body.reader = _Reader(req.body.reader)
         if req.path in ALWAYS_ANSWERED:
             return bool(super().handle_request(req, conn))
-        with self.slots:
-            conn.sock.slots = self.slots
-            try:
-                return bool(super().handle_request(req, conn))
-            finally:
-                conn.sock.slots = None
+        conn.sock.slots = self.slots
+        conn.sock.take_slot()
+        try:
+            return bool(super().handle_request(req, conn))
+        finally:
+            conn.sock.slots = None
+            self.slots.release()
 
     def murder_pending(self) -> None:
         """Called in each turn of the loop: once the process stops, wait for nobody who is slow."""

@@ -133,6 +133,26 @@ def test_a_phase_ends_in_time_however_steadily_the_bytes_drip(phase: Phase) -> N
             dripping.join()
 
 
+def test_what_waits_for_its_client_lends_its_slot_to_others() -> None:
+    ours, theirs = socket.socketpair()
+    slots = threading.Semaphore(1)
+
+    def use_the_slot_then_send() -> None:
+        if slots.acquire(timeout=20):
+            theirs.send(b"x")
+            slots.release()
+
+    with theirs, ClientSocket(fileno=ours.detach()) as client:
+        client.expect(Phase.BODY)
+        client.slots = slots
+        client.take_slot()
+        other = threading.Thread(target=use_the_slot_then_send)
+        other.start()
+        assert client.recv(1) == b"x"
+        other.join()
+        assert not slots.acquire(blocking=False)
+
+
 def test_an_answer_that_is_not_read_is_given_up_in_time() -> None:
     ours, theirs = socket.socketpair()
     with theirs, ClientSocket(fileno=ours.detach()) as client:
