@@ -12,6 +12,7 @@ from werkzeug.exceptions import HTTPException, NotFound
 from coreset_backend.errors import CoresetError, RoundNotFound
 from coreset_backend.incoming import connected_project, current_backend
 from coreset_backend.overview import Json, map_bytes, project_list, project_overview
+from coreset_backend.redaction import redacted
 from coreset_backend.store import StoredRound
 
 THUMBNAIL_SIDE = 192
@@ -77,7 +78,7 @@ def _image_key(stored: StoredRound, task_id: int) -> str | None:
 @pages.errorhandler(CoresetError)
 def _show_error(error: HTTPException | CoresetError) -> tuple[str, int, dict[str, str]]:
     status = error.code or 500 if isinstance(error, HTTPException) else 500
-    words = error.description if isinstance(error, HTTPException) else str(error)
+    words = redacted(str(error.description if isinstance(error, HTTPException) else error))
     headers = dict(error.get_headers()) if isinstance(error, HTTPException) else {}
     return render_template("error.html", status=status, words=words), status, headers
 

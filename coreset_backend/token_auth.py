@@ -69,7 +69,8 @@ class TokenAuth(httpx.Auth):
         if response.status_code in (400, 401, 403):
             raise Unauthorized(TOKEN_REFUSED)
         access = read_answer(response, "POST /api/token/refresh/", ("access",))["access"]
-        if not (isinstance(access, str) and 0 < len(access) < LONGEST_TOKEN and access.isascii()):
+        access = access.strip() if isinstance(access, str) else ""
+        if not (0 < len(access) < LONGEST_TOKEN and access.isascii() and access.isprintable()):
             raise Unreachable("POST /api/token/refresh/ was answered with an access token that is none.")
         with self._lock:
             keep_secret(access, instead_of=self._access)

@@ -40,6 +40,7 @@ from coreset_backend.openapi import description
 from coreset_backend.overview import progress, project_overview, readable_rounds
 from coreset_backend.pages import pages
 from coreset_backend.protocol import predict_tasks, set_up_project
+from coreset_backend.redaction import redacted
 from coreset_backend.status import project_status
 
 log = logging.getLogger(__name__)
@@ -231,7 +232,9 @@ def rollback(project: str) -> tuple[Response, int]:
 
 def _answer_error(error: Exception) -> tuple[Response, int]:
     if isinstance(error, HTTPException):
-        answer = jsonify(error=error.description, status=error.code)
+        answer = jsonify(
+            error=redacted(str(error.description)), status=error.code
+        )  # it may quote the request
         for name, value in error.get_response().headers:
             if name in ("Allow", "Location", "Retry-After", "WWW-Authenticate"):
                 answer.headers[name] = value

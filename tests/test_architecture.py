@@ -97,7 +97,7 @@ MAY_IMPORT = {
         "project_settings",
     },
     "comparison": {"errors", "sealed", "store", "evaluation", "simulation_report"},
-    "pages": {"errors", "store", "incoming", "overview", "images"},
+    "pages": {"errors", "redaction", "store", "incoming", "overview", "images"},
     "simulation_report": {"curves", "foreign_text", "sealed"},
     "simulate": PURE
     | {
@@ -137,7 +137,7 @@ DOORS = {
     "timm": {"model"},
     "annoy": {"neighbors"},
     "label_studio_ml": {"coreset_model"},
-    "gunicorn": {"connections", "gunicorn_logs"},
+    "gunicorn": {"connections"},
     "flask": {"web", "access", "incoming", "metrics", "openapi", "pages", "coreset_model"},
     "prometheus_client": {"metrics"},
     "click": {"cli"},

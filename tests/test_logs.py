@@ -110,8 +110,9 @@ class Echo(BaseHTTPRequestHandler):
     """A Label Studio in trouble: it answers 400 with everything that it was sent."""
 
     def do_GET(self) -> None:
-        body = f"{self.path}\n{self.headers}".encode()
+        body = json.dumps({"detail": f"{self.path}\n{self.headers}"}).encode()
         self.send_response(400)
+        self.send_header("Content-Type", "application/json")
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         self.wfile.write(body)
@@ -172,6 +173,9 @@ def test_no_seeded_secret_is_in_the_logs_answers_or_redis_of_a_real_run(
             said.append(client.post("/webhook", json=event, headers=headers).text)
         said.append(client.get("/projects?token=" + SEEDS["BASIC_AUTH_PASS"]).text)
         said.append(client.post("/predict", content=b"{", auth=login).text)
+        quoted = {"project": SEEDS["CORESET_WEBHOOK_SECRET"]}
+        told = client.post("/setup", json=quoted, auth=login).text
+        assert "not '***'" in told
         said.append(wait_until(lambda: "last_failure" in (text := status()) and text, "the failed round", 60))
         said += [client.get(path, auth=login).text for path in ("/projects/7", "/metrics", "/openapi.json")]
         said.append(str([locked_redis.dump(key) for key in locked_redis.keys("coreset:*")]))

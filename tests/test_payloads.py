@@ -20,9 +20,9 @@ from test_store import record
 from waiting import wait_until
 
 from coreset_backend import demo
-from coreset_backend.answers import NO_ROUND_VERSION
 from coreset_backend.backend import Backend
 from coreset_backend.connect import SECRET_HEADER
+from coreset_backend.store import NO_ROUND_VERSION
 from coreset_backend.web import create_app
 
 PAYLOADS = {

@@ -5,15 +5,17 @@ import json
 from collections.abc import Callable, Iterator
 from urllib.parse import quote
 
+import httpx
 import pytest
 from rq.serializers import JSONSerializer
 
 from coreset_backend import redaction
 from coreset_backend.backend import Backend, OurJob
-from coreset_backend.errors import CoresetError, ProjectGone, Rejected
+from coreset_backend.errors import CoresetError, ProjectGone, Rejected, Unreachable
 from coreset_backend.jobs import ROUND_JOB
 from coreset_backend.redaction import keep_secret, redacted
 from coreset_backend.settings import Settings, keep_secrets_of
+from coreset_backend.token_auth import TokenAuth
 from coreset_backend.worker import RoundWorker
 
 SECRET = "päss/word+ä'\"<9>"
@@ -107,6 +109,26 @@ def test_the_secrets_of_the_settings_are_kept() -> None:
     for secret in ("the-api-key", "pwd7", pair, "p%40ss/word", "p@ss/word", "annpassword"):
         assert secret not in redacted(f"it is {secret} indeed")
     assert "p%40ss" not in repr(settings)
+
+
+def personal_token() -> str:
+    claims = base64.urlsafe_b64encode(b'{"token_type": "refresh"}').decode().rstrip("=")
+    return f"eyJhbGciOiJIUzI1NiJ9.{claims}.signature"
+
+
+def test_a_bought_access_token_is_hidden_and_cleaned() -> None:
+    flow = TokenAuth("http://ls.example", personal_token()).sync_auth_flow(httpx.Request("GET", "http://h/"))
+    bought = httpx.Response(200, json={"access": "bought-token-1\r\n"}, request=next(flow))
+    assert flow.send(bought).headers["Authorization"] == "Bearer bought-token-1"
+    assert redacted("it is bought-token-1") == "it is ***"
+
+
+@pytest.mark.parametrize("access", ["a\nb", "schlüssel"])
+def test_a_bought_access_token_that_no_header_holds_is_refused_and_not_shown(access: str) -> None:
+    flow = TokenAuth("http://ls.example", personal_token()).sync_auth_flow(httpx.Request("GET", "http://h/"))
+    with pytest.raises(Unreachable, match="an access token that is none") as refused:
+        flow.send(httpx.Response(200, json={"access": access}, request=next(flow)))
+    assert access not in str(refused.value)
 
 
 def test_the_traceback_that_rq_keeps_in_redis_holds_no_secret(make_backend: Callable[..., Backend]) -> None:
