@@ -195,8 +195,10 @@ class LabelStudio:
 
     def fetch_waiting(self, project_id: int) -> dict[int, float | None]:
         """Task id -> its score under the project's version, None without, for all that still want labels."""
-        tasks = self._tasks(project_id, {"include": "id,predictions_score", "query": _query([UNSOLVED])})
-        return {task["id"]: task.get("predictions_score") for task in tasks}
+        query = _query([UNSOLVED], ordering=BY_SCORE)  # early releases leave out a score that orders nothing
+        tasks = self._tasks(project_id, {"include": "id,predictions_score", "query": query})
+        scores = {task["id"]: task.get("predictions_score") for task in tasks}
+        return {task_id: scores[task_id] for task_id in sorted(scores)}
 
     def count_waiting(self, project_id: int, *, served: bool) -> int:
         """How many tasks that still want labels carry the project's version, or do not."""

@@ -1,5 +1,6 @@
 """What the recipe of publishing relies on: asked of the real Label Studio and of the fake one alike."""
 
+from contextlib import nullcontext
 from dataclasses import replace
 
 import httpx
@@ -39,6 +40,12 @@ def import_by_hand(
     region = {"from_name": "label", "to_name": "image", "type": "choices", "value": {"choices": [label]}}
     body = [{"task": each, "result": [region], "score": 0.5, "model_version": version} for each in task_ids]
     admin.post(f"/api/projects/{project_id}/import/predictions", json=body).raise_for_status()
+
+
+def checks_predictions(admin: httpx.Client, client: LabelStudio, project_id: int, task_id: int) -> bool:
+    """Whether this release drops predictions that do not fit the label config; 1.12 takes all."""
+    import_by_hand(admin, project_id, [task_id], "asked by a test", "no such label")
+    return "asked by a test" not in client.model_versions(project_id)
 
 
 class LabelStudioContract:
@@ -83,7 +90,8 @@ class LabelStudioContract:
         admin.patch(f"/api/projects/{project_id}/", json={"label_config": fewer}).raise_for_status()
         published = client.publish(project_id, predictions(task_ids, "coreset-1-a"), labels)
         assert published.sent == 6
-        assert admin.get("/api/predictions/", params={"task": task_ids[0]}).json()[0]["result"] == []
+        stored = admin.get("/api/predictions/", params={"task": task_ids[0]}).json()[0]["result"]
+        assert bool(stored) != checks_predictions(admin, client, project_id, task_ids[0])
 
     def test_answers_of_nested_choices_are_published_as_paths(
         self, client: LabelStudio, admin: httpx.Client, project: tuple[int, list[int]]
@@ -206,7 +214,8 @@ class LabelStudioContract:
         admin.post(f"/api/projects/{project_id}/import", json=body).raise_for_status()
         assert client.count_waiting(project_id, served=False) == 1
         assert list(client.fetch_waiting(project_id).values()).count(None) == 1
-        with pytest.raises(Rejected):  # a score outside [0, 1] is dropped without a word
+        checks = checks_predictions(admin, client, project_id, task_ids[0])
+        with pytest.raises(Rejected) if checks else nullcontext():  # a score outside [0, 1] is dropped
             client.add_predictions(project_id, [Prediction(task_ids[1], -0.5, "coreset-1-a")], None)
 
     def test_labels_skips_and_empty_results_are_read_as_they_are(
@@ -233,6 +242,8 @@ class LabelStudioContract:
         self, client: LabelStudio, admin: httpx.Client, project: tuple[int, list[int]]
     ) -> None:
         answer = admin.post("/api/token/", json={})
+        if answer.status_code == 404:
+            pytest.skip("this release has no personal access tokens")
         if answer.status_code == 409:
             pytest.skip("this user has a personal access token already, which is shown only once")
         key = answer.raise_for_status().json()["token"]
