@@ -21,8 +21,8 @@ test: install label-studio .venv/.dev check
 docker-test: install label-studio .venv/.dev
 	$(BIN)/pytest -m docker tests/docker
 
-# Every fault in every phase of a round; then the web process among slow clients, and for an hour under load and beside a training.
-soak: install .venv/.dev
+# Every fault in every phase of a round, a crowd of annotators; then the web process among slow clients, and for an hour under load and beside a training.
+soak: install label-studio .venv/.dev
 	$(BIN)/pytest -m soak
 	$(BIN)/python benchmarks/load.py --soak 3600
 

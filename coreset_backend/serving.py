@@ -16,7 +16,7 @@ from coreset_backend.label_studio import LabelStudio, Progress, Publication
 from coreset_backend.project import Json, Labels, Prediction
 
 QUEUE = 5_000
-SMALL = 200
+SMALL = 100
 # Label Studio drops scores outside [0, 1]. What is behind stays above the mean of a superseded pair.
 FIRST_HEAD = (0.4, 0.8)
 BEHIND = (0.9, 1.0)

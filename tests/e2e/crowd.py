@@ -66,14 +66,18 @@ def label_all(
 
 
 def _label(annotator: Annotator, project_id: int, choices: Sequence[str], account: Account) -> None:
-    """Label until nothing waits, or others have all that does."""
-    while waiting := unsolved(annotator.http, project_id):
+    """Label until nothing waits, or others have all that does. What waits is listed after each "no tasks"."""
+    waiting: set[int] = set()
+    while True:
         try:
             task_id = _ask(annotator, project_id, waiting, account)
             if task_id is not None:
                 annotator.submit(task_id, choices[task_id % len(choices)])
                 account.submitted.append(task_id)
-            elif waiting <= account.served.keys():
+                waiting = set()
+                continue
+            waiting = unsolved(annotator.http, project_id)
+            if waiting <= account.served.keys():
                 return
         except httpx.HTTPStatusError:
             with account.lock:
