@@ -20,9 +20,7 @@ Vectors = NDArray[np.float32]
 ALIKE = 0.85  # near-duplicates have thumbnails that correlate by more than this
 COMPARED = 16  # pixels a side of those thumbnails
 FLAT = 0.25  # a contrast as small as this, of 255, is that of rounding: images without any are alike
-BLANK = (
-    2.0  # times the contrast that their pixels' noise gives to thumbnails: up to here an image shows nothing
-)
+BLANK = 2.0  # an image whose contrast is up to so many times that of its noise shows nothing
 ASKED = 10  # labelled neighbours that a label is compared with
 LABELS_COMPARED = 20_000
 

@@ -16,12 +16,12 @@ FOUND = Path(__file__).parent / "fuzz_corpus"
 REASONS = (
     "damaged",
     "cannot be read",
-    "cut off",
+    "no image that can be read",
     "megapixels",
     "memory",
     "computing time",
-    "empty",
-    "answer",
+    "is empty",
+    "the answer is",
 )
 MARKERS = (
     b"\xff\xd8",

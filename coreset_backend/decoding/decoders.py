@@ -1,6 +1,7 @@
 """The parent's side: child processes that decode, side by side, and one budget of memory for all of them."""
 
 import contextlib
+import fcntl
 import os
 import select
 import signal
@@ -34,6 +35,7 @@ MOST_PROCESSES = 4
 PATIENCE_SECONDS = 600.0
 """Without a word a child is taken for stuck: its own limits count CPU time, of which it may get little."""
 _START_SECONDS = 120.0
+_PIPE_BYTES = 1 << 20
 _MODULE = "coreset_backend.decoding.process"
 _CPU_SIGNALS = (signal.SIGPROF, signal.SIGXCPU)
 
@@ -163,6 +165,7 @@ class _Child:
             )
         except OSError as error:
             raise _not_started(str(error)) from error
+        self._widen_pipe()
         try:
             self._answer(_START_SECONDS)
         except _Ended as ended:
@@ -170,6 +173,13 @@ class _Child:
         except BaseException:
             self.end()
             raise
+
+    def _widen_pipe(self) -> None:
+        """So that a file is sent in a few pieces; 64 kB is the default, and a user's pipes may be limited."""
+        assert self._process.stdin
+        if sys.platform == "linux":
+            with contextlib.suppress(OSError):
+                fcntl.fcntl(self._process.stdin.fileno(), fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
 
     def ask(self, *parts: bytes) -> tuple[bytes, int, bytes]:
         """(kind, warnings, body) of the answer; raises _Ended."""
