@@ -28,6 +28,7 @@ from waiting import wait_until
 
 from coreset_backend import demo
 from coreset_backend.demo_images import CLASSES, make_images
+from coreset_backend.label_studio import LabelStudio
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow]
 N, TORN = 90, 2
@@ -107,20 +108,22 @@ def test_every_number_is_that_of_the_api_and_of_label_studio(
 
 
 def known_to_label_studio(admin: httpx.Client, project_id: int) -> dict[str, int]:
-    """What Label Studio itself counts: tasks, labelled ones, and those that it serves first."""
+    """What Label Studio itself counts: tasks, labelled ones, and those in the queue."""
     project = admin.get(f"/api/projects/{project_id}/").raise_for_status().json()
-    versions = admin.get(f"/api/projects/{project_id}/model-versions/").raise_for_status().json()
+    client = LabelStudio(str(admin.base_url), admin.headers["Authorization"].removeprefix("Token "))
+    queue = client.count_waiting(project_id, served=True)
+    client.close()
     return {
         "tasks": project["task_number"],
         "labeled": project["num_tasks_with_annotations"],
-        "served first": versions[project["model_version"]],
+        "queue": queue,
     }
 
 
 def of_the_page(shown: dict[str, int]) -> dict[str, int]:
     """The same of the page's counts."""
-    served = shown["selected"] + shown["reserve"]
-    return {"tasks": sum(shown.values()), "labeled": shown["labeled"], "served first": served}
+    whole = sum(shown.values())
+    return {"tasks": whole, "labeled": shown["labeled"], "queue": whole - shown["labeled"]}
 
 
 def overview_of(stack: Any, project_id: int) -> Any:
