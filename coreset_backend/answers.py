@@ -27,6 +27,17 @@ class Answers:
         self._embedded = stored.array("embedded_task_ids")
         has_model = "probabilities.npy" in stored.record.hashes
         self._probabilities = stored.array("probabilities") if has_model else None
+        with stored.reading():
+            self._require_fit()
+
+    def _require_fit(self) -> None:
+        """ValueError unless there is a score for each task and a probability for each image and class."""
+        shapes = [(self._scores.shape, self._task_ids.shape)]
+        if self._probabilities is not None and (labels := self.record.labels):
+            shapes.append((self._probabilities.shape, (*self._embedded.shape, len(labels.names))))
+        for found, expected in shapes:
+            if found != expected or len(expected) > 2:
+                raise ValueError(f"an array of {found} instead of {expected}")
 
     def knows(self, task_id: int) -> bool:
         """Whether the task was in the round's snapshot."""
@@ -89,14 +100,13 @@ class AnswerCache:
             cached = self._answers.get(project_id)
             if cached and numbers and cached.record.number == numbers[0]:
                 return cached
-            for number in numbers:
+            for stored in self._store.readable(project_id):
                 try:
-                    answers = Answers(self._store.open(project_id, number))
+                    self._answers[project_id] = Answers(stored)
                 except CorruptRound as error:
                     log.error("passed over: %s", error)
-                    continue
-                self._answers[project_id] = answers
-                return answers
+                else:
+                    return self._answers[project_id]
         return None
 
 

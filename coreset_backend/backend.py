@@ -1,31 +1,35 @@
 """The composition root: web, worker and command line all begin with ``open_backend(read_settings())``."""
 
-from collections.abc import Mapping
+import logging
+from collections.abc import Callable, Iterator, Mapping
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from redis import Redis
 from redis.backoff import ExponentialWithJitterBackoff
-from redis.exceptions import ConnectionError, TimeoutError
+from redis.exceptions import ConnectionError, ResponseError, TimeoutError
 from redis.retry import Retry
 from rq import Queue
 from rq.exceptions import NoSuchJobError, TimeoutFormatError
 from rq.job import Job
 from rq.serializers import JSONSerializer
 
-from coreset_backend.errors import ConfigError
+from coreset_backend.errors import ConfigError, CoresetError
 from coreset_backend.label_studio import LabelStudio
 from coreset_backend.outbound import Proxies, read_proxies
-from coreset_backend.project_settings import project_settings
+from coreset_backend.project_settings import EXTRA_PARAMS, LABEL_CONFIG, known_settings, project_settings
 from coreset_backend.redaction import keep_secret
 from coreset_backend.settings import Settings
-from coreset_backend.store import Store
+from coreset_backend.store import Round, Store
 
 if TYPE_CHECKING:
     from coreset_backend.images import Images
 
 
+log = logging.getLogger(__name__)
+T = TypeVar("T")
 MAINTENANCE_SECONDS = 20
+OUR_KEYS = "coreset:"
 
 
 class OurJob(Job):
@@ -57,14 +61,33 @@ class OurQueue(Queue):
         return bool(self.connection.set(self.registry_cleaning_key, 1, nx=True, ex=MAINTENANCE_SECONDS))
 
 
+class OurRedis(Redis):
+    """Redis, where a key of ours that holds another kind of value counts as empty and is dropped.
+
+    All that our keys hold may be lost; what somebody else put there must not stop a project for good.
+    """
+
+    def execute_command(self, *args: Any, **options: Any) -> Any:
+        try:
+            return super().execute_command(*args, **options)  # type: ignore[no-untyped-call]
+        except ResponseError as error:
+            ours = [each for each in args[1:] if isinstance(each, str) and each.startswith(OUR_KEYS)]
+            if "WRONGTYPE" not in str(error) or not ours:
+                raise
+            log.error("%s in Redis held what is not ours; it is dropped", ours[0])
+            self.delete(*ours)
+            return super().execute_command(*args, **options)  # type: ignore[no-untyped-call]
+
+
 class Backend:
     """The opened doors. Label Studio and the images are opened at their first use: the web needs neither."""
 
     def __init__(self, settings: Settings, redis: Redis, label_studio: LabelStudio | None = None) -> None:
         self.settings = settings
         self.redis = redis
-        # Workers look at the second queue while the first is empty.
-        self.queue, self.spare_queue = (
+        # Workers look at a queue while those before it are empty: what a person started, what is due by
+        # itself, what can be done meanwhile.
+        self.first_queue, self.queue, self.spare_queue = (
             OurQueue(
                 name,
                 connection=redis,
@@ -72,11 +95,16 @@ class Backend:
                 serializer=JSONSerializer,
                 default_timeout=settings.job_timeout,
             )
-            for name in (settings.queue_name, f"{settings.queue_name}-spare")
+            for name in (f"{settings.queue_name}-first", settings.queue_name, f"{settings.queue_name}-spare")
         )
         self.store = Store(settings.model_dir)
         if label_studio:
             self.label_studio = label_studio
+
+    @property
+    def jobs_waiting(self) -> int:
+        """How many jobs wait for a worker, but for those that can be done in spare time."""
+        return self.first_queue.count + self.queue.count
 
     @cached_property
     def label_studio(self) -> LabelStudio:
@@ -146,14 +174,41 @@ class Backend:
     def settings_for(self, project_id: int, attributes: Mapping[str, str]) -> Settings:
         """The settings as they hold for the project; ``attributes`` are those of its label config.
 
-        Raises ConfigError for what its lead set wrongly.
+        Raises ConfigError for what its lead set wrongly there. What is kept of Label Studio's form was
+        checked when it came; what is unknown by now, as after a newer release was taken back, is passed over.
         """
-        return project_settings(self.settings, self.store.extra_params(project_id), attributes)
+        return project_settings(self.settings, self.known_params(project_id), attributes)
 
-    def settings_of(self, project_id: int) -> Settings:
-        """The settings as they hold for the project, with the label config that its newest round has seen."""
+    def settings_of(self, project_id: int, seen_by: Round | None) -> Settings:
+        """The settings as they hold for the project, with the label config that its newest round has seen;
+        what is unknown there is passed over.
+        """
+        seen = known_settings(seen_by.attributes if seen_by else {}, LABEL_CONFIG)
+        return self.settings_for(project_id, seen)
+
+    def trigger_of(self, project_id: int) -> str:
+        """ "auto" where rounds of the project start by themselves, else "manual"."""
         newest = self.store.latest(project_id)
-        return self.settings_for(project_id, newest.record.attributes if newest else {})
+        return self.settings_of(project_id, newest.record if newest else None).trigger
+
+    def known_params(self, project_id: int) -> dict[str, Any]:
+        """The settings that the project's lead typed into Label Studio's form, those that can be used."""
+        return known_settings(self.store.extra_params(project_id), EXTRA_PARAMS)
+
+    def of_each_project(self, look: Callable[[int], T]) -> Iterator[tuple[int, T | CoresetError]]:
+        """(id, what ``look`` says of it) for every known project, in the order of their ids.
+
+        Where it fails, why it did: one broken project hides none of the others.
+        """
+        for project_id in self.store.projects():
+            try:
+                yield project_id, look(project_id)
+            except CoresetError as error:
+                log.error("project %d is passed over: %s", project_id, error)
+                yield project_id, error
+            except Exception as error:
+                log.exception("project %d is passed over", project_id)
+                yield project_id, CoresetError(f"An unexpected error ({type(error).__name__}: {error}).")
 
     def close(self) -> None:
         for opened in ("label_studio", "images", "brief_redis"):
@@ -193,7 +248,7 @@ def redis_connection(
         ExponentialWithJitterBackoff(base=0.5, cap=5.0) if patient else ExponentialWithJitterBackoff(cap=0.1)
     )
     try:
-        return Redis.from_url(
+        return OurRedis.from_url(
             settings.redis_url,
             password=settings.redis_password.get_secret_value() if settings.redis_password else None,
             retry=Retry(backoff, retries=60 if patient else retries),

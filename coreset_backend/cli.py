@@ -204,11 +204,10 @@ def rollback(project_id: int, number: int) -> None:
 @click.option("--json", "as_json", is_flag=True, help="As the API answers it.")
 def status(project_id: int | None, as_json: bool) -> None:
     """How far each project's round is, what its last one chose, and the counts of its tasks."""
-    from coreset_backend.status import project_status, status_lines
+    from coreset_backend.status import all_statuses, project_status, status_lines
 
     backend = open_backend(running_settings())
-    project_ids = [project_id] if project_id else backend.store.projects()
-    found = [project_status(backend, each) for each in project_ids]
+    found = all_statuses(backend) if project_id is None else [project_status(backend, project_id)]
     if as_json:
         say(json.dumps(found, indent=2))
     elif not found:

@@ -5,16 +5,19 @@ the model does not know. How good models become that learn from one or the other
 :mod:`coreset_backend.simulate` on images whose labels are known.
 """
 
+import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from coreset_backend.errors import CorruptRound
+from coreset_backend.errors import CorruptFile
 from coreset_backend.evaluation import Interval, proportion
-from coreset_backend.sealed import read_sealed, write_sealed
+from coreset_backend.record import REPLAY, taken
+from coreset_backend.sealed import is_there, read_sealed, write_sealed
 from coreset_backend.simulation_report import Line
 from coreset_backend.store import Store
 
+log = logging.getLogger(__name__)
 Json = Any
 
 
@@ -86,7 +89,11 @@ def read_replay(store: Store, project_id: int) -> Json:
     """``{sentence, lines}``, each line ``{strategy, batch, seeds, points}`` with ``points`` ``{labels, value,
     low, high}``: mean accuracy, and a standard deviation to either side. None without a whole one.
     """
+    path = store.replay_path(project_id)
+    if not is_there(path):
+        return None
     try:
-        return read_sealed(store.replay_path(project_id), unsealed_too=True)
-    except CorruptRound:
+        return taken(REPLAY, read_sealed(path, unsealed_too=True))
+    except (CorruptFile, ValueError) as error:
+        log.error("passed over: %s: %s", path, error)
         return None

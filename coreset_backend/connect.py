@@ -371,8 +371,12 @@ def problems(
     url: str,
     secret: str,
     basic_auth: tuple[str, str] | None = None,
+    batch_expected: bool = True,
 ) -> Iterator[str]:
-    """What keeps the connection of the project from working, each with its fix; nothing when it is sound."""
+    """What keeps the connection of the project from working, each with its fix; nothing when it is sound.
+
+    ``batch_expected``: a batch should be served now, as it need not be while the first round runs.
+    """
     project = _project(label_studio, project_id)
     parse_label_config(project["label_config"])
     again = f"run `coreset-backend connect --project {project_id}`"
@@ -399,7 +403,8 @@ def problems(
         yield f"The webhook is switched off; {again}."
     if project.get("sampling") != SAMPLING:
         yield f"Task sampling is '{project.get('sampling')}', so the batch is not served first; {again}."
-    yield from _not_served(label_studio, store, project_id, url)
+    if batch_expected:
+        yield from _not_served(label_studio, store, project_id, url)
 
 
 def _not_served(label_studio: LabelStudio, store: Store, project_id: int, url: str) -> Iterator[str]:

@@ -10,10 +10,13 @@ from collections.abc import Collection, Iterable
 from dataclasses import asdict, dataclass
 from urllib.parse import urlsplit
 
-from coreset_backend.errors import CorruptRound
+from pydantic import TypeAdapter
+
+from coreset_backend.errors import CorruptFile
 from coreset_backend.label_studio import LabelStudio
 from coreset_backend.project import Json
-from coreset_backend.sealed import read_sealed, write_sealed
+from coreset_backend.record import taken
+from coreset_backend.sealed import is_there, read_sealed, write_sealed
 from coreset_backend.store import NO_ROUND_VERSION, Store, StoredRound
 
 log = logging.getLogger(__name__)
@@ -37,14 +40,17 @@ class Connection:
     complete: bool = False
 
 
+CONNECTION = TypeAdapter(Connection)
+
+
 def read_connection(store: Store, project_id: int) -> Connection | None:
     """None for a project that nobody connected, or whose note is damaged."""
     path = store.connection_path(project_id)
-    if not path.exists():
+    if not is_there(path):
         return None
     try:
-        return Connection(**read_sealed(path))
-    except (CorruptRound, TypeError) as error:
+        return taken(CONNECTION, read_sealed(path))
+    except (CorruptFile, ValueError) as error:
         log.error("project %d: how it stood before it was connected cannot be read: %s", project_id, error)
         return None
 

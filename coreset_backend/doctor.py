@@ -1,8 +1,11 @@
 """What keeps rounds from running, each with its fix: the checks behind `coreset-backend doctor`."""
 
+import errno
+import logging
 import os
 import shutil
 import stat
+import tempfile
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -13,14 +16,15 @@ from coreset_backend.annotations import HIDDEN
 from coreset_backend.backend import Backend
 from coreset_backend.connect import image_words, supported_release
 from coreset_backend.connect import problems as connection_problems
-from coreset_backend.errors import CoresetError, ProjectError
+from coreset_backend.errors import CoresetError, CorruptRound, ProjectError
 from coreset_backend.heartbeats import workers_alive
 from coreset_backend.label_config import parse_label_config
 from coreset_backend.label_studio import LabelStudio
-from coreset_backend.progress import read_progress
 from coreset_backend.project import parse_task
 from coreset_backend.settings import secret_files
+from coreset_backend.status import standing
 
+log = logging.getLogger(__name__)
 LEAST_FREE_BYTES = 1_000_000_000
 CONTAINER_SECRETS = Path("/run/secrets")
 Check = Callable[[Backend], Iterator[str]]
@@ -45,6 +49,9 @@ def _found(check: Check, backend: Backend) -> list[str]:
             found.append(problem)
     except CoresetError as error:
         found.append(str(error))
+    except Exception as error:
+        log.exception("a check ended in an error that nobody foresaw")
+        found.append(f"The check could not be made ({type(error).__name__}: {error}).")
     return found
 
 
@@ -52,16 +59,28 @@ def _store(backend: Backend) -> Iterator[str]:
     folder = backend.settings.model_dir.absolute()
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder) as probe:
+            probe.write(bytes(4096))
+            probe.flush()
         backend.store.webhook_secret()
         free = shutil.disk_usage(folder).free
     except OSError as error:
-        yield f"{folder} cannot be written ({error.strerror}). Run: chown -R {os.getuid()} {folder}"
+        yield f"{folder} cannot be written ({error.strerror}). {_fix(error, folder)}"
         return
     if free < LEAST_FREE_BYTES:
         yield (
             f"Only {free / 1e9:.1f} GB are free below {folder}; a round may fail to be saved. Make room, "
             "or lower CORESET_CACHE_GB and CORESET_KEEP_ROUNDS."
         )
+
+
+def _fix(error: OSError, folder: Path) -> str:
+    fixes = {
+        errno.ENOSPC: "Make room.",
+        errno.EDQUOT: "Make room, or raise the quota.",
+        errno.EROFS: "Mount it so that it can be written.",
+    }
+    return fixes.get(error.errno or 0, f"Run: chown -R {os.getuid()} {folder}")
 
 
 def _redis(backend: Backend) -> Iterator[str]:
@@ -114,6 +133,11 @@ def _everybody_reads(path: Path) -> bool:
 
 
 def _project(backend: Backend, project_id: int) -> Iterator[str]:
+    yield from _unusable(backend, project_id)
+    newest = backend.store.latest(project_id)
+    known = standing(backend, project_id, newest)
+    if known.get("error"):
+        yield known["sentence"]
     label_studio, settings = backend.label_studio, backend.settings
     yield from connection_problems(
         label_studio,
@@ -122,13 +146,27 @@ def _project(backend: Backend, project_id: int) -> Iterator[str]:
         url=settings.url,
         secret=backend.webhook_secret,
         basic_auth=backend.basic_auth,
+        batch_expected=known["state"] in ("idle", "failed") and (newest is None or bool(newest.record.batch)),
     )
     yield from _first_image(backend, label_studio, project_id)
-    if newest := backend.store.latest(project_id):
+    if newest:
         yield from (Note(each) if HIDDEN in each else each for each in newest.record.remarks)
-    error = read_progress(backend, project_id).get("error")
-    if error:
-        yield f"The last round failed: {error}"
+
+
+def _unusable(backend: Backend, project_id: int) -> Iterator[str]:
+    """What of the project in the store is passed over."""
+    store = backend.store
+    for number in store.numbers(project_id):
+        try:
+            store.open(project_id, number)
+        except CorruptRound as error:
+            yield str(error)
+    kept = store.extra_params(project_id)
+    if unused := sorted(set(kept) - set(backend.known_params(project_id))):
+        yield (
+            f"Settings kept from Label Studio's form are unknown to this release and passed over: "
+            f"{', '.join(unused)[:100]!r}. Correct them under Settings > Model."
+        )
 
 
 def _first_image(backend: Backend, label_studio: LabelStudio, project_id: int) -> Iterator[str]:

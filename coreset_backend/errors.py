@@ -18,9 +18,11 @@ CoresetError
 │  └─ OutOfMemory              even one image does not fit
 ├─ QueueError              Redis, which carries requests and progress, does not answer
 ├─ TakenOver               another process has the project's lease by now
-└─ StoreError              a round on disk cannot be used
+└─ StoreError              something on disk cannot be used
    ├─ RoundNotFound            no such round
-   └─ CorruptRound             a file of the round is missing or does not match its hash
+   ├─ Unwritable               no room, or no right to write
+   └─ CorruptFile              a file is missing, altered or of another shape
+      └─ CorruptRound              it is a file of a round
 
 A message says what came, what was expected and what to do. ``ValueError`` is kept for programmer
 mistakes in pure functions.
@@ -28,6 +30,7 @@ mistakes in pure functions.
 
 import errno
 from collections.abc import Iterable
+from pathlib import Path
 
 from coreset_backend.foreign_text import one_line
 from coreset_backend.redaction import redacted
@@ -143,19 +146,37 @@ class TakenOver(CoresetError):
 
 
 class StoreError(CoresetError):
-    """A round on disk cannot be used."""
+    """Something on disk cannot be used."""
 
 
 class RoundNotFound(StoreError):
     """No round of that version is in the store."""
 
 
-class CorruptRound(StoreError):
-    """A file of the round at ``path`` is missing, torn or altered; ``why`` says which."""
+class Unwritable(StoreError):
+    """The file or folder ``path`` could not be written, for want of room or of the right to."""
+
+    def __init__(self, path: Path, why: OSError) -> None:
+        super().__init__(
+            f"{path.name} could not be saved below {path.parent.absolute()}: {why.strerror or why}. "
+            "Make room there, or let this process write to it."
+        )
+
+
+class CorruptFile(StoreError):
+    """The file or folder ``path`` is missing, torn, altered or of another shape; ``why`` says which."""
+
+    words = "{path} cannot be used: {why}."
 
     def __init__(self, path: object, why: str) -> None:
-        super().__init__(f"The round at {path} cannot be used: {why}. Start a new round.")
+        super().__init__(self.words.format(path=path, why=why))
         self.why = why
+
+
+class CorruptRound(CorruptFile):
+    """A file of the round at ``path`` is."""
+
+    words = "The round at {path} cannot be used: {why}. Start a new round."
 
 
 def memory_ran_out(error: Exception) -> bool:

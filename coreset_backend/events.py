@@ -31,6 +31,6 @@ def take_event(backend: Backend, project_id: int, action: str) -> str:
         return "disconnected"
     backend.store.register(project_id)
     forced = action == START_TRAINING
-    if not forced and backend.settings_of(project_id).trigger == "manual":
+    if not forced and backend.trigger_of(project_id) == "manual":
         return "manual"
     return "queued" if request_round(backend, project_id, action, force=forced) else "already waiting"

@@ -26,7 +26,7 @@ def duplicates(stored: StoredRound) -> list[list[int]]:
     grouped = np.flatnonzero(groups >= 0)
     by_group = grouped[np.argsort(groups[grouped], kind="stable")]
     starts = np.flatnonzero(np.diff(groups[by_group])) + 1
-    return [task_ids[rows].tolist() for rows in np.split(by_group, starts) if len(rows)]
+    return [task_ids[rows].astype(np.int64).tolist() for rows in np.split(by_group, starts) if len(rows)]
 
 
 def suspects(stored: StoredRound) -> list[Json]:
@@ -42,6 +42,7 @@ def suspects(stored: StoredRound) -> list[Json]:
         strict=True,
     )
     return [
-        {"task_id": task_id, "label": given.get(task_id), "neighbors_say": labels.names[code], "share": share}
+        {"task_id": int(task_id), "label": given.get(task_id), "neighbors_say": labels.names[code]}
+        | {"share": float(share)}
         for task_id, code, share in found
     ]

@@ -2,6 +2,7 @@
 
 from redis.exceptions import RedisError
 from rq import Worker
+from rq.worker_registration import WORKERS_BY_QUEUE_KEY
 
 from coreset_backend.backend import Backend
 from coreset_backend.errors import QueueError
@@ -25,8 +26,9 @@ def heartbeat_ages(backend: Backend) -> dict[str, float]:
     """
     ages = {}
     try:
-        for key in Worker.all_keys(queue=backend.queue):
-            name = key.removeprefix(Worker.redis_worker_namespace_prefix)
+        keys: set[bytes] = backend.redis.smembers(WORKERS_BY_QUEUE_KEY % backend.queue.name)  # type: ignore[assignment]
+        for key in keys:
+            name = key.decode(errors="replace").removeprefix(Worker.redis_worker_namespace_prefix)
             left: int = backend.redis.pttl(alive_key(name))
             if left > 0:
                 ages[name] = HEARTBEAT_SECONDS - left / 1000
@@ -42,13 +44,13 @@ def workers_alive(backend: Backend) -> int:
 
 def job_counts(backend: Backend) -> dict[str, int]:
     """How many jobs are queued, scheduled, started and failed; raises QueueError."""
-    queue = backend.queue
+    queues = (backend.first_queue, backend.queue)
     try:
         return {
-            "queued": queue.count,
-            "scheduled": queue.scheduled_job_registry.count,
-            "started": queue.started_job_registry.count,
-            "failed": queue.failed_job_registry.count,
+            "queued": sum(queue.count for queue in queues),
+            "scheduled": sum(queue.scheduled_job_registry.count for queue in queues),
+            "started": sum(queue.started_job_registry.count for queue in queues),
+            "failed": sum(queue.failed_job_registry.count for queue in queues),
         }
     except RedisError as error:
         raise QueueError(f"Redis does not answer ({error}).") from error

@@ -1,13 +1,41 @@
 """What routes ask of a request: the backend it is for, the project that it names, its body; and a refusal."""
 
+import logging
+import re
 from typing import Any
 
 from flask import Response, current_app, jsonify, request
 from werkzeug.exceptions import BadRequest, ClientDisconnected, NotFound, RequestEntityTooLarge
 
 from coreset_backend.backend import Backend
-from coreset_backend.errors import CoresetError
+from coreset_backend.errors import (
+    ConfigError,
+    CoresetError,
+    LabelStudioError,
+    ProjectError,
+    QueueError,
+    RoundNotFound,
+    StoreError,
+    Unwritable,
+)
 from coreset_backend.project import parse_project_id
+
+log = logging.getLogger(__name__)
+STATUS = {
+    QueueError: 503,
+    RoundNotFound: 404,
+    Unwritable: 503,
+    StoreError: 409,
+    ProjectError: 409,
+    LabelStudioError: 502,
+    ConfigError: 500,
+    CoresetError: 500,
+}
+
+
+def status_of(error: CoresetError) -> int:
+    """The status that says of which kind the error is."""
+    return next(code for kind, code in STATUS.items() if isinstance(error, kind))
 
 
 def current_backend() -> Backend:
@@ -52,6 +80,6 @@ def connected_project(value: object) -> int:
 def refused_in_the_form(error: CoresetError) -> Response:
     """A 400 whose reason phrase holds the words: Label Studio's form shows that, and nothing of the body."""
     answer = jsonify(error=str(error), status=400)
-    words = " ".join(str(error).split()).encode("ascii", "replace").decode()
+    words = re.sub(r"[^ -~]", "?", " ".join(str(error).split()))
     answer.status = f"400 {words[:400]}"
     return answer

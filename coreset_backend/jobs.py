@@ -14,6 +14,7 @@ from functools import partial
 from typing import Any
 
 from redis.exceptions import RedisError
+from redis.lock import Lock
 from rq import Retry, get_current_job
 from rq.command import send_stop_job_command
 from rq.exceptions import InvalidJobOperation, NoSuchJobError
@@ -22,36 +23,13 @@ from rq.serializers import JSONSerializer
 
 from coreset_backend.backend import Backend, OurJob, open_backend
 from coreset_backend.counts import count
-from coreset_backend.errors import (
-    ConfigError,
-    CoresetError,
-    LabelStudioError,
-    ProjectError,
-    ProjectGone,
-    QueueError,
-    StoreError,
-    TooManyImageFailures,
-)
-from coreset_backend.failures import explained, usual_cause
+from coreset_backend.errors import CoresetError, LabelStudioError, ProjectGone, QueueError
+from coreset_backend.failures import explained
 from coreset_backend.leases import LEASE_SECONDS, kept_alive, project_lease
 from coreset_backend.logs import about
-from coreset_backend.pretraining import (
-    PRETRAINING_JOB,
-    is_left_behind,
-    may_pretrain,
-    request_pretraining,
-    run_slice,
-)
-from coreset_backend.progress import (
-    DAY,
-    PRETRAINING_LEASE,
-    read_progress,
-    redis_key,
-    reporter,
-    write_idle,
-    write_pretraining,
-    write_progress,
-)
+from coreset_backend.outcome import ROUND_JOB, answer_demands, is_demanded, note_failure, settle
+from coreset_backend.pretraining import is_left_behind, may_pretrain, request_pretraining, run_slice
+from coreset_backend.progress import DAY, PRETRAINING_LEASE, redis_key, reporter, write_idle
 from coreset_backend.publication import why_to_publish_again
 from coreset_backend.settings import read_settings
 
@@ -60,37 +38,66 @@ log = logging.getLogger(__name__)
 RESERVED_SECONDS = 10
 OVERDUE_SECONDS = 60
 BUSY_RETRY_SECONDS = 5
-ROUND_JOB = "coreset_backend.jobs.run_round_job"
+BY_HAND = "start-"
+"""How the id of a job begins that a person has started."""
+NEVER_ENDS = -1
+"""What Redis gives as the time to live of a key that has none."""
 
 
 def request_round(backend: Backend, project_id: int, reason: str, *, force: bool = False) -> bool:
     """Have a worker look whether the project needs a round, soon; True if a job was queued for it.
 
-    While one waits, more requests change nothing: fifty webhooks make one job. ``force`` starts a round
-    even if none is due. Raises QueueError when Redis does not answer.
+    While one waits, more requests change nothing: fifty webhooks make one job. ``force``: a person starts a
+    round, due or not; it waits for no pause and goes before what starts by itself. Raises QueueError when
+    Redis does not answer.
     """
     try:
         if force:
             backend.redis.rpush(redis_key(project_id, "demands"), reason)
             backend.redis.expire(redis_key(project_id, "demands"), DAY)
             backend.redis.delete(redis_key(project_id, "spared"))  # else the poll passes a lost start
-        return _queue_once(backend, project_id, reason, backend.settings.debounce_seconds)
+        delay = 0 if force else backend.settings.debounce_seconds
+        return _queue_once(backend, project_id, reason, delay, by_hand=force)
     except RedisError as error:
         raise QueueError(
             f"Redis does not answer ({error}), so no round can be requested. Is it running?"
         ) from error
 
 
-def _queue_once(backend: Backend, project_id: int, reason: str, delay: float) -> bool:
+def _queue_once(
+    backend: Backend, project_id: int, reason: str, delay: float, *, by_hand: bool = False
+) -> bool:
     waiting = redis_key(project_id, "waiting")
-    job_id = f"round-{project_id}-{secrets.token_hex(4)}"
+    job_id = _job_id(project_id, by_hand=by_hand)
     if not backend.redis.set(waiting, job_id, nx=True, ex=DAY):
-        if _still_waits(backend, waiting):
+        known: bytes = backend.redis.get(waiting) or b""  # type: ignore[assignment]
+        stands_behind = by_hand and not known.startswith(BY_HAND.encode())
+        if _still_waits(backend, waiting) and not stands_behind:
             return False
         backend.redis.set(waiting, job_id, ex=DAY)
+        _drop(backend, known)
     _queue(backend, project_id, job_id, delay)
     log.info("project %d: %s; job %s in %.0f s", project_id, reason, job_id, delay)
     return True
+
+
+def _job_id(project_id: int, *, by_hand: bool) -> str:
+    return f"{BY_HAND if by_hand else 'round-'}{project_id}-{secrets.token_hex(4)}"
+
+
+def _drop(backend: Backend, job_id: bytes) -> None:
+    """Remove a job that waits and is not needed any more."""
+    job = _fetch(backend, job_id)
+    if job and job.get_status() in (JobStatus.QUEUED, JobStatus.SCHEDULED):
+        job.delete()
+
+
+def _fetch(backend: Backend, job_id: bytes) -> Job | None:
+    try:
+        name = job_id.decode(errors="replace")
+        return OurJob.fetch(name, connection=backend.redis, serializer=JSONSerializer)
+    except NoSuchJobError:
+        return None
 
 
 def _still_waits(backend: Backend, waiting: str) -> bool:
@@ -98,19 +105,19 @@ def _still_waits(backend: Backend, waiting: str) -> bool:
     age: int = DAY - backend.redis.ttl(waiting)
     if age < RESERVED_SECONDS:  # another process may be about to queue it
         return True
-    job_id: bytes = backend.redis.get(waiting) or b""  # type: ignore[assignment]
-    try:
-        job = OurJob.fetch(job_id.decode(), connection=backend.redis, serializer=JSONSerializer)
-    except NoSuchJobError:
+    job = _fetch(backend, backend.redis.get(waiting) or b"")  # type: ignore[arg-type]
+    if job is None:
         return False
     status = job.get_status()
     if status == JobStatus.SCHEDULED:  # for ever, where the clock of who scheduled it ran ahead
         return age < backend.settings.debounce_seconds + OVERDUE_SECONDS
     # A worker that was killed just after it had taken the job left it as it was, but in no queue.
-    return status == JobStatus.QUEUED and job.id in backend.queue.job_ids
+    waits = job.id in backend.queue.job_ids or job.id in backend.first_queue.job_ids
+    return status == JobStatus.QUEUED and waits
 
 
 def _queue(backend: Backend, project_id: int, job_id: str, delay: float) -> None:
+    queue = backend.first_queue if job_id.startswith(BY_HAND) else backend.queue
     options: dict[str, Any] = {
         "job_id": job_id,
         # The first at once: a killed worker's scheduler holds its lock for another minute.
@@ -119,9 +126,9 @@ def _queue(backend: Backend, project_id: int, job_id: str, delay: float) -> None
         "failure_ttl": DAY,
     }
     if delay:
-        backend.queue.enqueue_in(timedelta(seconds=delay), ROUND_JOB, project_id, **options)
+        queue.enqueue_in(timedelta(seconds=delay), ROUND_JOB, project_id, **options)
     else:
-        backend.queue.enqueue(ROUND_JOB, project_id, **options)
+        queue.enqueue(ROUND_JOB, project_id, **options)
 
 
 def run_round_job(project_id: int) -> str:
@@ -133,16 +140,27 @@ def run_round_job(project_id: int) -> str:
     backend = open_backend(read_settings(), patient=True)
     with contextlib.closing(backend):
         lease = project_lease(backend, project_id)
-        job = get_current_job()
-        # Long enough for the lease of a killed worker to run out.
-        if not lease.acquire(blocking_timeout=LEASE_SECONDS + 5, token=job.id if job else None):
-            job_id = f"round-{project_id}-{secrets.token_hex(4)}"
+        if not _waited_for(backend, lease):
+            job_id = _job_id(project_id, by_hand=is_demanded(backend, project_id))
             backend.redis.set(redis_key(project_id, "waiting"), job_id, ex=DAY)
             _queue(backend, project_id, job_id, BUSY_RETRY_SECONDS)
             return "another job of this project is running; waiting for it"
         with kept_alive(backend, lease) as is_ours:
             backend.redis.delete(redis_key(project_id, "waiting"))
             return _advance(backend, project_id, is_ours)
+
+
+def _waited_for(backend: Backend, lease: Lock) -> bool:
+    """Whether the lease could be had before a killed worker's would have run out; nobody waits who would hold
+    up what a person has started of another project.
+    """
+    job, deadline = get_current_job(), time.monotonic() + LEASE_SECONDS + 5
+    while time.monotonic() < deadline:
+        if lease.acquire(blocking_timeout=1, token=job.id if job else None):
+            return True
+        if backend.first_queue.count:
+            break
+    return False
 
 
 def _advance(backend: Backend, project_id: int, is_ours: Callable[[], bool]) -> str:
@@ -157,9 +175,9 @@ def _advance(backend: Backend, project_id: int, is_ours: Callable[[], bool]) -> 
             return _republish(backend, project_id, is_ours)
         if held and not forced:
             return held.reason
-        reason = forced[-1].decode() if forced else round_due(backend, project_id)
+        reason = forced[-1].decode(errors="replace") if forced else round_due(backend, project_id)
         if reason is None:
-            _settle(backend, project_id)
+            settle(backend, project_id)
             return "no round is due"
         log.info("project %d: a round starts: %s", project_id, reason)
         stored = run_round(backend, project_id, reporter(backend, project_id, reason, is_ours))
@@ -171,12 +189,12 @@ def _advance(backend: Backend, project_id: int, is_ours: Callable[[], bool]) -> 
                 log.warning("project %d: another process has taken the round over: %s", project_id, error)
                 return "another process has taken over"
         ours = explained(backend, error)
-        _failed(backend, project_id, ours, len(forced))
+        note_failure(backend, project_id, ours, len(forced))
         raise ours from error
     count(backend, "coreset_rounds", str(project_id), "done", "")
     for phase, seconds in stored.record.timings.items():
         count(backend, "coreset_round_phase_seconds", phase, amount=seconds)
-    _answer_forced(backend, project_id, len(forced))
+    answer_demands(backend, project_id, len(forced))
     if held and stored.record.number != held.number:
         backend.store.release(project_id)
     backend.redis.delete(*(redis_key(project_id, name) for name in ("unseen", "failures", "spared")))
@@ -218,10 +236,10 @@ def pretrain_job(project_id: int) -> str:
     return done.told
 
 
-def request_publication(backend: Backend, project_id: int) -> bool:
+def request_publication(backend: Backend, project_id: int, *, by_hand: bool = True) -> bool:
     """Have the round that speaks for the project published again, soon; True if a job was queued for it."""
     backend.redis.set(redis_key(project_id, "republish"), "1", ex=DAY)
-    return _queue_once(backend, project_id, "to be published again", 0)
+    return _queue_once(backend, project_id, "to be published again", 0, by_hand=by_hand)
 
 
 def stop_round(backend: Backend, project_id: int, patience: float) -> bool:
@@ -248,16 +266,6 @@ def stop_round(backend: Backend, project_id: int, patience: float) -> bool:
     return True
 
 
-def _is_demanded(backend: Backend, project_id: int) -> bool:
-    """Whether somebody started a round that has not been answered yet."""
-    return bool(backend.redis.exists(redis_key(project_id, "demands")))
-
-
-def _answer_forced(backend: Backend, project_id: int, count: int) -> None:
-    """Drop the oldest ``count`` demands for a round; one that came while the round ran stays for the next."""
-    backend.redis.ltrim(redis_key(project_id, "demands"), count, -1)
-
-
 def _forget(backend: Backend, project_id: int, error: ProjectGone) -> str:
     backend.store.forget(project_id)
     forget_state(backend, project_id)
@@ -272,123 +280,12 @@ def forget_state(backend: Backend, project_id: int) -> None:
         backend.redis.delete(*keys)
 
 
-def _settle(backend: Backend, project_id: int) -> None:
-    """Have the state say that all is well, where a failure that has passed or a lost process left another."""
-    known = read_progress(backend, project_id)
-    if known["state"] != "idle" and known.get("passing", True):
-        write_idle(backend, project_id)
-
-
-def _failed(backend: Backend, project_id: int, error: CoresetError, forced: int = 0) -> None:
-    log.error(
-        "project %d, %s: %s: %s", project_id, _round_name(backend, project_id), type(error).__name__, error
-    )
-    count(backend, "coreset_rounds", str(project_id), "failed", type(error).__name__)
-    if not isinstance(error, LabelStudioError | ProjectError):
-        _spare(backend, project_id)
-    job = get_current_job()
-    passing = isinstance(error, LabelStudioError | StoreError | TooManyImageFailures)
-    if job and not passing:  # trying again cannot help: wait for a person or for more labels
-        _answer_forced(backend, project_id, forced)
-        job.retries_left = 0
-        job.save()
-    _say_failure(backend, project_id, str(error), job, passing)
-
-
-def _say_failure(backend: Backend, project_id: int, error: str, job: Job | None, passing: bool) -> None:
-    """Have the state say what went wrong, and when it is tried again by itself, if it is.
-
-    ``passing``: it may be over by then without a round.
-    """
-    again = job is not None and job.func_name == ROUND_JOB and bool(job.retries_left)
-    pause: float | None = job.get_retry_interval() if job and again else _seconds_to_poll(backend, project_id)
-    now = time.time()
-    write_progress(
-        backend,
-        project_id,
-        state="waiting" if again else "failed",
-        error=error,
-        passing=passing,
-        retry_at=None if pause is None else now + pause,
-        last_failure={"error": error, "at": now},
-    )
-
-
-def _seconds_to_poll(backend: Backend, project_id: int) -> float | None:
-    """When the poll looks at the project again at the latest; None where only a person starts a round."""
-    if not _is_demanded(backend, project_id):
-        if backend.store.held(project_id):
-            return None
-        with contextlib.suppress(ConfigError):  # the failure that is being said may be this one
-            if backend.settings_of(project_id).trigger == "manual":
-                return None
-    spared = 0
-    with contextlib.suppress(RedisError):
-        spared = max(int(backend.redis.ttl(redis_key(project_id, "spared"))), 0)
-    return spared + backend.settings.poll_seconds
-
-
-def _round_name(backend: Backend, project_id: int) -> str:
-    newest = backend.store.latest(project_id)
-    if newest and newest.publication is None:
-        return f"round {newest.record.number}"
-    return f"round {max(backend.store.numbers(project_id), default=0) + 1}"
-
-
-def _spare(backend: Backend, project_id: int) -> None:
-    """Keep the poll from repeating a costly failure: for a minute, then two, four, up to an hour."""
-    with contextlib.suppress(RedisError):
-        failures: int = backend.redis.incr(redis_key(project_id, "failures"))
-        backend.redis.expire(redis_key(project_id, "failures"), DAY)
-        backend.redis.set(redis_key(project_id, "spared"), "1", ex=min(30 * 2 ** min(failures, 10), 3600))
-
-
-def free_lease(backend: Backend, job: Job) -> None:
-    """Let the next job of the project in: this one's process is known to have ended."""
-    name = PRETRAINING_LEASE if job.func_name == PRETRAINING_JOB else "lease"
-    key = redis_key(int(job.args[0]), name) if job.args else ""
-    if key and backend.redis.get(key) == job.id.encode():
-        backend.redis.delete(key)
-
-
-def lost(backend: Backend, job: Job, how: str, *, dead: bool) -> None:
-    """Say that a round's process ended before it could say so itself.
-
-    ``dead``: it is known to have ended, so that its lease is free at once. Where another job has the project,
-    what the state says is that job's.
-    """
-    if job.func_name not in (ROUND_JOB, PRETRAINING_JOB):
-        return
-    project_id, again = int(job.args[0]), bool(job.retries_left)
-    if dead:
-        free_lease(backend, job)
-    if job.func_name == PRETRAINING_JOB:
-        log.error("project %d: the process of the pretraining ended in the middle (%s)", project_id, how)
-        write_pretraining(
-            backend,
-            project_id,
-            state="waiting" if again else "failed",
-            error=f"It ended ({how}). {usual_cause(how)}",
-        )
-        return
-    error = f"The process of the round ended in the middle ({how}). {usual_cause(how)}"
-    if backend.redis.get(redis_key(project_id, "lease")) not in (None, job.id.encode()):
-        log.error("project %d: %s Another is at work by now.", project_id, error)
-        write_progress(backend, project_id, last_failure={"error": error, "at": time.time()})
-        return
-    name = _round_name(backend, project_id)
-    log.error("project %d, %s: %s%s", project_id, name, error, " It is run again." if again else "")
-    if not again:
-        _spare(backend, project_id)
-    _say_failure(backend, project_id, error, job, True)
-
-
 def _publish_what_was_lost(backend: Backend, project_id: int) -> None:
     """Have the batch published again where Label Studio does not serve it any more. Raises ProjectGone."""
     try:
         if why := why_to_publish_again(backend, project_id):
             log.warning("project %d: %s; it is published again", project_id, why)
-            request_publication(backend, project_id)
+            request_publication(backend, project_id, by_hand=False)
     except ProjectGone:
         raise
     except LabelStudioError as error:  # no round is wanted, so the state stays as it is
@@ -396,32 +293,54 @@ def _publish_what_was_lost(backend: Backend, project_id: int) -> None:
 
 
 def reconcile_job() -> str:
-    """The poll: ask for a round in every known project that may need one, webhook or no webhook."""
-    from coreset_backend.rounds import round_due
+    """The poll: ask for a round in every known project that may need one, webhook or no webhook.
 
+    What a person has started goes first: the projects that are left wait for the next poll.
+    """
     backend = open_backend(read_settings(), patient=True)
     asked = []
     with contextlib.closing(backend):
-        for project_id in backend.store.projects():
-            if backend.redis.exists(redis_key(project_id, "lease"), redis_key(project_id, "spared")):
-                continue
-            try:
-                automatic = backend.settings_of(project_id).trigger == "auto" and not backend.store.held(
-                    project_id
-                )
-                if _is_demanded(backend, project_id) or (automatic and round_due(backend, project_id)):
-                    asked.append(project_id)
-                    request_round(backend, project_id, "found by polling")
-                    continue
-                if not backend.redis.exists(redis_key(project_id, "waiting")):
-                    if automatic:
-                        _settle(backend, project_id)
-                    _publish_what_was_lost(backend, project_id)
-                if is_left_behind(backend, project_id):
-                    request_pretraining(backend, project_id)
-            except ProjectGone as error:
-                _forget(backend, project_id, error)
-            except CoresetError as error:
-                _failed(backend, project_id, error)
+        for project_id, found in backend.of_each_project(partial(_look_after, backend)):
+            if found is True:
+                asked.append(project_id)
+            elif isinstance(found, CoresetError):
+                note_failure(backend, project_id, found)
+            if backend.first_queue.count:
+                break
         backend.store.empty_gone()
     return f"asked for rounds in {asked}" if asked else "nothing to do"
+
+
+def _look_after(backend: Backend, project_id: int) -> bool:
+    """Ask for what the project needs; whether that is a round."""
+    from coreset_backend.rounds import round_due
+
+    _drop_what_is_stuck(backend, project_id)
+    if backend.redis.exists(redis_key(project_id, "lease"), redis_key(project_id, "spared")):
+        return False
+    try:
+        automatic = backend.trigger_of(project_id) == "auto" and not backend.store.held(project_id)
+        if is_demanded(backend, project_id) or (automatic and round_due(backend, project_id)):
+            request_round(backend, project_id, "found by polling")
+            return True
+        if not backend.redis.exists(redis_key(project_id, "waiting")):
+            if automatic:
+                settle(backend, project_id)
+            _publish_what_was_lost(backend, project_id)
+        if is_left_behind(backend, project_id):
+            request_pretraining(backend, project_id)
+    except ProjectGone as error:
+        _forget(backend, project_id, error)
+    return False
+
+
+def _drop_what_is_stuck(backend: Backend, project_id: int) -> None:
+    """Remove keys that would stand in the way for good: each that we set ends by itself."""
+    for name in ("lease", "waiting", "spared", "republish"):
+        key = redis_key(project_id, name)
+        if backend.redis.ttl(key) == NEVER_ENDS:
+            log.error("%s in Redis would never end, so it is not ours; it is dropped", key)
+            backend.redis.delete(key)
+    waiting = redis_key(project_id, "waiting")
+    if backend.redis.exists(waiting) and not _still_waits(backend, waiting):
+        backend.redis.delete(waiting)

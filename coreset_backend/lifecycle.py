@@ -60,7 +60,7 @@ def roll_back(backend: Backend, project_id: int, number: int) -> None:
     """Have round ``number`` speak for the project again: its batch is served, its model answers.
 
     Later rounds are kept. A running round is cancelled, and none starts by itself until a person starts
-    one. Raises RoundNotFound, CorruptRound before anything is changed, and QueueError.
+    one. Raises RoundNotFound, CorruptRound and Unwritable before anything is changed, and QueueError.
     """
     require_connected(backend, project_id)
     stored = backend.store.open(project_id, number)
@@ -70,9 +70,11 @@ def roll_back(backend: Backend, project_id: int, number: int) -> None:
         lease = project_lease(backend, project_id)
         if not lease.acquire(blocking_timeout=PATIENCE):
             raise QueueError(f"Another round of project {project_id} has just begun. Roll back once more.")
-        stored.mark_unpublished()
-        backend.store.hold(project_id, f"Rolled back to round {number} by hand.", number)
-        lease.release()
+        try:
+            backend.store.hold(project_id, f"Rolled back to round {number} by hand.", number)
+            stored.mark_unpublished()
+        finally:
+            lease.release()
         request_publication(backend, project_id)
     except RedisError as error:
         raise _away(error) from error

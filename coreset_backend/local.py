@@ -25,6 +25,7 @@ from coreset_backend.connect import connect
 from coreset_backend.demo_images import CLASSES, add_broken_files, make_images
 from coreset_backend.errors import ConfigError, CoresetError, LabelStudioError
 from coreset_backend.processes import Child, Tree
+from coreset_backend.sealed import saving
 from coreset_backend.serve import PACKAGES, gunicorn_command, local_address
 from coreset_backend.settings import Settings, absolute_paths, read_settings
 from coreset_backend.show import DEMO_FOLDER, Show, perform
@@ -150,8 +151,10 @@ def _alone_in(model_dir: Path) -> Iterator[None]:
     What this process and its children write from here on, no other user of the machine can read.
     """
     os.umask(0o077)
-    model_dir.mkdir(parents=True, exist_ok=True)
-    with (model_dir / ".run.lock").open("w") as lock:
+    with saving(model_dir / ".run.lock"):
+        model_dir.mkdir(parents=True, exist_ok=True)
+        lock = (model_dir / ".run.lock").open("w")
+    with lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -330,7 +333,7 @@ def make_demo_images(server: demo.LabelStudioServer) -> list[tuple[str, str]]:
 def introduce(backend: Backend, server: demo.LabelStudioServer, report: Report, tree: Tree) -> int | None:
     """Make the demo project, connect it, wait for its first batch, and say where to label.
 
-    The project's id; None where it could not be connected.
+    The project's id; None where it could not be connected, or the stop was asked for.
     """
     folder = server.document_root / DEMO_FOLDER
     project_id = demo.create_demo_project(server.url, server.login.token, folder, DEMO_TITLE, CLASSES)
@@ -358,6 +361,8 @@ def introduce(backend: Backend, server: demo.LabelStudioServer, report: Report, 
             strategy = stored.record.strategy
             report(f"{len(stored.record.batch)} tasks chosen by {strategy}, covering radius {radius:.3f}.")
             break
+    if tree.stopping.is_set():
+        return None
     report(
         f"\nOpen   {server.url}/projects/{project_id}/data\n"
         f"User   {server.login.email}\nPassword   {server.login.password}\n"

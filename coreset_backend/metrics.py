@@ -19,13 +19,13 @@ from prometheus_client.registry import Collector
 from coreset_backend import __version__
 from coreset_backend.backend import Backend
 from coreset_backend.counts import COUNTERS, read_counts
-from coreset_backend.errors import QueueError
+from coreset_backend.errors import CoresetError, QueueError
 from coreset_backend.heartbeats import heartbeat_ages, job_counts
 from coreset_backend.progress import read_progress
 from coreset_backend.store import StoredRound
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
-STATES = ("idle", "waiting", "running", "failed")
+STATES = ("idle", "waiting", "running", "failed", "unknown")
 # Label Studio gives up /health after 1 s, /setup after 3 s, /predict after 100 s.
 BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.2, 0.3, 0.5, 1, 3, 10, 30, 100)
 
@@ -105,8 +105,8 @@ class Standing(Collector):
             jobs.add_metric([state], count)
         yield jobs
         states = GaugeMetricFamily("coreset_project_state", "1 for its state", labels=["project", "state"])
-        for project_id in self._backend.store.projects():
-            now = read_progress(self._backend, project_id)["state"]
+        for project_id, found in self._backend.of_each_project(self._state):
+            now = "unknown" if isinstance(found, CoresetError) else found
             for state in STATES:
                 states.add_metric([str(project_id), state], float(state == now))
         yield states
@@ -116,6 +116,9 @@ class Standing(Collector):
             for values, value in counts.get(name, {}).items():
                 family.add_metric(values, value)
             yield family
+
+    def _state(self, project_id: int) -> str:
+        return str(read_progress(self._backend, project_id)["state"])
 
     def _rounds(self) -> Iterator[Metric]:
         """The newest round of each project."""
@@ -152,6 +155,6 @@ class Standing(Collector):
         yield from (number, taken, published, tasks, radius, accuracy, seconds)
 
     def _newest(self) -> Iterator[tuple[str, StoredRound]]:
-        for project_id in self._backend.store.projects():
-            if stored := self._backend.store.latest(project_id):
+        for project_id, stored in self._backend.of_each_project(self._backend.store.latest):
+            if isinstance(stored, StoredRound):
                 yield str(project_id), stored

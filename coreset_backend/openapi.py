@@ -78,7 +78,7 @@ ANSWERS: dict[str, Json] = {
     "protocol.versions": _object(versions=_list(TEXT)),
     "protocol.status": _object(
         project=WHOLE,
-        progress={**PROGRESS, "required": ["held", "state", "unseen", "workers"]},
+        progress={**PROGRESS, "required": ["held", "sentence", "state", "unseen", "workers"]},
         round=_or_null(
             _object(
                 number=WHOLE,
@@ -124,13 +124,13 @@ STATUSES = {
     "401": "No login, or a wrong one",
     "403": "Asked for by another web site, or under a name that is not ours",
     "404": "No such project, round or image",
-    "409": "The project cannot be worked on as it is",
+    "409": "The project, or a round of it, cannot be worked with as it is",
     "413": "The body is too large",
     "415": "The body is not JSON",
     "429": "Too many wrong attempts; `Retry-After` says how long to wait",
     "500": "Unexpected; the log has it under `error_id`",
     "502": "Label Studio did not do what was asked",
-    "503": "Redis does not answer, or no worker listens",
+    "503": "Redis does not answer, no worker listens, or the store cannot be written",
 }
 ERROR = {
     "type": "object",

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -9,15 +10,13 @@ from numpy.typing import NDArray
 
 from coreset_backend.backend import Backend
 from coreset_backend.comparison import read_replay, slice_summary
-from coreset_backend.errors import CorruptRound, QueueError
+from coreset_backend.errors import CoresetError, CorruptRound, QueueError
 from coreset_backend.evaluation import named_classes
 from coreset_backend.findings import duplicates, label_names, suspects
-from coreset_backend.heartbeats import workers_alive
 from coreset_backend.history import project_history
-from coreset_backend.progress import read_progress, retry_words
 from coreset_backend.project import Labels
-from coreset_backend.project_settings import settings_table
-from coreset_backend.status import PHASES, whole_round
+from coreset_backend.project_settings import LABEL_CONFIG, known_settings, settings_table
+from coreset_backend.status import PHASE_WORDS, PHASES, standing
 from coreset_backend.store import STATES, Round, StoredRound
 
 log = logging.getLogger(__name__)
@@ -48,23 +47,26 @@ CHOICE_WORDS = {
     "random": "Chance drew them",
 }
 """How a batch was chosen, by strategy, as the beginning of a sentence."""
-PHASE_WORDS = {
-    "snapshot": "Reading the project",
-    "images": "Reading images",
-    "train": "Training the network",
-    "embed": "Embedding",
-    "fit": "Fitting the model",
-    "neighbors": "Indexing neighbours",
-    "select": "Choosing",
-    "map": "Drawing the map",
-    "save": "Saving",
-    "publish": "Publishing",
-}
 
 
 def project_list(backend: Backend) -> list[Json]:
-    """One entry for each known project, in the order of their ids."""
-    return [project_line(backend, project_id) for project_id in backend.store.projects()]
+    """One entry for each known project, in the order of their ids; one that is broken says why."""
+    return [
+        _broken_line(project_id, found) if isinstance(found, CoresetError) else found
+        for project_id, found in backend.of_each_project(partial(project_line, backend))
+    ]
+
+
+def _broken_line(project_id: int, error: CoresetError) -> Json:
+    return {
+        "project": project_id,
+        "title": title(None, project_id),
+        "number": None,
+        "labeled": 0,
+        "total": 0,
+        "accuracy": None,
+        "progress": unknown(error),
+    }
 
 
 def project_line(backend: Backend, project_id: int) -> Json:
@@ -84,7 +86,7 @@ def project_line(backend: Backend, project_id: int) -> Json:
 
 def project_overview(backend: Backend, project_id: int) -> Json:
     """Everything on the page of one project."""
-    rounds = readable_rounds(backend, project_id)
+    rounds = list(backend.store.readable(project_id))
     newest, served = rounds[0] if rounds else None, served_number(rounds)
     history = project_history(backend.store, project_id)
     overview: Json = {
@@ -94,8 +96,8 @@ def project_overview(backend: Backend, project_id: int) -> Json:
         "progress": progress(backend, project_id, newest),
         "settings": settings_table(
             backend.settings,
-            backend.store.extra_params(project_id),
-            newest.record.attributes if newest else {},
+            backend.known_params(project_id),
+            known_settings(newest.record.attributes if newest else {}, LABEL_CONFIG),
         ),
         "round": None,
         "rounds": [
@@ -119,6 +121,11 @@ def project_overview(backend: Backend, project_id: int) -> Json:
 def round_details(stored: StoredRound) -> Json:
     """What the page shows of the round that it is about; raises CorruptRound."""
     record = stored.record
+    with stored.reading():
+        return _details(stored, record)
+
+
+def _details(stored: StoredRound, record: Round) -> Json:
     return round_line(stored) | {
         "counts": counts(record),
         "total": sum(record.counts.values()),
@@ -132,17 +139,6 @@ def round_details(stored: StoredRound) -> Json:
         "duplicates": duplicates(stored),
         "suspects": suspects(stored),
     }
-
-
-def readable_rounds(backend: Backend, project_id: int) -> list[StoredRound]:
-    """The rounds in the store that can be read, in the order of ``Store.newest_first``."""
-    found = []
-    for number in backend.store.newest_first(project_id):
-        try:
-            found.append(backend.store.open(project_id, number))
-        except CorruptRound:  # its reader has logged it
-            continue
-    return found
 
 
 def served_number(rounds: Sequence[StoredRound]) -> int | None:
@@ -284,6 +280,11 @@ def map_bytes(stored: StoredRound) -> bytes:
     the place in class_table; of several classes the first and the likeliest), uint8 state (by index in
     STATES). Raises CorruptRound.
     """
+    with stored.reading():
+        return _map_bytes(stored)
+
+
+def _map_bytes(stored: StoredRound) -> bytes:
     task_ids, embedded = stored.array("task_ids"), stored.array("embedded_task_ids")
     rows = np.searchsorted(task_ids, embedded)
     labels, said = stored.record.labels, np.full(len(rows), -1)
@@ -309,26 +310,17 @@ def map_bytes(stored: StoredRound) -> bytes:
 
 
 def progress(backend: Backend, project_id: int, newest: StoredRound | None) -> Json:
-    """``read_progress`` with ``steps``, words and, of a running round, ``percent`` and ``seconds_left``.
-
-    The state is ``unknown`` without Redis, and ``waiting`` only where a round surely comes: after each answer
-    of an annotator a worker looks whether one is due.
-    """
+    """:func:`coreset_backend.status.standing` with ``steps``; ``unknown`` without Redis."""
     try:
-        known = read_progress(backend, project_id)
-        workers = workers_alive(backend)
+        known = standing(backend, project_id, newest)
     except QueueError as error:
-        return {"state": "unknown", "sentence": str(error), "steps": []}
-    if known["state"] == "waiting" and newest and not known["demanded"] and not known.get("error"):
-        known["state"] = "idle"
-    if known["state"] == "running":
-        known |= whole_round(known, newest.timings(newest.publication) if newest else None)
-    known["steps"] = steps(known)
-    settings = backend.settings_for(project_id, newest.record.attributes if newest else {})
-    known["sentence"] = sentence(known, newest, workers, settings.trigger)
-    if known["state"] == "idle" and (known["pretraining"] or {}).get("state") in ("running", "waiting"):
-        known["sentence"] += f" {known['pretraining']['sentence']}"
-    return known
+        return unknown(error)
+    return known | {"steps": steps(known)}
+
+
+def unknown(error: CoresetError) -> Json:
+    """The progress of a project of which nothing can be read."""
+    return {"state": "unknown", "sentence": str(error), "steps": [], "startable": True}
 
 
 def steps(known: Json) -> list[Json]:
@@ -346,33 +338,3 @@ def steps(known: Json) -> list[Json]:
         }
         for number, name in enumerate(phases)
     ]
-
-
-def sentence(known: Json, newest: StoredRound | None, workers: int, trigger: str) -> str:
-    """The state in words; ``trigger`` is the project's setting."""
-    state = known["state"]
-    if state in ("running", "waiting") and not workers:
-        return "A round is wanted, but no worker listens. Start one with `coreset-backend work`."
-    if state == "running":
-        phase = PHASE_WORDS.get(known.get("phase", ""), "Working")
-        done, total = known.get("done"), known.get("total")
-        return f"{phase}: {done:,} of {total:,}." if total else f"{phase}."
-    if known.get("error"):
-        return f"The last round failed: {known['error']}{retry_words(known)}"
-    if state == "waiting":
-        return "A round is queued and starts in a moment."
-    if known.get("held"):
-        return f"{known['held']} Start one to go on."
-    if newest is None:
-        return "No round yet. Start one, or connect the project and wait."
-    next_one = "Start the next" if trigger == "manual" else "The next starts by itself"
-    labeled = f"Round {newest.record.number} is being labelled{_done(known, newest)}."
-    return f"{labeled} {next_one} when its batch is done."
-
-
-def _done(known: Json, newest: StoredRound) -> str:
-    """How much of the batch is done, where that is known."""
-    labeling = known.get("labeling") or {}
-    if labeling.get("round") != newest.record.number:
-        return ""
-    return f": {labeling['done']:,} of {len(newest.record.batch):,} done"

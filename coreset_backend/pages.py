@@ -10,7 +10,7 @@ from flask import Blueprint, Response, render_template
 from werkzeug.exceptions import HTTPException, NotFound
 
 from coreset_backend.errors import CoresetError, RoundNotFound
-from coreset_backend.incoming import connected_project, current_backend
+from coreset_backend.incoming import connected_project, current_backend, status_of
 from coreset_backend.overview import Json, map_bytes, project_list, project_overview
 from coreset_backend.redaction import redacted
 from coreset_backend.store import StoredRound
@@ -68,16 +68,19 @@ def _round(project_id: int, number: int) -> StoredRound:
 def _image_key(stored: StoredRound, task_id: int) -> str | None:
     if not stored.has("image_keys"):
         return None
-    task_ids = stored.array("embedded_task_ids")
-    row = int(np.searchsorted(task_ids, task_id))
-    known = row < len(task_ids) and task_ids[row] == task_id
-    return stored.array("image_keys")[row].tobytes().hex() if known else None
+    if task_id >= 2**63:
+        return None
+    with stored.reading():
+        task_ids = stored.array("embedded_task_ids")
+        row = int(np.searchsorted(task_ids, task_id))
+        known = row < len(task_ids) and task_ids[row] == task_id
+        return stored.array("image_keys")[row].tobytes().hex() if known else None
 
 
 @pages.errorhandler(HTTPException)
 @pages.errorhandler(CoresetError)
 def _show_error(error: HTTPException | CoresetError) -> tuple[str, int, dict[str, str]]:
-    status = error.code or 500 if isinstance(error, HTTPException) else 500
+    status = error.code or 500 if isinstance(error, HTTPException) else status_of(error)
     words = redacted(str(error.description if isinstance(error, HTTPException) else error))
     headers = dict(error.get_headers()) if isinstance(error, HTTPException) else {}
     return render_template("error.html", status=status, words=words), status, headers

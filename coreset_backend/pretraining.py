@@ -96,7 +96,7 @@ class Slice:
 
 
 def run_slice(backend: Backend, project_id: int) -> Slice:
-    """Pretrain on the project's pool until a job waits in the first queue, or for two minutes.
+    """Pretrain on the project's pool until another job waits, or for two minutes.
 
     What goes wrong is said in the log and the state: the rounds do without.
     """
@@ -144,5 +144,5 @@ def _pretrained(backend: Backend, project_id: int) -> "PretrainingState | None":
         seed=settings.seed,
         device=settings.device,
         progress=pretraining_reporter(backend, project_id, len(pixels)),
-        stop=lambda: time.monotonic() > until or backend.queue.count > 0,
+        stop=lambda: time.monotonic() > until or backend.jobs_waiting > 0,
     )

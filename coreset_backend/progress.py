@@ -2,30 +2,89 @@
 
 import contextlib
 import json
+import logging
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Annotated, Any, Literal
 
+from pydantic import Field, TypeAdapter
 from redis import Redis
 from redis.exceptions import RedisError
+from typing_extensions import TypedDict
 
 from coreset_backend.backend import Backend
 from coreset_backend.errors import QueueError, TakenOver
 
+log = logging.getLogger(__name__)
 DAY = 86_400
 AWAY_SECONDS = 5.0
 FEW_STEPS = 10
 PRETRAINING_LEASE = "pretraining-lease"
 
 
+Count = Annotated[int, Field(ge=0)]
+Moment = Annotated[float, Field(ge=0, lt=1e11)]
+
+
+class _Failure(TypedDict):
+    """Why a try failed, and when (Unix time)."""
+
+    error: str
+    at: Moment
+
+
+class _Labeling(TypedDict):
+    """How many of the batch of that round were done when last looked."""
+
+    round: Count
+    done: Count
+
+
+class _Progress(TypedDict, total=False):
+    """What a job writes for the eye; :func:`read_progress` says what it means."""
+
+    state: Literal["idle", "waiting", "running", "failed"]
+    phase: str | None
+    done: Count
+    total: Count
+    reason: str
+    error: str | None
+    passing: bool
+    retry_at: Moment | None
+    phase_started: Moment
+    at: Moment
+    last_failure: _Failure
+    labeling: _Labeling
+    connection: list[str]
+
+
+class _Pretraining(TypedDict):
+    state: Literal["running", "waiting", "done", "failed"]
+    images: Count
+    seen: Count
+    budget: Count
+    seconds_left: float | None
+    error: str | None
+
+
+SHAPES: dict[str, TypeAdapter[Any]] = {
+    "progress": TypeAdapter(_Progress),
+    "pretraining": TypeAdapter(_Pretraining),
+}
+
+
 def read_progress(backend: Backend, project_id: int) -> dict[str, Any]:
     """How far the project's round is: ``state`` is idle, waiting, running or failed.
 
+    ``waiting``: a round surely comes by itself, for somebody asked for it, it is the first, the queue tries
+    it again, or its process was lost. ``failed``: the last one failed, and the queue does not try it again.
     Where known also ``phase``, ``done``, ``total``, ``reason``, ``error`` (of the last try, until the next
     begins), ``retry_at`` (when it is tried again by itself at the latest), ``phase_started`` and ``at`` (all
     Unix times) and ``last_failure``, ``{error, at}``, which is kept for good. ``unseen``: how many tasks
     Label Studio asked about that no round has seen yet; ``held``: why no round starts by itself, else None;
-    ``demanded``: whether somebody has asked for a round, else one that waits is only looked into;
+    ``demanded``: whether somebody has asked for a round, ``republish``: for the batch to be published again;
+    ``queued``: whether a job waits that looks for what is to be done; ``lost``: whether the process of the
+    round ended before it could say so;
     ``labeling``: ``{round, done}``, how many of the batch of that round were done when last looked.
     ``pretraining`` says how far that on the pool is: ``state`` (running, waiting, done or failed), ``seen``
     of ``budget`` images, of which ``images`` are an epoch, ``seconds_left``, ``error`` and a ``sentence``;
@@ -34,33 +93,50 @@ def read_progress(backend: Backend, project_id: int) -> dict[str, Any]:
     Raises QueueError when Redis does not answer.
     """
     try:
-        written = json.loads(backend.redis.get(redis_key(project_id, "progress")) or "{}")
-        leased = bool(backend.redis.exists(redis_key(project_id, "lease")))
-        waits = bool(backend.redis.exists(redis_key(project_id, "waiting")))
-        demanded = bool(backend.redis.exists(redis_key(project_id, "demands")))
+        written = _written(backend.redis, project_id, "progress")
+        leased, queued, demanded, republish = (
+            bool(backend.redis.exists(redis_key(project_id, name)))
+            for name in ("lease", "waiting", "demands", "republish")
+        )
         unseen: int = backend.redis.scard(redis_key(project_id, "unseen"))
         pretraining = _read_pretraining(backend, project_id)
     except RedisError as error:
         raise QueueError(f"Redis does not answer ({error}), so progress is unknown.") from error
-    state = written.get("state", "idle")
-    if state == "running" and not leased:  # its worker died; the job comes back by itself
+    state, held = written.get("state", "idle"), backend.store.held(project_id)
+    lost = state == "running" and not leased
+    surely = demanded or republish or (queued and bool(written.get("error")))
+    if lost or (state != "running" and (surely or (queued and not backend.store.numbers(project_id)))):
         state = "waiting"
-    state = "waiting" if waits and state != "running" else state
-    held = backend.store.held(project_id)
     return {
         **written,
         "state": state,
+        "lost": lost,
+        "queued": queued,
         "unseen": unseen,
         "demanded": demanded,
+        "republish": republish,
         "held": held.reason if held else None,
         "pretraining": pretraining,
     }
 
 
+def _written(redis: Redis, project_id: int, name: str) -> dict[str, Any]:
+    """What is kept as JSON under that name; empty where something else is there, which counts as lost."""
+    key = redis_key(project_id, name)
+    content: bytes | None = redis.get(key)  # type: ignore[assignment]
+    if not content:
+        return {}
+    try:
+        known: dict[str, Any] = json.loads(content, parse_constant=lambda _: None)
+        SHAPES[name].validate_python(known, strict=True)
+    except (ValueError, RecursionError):
+        log.error("%s in Redis held what is not ours; it counts as empty", key)
+        return {}
+    return known
+
+
 def _read_pretraining(backend: Backend, project_id: int) -> dict[str, Any] | None:
-    written: dict[str, Any] | None = json.loads(
-        backend.redis.get(redis_key(project_id, "pretraining")) or "null"
-    )
+    written = _written(backend.redis, project_id, "pretraining")
     if not written:
         return None
     if written["state"] == "running" and not backend.redis.exists(redis_key(project_id, PRETRAINING_LEASE)):
@@ -79,10 +155,11 @@ def _pretraining_sentence(written: dict[str, Any]) -> str:
     if written["state"] == "waiting":
         return f"Pretraining on the pool: {place}; it goes on when no round waits."
     left = written["seconds_left"]
-    return f"Pretraining on the pool: {place}" + ("." if left is None else f", about {_span(left)} left.")
+    return f"Pretraining on the pool: {place}" + ("." if left is None else f", about {span(left)} left.")
 
 
-def _span(seconds: float) -> str:
+def span(seconds: float) -> str:
+    """So many seconds in words."""
     return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min"
 
 
@@ -90,7 +167,7 @@ def write_pretraining(backend: Backend, project_id: int, **news: Any) -> None:
     """Change the fields of ``news`` of the pretraining's progress and leave the others."""
     key = redis_key(project_id, "pretraining")
     with contextlib.suppress(RedisError):
-        known = json.loads(backend.redis.get(key) or "{}")
+        known = _written(backend.redis, project_id, "pretraining")
         fresh = {"images": 0, "seen": 0, "budget": 0, "seconds_left": None, "error": None}
         backend.redis.set(key, json.dumps({**fresh, **known, **news, "at": time.time()}))
 
@@ -124,14 +201,13 @@ def pretraining_reporter(backend: Backend, project_id: int, images: int) -> Call
 
 def write_progress(backend: Backend, project_id: int, **news: Any) -> None:
     """Change the fields of ``news`` and leave the others."""
-    key = redis_key(project_id, "progress")
     with contextlib.suppress(RedisError):  # progress is for the eye; a round does not fail for it
-        _update(backend.redis, key, news)
+        _update(backend.redis, project_id, news)
 
 
-def _update(redis: Redis, key: str, news: dict[str, Any]) -> None:
-    known = json.loads(redis.get(key) or "{}")
-    redis.set(key, json.dumps({**known, **news, "at": time.time()}))
+def _update(redis: Redis, project_id: int, news: dict[str, Any]) -> None:
+    known = _written(redis, project_id, "progress")
+    redis.set(redis_key(project_id, "progress"), json.dumps({**known, **news, "at": time.time()}))
 
 
 def write_idle(backend: Backend, project_id: int) -> None:
@@ -161,21 +237,12 @@ def reporter(backend: Backend, project_id: int, reason: str, is_ours: Callable[[
         try:
             if not is_ours():
                 raise TakenOver(f"This one stood still in the phase {phase}.")
-            _update(backend.brief_redis, redis_key(project_id, "progress"), news)
+            _update(backend.brief_redis, project_id, news)
         except RedisError:  # known at once, or after the 40 s of a silent network
             then = time.monotonic()
             away_until = then + max(AWAY_SECONDS, 1.5 * (then - now))
 
     return report
-
-
-def retry_words(known: dict[str, Any]) -> str:
-    """When the round that failed is tried again, as a sentence; empty where only a person starts it."""
-    moment = known.get("retry_at")
-    if moment is None and known["state"] != "waiting":
-        return ""
-    seconds = 0 if moment is None else moment - time.time()
-    return f" It is tried again {'in a moment' if seconds < 1 else f'within {_span(seconds)}'}."
 
 
 def note_unseen(backend: Backend, project_id: int, task_ids: list[int]) -> None:

@@ -4,6 +4,7 @@ What the label config says (``coreset_batch_size="100"`` on any of its tags) goe
 "extra params" in Label Studio's form (``{"batch_size": 100}``), and that before the environment.
 """
 
+import logging
 from collections.abc import Mapping
 from typing import Annotated, Any
 from xml.etree import ElementTree
@@ -14,6 +15,7 @@ from coreset_backend.errors import ConfigError
 from coreset_backend.selection import STRATEGIES
 from coreset_backend.settings import PREFIX, Settings
 
+log = logging.getLogger(__name__)
 Json = Any
 FIELDS = (
     "batch_size",
@@ -63,6 +65,19 @@ def project_settings(settings: Settings, extra_params: Json, attributes: Mapping
     return settings.model_copy(update=given)
 
 
+def known_settings(given: Mapping[str, Any], source: str) -> dict[str, Any]:
+    """Those of the settings that this release knows, with values that it takes; the log names the others."""
+    known = {}
+    for name, value in given.items():
+        try:
+            _checked({name: value}, source)
+        except ConfigError as error:
+            log.warning("passed over: %s", error)
+        else:
+            known[name] = value
+    return known
+
+
 def settings_table(settings: Settings, extra_params: Json, attributes: Mapping[str, str]) -> list[Json]:
     """``[{name, value, source}]`` of the settings that a project can set, as they hold for it."""
     resolved = project_settings(settings, extra_params, attributes)
@@ -77,15 +92,18 @@ def settings_table(settings: Settings, extra_params: Json, attributes: Mapping[s
     ]
 
 
+def _printable(text: str, most: int = 100) -> str:
+    """The beginning of what somebody typed, on one line."""
+    return "".join(each if each.isprintable() else "?" for each in " ".join(text.split())[:most])
+
+
 def _checked(given: Json, source: str) -> dict[str, Any]:
     """The settings given, by name and of the right type."""
     if not isinstance(given, Mapping | None):
         raise ConfigError(f'The {source} must be a JSON object, as in {{"batch_size": 100}}.')
     named = {str(name).removeprefix(ATTRIBUTE): value for name, value in (given or {}).items()}
-    if unknown := sorted(set(named) - set(FIELDS)):
-        raise ConfigError(
-            f"Unknown in the {source}: {', '.join(unknown)[:100]}. A project can set {', '.join(FIELDS)}."
-        )
+    if unknown := _printable(", ".join(sorted(set(named) - set(FIELDS)))):
+        raise ConfigError(f"Unknown in the {source}: {unknown}. A project can set {', '.join(FIELDS)}.")
     # A path to code is taken from the environment only.
     if (strategy := named.get("strategy")) is not None and str(strategy) not in STRATEGIES:
         raise ConfigError(

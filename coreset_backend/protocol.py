@@ -45,5 +45,5 @@ def predict_tasks(
     task_ids = [task_id_of(task) for task in tasks]
     unseen = [task_id for task_id in task_ids if task_id >= 0 and not (newest and newest.knows(task_id))]
     note_unseen(backend, project_id, unseen)
-    settings = backend.settings_for(project_id, newest.record.attributes if newest else {})
+    settings = backend.settings_of(project_id, newest.record if newest else None)
     return predict_results(newest, task_ids, settings.preannotate)

@@ -92,9 +92,11 @@ def round_due(backend: "Backend", project_id: int) -> str | None:
         return "the project has no round yet"
     if stored.publication is None:
         return f"round {stored.record.number} is not published yet"
-    settings = backend.settings_for(project_id, stored.record.attributes)
+    settings = backend.settings_of(project_id, stored.record)
     if settings.trigger == "manual":
         return None
+    if new := _new_tasks(backend, stored):
+        return f"{new} new tasks, and nothing was left to choose"
     annotated = backend.label_studio.fetch_annotated(project_id)
     done = sum(task_id in annotated for task_id in stored.record.batch)
     write_progress(backend, project_id, labeling={"round": stored.record.number, "done": done})
@@ -102,6 +104,14 @@ def round_due(backend: "Backend", project_id: int) -> str | None:
         return _due(settings, stored, annotated, features_at_hand(backend.store, project_id))
     except CorruptRound as error:
         return f"round {stored.record.number} is damaged: {error.why}"
+
+
+def _new_tasks(backend: "Backend", stored: StoredRound) -> int:
+    """How many tasks came after a round that found none left to choose; 0 where a batch is served."""
+    if stored.record.batch:
+        return 0
+    found = backend.label_studio.fetch_project(stored.record.project_id).get("task_number") or 0
+    return max(int(found) - sum(stored.record.counts.values()), 0)
 
 
 def _due(settings: "Settings", stored: StoredRound, annotated: dict[int, bool], features: str) -> str | None:
@@ -278,7 +288,7 @@ def publish_round(backend: "Backend", stored: StoredRound, step: Callable[[int, 
         written, shown_before = prepare_publication(backend, record.project_id)
         carried: dict[int, Any] = {}
         answers = Answers(stored)
-        preannotate = backend.settings_for(record.project_id, record.attributes).preannotate
+        preannotate = backend.settings_of(record.project_id, record).preannotate
 
         def predict(task_ids: Sequence[int]) -> list[Prediction]:
             shown = regions_shown(backend.label_studio, record.project_id, shown_before, task_ids)

@@ -4,54 +4,96 @@ import contextlib
 import hashlib
 import json
 import logging
+import math
 import os
 import re
 import secrets
-from collections.abc import Mapping
+import stat
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from coreset_backend.errors import CorruptRound
+from coreset_backend.errors import CorruptFile, CorruptRound, Unwritable
 
 log = logging.getLogger(__name__)
 FORMAT = 1
+LARGEST = 512_000_000
+"""Bytes; the record of a round with a million unreadable images has 300 MB."""
 A_SECRET = re.compile(rb"[!-~]{20,}")
 
 
 def write_sealed(path: Path, fields: Mapping[str, Any]) -> None:
-    """Keep ``fields`` as JSON behind a line with its SHA-256."""
+    """Keep ``fields`` as JSON behind a line with its SHA-256; raises Unwritable."""
     body = json.dumps({"format": FORMAT, **fields}).encode()
     write_atomically(path, hashlib.sha256(body).hexdigest().encode() + b"\n" + body)
 
 
 def read_sealed(path: Path, *, unsealed_too: bool = False) -> dict[str, Any]:
-    """The fields that were kept; raises CorruptRound unless they are as they were written.
+    """The fields that were kept; raises CorruptFile unless they are as they were written.
 
-    ``unsealed_too``: an early release wrote this file as JSON alone.
+    A number that is not finite is None. ``unsealed_too``: an early release wrote this file as JSON alone.
     """
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise CorruptRound(path.parent, f"{path.name} cannot be read ({error.strerror})") from error
+    content = _content(path)
     seal, sealed, body = content.partition(b"\n")
+    if unsealed_too and not sealed:
+        body = content
+    elif seal != hashlib.sha256(body).hexdigest().encode():
+        raise CorruptFile(path, f"{path.name} does not match its hash")
     try:
-        if unsealed_too and not sealed:
-            fields: dict[str, Any] = {"format": FORMAT, **json.loads(content)}
-        elif seal == hashlib.sha256(body).hexdigest().encode():
-            fields = json.loads(body)
-        else:
-            raise ValueError
-    except (ValueError, TypeError):
-        raise CorruptRound(path.parent, f"{path.name} does not match its hash") from None
-    if (found := fields.pop("format", None)) != FORMAT:
-        raise CorruptRound(path.parent, f"its format is {found}, this version reads {FORMAT}")
+        fields = json.loads(body, parse_constant=lambda _: None, parse_float=_finite)
+    except (ValueError, RecursionError):
+        raise CorruptFile(path, f"{path.name} does not match its hash") from None
+    if not isinstance(fields, dict):
+        raise CorruptFile(path, f"{path.name} holds no JSON object")
+    found = fields.pop("format", FORMAT if body is content else None)
+    if found != FORMAT:
+        raise CorruptFile(path, f"its format is {str(found)[:40]}, this version reads {FORMAT}")
     return fields
 
 
-def check_hash(path: Path, expected: str | None) -> None:
-    """Raises CorruptRound unless the file has that SHA-256."""
+def _finite(text: str) -> float | None:
+    return value if math.isfinite(value := float(text)) else None
+
+
+def _content(path: Path) -> bytes:
+    _require_file(path)
     try:
+        if (size := path.stat().st_size) > LARGEST:
+            raise CorruptFile(path, f"{path.name} has {size / 1e6:,.0f} MB")
+        return path.read_bytes()
+    except OSError as error:
+        raise CorruptFile(path, f"{path.name} cannot be read ({error.strerror})") from error
+
+
+def _require_file(path: Path) -> None:
+    """Raises CorruptFile for what is no file: reading from a pipe would wait for ever."""
+    try:
+        mode = path.stat().st_mode
+    except (OSError, ValueError) as error:
+        why = getattr(error, "strerror", None) or error
+        raise CorruptFile(path, f"{path.name} cannot be read ({why})") from error
+    if not stat.S_ISREG(mode):
+        raise CorruptFile(path, f"{path.name} is no file")
+
+
+def is_there(path: Path) -> bool:
+    """Whether there is something to read, or something that cannot be read, which its reader says."""
+    try:
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return path.is_symlink()
+    except OSError:
+        return True
+    return True
+
+
+def check_hash(path: Path, expected: str | None) -> None:
+    """Raises CorruptRound unless the file, one of a round, has that SHA-256."""
+    try:
+        _require_file(path)
         found = sha256(path)
+    except CorruptFile as error:
+        raise CorruptRound(path.parent, error.why) from error
     except OSError as error:
         raise CorruptRound(path.parent, f"{path.name} cannot be read ({error.strerror})") from error
     if found != expected:
@@ -64,38 +106,62 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def write_atomically(path: Path, content: bytes) -> None:
-    """Replace the file by ``content``; whoever reads meanwhile, or after a crash, sees one or the other."""
-    partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+@contextlib.contextmanager
+def saving(path: Path) -> Iterator[None]:
+    """Around what writes the file or folder ``path``: what the disk refuses is raised as Unwritable."""
     try:
-        partial.write_bytes(content)
-        flush(partial)
-        partial.replace(path)
-    except OSError:  # a full disk is not to be filled with what was half-written
-        partial.unlink(missing_ok=True)
-        raise
-    flush(path.parent)
+        yield
+    except OSError as error:
+        raise Unwritable(path, error) from error
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Replace the file by ``content``; whoever reads meanwhile, or after a crash, sees one or the other.
+
+    Raises Unwritable; then a full disk is not filled with what was half-written.
+    """
+    partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    with saving(path):
+        try:
+            partial.write_bytes(content)
+            flush(partial)
+            partial.replace(path)
+        except OSError:
+            with contextlib.suppress(OSError):
+                partial.unlink()
+            raise
+        flush(path.parent)
 
 
 def kept_secret(path: Path) -> str:
     """The secret in the file, made at the first call by whichever process and readable by the owner only.
 
-    What a crash or the disk left of one is replaced: an empty one would let anybody in.
+    What a crash or the disk left of one is replaced: an empty one would let anybody in. Raises Unwritable.
     """
-    with contextlib.suppress(FileNotFoundError):
-        if not A_SECRET.fullmatch(path.read_bytes()):
+    with saving(path):
+        if os.path.lexists(path) and not _is_a_secret(path):
             log.error("%s is damaged: a new one is made, connect each project once more", path.name)
-            path.unlink()
-    if not path.exists():
-        made = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+            path.unlink(missing_ok=True)
+        if not path.exists():
+            _make_secret(path)
+        return path.read_text()
+
+
+def _is_a_secret(path: Path) -> bool:
+    return path.is_file() and A_SECRET.fullmatch(path.read_bytes()) is not None
+
+
+def _make_secret(path: Path) -> None:
+    made = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    try:
         with os.fdopen(os.open(made, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
             file.write(secrets.token_urlsafe(32))
         flush(made)
         # A link refuses to replace what another process made meanwhile.
         with contextlib.suppress(FileExistsError):
             os.link(made, path)
-        made.unlink()
-    return path.read_text()
+    finally:
+        made.unlink(missing_ok=True)
 
 
 def flush(path: Path) -> None:

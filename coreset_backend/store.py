@@ -16,20 +16,32 @@
 
 import contextlib
 import logging
+import re
 import secrets
 import shutil
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from coreset_backend.errors import CorruptRound, RoundNotFound
-from coreset_backend.project import Labels
-from coreset_backend.sealed import check_hash, flush, kept_secret, read_sealed, sha256, write_sealed
+from coreset_backend.errors import CorruptFile, CorruptRound, RoundNotFound, StoreError
+from coreset_backend.record import HOLD, PUBLICATION, ROUND, taken
+from coreset_backend.record import Hold as Hold
+from coreset_backend.record import Round as Round
+from coreset_backend.sealed import (
+    check_hash,
+    flush,
+    is_there,
+    kept_secret,
+    read_sealed,
+    saving,
+    sha256,
+    write_sealed,
+)
 
 log = logging.getLogger(__name__)
 
@@ -37,74 +49,11 @@ DISCONNECTED = "disconnected"
 NO_ROUND_VERSION = "pool-0-no-round-yet"
 HISTORIES = ("history.json", "history-copy.json")
 GONE_SECONDS = 7 * 86_400
+A_PROJECT = re.compile(r"[1-9][0-9]{0,17}")
+A_ROUND = re.compile(r"round-((?=[0-9]*[1-9])[0-9]{5}|[1-9][0-9]{5,8})")
+GONE = re.compile(r"[1-9][0-9]{0,17}-([0-9]{10,11})")
+"""What is exactly such a name; whatever else lies beside, as a copy that somebody made, is left alone."""
 STATES = ("labeled", "selected", "reserve", "pool", "skipped", "unreadable", "duplicate")
-
-
-@dataclass(frozen=True, slots=True)
-class Round:
-    """The record of a round. ``batch`` and ``reserve`` are task ids in the order they are served.
-
-    ``distances``: from each task of batch and reserve to its nearest center when it was picked.
-    ``counts``: tasks by state; every task of the snapshot is in exactly one. ``training``: the fields of
-    the fit's report, None on a cold start. ``failures``: ``{task_id, uri, reason}`` of unreadable images.
-    ``timings``: seconds by phase. ``hashes``: SHA-256 of every file of the round. ``title``: the project's.
-    ``attributes``: the settings in the label config. ``remarks``: why answers could not be trained on.
-    ``evaluation``: the fields of :class:`coreset_backend.evaluation.Evaluation`, None without a hold-out.
-    ``random_slice``: the task ids of the batch that chance drew. ``batch_figures``: what the model of the
-    round before had said of its batch, None without a random slice in it. ``features``: the SHA-256 of
-    the features learned on the pool that were at hand, if any were. ``network``: names what made the
-    embeddings by its weights.
-    """
-
-    project_id: int
-    number: int
-    model_version: str
-    fingerprint: str
-    taken_at: str
-    strategy: str
-    backbone: str
-    seed: int
-    labels: Labels | None
-    batch: tuple[int, ...]
-    reserve: tuple[int, ...]
-    distances: tuple[float, ...]
-    radius_before: float | None
-    radius_after: float | None
-    training: dict[str, Any] | None
-    holdout: tuple[int, ...]
-    counts: dict[str, int]
-    failures: tuple[dict[str, Any], ...]
-    timings: dict[str, float]
-    hashes: dict[str, str] = field(default_factory=dict)
-    title: str = ""
-    evaluation: dict[str, Any] | None = None
-    random_slice: tuple[int, ...] = ()
-    batch_figures: dict[str, Any] | None = None
-    attributes: dict[str, str] = field(default_factory=dict)
-    features: str = ""
-    network: str = ""
-    remarks: tuple[str, ...] = ()
-
-    @property
-    def pool_version(self) -> str:
-        """What /predict and /setup answer under; never the batch's version, or a task would join it.
-
-        It ends as the batch's does, so that no other model's version has the same name.
-        """
-        return f"pool-{self.model_version.removeprefix('coreset-')}"
-
-
-@dataclass(frozen=True, slots=True)
-class Hold:
-    """Why no round of the project starts by itself, in words, until a person starts one.
-
-    ``number`` is the round that was rolled back to, which stands for the newest until there is one after
-    ``newest``; None where nothing was rolled back.
-    """
-
-    reason: str
-    number: int | None
-    newest: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,16 +77,24 @@ class StoredRound:
             raise CorruptRound(self.path, f"{path.name} cannot be read ({error})") from error
         return array
 
+    @contextlib.contextmanager
+    def reading(self) -> Iterator[None]:
+        """Around what reads several arrays: where they do not fit together, CorruptRound is raised."""
+        try:
+            yield
+        except (LookupError, ValueError, TypeError, AttributeError, OverflowError) as error:
+            raise CorruptRound(self.path, f"its files do not fit together ({error})") from error
+
     @property
     def publication(self) -> dict[str, Any] | None:
         """What Label Studio took of it and when; None as long as it has not been published."""
         path = self.path / "published.json"
-        if not path.exists():
+        if not is_there(path):
             return None
         try:
-            return read_sealed(path, unsealed_too=True)
-        except CorruptRound as error:  # then it is published again, which changes nothing
-            log.error("taken for unpublished: %s", error)
+            return taken(PUBLICATION, read_sealed(path, unsealed_too=True))
+        except (CorruptFile, ValueError) as error:  # then it is published again, which changes nothing
+            log.error("taken for unpublished: %s: %s", path, error)
             return None
 
     def timings(self, publication: Mapping[str, Any] | None) -> dict[str, float]:
@@ -146,9 +103,10 @@ class StoredRound:
         return self.record.timings if spent is None else {**self.record.timings, "publish": spent}
 
     def mark_unpublished(self) -> None:
-        """Have it published again."""
-        (self.path / "published.json").unlink(missing_ok=True)
-        flush(self.path)
+        """Have it published again; raises Unwritable."""
+        with saving(path := self.path / "published.json"):
+            path.unlink(missing_ok=True)
+            flush(self.path)
 
     def verify(self) -> None:
         """Raises CorruptRound, naming the file, unless every file is as it was saved."""
@@ -197,33 +155,35 @@ class Store:
 
     def webhook_secret(self) -> str:
         """The secret kept in the store, made at the first call and readable by the owner only."""
-        self.root.mkdir(parents=True, exist_ok=True)
-        return kept_secret(self.root / "webhook-secret")
+        with saving(path := self.root / "webhook-secret"):
+            self.root.mkdir(parents=True, exist_ok=True)
+        return kept_secret(path)
 
     def register(self, project_id: int) -> bool:
-        """Remember the project; whether it was new, or had been disconnected."""
-        try:
-            self._project(project_id).mkdir(parents=True)
-        except FileExistsError:
-            if not self.is_disconnected(project_id):
-                return False
-            self.connection_path(project_id).unlink(missing_ok=True)
-            (self._project(project_id) / DISCONNECTED).unlink(missing_ok=True)
-        return True
+        """Remember the project; whether it was new, or had been disconnected. Raises Unwritable."""
+        folder, is_new = self._project(project_id), self.is_disconnected(project_id)
+        with saving(folder):
+            if is_new:
+                self.connection_path(project_id).unlink(missing_ok=True)
+                (folder / DISCONNECTED).unlink(missing_ok=True)
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            is_new = is_new or not folder.is_dir()
+            folder.mkdir(exist_ok=True)
+        return is_new
 
     def extra_params(self, project_id: int) -> dict[str, Any]:
         """The settings that the project's lead typed into Label Studio's form; empty without any."""
         path = self._project(project_id) / "extra-params.json"
-        if not path.exists():
+        if not is_there(path):
             return {}
         try:
             return read_sealed(path, unsealed_too=True)
-        except CorruptRound as error:  # Label Studio sends them again with its next /setup
+        except CorruptFile as error:  # Label Studio sends them again with its next /setup
             log.error("project %d goes by the common settings: %s", project_id, error)
             return {}
 
     def keep_extra_params(self, project_id: int, given: Mapping[str, Any]) -> None:
-        """Remember them for a known project."""
+        """Remember them for a known project; raises Unwritable."""
         if given != self.extra_params(project_id):
             write_sealed(self._project(project_id) / "extra-params.json", given)
 
@@ -234,10 +194,14 @@ class Store:
     def disconnect(self, project_id: int) -> None:
         """Have the project unknown until it is registered again; its rounds stay."""
         if self._project(project_id).exists():
-            (self._project(project_id) / DISCONNECTED).touch()
+            with saving(path := self._project(project_id) / DISCONNECTED):
+                path.touch()
 
     def is_disconnected(self, project_id: int) -> bool:
-        return (self._project(project_id) / DISCONNECTED).exists()
+        try:
+            return (self._project(project_id) / DISCONNECTED).exists()
+        except OSError:  # of a folder that cannot be read nobody has said so
+            return False
 
     def replay_path(self, project_id: int) -> Path:
         """Where a replay of strategies on the project's images is kept."""
@@ -245,27 +209,26 @@ class Store:
 
     def forget(self, project_id: int) -> None:
         """Put the project with all its rounds aside, into ``gone/<id>-<time>``, where a person finds them."""
-        (self.root / "gone").mkdir(exist_ok=True)
-        with contextlib.suppress(FileNotFoundError):
-            self._project(project_id).rename(self.root / "gone" / f"{project_id}-{time.time():.0f}")
+        aside = self.root / "gone" / f"{project_id}-{time.time():.0f}"
+        with saving(aside), contextlib.suppress(FileNotFoundError):
+            aside.parent.mkdir(exist_ok=True)
+            self._project(project_id).rename(aside)
 
     def empty_gone(self, seconds: float = GONE_SECONDS) -> None:
         """Remove the projects that were put aside longer ago than that."""
-        for path in (self.root / "gone").glob("*-*"):
-            since = path.name.partition("-")[2]
-            if since.isdecimal() and int(since) < time.time() - seconds:
-                shutil.rmtree(path, ignore_errors=True)
+        for name in _folders(self.root / "gone", GONE):
+            since = GONE.fullmatch(name)
+            if since and int(since[1]) < time.time() - seconds:
+                shutil.rmtree(self.root / "gone" / name, ignore_errors=True)
 
     def projects(self) -> list[int]:
         """Ids of the known projects, ascending."""
-        folder = self.root / "projects"
-        known = sorted(int(path.name) for path in folder.glob("[0-9]*") if path.name.isdecimal())
+        known = sorted(int(name) for name in _folders(self.root / "projects", A_PROJECT))
         return [project_id for project_id in known if not self.is_disconnected(project_id)]
 
     def numbers(self, project_id: int) -> list[int]:
-        """Numbers of the project's rounds, ascending."""
-        found = self._project(project_id).glob("round-*")
-        return sorted(int(path.name.removeprefix("round-")) for path in found)
+        """Numbers of the project's rounds, ascending; raises StoreError where its folder cannot be read."""
+        return sorted(map(_number, _folders(self._project(project_id), A_ROUND)))
 
     def newest_first(self, project_id: int) -> list[int]:
         """Numbers of the rounds, newest first; but one that was rolled back to comes before all."""
@@ -283,34 +246,44 @@ class Store:
     def held(self, project_id: int) -> Hold | None:
         """Why no round starts by itself; None where they do."""
         path = self._project(project_id) / "held.json"
-        if not path.exists():
+        if not is_there(path):
             return None
         try:
-            return Hold(**_known(Hold, read_sealed(path)))
-        except CorruptRound as error:  # somebody wanted it held: a person is to say that it goes on
+            return taken(HOLD, read_sealed(path))
+        except CorruptFile as error:  # somebody wanted it held: a person is to say that it goes on
             return Hold(f"What held the project back cannot be read: {error.why}.", None, 0)
+        except ValueError as error:
+            return Hold(f"What held the project back cannot be read: {path.name}, {error}.", None, 0)
 
     def release(self, project_id: int) -> None:
-        """Let rounds start by themselves again."""
-        (self._project(project_id) / "held.json").unlink(missing_ok=True)
+        """Let rounds start by themselves again; raises Unwritable."""
+        with saving(path := self._project(project_id) / "held.json"):
+            path.unlink(missing_ok=True)
 
     def open(self, project_id: int, number: int) -> StoredRound:
         """One round. Raises RoundNotFound or CorruptRound."""
         path = self._project(project_id) / _folder(number)
-        if not path.is_dir():
+        if not A_ROUND.fullmatch(path.name) or not _is_folder(path):
+            known = ", ".join(map(str, self.numbers(project_id))) or "none"
             raise RoundNotFound(
-                f"Project {project_id} has no round {number}; it has {self.numbers(project_id)}."
+                f"Project {project_id} has no round {str(number)[:20]}. Those it has: {known}."
             )
-        return StoredRound(_read_record(path), path)
+        return StoredRound(_read_record(path, project_id, number), path)
 
-    def latest(self, project_id: int, *, verified: bool = False) -> StoredRound | None:
-        """The first of ``newest_first`` that can be read; a corrupt one is passed over and said in the log.
-
-        ``verified``: the first of which every file is as it was saved, which takes reading them all.
-        """
+    def readable(self, project_id: int) -> Iterator[StoredRound]:
+        """The rounds whose record can be read, in the order of ``newest_first``; the log names the others."""
         for number in self.newest_first(project_id):
             try:
-                stored = self.open(project_id, number)
+                yield self.open(project_id, number)
+            except CorruptRound as error:
+                log.error("passed over: %s", error)
+
+    def latest(self, project_id: int, *, verified: bool = False) -> StoredRound | None:
+        """The first of ``readable``; ``verified``: the first of which every file is as it was saved, which
+        takes reading them all.
+        """
+        for stored in self.readable(project_id):
+            try:
                 if verified:
                     stored.verify()
                 return stored
@@ -328,7 +301,9 @@ class Store:
         folder = self._project(project_id)
         for torn in folder.glob(".draft-*"):
             shutil.rmtree(torn, ignore_errors=True)
-        number = max(self.numbers(project_id), default=0) + 1
+        # Also what is no folder keeps a round from taking its name.
+        taken_names = (path.name for path in folder.glob("round-*") if A_ROUND.fullmatch(path.name))
+        number = max(map(_number, taken_names), default=0) + 1
         path = folder / f".draft-{number}-{secrets.token_hex(4)}"
         path.mkdir()
         try:
@@ -342,9 +317,7 @@ class Store:
         One that cannot be read counts for none, and stays until all that are kept are newer.
         """
         folder = self._project(project_id)
-        readable = [
-            number for number in self.newest_first(project_id) if self._is_readable(project_id, number)
-        ]
+        readable = [stored.record.number for stored in self.readable(project_id)]
         oldest = min(readable[:keep], default=0)
         dead = [*readable[keep:], *(n for n in self.numbers(project_id) if n < oldest and n not in readable)]
         if dead:
@@ -354,24 +327,13 @@ class Store:
         for number in dead:
             shutil.rmtree(folder / _folder(number), ignore_errors=True)
 
-    def _is_readable(self, project_id: int, number: int) -> bool:
-        try:
-            self.open(project_id, number)
-        except CorruptRound:
-            return False
-        return True
-
     def history(self, project_id: int) -> list[Round]:
         """The records of all rounds there ever were, oldest first, without their lists by task.
 
         Those of pruned rounds come from ``history.json``. A record that cannot be read is passed over.
         """
         records = {record.number: record for record in _read_history(self._project(project_id))}
-        for number in self.numbers(project_id):
-            try:
-                records[number] = self.open(project_id, number).record
-            except CorruptRound as error:
-                log.error("passed over: %s", error)
+        records |= {stored.record.number: stored.record for stored in self.readable(project_id)}
         return [replace(records[number], **_NO_LISTS) for number in sorted(records)]
 
     def _project(self, project_id: int) -> Path:
@@ -382,33 +344,64 @@ _NO_LISTS: dict[str, Any] = {"batch": (), "reserve": (), "distances": (), "holdo
 
 
 def _folder(number: int) -> str:
-    return f"round-{number:05d}"
+    return f"round-{number:05d}" if 0 < number < 10**9 else "round-?"
 
 
-def _read_record(path: Path) -> Round:
-    return _record(read_sealed(path / "round.json"))
+def _number(folder: str) -> int:
+    return int(folder.removeprefix("round-"))
 
 
-def _record(saved: dict[str, Any]) -> Round:
-    labels = saved["labels"]
-    if labels:
-        paths = tuple(tuple(path) for path in labels.get("paths", ()))
-        labels = Labels(**{**_known(Labels, labels), "names": tuple(labels["names"]), "paths": paths})
-    lists = {name: tuple(saved.get(name, ())) for name in (*_NO_LISTS, "random_slice", "remarks")}
-    return Round(**{**_known(Round, saved), "labels": labels, **lists})
+def _folders(folder: Path, pattern: re.Pattern[str]) -> list[str]:
+    """Names of the folders in ``folder`` that are wholly of the pattern; raises StoreError."""
+    try:
+        paths = list(folder.iterdir())
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise StoreError(
+            f"The folder {folder} cannot be read ({error.strerror}). Mend it or its rights."
+        ) from error
+    return [path.name for path in paths if pattern.fullmatch(path.name) and _is_folder(path)]
 
 
-def _known(kind: type[Any], saved: Mapping[str, Any]) -> dict[str, Any]:
-    """Those of the saved fields that the dataclass has: a newer release, before a way back, had more."""
-    return {each.name: saved[each.name] for each in fields(kind) if each.name in saved}
+def _is_folder(path: Path) -> bool:
+    try:
+        return path.is_dir()
+    except OSError:  # nothing in it could be read either
+        return False
+
+
+def _read_record(path: Path, project_id: int, number: int) -> Round:
+    try:
+        record = taken(ROUND, read_sealed(path / "round.json"))
+    except CorruptFile as error:
+        raise CorruptRound(path, error.why) from error
+    except ValueError as error:
+        raise CorruptRound(path, f"round.json is of another shape ({error})") from None
+    if (record.project_id, record.number) != (project_id, number):
+        raise CorruptRound(path, f"it is round {record.number} of project {record.project_id}, copied here")
+    return record
 
 
 def _read_history(folder: Path) -> list[Round]:
     """The records in ``history.json``; where that is damaged, those in its copy."""
     for name in HISTORIES:
-        if (folder / name).exists():
+        if is_there(folder / name):
             try:
-                return [_record(saved) for saved in read_sealed(folder / name)["rounds"]]
-            except CorruptRound as error:
+                saved = read_sealed(folder / name).get("rounds")
+            except CorruptFile as error:
                 log.error("passed over: %s", error)
+            else:
+                return list(_records(folder / name, saved))
     return []
+
+
+def _records(path: Path, saved: Any) -> Iterator[Round]:
+    if not isinstance(saved, list):
+        log.error("passed over: %s holds no list of rounds", path)
+        return
+    for place, each in enumerate(saved):
+        try:
+            yield taken(ROUND, each)
+        except ValueError as error:
+            log.error("passed over: entry %d of %s is of another shape (%s)", place, path, error)

@@ -14,15 +14,7 @@ from coreset_backend import __version__
 from coreset_backend.access import guard_app, require_signature
 from coreset_backend.answers import AnswerCache
 from coreset_backend.backend import Backend
-from coreset_backend.errors import (
-    ConfigError,
-    CoresetError,
-    LabelStudioError,
-    ProjectError,
-    QueueError,
-    RoundNotFound,
-    UnsupportedLabelConfig,
-)
+from coreset_backend.errors import ConfigError, CoresetError, UnsupportedLabelConfig
 from coreset_backend.events import concerns_us, take_event
 from coreset_backend.heartbeats import heartbeat_ages
 from coreset_backend.history import project_history
@@ -32,27 +24,19 @@ from coreset_backend.incoming import (
     json_body,
     named_project,
     refused_in_the_form,
+    status_of,
 )
 from coreset_backend.jobs import request_round
 from coreset_backend.lifecycle import cancel_round, publish_again, roll_back
 from coreset_backend.metrics import CONTENT_TYPE, measure_app, metrics_text
 from coreset_backend.openapi import description
-from coreset_backend.overview import progress, project_overview, readable_rounds
+from coreset_backend.overview import progress, project_overview
 from coreset_backend.pages import pages
 from coreset_backend.protocol import predict_tasks, set_up_project
 from coreset_backend.redaction import redacted
 from coreset_backend.status import project_status
 
 log = logging.getLogger(__name__)
-
-STATUS = {
-    QueueError: 503,
-    RoundNotFound: 404,
-    ProjectError: 409,
-    LabelStudioError: 502,
-    ConfigError: 500,
-    CoresetError: 500,
-}
 
 IGNORED = {
     "manual": "rounds start on Start Training only",
@@ -158,7 +142,7 @@ def versions() -> Response:
     """The versions of /predict, newest first; Label Studio asks without naming a project."""
     if "project" not in request.args:
         return jsonify(versions=[])
-    rounds = readable_rounds(current_backend(), named_project(request.args["project"]))
+    rounds = current_backend().store.readable(named_project(request.args["project"]))
     newest_first = sorted(rounds, key=lambda stored: -stored.record.number)
     return jsonify(versions=[stored.record.pool_version for stored in newest_first])
 
@@ -241,7 +225,7 @@ def _answer_error(error: Exception) -> tuple[Response, int]:
         return answer, error.code or 500
     error_id = secrets.token_hex(4)
     if isinstance(error, CoresetError):
-        status = next(code for kind, code in STATUS.items() if isinstance(error, kind))
+        status = status_of(error)
         log.warning("%s: %s: %s", error_id, type(error).__name__, error)
         return jsonify(error=str(error), error_id=error_id, status=status), status
     log.exception("%s: %s %s failed", error_id, request.method, request.path)

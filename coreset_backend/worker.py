@@ -23,7 +23,8 @@ from coreset_backend.backend import Backend, OurJob, OurQueue
 from coreset_backend.errors import CoresetError, memory_ran_out
 from coreset_backend.failures import OVERDUE
 from coreset_backend.heartbeats import HEARTBEAT_SECONDS, alive_key
-from coreset_backend.jobs import ROUND_JOB, free_lease, lost
+from coreset_backend.jobs import NEVER_ENDS
+from coreset_backend.outcome import ROUND_JOB, free_lease, lost
 from coreset_backend.pretraining import PRETRAINING_JOB
 from coreset_backend.redaction import redacted
 
@@ -96,8 +97,12 @@ class RoundWorker(Worker):
         exc_string: str = "",
         execution: Execution | None = None,
     ) -> None:
-        """As RQ's, which keeps the traceback in Redis, with whatever the errors of libraries quote."""
-        super().handle_job_failure(job, queue, started_job_registry, redacted(exc_string), execution)
+        """As RQ's, which keeps the traceback in Redis, with whatever the errors of libraries quote.
+
+        What a person has started and failed is tried again behind what others have started.
+        """
+        behind = self.backend.queue if queue == self.backend.first_queue else queue
+        super().handle_job_failure(job, behind, started_job_registry, redacted(exc_string), execution)
 
     def wait_for_horse(self) -> tuple[int | None, int | None, Any]:
         """As RQ's, which loses how the process ended if its alarm of every five seconds rings just then."""
@@ -129,10 +134,11 @@ class RoundWorker(Worker):
 
     def run_maintenance_tasks(self) -> None:
         super().run_maintenance_tasks()  # type: ignore[no-untyped-call]
-        queue: Queue = self.queues[0]
         # The key lets one worker of all ask, once per period.
         if self.connection.set(POLL_KEY, "1", nx=True, px=int(self.poll_seconds * 1000)):
-            queue.enqueue(RECONCILE_JOB, result_ttl=60, failure_ttl=3600, job_timeout=600)
+            self.backend.queue.enqueue(RECONCILE_JOB, result_ttl=60, failure_ttl=3600, job_timeout=600)
+        elif self.connection.ttl(POLL_KEY) == NEVER_ENDS:  # then it is not ours
+            self.connection.delete(POLL_KEY)
 
 
 def is_ours(job: Job) -> bool:
@@ -175,7 +181,7 @@ def work(backend: Backend) -> None:
 
 def _work(backend: Backend) -> None:
     worker = RoundWorker(
-        [backend.queue, backend.spare_queue],  # the second only while the first is empty
+        [backend.first_queue, backend.queue, backend.spare_queue],
         connection=backend.redis,
         job_class=OurJob,
         queue_class=OurQueue,

@@ -358,7 +358,7 @@ def project(studio: FakeLabelStudio, project_id: int) -> Json:
         if chosen is None or chosen not in ("", *_titles(studio, project_id), *studio.versions(project_id)):
             abort(400, "Model version doesn't exist either as live model or as static predictions.")
         known |= wanted
-    return jsonify(known)
+    return jsonify(known | {"task_number": len(studio.tasks_of(project_id))})
 
 
 def import_tasks(studio: FakeLabelStudio, project_id: int) -> Json:

@@ -220,7 +220,7 @@ def test_a_round_is_cancelled(site: Site, phase: str) -> None:
     assert process not in site.round_processes()
     assert site.state(project_id)["state"] == "idle"
     request_round(site.backend, project_id, "an event")
-    wait_until(lambda: not site.backend.queue.count, "the event to be looked at")
+    wait_until(lambda: not site.backend.jobs_waiting, "the event to be looked at")
     assert site.studio.versions(project_id) == {}  # nobody has started one
     request_round(site.backend, project_id, "started by hand", force=True)
     assert_recovers(site, project_id, [1])

@@ -141,7 +141,8 @@ def test_readiness_and_status_tell_a_living_worker_from_a_killed_one(
     assert heartbeat_ages(backend) == {}
     assert figures(client)["coreset_workers",] == 0
     request_round(backend, 7, "a test")
-    assert "waiting, but no worker listens" in "\n".join(status_lines(project_status(backend, 7)))
+    told = status_lines(project_status(backend, 7))
+    assert told[0] == "Project 7: waiting" and "no worker listens" in told[1]
 
 
 # ---------------------------------------------------------------- alerts and dashboard

@@ -9,16 +9,17 @@ from typing import Any
 import numpy as np
 import pytest
 from flask.testing import FlaskClient
+from listening import worker_listens
 from PIL import Image
 from test_store import record
 
 from coreset_backend.backend import Backend
 from coreset_backend.images.cache import PixelCache
-from coreset_backend.overview import CHOICE_WORDS, PHASE_WORDS
+from coreset_backend.overview import CHOICE_WORDS
 from coreset_backend.progress import redis_key, write_progress
 from coreset_backend.selection import STRATEGIES
 from coreset_backend.settings import Settings
-from coreset_backend.status import PHASES
+from coreset_backend.status import PHASE_WORDS, PHASES
 from coreset_backend.store import STATES
 from coreset_backend.web import create_app
 
@@ -155,6 +156,12 @@ def test_pages_ask_for_the_login(make_backend: MakeBackend) -> None:
         assert client.get(path).status_code == 401
 
 
+def publish_newest(backend: Backend) -> None:
+    newest = backend.store.latest(7)
+    assert newest
+    newest.mark_published({})
+
+
 def test_the_page_says_how_much_of_the_batch_is_done_and_calls_a_mere_look_no_round(
     backend: Backend, client: FlaskClient
 ) -> None:
@@ -163,6 +170,8 @@ def test_the_page_says_how_much_of_the_batch_is_done_and_calls_a_mere_look_no_ro
         return progress["state"], progress["sentence"]
 
     save_round(backend)
+    publish_newest(backend)
+    worker_listens(backend)
     assert shown()[1].startswith("Round 1 is being labelled. The next")
     write_progress(backend, 7, state="idle", labeling={"round": 1, "done": 1})
     backend.redis.set(redis_key(7, "waiting"), "a job that looks whether a round is due")
@@ -174,6 +183,7 @@ def test_the_page_says_how_much_of_the_batch_is_done_and_calls_a_mere_look_no_ro
     assert shown()[0] == "waiting"
     backend.redis.delete(redis_key(7, "demands"))
     save_round(backend)
+    publish_newest(backend)
     assert shown()[1].startswith("Round 2 is being labelled. The next")
 
 

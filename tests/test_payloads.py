@@ -73,7 +73,7 @@ def test_every_event_starts_one_job_or_none(make_backend: MakeBackend, name: str
     for _ in range(3):
         answer = client.post("/webhook", json=body(name), headers={SECRET_HEADER: backend.webhook_secret})
         assert answer.status_code in (200, 202)
-    assert len(backend.queue.jobs) == (name in START_ROUNDS)
+    assert backend.jobs_waiting == (name in START_ROUNDS)
     assert bool(backend.redis.exists("coreset:1:demands")) == (name == "start_training")
 
 
@@ -192,11 +192,11 @@ def test_the_recorded_events_through_the_sdk(
     ):
         assert sdk.post("/webhook", json=body(name)).status_code in (200, 201)
         if jobs:
-            wait_until(lambda: backend.queue.jobs, f"the job of {name}", 60)
-        assert len(backend.queue.jobs) == jobs
+            wait_until(lambda: backend.jobs_waiting, f"the job of {name}", 60)
+        assert backend.jobs_waiting == jobs
     assert sdk.post("/webhook", json=body("start_training")).status_code == 201
     wait_until(lambda: backend.redis.exists("coreset:1:demands"), "the demand for a round", 60)
-    assert len(backend.queue.jobs) == 1
+    assert backend.jobs_waiting == 1
 
 
 def test_without_a_request_the_model_knows_its_project_by_its_number_or_by_the_tasks(

@@ -90,7 +90,7 @@ def test_a_lead_can_have_rounds_start_by_hand_only(make_backend: Any) -> None:
         return client.post("/webhook", json=event, headers=signed).json["status"]
 
     with backend.store.draft(7) as draft:
-        draft.save(record(1), {})
+        draft.save(record(1), {}).mark_published({})
     assert look() == "queued"
     setup = {"project": "7.1", "schema": CONFIG.format(""), "extra_params": {"trigger": "manual"}}
     assert client.post("/setup", json=setup).status_code == 200

@@ -22,7 +22,7 @@ def signed(backend: Backend) -> dict[str, str]:
 
 
 def waiting_jobs(backend: Backend) -> int:
-    return len(backend.queue.jobs)
+    return backend.jobs_waiting
 
 
 def save_round(backend: Backend, **training: Any) -> None:

@@ -17,6 +17,7 @@ from tcp_proxy import Hold, TcpProxy, proxied
 from waiting import wait_until
 
 from coreset_backend.backend import Backend, open_backend
+from coreset_backend.heartbeats import job_counts
 from coreset_backend.local import embedded_redis, wait_for_redis
 from coreset_backend.processes import Child
 from coreset_backend.progress import read_progress
@@ -118,15 +119,8 @@ class Site:
             return bool(self.round_processes())
         if known["state"] == "failed":
             return bool(known["error"])
-        return known["state"] == "idle" or bool(
-            self.backend.queue.count + self._scheduled() + self._started()
-        )
-
-    def _scheduled(self) -> int:
-        return self.backend.queue.scheduled_job_registry.count
-
-    def _started(self) -> int:
-        return self.backend.queue.started_job_registry.count
+        jobs = job_counts(self.backend)
+        return known["state"] == "idle" or bool(jobs["queued"] + jobs["scheduled"] + jobs["started"])
 
     def kill_redis(self) -> None:
         """SIGKILL, as a crash; it stays away until ``start_redis``."""

@@ -39,7 +39,7 @@ function showProgress(progress) {
   $("sentence").textContent = progress.sentence;
   $("steps").hidden = !running;
   $("left").hidden = !running && !learning;
-  for (const button of document.querySelectorAll('[data-action="start"]')) button.disabled = running || progress.state === "waiting";
+  for (const button of document.querySelectorAll('[data-action="start"]')) button.disabled = !progress.startable;
   for (const button of document.querySelectorAll('[data-action="cancel"]')) button.disabled = !running && progress.state !== "waiting";
   if (running) $("steps").replaceChildren(...progress.steps.map((step) => {
     const item = element("li", { className: step.is, textContent: step.name });

@@ -1,0 +1,15 @@
+"""Workers as Redis knows them, without a process."""
+
+from coreset_backend.backend import Backend
+from coreset_backend.heartbeats import HEARTBEAT_SECONDS, alive_key
+
+
+def worker_listens(backend: Backend, name: str = "one") -> None:
+    """Have Redis say that a worker lives."""
+    backend.redis.sadd(f"rq:workers:{backend.queue.name}", f"rq:worker:{name}")
+    backend.redis.set(alive_key(name), "1", ex=HEARTBEAT_SECONDS)
+
+
+def no_worker_listens(backend: Backend) -> None:
+    """Have Redis say that the workers were killed a while ago."""
+    backend.redis.delete(*backend.redis.scan_iter(alive_key("*")), alive_key("one"))
