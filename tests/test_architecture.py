@@ -73,7 +73,16 @@ MAY_IMPORT = {
     "failures": {"errors", "backend"},
     "outcome": {"errors", "backend", "counts", "failures", "pretraining", "progress"},
     "status": {"errors", "backend", "settings", "store", "heartbeats", "history", "progress"},
-    "doctor": {"errors", "backend", "connect", "heartbeats", "label_config", "label_studio", "project"}
+    "doctor": {
+        "annotations",
+        "errors",
+        "backend",
+        "connect",
+        "heartbeats",
+        "label_config",
+        "label_studio",
+        "project",
+    }
     | {"settings", "status"},
     "pretraining": {"errors", "backend", "settings", "progress", "sealed", "store", "images", "model"},
     "lifecycle": {"errors", "backend", "connect", "jobs", "leases"},
