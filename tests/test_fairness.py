@@ -62,6 +62,7 @@ def test_a_start_by_hand_waits_for_the_running_job_alone_whatever_fails_beside_i
     hold.release()
     site.wait_for_round(wanted, 1)
     site.wait_for_round(other, 1)
+    wait_until(lambda: rounds_begun(site).count(first) > 1, "the next try of the first")
     begun = rounds_begun(site)
     assert begun[:2] == [first, wanted], "one running job, then what the person wants"
     assert begun.index(second) < begun.index(first, 1), "each gets its turn before a retry"
