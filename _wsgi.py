@@ -1,3 +1,3 @@
-from coreset_backend.wsgi import app
+from coreset_backend.web.wsgi import app
 
 __all__ = ["app"]

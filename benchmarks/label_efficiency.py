@@ -29,10 +29,9 @@ from label_tables import BUDGETS, tables
 from numpy.typing import NDArray
 from pools import POOLS, LabeledImages, pool_named, read_images
 
-from coreset_backend import model, simulate
-from coreset_backend.batch import COLD_START
+from coreset_backend import model
 from coreset_backend.model.training import linear_head
-from coreset_backend.neighbors import build_index
+from coreset_backend.rounds.choose import COLD_START
 from coreset_backend.selection import (
     NEED_PROBABILITIES,
     STRATEGIES,
@@ -42,7 +41,9 @@ from coreset_backend.selection import (
     neighbors_for,
     with_options,
 )
+from coreset_backend.selection.annoy_index import build_index
 from coreset_backend.settings import Settings
+from coreset_backend.simulation import replay as simulate
 
 Rows = NDArray[np.int64]
 DRAWS_NOTHING = ("k_center", "k_center_cosine", "robust_k_center", "annoy")

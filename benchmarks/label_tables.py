@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from coreset_backend.curves import area_under
+from coreset_backend.evaluation.learning_curve import area_under
 
 BUDGETS = (40, 100, 200, 400, 600, 1000, 2000)
 Cells = Sequence[Mapping[str, Any]]

@@ -24,12 +24,12 @@ from selenium.webdriver.support.ui import WebDriverWait
 from werkzeug.serving import make_server
 
 from coreset_backend.backend import Backend, open_backend
-from coreset_backend.demo_images import CLASSES, make_images
 from coreset_backend.images.cache import PixelCache
+from coreset_backend.local.demo_images import CLASSES, make_images
 from coreset_backend.project import Labels
 from coreset_backend.settings import Settings
-from coreset_backend.store import STATES, Round
-from coreset_backend.web import create_app
+from coreset_backend.store.store import STATES, Round
+from coreset_backend.web.app import create_app
 
 IMAGES = 300
 LABELED, BATCH, RESERVE, UNREADABLE = 900, 100, 100, 250

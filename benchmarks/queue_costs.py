@@ -20,8 +20,8 @@ sys.path.insert(0, str(ROOT))
 
 import httpx  # noqa: E402
 
-from coreset_backend import demo  # noqa: E402
-from coreset_backend.label_studio import LabelStudio  # noqa: E402
+from coreset_backend.label_studio.client import LabelStudio  # noqa: E402
+from coreset_backend.local import label_studio as demo  # noqa: E402
 from coreset_backend.project import Prediction  # noqa: E402
 
 HEAD = 100

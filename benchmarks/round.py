@@ -24,8 +24,8 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests"), str(ROOT / "tests/e2e")]
 import httpx  # noqa: E402
 from e2e_stack import Stack, running_stack  # noqa: E402
 
-from coreset_backend import demo  # noqa: E402
-from coreset_backend.demo_images import CLASSES, make_images  # noqa: E402
+from coreset_backend.local import label_studio as demo  # noqa: E402
+from coreset_backend.local.demo_images import CLASSES, make_images  # noqa: E402
 
 
 def main(sizes: list[int]) -> None:

@@ -233,7 +233,7 @@ def largest_gap(vectors: np.ndarray, rows: np.ndarray, picked: np.ndarray) -> fl
 
 def robust(path: Path, n: int, labeled: int, batch: int, seconds: int) -> dict[str, float | str]:
     """R1: the robust radius as a share of greedy's, one row left out."""
-    from coreset_backend.neighbors import build_index
+    from coreset_backend.selection.annoy_index import build_index
 
     vectors = np.load(path)[:n]
     graph = None
@@ -254,7 +254,7 @@ def robust(path: Path, n: int, labeled: int, batch: int, seconds: int) -> dict[s
 
 def herding(path: Path, n: int, batch: int) -> dict[str, float]:
     """max_herding on Annoy's neighbours: CPU seconds of index, graph and choice, MB beyond the vectors."""
-    from coreset_backend.neighbors import build_index
+    from coreset_backend.selection.annoy_index import build_index
 
     vectors = np.load(path)[:n]
     Path("/proc/self/clear_refs").write_text("5")

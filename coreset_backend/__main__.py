@@ -1,3 +1,3 @@
-from coreset_backend.cli import main
+from coreset_backend.cli.main import main
 
 main()

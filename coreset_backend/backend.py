@@ -15,12 +15,12 @@ from rq.job import Job
 from rq.serializers import JSONSerializer
 
 from coreset_backend.errors import ConfigError, CoresetError
-from coreset_backend.label_studio import LabelStudio
-from coreset_backend.outbound import Proxies, read_proxies
+from coreset_backend.label_studio.client import LabelStudio
+from coreset_backend.network.outbound import Proxies, read_proxies
 from coreset_backend.project_settings import EXTRA_PARAMS, LABEL_CONFIG, known_settings, project_settings
 from coreset_backend.redaction import keep_secret
 from coreset_backend.settings import Settings
-from coreset_backend.store import Round, Store
+from coreset_backend.store.store import Round, Store
 
 if TYPE_CHECKING:
     from coreset_backend.images import Images

@@ -14,12 +14,12 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from coreset_backend.annotations import Answer, agreed_label
 from coreset_backend.errors import UnsupportedLabelConfig
 from coreset_backend.foreign_text import one_line
-from coreset_backend.label_config import LabelConfig, parse_label_config
-from coreset_backend.label_config import Labels as Labels
-from coreset_backend.task_images import image_uris
+from coreset_backend.label_studio.annotations import Answer, agreed_label
+from coreset_backend.label_studio.label_config import LabelConfig, parse_label_config
+from coreset_backend.label_studio.label_config import Labels as Labels
+from coreset_backend.label_studio.task_images import image_uris
 
 Json = Any
 TaskState = Literal["pool", "labeled", "skipped"]
@@ -116,7 +116,7 @@ def parse_snapshot(
     """The Snapshot of a project's JSON and its tasks' (with annotations where there are any).
 
     A task that appears twice, as happens when paging over a list that changes, counts once. ``control`` is
-    that of :func:`coreset_backend.label_config.parse_label_config`.
+    that of :func:`coreset_backend.label_studio.label_config.parse_label_config`.
     """
     config = parse_label_config(project["label_config"], control)
     if config.labels and len(config.labels.names) > MOST_CLASSES:

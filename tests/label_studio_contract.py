@@ -6,11 +6,11 @@ from dataclasses import replace
 import httpx
 import pytest
 
-from coreset_backend import demo
+from coreset_backend.connection.queue import publish_queue
 from coreset_backend.errors import LabelStudioError, ProjectGone, Rejected, Unauthorized
-from coreset_backend.label_studio import LabelStudio, Publication
+from coreset_backend.label_studio.client import LabelStudio, Publication
+from coreset_backend.local import label_studio as demo
 from coreset_backend.project import Prediction
-from coreset_backend.serving import publish_queue
 
 CLASSES = ("cat", "dog")
 

@@ -1,7 +1,7 @@
 """Workers as Redis knows them, without a process."""
 
 from coreset_backend.backend import Backend
-from coreset_backend.heartbeats import HEARTBEAT_SECONDS, alive_key
+from coreset_backend.jobs.monitoring import HEARTBEAT_SECONDS, alive_key
 
 
 def worker_listens(backend: Backend, name: str = "one") -> None:

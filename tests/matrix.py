@@ -11,7 +11,7 @@ import sys
 import time
 from pathlib import Path
 
-from coreset_backend.demo import label_studio_version
+from coreset_backend.local.label_studio import label_studio_version
 
 ROOT = Path(__file__).parent.parent
 RELEASES = ("1.12.1", "1.16.0", "1.20.0", "newest")

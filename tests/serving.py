@@ -12,9 +12,9 @@ from socketserver import TCPServer
 import httpx
 from waiting import wait_until
 
-from coreset_backend import demo
-from coreset_backend.serve import gunicorn_command
+from coreset_backend.local import label_studio as demo
 from coreset_backend.settings import Settings
+from coreset_backend.web.server import gunicorn_command
 
 
 @contextlib.contextmanager

@@ -1,6 +1,7 @@
 import pytest
 
-from coreset_backend.addresses import (
+from coreset_backend.errors import ConfigError
+from coreset_backend.network.addresses import (
     AddressRefused,
     HostUnknown,
     address_guard,
@@ -8,7 +9,6 @@ from coreset_backend.addresses import (
     plain_name,
     resolved_addresses,
 )
-from coreset_backend.errors import ConfigError
 
 NOT_PUBLIC = [
     "0.0.0.0",

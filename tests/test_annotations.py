@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
-from coreset_backend.annotations import agreed_label
-from coreset_backend.label_config import Control, parse_label_config
+from coreset_backend.label_studio.annotations import agreed_label
+from coreset_backend.label_studio.label_config import Control, parse_label_config
 
 
 def control(inside: str, more: str = "", **attributes: str) -> Control:

@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coreset_backend.batch import COLD_START, Choice, choose_batch, random_rows_of, spread, state_code
 from coreset_backend.project import Labels, Snapshot, Task
+from coreset_backend.rounds.choose import COLD_START, Choice, choose_batch, random_rows_of, spread, state_code
 from coreset_backend.selection import NEED_PROBABILITIES, STRATEGIES, Pool, covering_radius, exact_graph
 from coreset_backend.settings import Settings
 

@@ -6,9 +6,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from coreset_backend.comparison import keep_replay, read_replay, slice_summary
-from coreset_backend.simulation_report import Line
-from coreset_backend.store import Store
+from coreset_backend.evaluation.comparison import keep_replay, read_replay, slice_summary
+from coreset_backend.simulation.report import Line
+from coreset_backend.store.store import Store
 
 
 def line(pool: tuple[int, int] | None, picks: tuple[int, int] | None) -> dict[str, Any]:

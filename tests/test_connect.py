@@ -11,19 +11,19 @@ from fake_label_studio import TOKEN, FakeLabelStudio
 from label_studio_contract import import_by_hand
 from test_store import record
 
-from coreset_backend import demo
 from coreset_backend.backend import Backend
-from coreset_backend.connect import SAMPLING, SECRET_HEADER, connect, problems
-from coreset_backend.connection import read_connection
-from coreset_backend.doctor import examine
+from coreset_backend.cli.doctor import examine
+from coreset_backend.connection.connect import SAMPLING, SECRET_HEADER, connect, problems
+from coreset_backend.connection.record import read_connection
 from coreset_backend.errors import LabelStudioError, ProjectError, UnsupportedLabelConfig
-from coreset_backend.jobs import reconcile_job
-from coreset_backend.lifecycle import disconnect_project, publish_again, roll_back
-from coreset_backend.rounds import publish_round
-from coreset_backend.status import project_status, status_lines
-from coreset_backend.store import StoredRound
-from coreset_backend.tabs import BATCH
-from coreset_backend.web import create_app
+from coreset_backend.jobs.requests import disconnect_project, publish_again, roll_back
+from coreset_backend.jobs.status import project_status, status_lines
+from coreset_backend.jobs.tasks import reconcile_job
+from coreset_backend.label_studio.tabs import BATCH
+from coreset_backend.local import label_studio as demo
+from coreset_backend.rounds.run import publish_round
+from coreset_backend.store.store import StoredRound
+from coreset_backend.web.app import create_app
 
 YOLO = "yolo-v8"
 LIVE = {"title": "YOLO", "url": "http://yolo:9090", "model_version": YOLO, "auth_method": "NONE"}

@@ -15,8 +15,8 @@ import pytest
 from serving import WebProcess, web_process
 from waiting import wait_until
 
-from coreset_backend.callers import caller_of
-from coreset_backend.connections import (
+from coreset_backend.web.callers import caller_of
+from coreset_backend.web.sockets import (
     COMPUTING,
     MOST_CONNECTIONS,
     MOST_FOR_AN_ADDRESS,

@@ -15,10 +15,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from coreset_backend import demo
 from coreset_backend.decoding import decoded_pixels
-from coreset_backend.demo_images import BROKEN, CLASSES, add_broken_files, make_images
 from coreset_backend.errors import ConfigError, ImageError, LabelStudioError, Unreachable
+from coreset_backend.local import label_studio as demo
+from coreset_backend.local.demo_images import BROKEN, CLASSES, add_broken_files, make_images
 
 STAND_IN = f"""#!{sys.executable}
 import http.server, json, os, pathlib, subprocess, sys

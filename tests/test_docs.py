@@ -10,9 +10,9 @@ import click
 import pytest
 
 from coreset_backend.backend import Backend
-from coreset_backend.cli import main
+from coreset_backend.cli.main import main
 from coreset_backend.settings import environment_names
-from coreset_backend.web import create_app
+from coreset_backend.web.app import create_app
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("**/*.md"))]

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from coreset_backend.backend import Backend
-from coreset_backend.doctor import examine
+from coreset_backend.cli.doctor import examine
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coreset_backend.evaluation import (
+from coreset_backend.evaluation.holdout import (
     class_figures,
     evaluate,
     holdout_task_ids,

@@ -10,8 +10,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from coreset_backend.decoding import decoded_pixels
-from coreset_backend.demo_images import make_images
-from coreset_backend.evidence import (
+from coreset_backend.local.demo_images import make_images
+from coreset_backend.project import Labels, Snapshot, Task
+from coreset_backend.rounds.explain import (
     duplicate_groups,
     gather_evidence,
     label_codes,
@@ -19,10 +20,9 @@ from coreset_backend.evidence import (
     look_alike,
     pick_neighbors,
 )
-from coreset_backend.layout import _spread, layout, principal_plane
-from coreset_backend.neighbors import build_index
-from coreset_backend.project import Labels, Snapshot, Task
+from coreset_backend.rounds.pool_map import _spread, layout, principal_plane
 from coreset_backend.selection import NeighborGraph
+from coreset_backend.selection.annoy_index import build_index
 
 Vectors = NDArray[np.float32]
 CLASSES = 8

@@ -8,8 +8,8 @@ from waiting import wait_until
 from worker_site import Site
 
 from coreset_backend.backend import Backend
-from coreset_backend.jobs import request_round
-from coreset_backend.progress import redis_key
+from coreset_backend.jobs.progress import redis_key
+from coreset_backend.jobs.tasks import request_round
 
 
 def queued_projects(backend: Backend) -> list[int]:

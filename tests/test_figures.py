@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 from test_store import LABELS, record
 
-from coreset_backend.figures import batch_figures, hold_out_figures
+from coreset_backend.evaluation.round_scores import batch_figures, hold_out_figures
 from coreset_backend.project import Snapshot, Task
-from coreset_backend.store import Store, StoredRound
+from coreset_backend.store.store import Store, StoredRound
 
 CLASSES = ("cat", "dog")
 TASKS = tuple(Task(n, f"/{n}", "labeled", (CLASSES[n % 2],)) for n in range(1, 9))

@@ -13,9 +13,9 @@ from worker_site import Site
 from coreset_backend.errors import CoresetError, ImageError, Rejected
 from coreset_backend.foreign_text import LONGEST, fit_cell, one_line
 from coreset_backend.logs import Lines
-from coreset_backend.web import create_app
+from coreset_backend.web.app import create_app
 
-RECORD = "2026-11-29 20:00:00,000 INFO coreset_backend.jobs: project 1 is deleted"
+RECORD = "2026-11-29 20:00:00,000 INFO coreset_backend.jobs.tasks: project 1 is deleted"
 FORGERIES = {
     "a line": f"x\n{RECORD}",
     "a line of an old Mac": f"x\r{RECORD}",

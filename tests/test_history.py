@@ -6,11 +6,11 @@ import numpy as np
 from test_store import record
 
 from coreset_backend.backend import Backend
-from coreset_backend.evaluation import evaluate, proportion
-from coreset_backend.history import advice, project_history
+from coreset_backend.evaluation.history import advice, project_history
+from coreset_backend.evaluation.holdout import evaluate, proportion
+from coreset_backend.jobs.status import project_status, status_lines
 from coreset_backend.project import Labels
-from coreset_backend.status import project_status, status_lines
-from coreset_backend.web import create_app
+from coreset_backend.web.app import create_app
 
 
 def figures(right: int, n: int = 40) -> dict[str, Any]:

@@ -11,8 +11,8 @@ from fake_label_studio import TOKEN, FakeLabelStudio, choices_config
 from label_studio_contract import predictions
 
 from coreset_backend.errors import LabelStudioError, Unreachable, UnsupportedLabelConfig
-from coreset_backend.label_studio import PAGE_SIZE, LabelStudio
-from coreset_backend.label_studio_answers import LONGEST_NAME, Limits
+from coreset_backend.label_studio.answers import LONGEST_NAME, Limits
+from coreset_backend.label_studio.client import PAGE_SIZE, LabelStudio
 
 SMALL = Limits(size=20_000_000, seconds=0.5)
 TASK = {"id": 1, "data": {"image": "/1.png"}}

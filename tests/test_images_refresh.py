@@ -19,9 +19,9 @@ from test_images_wire import picture
 
 from coreset_backend.backend import Backend
 from coreset_backend.images import Images, Limits, open_images
-from coreset_backend.images.pool import REVISIONS
+from coreset_backend.images.fetch import REVISIONS
 from coreset_backend.images.revisions import ASKED_AGAIN_AFTER, MOST_ASKED, Revisions, Seen, due
-from coreset_backend.lifecycle import refresh_images
+from coreset_backend.jobs.requests import refresh_images
 
 PATH = "/data/upload/1/a.png"
 

@@ -10,9 +10,9 @@ import pytest
 from fake_label_studio import TOKEN, FakeLabelStudio
 from label_studio_contract import LabelStudioContract, create_project, predictions
 
-from coreset_backend import demo
 from coreset_backend.errors import LabelStudioError, Rejected, Unauthorized, Unreachable
-from coreset_backend.label_studio import PAGE_SIZE, LabelStudio
+from coreset_backend.label_studio.client import PAGE_SIZE, LabelStudio
+from coreset_backend.local import label_studio as demo
 
 
 @pytest.fixture

@@ -18,10 +18,10 @@ import pytest
 from backend_run import backend_command, open_to_others, run_environment, running_backend
 from waiting import wait_until
 
-from coreset_backend import demo
 from coreset_backend.errors import LabelStudioError
-from coreset_backend.local import _require_label_studio, settings_of_run
-from coreset_backend.processes import Child, Tree
+from coreset_backend.local import label_studio as demo
+from coreset_backend.local.processes import Child, Tree
+from coreset_backend.local.stack import _require_label_studio, settings_of_run
 
 PARTS = ("redis-server", "work", "gunicorn")
 

@@ -17,12 +17,12 @@ from redis import Redis
 from serving import serving
 from waiting import wait_until
 
-from coreset_backend import demo
-from coreset_backend.connect import SECRET_HEADER
+from coreset_backend.connection.connect import SECRET_HEADER
+from coreset_backend.local import label_studio as demo
 from coreset_backend.logs import Lines, about
 from coreset_backend.redaction import keep_secret, redacted
-from coreset_backend.serve import gunicorn_command
 from coreset_backend.settings import SECRETS, Settings, environment_names
+from coreset_backend.web.server import gunicorn_command
 
 SEEDS = {
     "LABEL_STUDIO_API_KEY": "seeded00token00000000000000000000000000a",
@@ -34,7 +34,7 @@ SEEDS = {
 
 def record(message: str, *arguments: object, failure: BaseException | None = None) -> logging.LogRecord:
     told = (type(failure), failure, failure.__traceback__) if failure else None
-    return logging.LogRecord("coreset_backend.jobs", logging.WARNING, "f", 1, message, arguments, told)
+    return logging.LogRecord("coreset_backend.jobs.tasks", logging.WARNING, "f", 1, message, arguments, told)
 
 
 def test_a_json_line_has_project_and_round_and_a_traceback_without_the_secret() -> None:
@@ -103,7 +103,7 @@ def test_a_long_text_is_redacted_in_time_that_grows_with_its_length_alone(part: 
 
 
 def test_a_text_line() -> None:
-    assert Lines(as_json=False).format(record("x")).endswith(" WARNING coreset_backend.jobs: x")
+    assert Lines(as_json=False).format(record("x")).endswith(" WARNING coreset_backend.jobs.tasks: x")
 
 
 class Echo(BaseHTTPRequestHandler):

@@ -18,11 +18,11 @@ from test_store import record
 from waiting import wait_until
 
 from coreset_backend.backend import Backend
-from coreset_backend.counts import count
-from coreset_backend.heartbeats import HEARTBEAT_SECONDS, alive_key, heartbeat_ages
-from coreset_backend.jobs import request_round
-from coreset_backend.status import project_status, status_lines
-from coreset_backend.web import create_app
+from coreset_backend.jobs.counts import count
+from coreset_backend.jobs.monitoring import HEARTBEAT_SECONDS, alive_key, heartbeat_ages
+from coreset_backend.jobs.status import project_status, status_lines
+from coreset_backend.jobs.tasks import request_round
+from coreset_backend.web.app import create_app
 
 MakeBackend = Callable[..., Backend]
 DOCKER = Path(__file__).parent.parent / "docker"

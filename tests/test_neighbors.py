@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from coreset_backend.errors import CorruptRound, NotFinite
-from coreset_backend.neighbors import build_index, open_index
+from coreset_backend.selection.annoy_index import build_index, open_index
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from coreset_backend.outbound import retry_after
+from coreset_backend.network.outbound import retry_after
 
 
 @pytest.mark.parametrize("seconds", [0, 1, 120])

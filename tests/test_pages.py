@@ -15,13 +15,13 @@ from test_store import record
 
 from coreset_backend.backend import Backend
 from coreset_backend.images.cache import PixelCache
-from coreset_backend.overview import CHOICE_WORDS
-from coreset_backend.progress import redis_key, write_progress
+from coreset_backend.jobs.progress import redis_key, write_progress
+from coreset_backend.jobs.status import PHASE_WORDS, PHASES
 from coreset_backend.selection import STRATEGIES
 from coreset_backend.settings import Settings
-from coreset_backend.status import PHASE_WORDS, PHASES
-from coreset_backend.store import STATES
-from coreset_backend.web import create_app
+from coreset_backend.store.store import STATES
+from coreset_backend.web.app import create_app
+from coreset_backend.web.overview import CHOICE_WORDS
 
 MakeBackend = Callable[..., Backend]
 COUNTS = {

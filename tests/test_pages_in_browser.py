@@ -33,15 +33,15 @@ from waiting import wait_until
 from werkzeug.serving import make_server
 
 from coreset_backend.backend import Backend
-from coreset_backend.comparison import keep_replay
+from coreset_backend.evaluation.comparison import keep_replay
 from coreset_backend.foreign_text import fit_cell
-from coreset_backend.heartbeats import alive_key
 from coreset_backend.images.cache import PixelCache
-from coreset_backend.progress import PRETRAINING_LEASE, redis_key, write_pretraining, write_progress
+from coreset_backend.jobs.monitoring import alive_key
+from coreset_backend.jobs.progress import PRETRAINING_LEASE, redis_key, write_pretraining, write_progress
 from coreset_backend.project import Labels
-from coreset_backend.simulation_report import Line
-from coreset_backend.store import STATES
-from coreset_backend.web import create_app
+from coreset_backend.simulation.report import Line
+from coreset_backend.store.store import STATES
+from coreset_backend.web.app import create_app
 
 N = 400
 LABELED, PICKED = np.arange(1, 41), np.arange(41, 61)

@@ -19,11 +19,11 @@ import pytest
 from test_store import record
 from waiting import wait_until
 
-from coreset_backend import demo
 from coreset_backend.backend import Backend
-from coreset_backend.connect import SECRET_HEADER
-from coreset_backend.store import NO_ROUND_VERSION
-from coreset_backend.web import create_app
+from coreset_backend.connection.connect import SECRET_HEADER
+from coreset_backend.local import label_studio as demo
+from coreset_backend.store.store import NO_ROUND_VERSION
+from coreset_backend.web.app import create_app
 
 PAYLOADS = {
     path.stem: json.loads(path.read_text()) for path in (Path(__file__).parent / "payloads").iterdir()
@@ -205,7 +205,7 @@ def test_without_a_request_the_model_knows_its_project_by_its_number_or_by_the_t
     backend = make_backend()
     save_round(backend)
     code = (
-        "import json, sys; from coreset_backend.coreset_model import CoresetModel;"
+        "import json, sys; from coreset_backend.web.sdk_model import CoresetModel;"
         "tasks, = json.load(sys.stdin); named = CoresetModel('1.1795444315', label_config='<View/>');"
         "named.set_extra_params({'batch_size': 9}); nameless = [{'id': 3}];"
         "print(json.dumps([CoresetModel().predict(tasks), named.predict(nameless, context=None),"

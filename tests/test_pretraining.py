@@ -15,17 +15,17 @@ from waiting import wait_until
 from worker_site import Site
 
 from coreset_backend.backend import Backend
-from coreset_backend.jobs import request_round
-from coreset_backend.pretraining import (
+from coreset_backend.jobs.progress import pretraining_reporter, read_progress, write_pretraining
+from coreset_backend.jobs.status import project_status, status_lines
+from coreset_backend.jobs.tasks import request_round
+from coreset_backend.rounds.features import (
     LEAST_IMAGES,
     features_at_hand,
     is_left_behind,
     may_pretrain,
     request_pretraining,
 )
-from coreset_backend.progress import pretraining_reporter, read_progress, write_pretraining
-from coreset_backend.rounds import round_due
-from coreset_backend.status import project_status, status_lines
+from coreset_backend.rounds.run import round_due
 
 
 def pretraining(backend: Backend, project_id: int) -> dict[str, Any]:

@@ -5,11 +5,11 @@ from flask.testing import FlaskClient
 from test_store import record
 
 from coreset_backend.backend import Backend
-from coreset_backend.connect import SECRET_HEADER
+from coreset_backend.connection.connect import SECRET_HEADER
 from coreset_backend.errors import ConfigError
 from coreset_backend.project_settings import label_config_attributes, project_settings, settings_table
 from coreset_backend.settings import Settings
-from coreset_backend.web import create_app
+from coreset_backend.web.app import create_app
 
 CONFIG = """<View><Image name="image" value="$image"/><Choices name="label" toName="image"
  {}><Choice value="cat"/><Choice value="dog"/></Choices></View>"""

@@ -14,13 +14,13 @@ from serving import serving
 from test_images import Wire, picture
 from web_proxy import WebProxy, certificate, serving_tls
 
-from coreset_backend.addresses import HostUnknown, resolved_addresses
 from coreset_backend.backend import Backend
-from coreset_backend.doctor import Note, examine
+from coreset_backend.cli.doctor import Note, examine
 from coreset_backend.errors import ConfigError, LabelStudioError, Unreachable
 from coreset_backend.images import Images, Limits, open_images
-from coreset_backend.label_studio import LabelStudio
-from coreset_backend.outbound import Proxies, tls_context
+from coreset_backend.label_studio.client import LabelStudio
+from coreset_backend.network.addresses import HostUnknown, resolved_addresses
+from coreset_backend.network.outbound import Proxies, tls_context
 
 PUBLIC = "93.184.216.34"
 openssl = pytest.mark.skipif(shutil.which("openssl") is None, reason="openssl makes the certificates")

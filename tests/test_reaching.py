@@ -14,14 +14,14 @@ from fake_label_studio import TOKEN
 from serving import serving
 from waiting import wait_until
 
-from coreset_backend import demo
 from coreset_backend.backend import Backend
 from coreset_backend.errors import ConfigError, LabelStudioError, Unreachable
-from coreset_backend.label_studio import LabelStudio
-from coreset_backend.local import wait_for_web, web_child, worker_child
-from coreset_backend.serve import gunicorn_command, local_address
+from coreset_backend.jobs.worker import POLL_KEY
+from coreset_backend.label_studio.client import LabelStudio
+from coreset_backend.local import label_studio as demo
+from coreset_backend.local.stack import wait_for_web, web_child, worker_child
 from coreset_backend.settings import Settings
-from coreset_backend.worker import POLL_KEY
+from coreset_backend.web.server import gunicorn_command, local_address
 
 PAGE = b"<!DOCTYPE html>\n<html>\n<head><title>404 Not Found</title></head>\n</html>\n"
 

@@ -16,15 +16,15 @@ from test_model import shapes, trained
 from test_model_pretraining import begin, textures
 
 from coreset_backend import model
-from coreset_backend.answers import Answers
 from coreset_backend.backend import Backend
-from coreset_backend.batch import state_code
-from coreset_backend.doctor import examine
+from coreset_backend.cli.doctor import examine
 from coreset_backend.errors import NotFinite, UnsupportedLabelConfig
-from coreset_backend.overview import class_table, map_bytes
-from coreset_backend.rounds import round_due, run_round
-from coreset_backend.status import PHASES, project_status, status_lines
-from coreset_backend.web import create_app
+from coreset_backend.evaluation.predictions import Answers
+from coreset_backend.jobs.status import PHASES, project_status, status_lines
+from coreset_backend.rounds.choose import state_code
+from coreset_backend.rounds.run import round_due, run_round
+from coreset_backend.web.app import create_app
+from coreset_backend.web.overview import class_table, map_bytes
 
 POOL = 40
 LABELS = ("cat", "dog")
@@ -160,7 +160,7 @@ def test_the_same_pool_labels_and_seed_make_the_same_round(
 def test_a_frozen_network_embeds_new_tasks_only(
     make: Callable[..., Backend], studio: FakeLabelStudio, weights: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    caplog.set_level(logging.INFO, "coreset_backend.embeddings")
+    caplog.set_level(logging.INFO, "coreset_backend.rounds.embeddings")
     backend, project_id = make(weights), studio.create_project(POOL)
     first = run_round(backend, project_id)
     assert "40 of 40 images were embedded" in caplog.text
@@ -291,7 +291,7 @@ def test_a_round_on_installed_features_embeds_new_images_only_and_prepares_them_
     make_backend: Callable[..., Backend], studio: FakeLabelStudio, caplog: pytest.LogCaptureFixture
 ) -> None:
     """With nothing but the defaults: no download, no training of a network."""
-    caplog.set_level(logging.INFO, "coreset_backend.embeddings")
+    caplog.set_level(logging.INFO, "coreset_backend.rounds.embeddings")
     backend = make_backend(
         label_studio_url=studio.url,
         label_studio_api_key=TOKEN,

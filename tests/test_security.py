@@ -15,14 +15,14 @@ from flask import Flask
 from flask.testing import FlaskClient
 from serving import web_process
 
-from coreset_backend import access
-from coreset_backend.access import WINDOW_S, WRONG_GUESSES, Guesses
 from coreset_backend.backend import Backend
-from coreset_backend.connect import SECRET_HEADER
+from coreset_backend.connection.connect import SECRET_HEADER
 from coreset_backend.errors import ConfigError
-from coreset_backend.serve import gunicorn_command
 from coreset_backend.settings import Settings, read_settings
-from coreset_backend.web import create_app
+from coreset_backend.web import access
+from coreset_backend.web.access import WINDOW_S, WRONG_GUESSES, Guesses
+from coreset_backend.web.app import create_app
+from coreset_backend.web.server import gunicorn_command
 
 MakeBackend = Callable[..., Backend]
 LOGIN = {"basic_auth_user": "ops", "basic_auth_pass": "pässwörd"}

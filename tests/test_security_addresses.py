@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from serving import serving
 from test_images import picture
 
-from coreset_backend.addresses import HostUnknown
 from coreset_backend.errors import Unauthorized
 from coreset_backend.images import SOURCES, Images, Limits, open_images, shown_uri
+from coreset_backend.network.addresses import HostUnknown
 
 GOOD = "/data/upload/1/good.png"
 # Found by fuzzing: each once ended the round of its whole project.

@@ -12,12 +12,12 @@ import httpx
 import pytest
 from serving import serving
 
-from coreset_backend.addresses import AddressRefused, address_guard
 from coreset_backend.errors import ImageError, LabelStudioError
 from coreset_backend.images import sources
+from coreset_backend.images.download import Limits, Wire
 from coreset_backend.images.own_addresses import OwnAddresses
-from coreset_backend.images.wire import Limits, Wire
-from coreset_backend.label_studio import LabelStudio, TokenAuth
+from coreset_backend.label_studio.client import LabelStudio, TokenAuth
+from coreset_backend.network.addresses import AddressRefused, address_guard
 
 TOKEN = "0123456789abcdef0123456789abcdef01234567"
 LIMITS = Limits(connect_s=2, read_s=5, total_s=10, tries=1, backoff_s=0)

@@ -17,8 +17,8 @@ from werkzeug.exceptions import HTTPException
 from werkzeug.test import TestResponse
 
 from coreset_backend.backend import Backend
-from coreset_backend.connect import SECRET_HEADER
-from coreset_backend.web import create_app
+from coreset_backend.connection.connect import SECRET_HEADER
+from coreset_backend.web.app import create_app
 
 MakeBackend = Callable[..., Backend]
 PAYLOADS = [json.loads(path.read_text()) for path in (Path(__file__).parent / "payloads").iterdir()]

@@ -15,8 +15,8 @@ from test_logs import Echo
 from waiting import wait_until
 from worker_site import Site
 
-from coreset_backend.jobs import ROUND_JOB
-from coreset_backend.worker import RECONCILE_JOB
+from coreset_backend.jobs.tasks import ROUND_JOB
+from coreset_backend.jobs.worker import RECONCILE_JOB
 
 OURS = json.dumps([RECONCILE_JOB, None, [], {}]).encode()
 

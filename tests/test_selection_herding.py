@@ -7,7 +7,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from coreset_backend.neighbors import build_index
 from coreset_backend.selection import (
     NeighborGraph,
     Pool,
@@ -17,6 +16,7 @@ from coreset_backend.selection import (
     strategy_named,
     uncertainty_herding,
 )
+from coreset_backend.selection.annoy_index import build_index
 
 WIDTH = 0.5
 

@@ -7,7 +7,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from coreset_backend.neighbors import build_index
 from coreset_backend.selection import (
     STRATEGIES,
     Pool,
@@ -22,6 +21,7 @@ from coreset_backend.selection import (
     strategy_named,
     with_options,
 )
+from coreset_backend.selection.annoy_index import build_index
 
 NONE = np.empty(0, dtype=np.int64)
 

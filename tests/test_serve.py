@@ -8,7 +8,7 @@ from pathlib import Path
 import httpx
 from waiting import wait_until
 
-from coreset_backend import demo
+from coreset_backend.local import label_studio as demo
 
 
 def test_serve_uses_the_folder_that_the_other_commands_use(redis_url: str, tmp_path: Path) -> None:

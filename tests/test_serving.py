@@ -5,10 +5,10 @@ from collections.abc import Iterator, Sequence
 import pytest
 from fake_label_studio import FakeLabelStudio
 
+from coreset_backend.connection.queue import QUEUE, SMALL, publish_queue, queue_is_short
 from coreset_backend.errors import LabelStudioError
-from coreset_backend.label_studio import LabelStudio, Publication
+from coreset_backend.label_studio.client import LabelStudio, Publication
 from coreset_backend.project import Labels, Prediction
-from coreset_backend.serving import QUEUE, SMALL, publish_queue, queue_is_short
 
 LARGE = SMALL + 60
 LABELS = Labels("label", "image", ("cat", "dog"), False)

@@ -15,11 +15,18 @@ from waiting import wait_until
 
 from coreset_backend import model
 from coreset_backend.backend import Backend
-from coreset_backend.demo_images import CLASSES, make_images
 from coreset_backend.errors import ConfigError, TooFewLabels, UnsupportedLabelConfig
+from coreset_backend.local.demo_images import CLASSES, make_images
 from coreset_backend.settings import Settings
-from coreset_backend.simulate import LabeledImages, read_folder, read_project, replay, simulate, split
-from coreset_backend.simulation_report import Cell, Measured, csv_text, lines, recommendation, svg, table
+from coreset_backend.simulation.replay import (
+    LabeledImages,
+    read_folder,
+    read_project,
+    replay,
+    simulate,
+    split,
+)
+from coreset_backend.simulation.report import Cell, Measured, csv_text, lines, recommendation, svg, table
 
 
 @pytest.fixture(scope="module")

@@ -14,15 +14,15 @@ from listening import no_worker_listens, worker_listens
 from test_store import record
 
 from coreset_backend.backend import Backend
-from coreset_backend.connect import SAMPLING, SECRET_HEADER
-from coreset_backend.doctor import examine
+from coreset_backend.cli.doctor import examine
+from coreset_backend.connection.connect import SAMPLING, SECRET_HEADER
 from coreset_backend.errors import NotFinite, Unreachable
-from coreset_backend.jobs import request_round
-from coreset_backend.outcome import note_failure
-from coreset_backend.progress import redis_key, write_progress
-from coreset_backend.rounds import round_due
-from coreset_backend.status import project_status, status_lines
-from coreset_backend.web import create_app
+from coreset_backend.jobs.outcome import note_failure
+from coreset_backend.jobs.progress import redis_key, write_progress
+from coreset_backend.jobs.status import project_status, status_lines
+from coreset_backend.jobs.tasks import request_round
+from coreset_backend.rounds.run import round_due
+from coreset_backend.web.app import create_app
 
 BATCHES = {"none": 1, "unpublished": 2, "empty": 3, "begun": 4, "done": 5}
 """What a project's newest round is like -> the project."""

@@ -7,9 +7,9 @@ from rq.serializers import JSONSerializer
 from test_store import record
 
 from coreset_backend.backend import Backend
-from coreset_backend.heartbeats import alive_key
-from coreset_backend.progress import note_unseen
-from coreset_backend.status import PHASES, project_status, status_lines, whole_round
+from coreset_backend.jobs.monitoring import alive_key
+from coreset_backend.jobs.progress import note_unseen
+from coreset_backend.jobs.status import PHASES, project_status, status_lines, whole_round
 
 TIMINGS = {"snapshot": 1.0, "images": 4.0, "train": 10.0, "embed": 3.0, "publish": 2.0}
 

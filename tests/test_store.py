@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from coreset_backend.answers import Answers
 from coreset_backend.errors import CorruptRound, RoundNotFound
-from coreset_backend.evaluation import named_classes
+from coreset_backend.evaluation.holdout import named_classes
+from coreset_backend.evaluation.predictions import Answers
 from coreset_backend.project import Labels
-from coreset_backend.store import Round, Store, StoredRound
+from coreset_backend.store.store import Round, Store, StoredRound
 
 LABELS = Labels("label", "image", ("cat", "dog"), multiple=False)
 

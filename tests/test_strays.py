@@ -23,19 +23,19 @@ from test_store import record
 from waiting import wait_until
 
 from coreset_backend.backend import Backend
-from coreset_backend.cli import main
-from coreset_backend.connect import SECRET_HEADER
-from coreset_backend.counts import count, read_counts
-from coreset_backend.demo import free_port, is_free
-from coreset_backend.doctor import examine
+from coreset_backend.cli.doctor import examine
+from coreset_backend.cli.main import main
+from coreset_backend.connection.connect import SECRET_HEADER
 from coreset_backend.errors import Unwritable
-from coreset_backend.jobs import reconcile_job
-from coreset_backend.progress import redis_key, write_progress
-from coreset_backend.sealed import write_sealed
-from coreset_backend.serve import gunicorn_command
+from coreset_backend.files import write_sealed
+from coreset_backend.jobs.counts import count, read_counts
+from coreset_backend.jobs.progress import redis_key, write_progress
+from coreset_backend.jobs.status import project_status
+from coreset_backend.jobs.tasks import reconcile_job
+from coreset_backend.local.label_studio import free_port, is_free
 from coreset_backend.settings import Settings
-from coreset_backend.status import project_status
-from coreset_backend.web import create_app
+from coreset_backend.web.app import create_app
+from coreset_backend.web.server import gunicorn_command
 
 pytestmark = pytest.mark.slow
 ARRAYS = {

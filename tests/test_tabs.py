@@ -8,9 +8,8 @@ import pytest
 from fake_label_studio import FakeLabelStudio
 from test_store import record
 
-from coreset_backend.label_studio import LabelStudio
-from coreset_backend.store import Store, StoredRound
-from coreset_backend.tabs import (
+from coreset_backend.label_studio.client import LabelStudio
+from coreset_backend.label_studio.tabs import (
     BATCH,
     DUPLICATES,
     LISTED,
@@ -20,6 +19,7 @@ from coreset_backend.tabs import (
     one_of,
     refresh_tabs,
 )
+from coreset_backend.store.store import Store, StoredRound
 
 
 @pytest.fixture

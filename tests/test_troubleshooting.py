@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from test_store import save
 
-from coreset_backend.demo import find_label_studio
-from coreset_backend.store import Store
+from coreset_backend.local.label_studio import find_label_studio
+from coreset_backend.store.store import Store
 
 ROOT = Path(__file__).parent.parent
 DOCUMENT = (ROOT / "docs/troubleshooting.md").read_text()

@@ -10,8 +10,8 @@ from flask.testing import FlaskClient
 from test_store import LABELS, record
 
 from coreset_backend.backend import Backend
-from coreset_backend.connect import SECRET_HEADER
-from coreset_backend.web import create_app
+from coreset_backend.connection.connect import SECRET_HEADER
+from coreset_backend.web.app import create_app
 
 MakeBackend = Callable[..., Backend]
 PROJECT = {"id": 7, "title": "Pets"}

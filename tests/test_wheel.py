@@ -20,9 +20,9 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from waiting import wait_until
 
-from coreset_backend import demo
-from coreset_backend.demo_images import make_images
-from coreset_backend.studio_environment import LABEL_STUDIO_VERSION
+from coreset_backend.local import label_studio as demo
+from coreset_backend.local.demo_images import make_images
+from coreset_backend.local.studio_environment import LABEL_STUDIO_VERSION
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 
@@ -178,7 +178,7 @@ def test_what_is_missing_is_said_with_what_to_install(installed: Path, folder: P
     assert "Label Studio is not installed here" in run.stderr
     assert "pip install 'coreset-backend[demo]'" in run.stderr
     sdk = subprocess.run(
-        [str(installed / "python"), "-c", "import coreset_backend.coreset_model"],
+        [str(installed / "python"), "-c", "import coreset_backend.web.sdk_model"],
         capture_output=True,
         text=True,
     )

@@ -8,10 +8,10 @@ An image that cannot be read becomes an ``ImageFailure`` with a reason; the roun
 """
 
 from coreset_backend.images.cache import CachedPixels
+from coreset_backend.images.download import Limits
+from coreset_backend.images.fetch import ImageFailure, Images, open_images
 from coreset_backend.images.pixels import PixelRows, Pixels
-from coreset_backend.images.pool import ImageFailure, Images, open_images
 from coreset_backend.images.sources import SOURCES, shown_uri
-from coreset_backend.images.wire import Limits
 
 __all__ = [
     "SOURCES",

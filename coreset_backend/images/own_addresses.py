@@ -13,8 +13,8 @@ from functools import lru_cache
 
 import httpx
 
-from coreset_backend.addresses import is_loopback, plain_name
-from coreset_backend.images.wire import checked_url, port_of
+from coreset_backend.images.download import checked_url, port_of
+from coreset_backend.network.addresses import is_loopback, plain_name
 
 _FILE = re.compile(
     r"/data/upload/|/data/local-files/?\?|/storage-data/uploaded/|/(?:tasks|projects)/\d+/(?:presign|resolve)/"

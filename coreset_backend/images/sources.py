@@ -14,9 +14,9 @@ from urllib.parse import parse_qs, unquote_to_bytes
 import httpx
 
 from coreset_backend.errors import ImageError
+from coreset_backend.images.download import CLIMBS, Fetched, Wire, checked_url, climbs
 from coreset_backend.images.file_budget import FileBudget, too_large
 from coreset_backend.images.own_addresses import OwnAddresses
-from coreset_backend.images.wire import CLIMBS, Fetched, Wire, checked_url, climbs
 
 _SHOWN = 200
 

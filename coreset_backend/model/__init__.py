@@ -7,9 +7,14 @@
 Importing it computes nothing, loads no weights and sets no thread: a worker may fork after it.
 """
 
-from .backbones import BACKBONES, Backbone, ChosenBackbone, backbone_named, choose_backbone
-from .checkpoint import PretrainingState
-from .classifier import (
+from coreset_backend.model.backbones import (
+    BACKBONES,
+    Backbone,
+    ChosenBackbone,
+    backbone_named,
+    choose_backbone,
+)
+from coreset_backend.model.classifier import (
     Classifier,
     PixelRows,
     PixelSubset,
@@ -19,16 +24,30 @@ from .classifier import (
     predict,
     probabilities_of,
 )
-from .descent import Recipe
-from .file import features_name, load_classifier, load_preparation, network_name, save_classifier
-from .preparation import Preparation, fit_preparation, prepared
-from .pretraining import (
+from coreset_backend.model.descent import Recipe
+from coreset_backend.model.preparation import Preparation, fit_preparation, prepared
+from coreset_backend.model.pretraining import (
     PretrainingRecipe,
     pretrain,
     pretrained_backbone,
     pretraining_state,
 )
-from .training import FINE_TUNED_FROM, TrainingReport, fit, fit_head, trains_network, untrained
+from coreset_backend.model.pretraining_checkpoint import PretrainingState
+from coreset_backend.model.saving import (
+    features_name,
+    load_classifier,
+    load_preparation,
+    network_name,
+    save_classifier,
+)
+from coreset_backend.model.training import (
+    FINE_TUNED_FROM,
+    TrainingReport,
+    fit,
+    fit_head,
+    trains_network,
+    untrained,
+)
 
 __all__ = [
     "BACKBONES",

@@ -19,8 +19,14 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from ..errors import ConfigError
-from .networks import PATCH_FEATURE_DIM, PRETRAINED_DIM, PatchFeatures, PretrainedCnn, SmallCnn
+from coreset_backend.errors import ConfigError
+from coreset_backend.model.networks import (
+    PATCH_FEATURE_DIM,
+    PRETRAINED_DIM,
+    PatchFeatures,
+    PretrainedCnn,
+    SmallCnn,
+)
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_DEVIATION = (0.229, 0.224, 0.225)

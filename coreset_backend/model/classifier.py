@@ -12,9 +12,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from ..errors import ConfigError, NotFinite, OutOfMemory, memory_ran_out
-from .backbones import Backbone
-from .preparation import COMPONENTS, Preparation
+from coreset_backend.errors import ConfigError, NotFinite, OutOfMemory, memory_ran_out
+from coreset_backend.model.backbones import Backbone
+from coreset_backend.model.preparation import COMPONENTS, Preparation
 
 EMBED_BATCH = 128
 EMBED_PIXELS = 800_000

@@ -14,9 +14,16 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..errors import NotFinite
-from .backbones import Backbone
-from .classifier import EMBED_BATCH, PixelRows, Progress, half_precision, halved, images_from
+from coreset_backend.errors import NotFinite
+from coreset_backend.model.backbones import Backbone
+from coreset_backend.model.classifier import (
+    EMBED_BATCH,
+    PixelRows,
+    Progress,
+    half_precision,
+    halved,
+    images_from,
+)
 
 FROM, APART = 0.5, 0.1
 """The hold-out is looked at before a fit, and after each tenth of its second half: the first is too rough."""

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .descent import balance, finite, loss_of
-from .networks import zero_head
+from coreset_backend.model.descent import balance, finite, loss_of
+from coreset_backend.model.networks import zero_head
 
 STEPS = 100
 ANCHOR = 8.0

@@ -20,10 +20,10 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..errors import NotFinite
-from .backbones import BACKBONES, ChosenBackbone
-from .checkpoint import PretrainingState, Run, read_saved, state_of
-from .classifier import (
+from coreset_backend.errors import NotFinite
+from coreset_backend.model.augmentation import random_views
+from coreset_backend.model.backbones import BACKBONES, ChosenBackbone
+from coreset_backend.model.classifier import (
     PixelRows,
     Progress,
     Sample,
@@ -32,15 +32,15 @@ from .classifier import (
     halved,
     size_of,
 )
-from .file import write_tensors
-from .networks import (
+from coreset_backend.model.networks import (
     PRETRAINED_WIDTHS,
     PretrainedCnn,
     fit_principal_components,
     initialize,
     small_cnn_for,
 )
-from .views import random_views
+from coreset_backend.model.pretraining_checkpoint import PretrainingState, Run, read_saved, state_of
+from coreset_backend.model.saving import write_tensors
 
 log = logging.getLogger(__name__)
 

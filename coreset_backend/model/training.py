@@ -11,9 +11,9 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from ..errors import TooFewLabels
-from .backbones import PATCH_FEATURES, Backbone, ChosenBackbone, pretrained_network
-from .classifier import (
+from coreset_backend.errors import TooFewLabels
+from coreset_backend.model.backbones import PATCH_FEATURES, Backbone, ChosenBackbone, pretrained_network
+from coreset_backend.model.classifier import (
     Classifier,
     PixelRows,
     PixelSubset,
@@ -25,9 +25,9 @@ from .classifier import (
     probabilities_of,
     size_of,
 )
-from .descent import Examples, Recipe, descend
-from .heads import STEPS, anchored_head, linear_head, temperature_of
-from .networks import PretrainedCnn, patch_features_for, small_cnn_for, zero_head
+from coreset_backend.model.descent import Examples, Recipe, descend
+from coreset_backend.model.heads import STEPS, anchored_head, linear_head, temperature_of
+from coreset_backend.model.networks import PretrainedCnn, patch_features_for, small_cnn_for, zero_head
 
 SAMPLE = 2000  # images that stems and patch features are fitted on
 FINE_TUNED_FROM = 500

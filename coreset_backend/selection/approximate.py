@@ -56,7 +56,7 @@ def required_graph(pool: Pool, strategy: str) -> NeighborGraph:
     if pool.neighbors is None:
         raise ValueError(
             f"the strategy {strategy} needs Pool.neighbors: build_index(...).graph(k) of "
-            "coreset_backend.neighbors. k_center needs none and is exact."
+            "coreset_backend.selection.annoy_index. k_center needs none and is exact."
         )
     return pool.neighbors
 

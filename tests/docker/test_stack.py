@@ -15,8 +15,8 @@ import httpx
 import pytest
 from waiting import wait_until
 
-from coreset_backend import demo
-from coreset_backend.demo_images import CLASSES, make_images
+from coreset_backend.local import label_studio as demo
+from coreset_backend.local.demo_images import CLASSES, make_images
 
 pytestmark = pytest.mark.docker
 ROOT = Path(__file__).parent.parent.parent

@@ -11,7 +11,7 @@ from backend_run import ROOT
 from e2e_stack import Annotator, Stack, running_stack, sign_up
 from postgres import find_postgres, running_postgres
 
-from coreset_backend import demo
+from coreset_backend.local import label_studio as demo
 
 
 @pytest.fixture(scope="session")

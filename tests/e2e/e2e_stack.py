@@ -12,7 +12,7 @@ import httpx
 from backend_run import backend_command, run_environment, running_backend
 from waiting import wait_until
 
-from coreset_backend import demo
+from coreset_backend.local import label_studio as demo
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,8 @@ from selenium import webdriver
 from selenium.webdriver.common.by import By
 from selenium.webdriver.support.ui import WebDriverWait
 
-from coreset_backend import demo
-from coreset_backend.demo_images import CLASSES, make_images
+from coreset_backend.local import label_studio as demo
+from coreset_backend.local.demo_images import CLASSES, make_images
 
 pytestmark = pytest.mark.e2e
 CHROMIUM = Path("/usr/bin/chromium")

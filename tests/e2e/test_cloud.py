@@ -10,8 +10,8 @@ import pytest
 from e2e_stack import Stack
 from serving import serving
 
-from coreset_backend import demo
-from coreset_backend.demo_images import CLASSES, make_images
+from coreset_backend.local import label_studio as demo
+from coreset_backend.local.demo_images import CLASSES, make_images
 
 pytestmark = pytest.mark.e2e
 N = 40

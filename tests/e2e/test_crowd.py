@@ -10,8 +10,8 @@ import pytest
 from crowd import Account, label_all
 from e2e_stack import Annotator, Stack, running_stack
 
-from coreset_backend import demo
-from coreset_backend.demo_images import CLASSES, make_images
+from coreset_backend.local import label_studio as demo
+from coreset_backend.local.demo_images import CLASSES, make_images
 
 log = logging.getLogger(__name__)
 pytestmark = pytest.mark.e2e

@@ -10,10 +10,10 @@ from e2e_stack import Stack
 from label_studio_contract import import_by_hand
 from waiting import wait_until
 
-from coreset_backend import demo
-from coreset_backend.connect import SECRET_HEADER
-from coreset_backend.demo_images import CLASSES, make_images
-from coreset_backend.label_studio import LabelStudio
+from coreset_backend.connection.connect import SECRET_HEADER
+from coreset_backend.label_studio.client import LabelStudio
+from coreset_backend.local import label_studio as demo
+from coreset_backend.local.demo_images import CLASSES, make_images
 
 pytestmark = pytest.mark.e2e
 YOLO = "pool-detector-v3"

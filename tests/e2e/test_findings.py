@@ -18,10 +18,10 @@ from PIL import Image
 from selenium import webdriver
 from selenium.webdriver.common.by import By
 
-from coreset_backend import demo
-from coreset_backend.evaluation import holdout_task_ids
+from coreset_backend.evaluation.holdout import holdout_task_ids
+from coreset_backend.local import label_studio as demo
 from coreset_backend.project import Task
-from coreset_backend.store import Store
+from coreset_backend.store.store import Store
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow]
 COLOURS = {"red": (170, 70, 70), "blue": (70, 80, 170)}

@@ -11,10 +11,10 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.support.ui import WebDriverWait
 from test_browser import browser as browser
 
-from coreset_backend import demo
-from coreset_backend.label_studio import LabelStudio
+from coreset_backend.label_studio.client import LabelStudio
+from coreset_backend.label_studio.task_images import image_uris
+from coreset_backend.local import label_studio as demo
 from coreset_backend.project import Prediction
-from coreset_backend.task_images import image_uris
 
 pytestmark = pytest.mark.e2e
 PNG = base64.b64encode(picture(1)).decode()

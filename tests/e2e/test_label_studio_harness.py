@@ -7,9 +7,9 @@ from typing import Any
 import httpx
 import pytest
 
-from coreset_backend import demo
-from coreset_backend.demo_images import CLASSES, make_images
 from coreset_backend.errors import Rejected
+from coreset_backend.local import label_studio as demo
+from coreset_backend.local.demo_images import CLASSES, make_images
 
 pytestmark = pytest.mark.e2e
 N = 12

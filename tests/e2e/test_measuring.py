@@ -9,8 +9,8 @@ import httpx
 import pytest
 from e2e_stack import Stack, running_stack
 
-from coreset_backend import demo
-from coreset_backend.demo_images import CLASSES, make_images
+from coreset_backend.local import label_studio as demo
+from coreset_backend.local.demo_images import CLASSES, make_images
 
 pytestmark = pytest.mark.e2e
 SMALL = {"CORESET_IMAGE_SIZE": "16", "CORESET_BACKBONE": "small_cnn"}

@@ -26,9 +26,9 @@ from selenium import webdriver
 from selenium.webdriver.common.by import By
 from waiting import wait_until
 
-from coreset_backend import demo
-from coreset_backend.demo_images import CLASSES, make_images
-from coreset_backend.label_studio import LabelStudio
+from coreset_backend.label_studio.client import LabelStudio
+from coreset_backend.local import label_studio as demo
+from coreset_backend.local.demo_images import CLASSES, make_images
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow]
 N, TORN = 90, 2

@@ -7,11 +7,11 @@ import httpx
 import pytest
 from label_studio_contract import LabelStudioContract, create_project
 
-from coreset_backend import demo
-from coreset_backend.connect import connect
+from coreset_backend.connection.connect import connect
 from coreset_backend.errors import LabelStudioError, Unauthorized, Unreachable, UnsupportedLabelConfig
-from coreset_backend.label_studio import LabelStudio
-from coreset_backend.store import Store
+from coreset_backend.label_studio.client import LabelStudio
+from coreset_backend.local import label_studio as demo
+from coreset_backend.store.store import Store
 
 pytestmark = pytest.mark.e2e
 

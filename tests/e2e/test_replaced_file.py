@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 from test_images_wire import picture
 
-from coreset_backend import demo
 from coreset_backend.images import Images, open_images
-from coreset_backend.images.pool import REVISIONS
+from coreset_backend.images.fetch import REVISIONS
 from coreset_backend.images.revisions import ASKED_AGAIN_AFTER
-from coreset_backend.token_auth import TokenAuth
+from coreset_backend.label_studio.auth import TokenAuth
+from coreset_backend.local import label_studio as demo
 
 pytestmark = pytest.mark.e2e
 

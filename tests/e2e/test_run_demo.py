@@ -15,9 +15,9 @@ from e2e_stack import Annotator
 from selenium.webdriver.common.by import By
 from waiting import wait_until
 
-from coreset_backend import demo
-from coreset_backend.demo_images import BROKEN, make_images
-from coreset_backend.local import DEMO_IMAGES
+from coreset_backend.local import label_studio as demo
+from coreset_backend.local.demo_images import BROKEN, make_images
+from coreset_backend.local.stack import DEMO_IMAGES
 
 pytestmark = pytest.mark.e2e
 

@@ -13,8 +13,8 @@ from backend_run import ROOT
 from e2e_stack import Stack, running_stack
 from waiting import wait_until
 
-from coreset_backend import demo
-from coreset_backend.demo_images import CLASSES, make_images
+from coreset_backend.local import label_studio as demo
+from coreset_backend.local.demo_images import CLASSES, make_images
 
 pytestmark = pytest.mark.e2e
 BOXES = (

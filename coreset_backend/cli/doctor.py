@@ -1,0 +1,198 @@
+"""What keeps rounds from running, each with its fix: the checks behind `coreset-backend doctor`."""
+
+import errno
+import logging
+import os
+import shutil
+import stat
+import tempfile
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+
+import httpx
+
+from coreset_backend.backend import Backend
+from coreset_backend.connection.connect import image_words, supported_release
+from coreset_backend.connection.connect import problems as connection_problems
+from coreset_backend.errors import CoresetError, CorruptRound, ProjectError
+from coreset_backend.jobs.monitoring import workers_alive
+from coreset_backend.jobs.status import standing
+from coreset_backend.label_studio.annotations import HIDDEN
+from coreset_backend.label_studio.client import LabelStudio
+from coreset_backend.label_studio.label_config import parse_label_config
+from coreset_backend.project import parse_task
+from coreset_backend.settings import secret_files
+
+log = logging.getLogger(__name__)
+LEAST_FREE_BYTES = 1_000_000_000
+CONTAINER_SECRETS = Path("/run/secrets")
+Check = Callable[[Backend], Iterator[str]]
+
+
+class Note(str):
+    """A line that says how things are, and is no problem."""
+
+
+def examine(backend: Backend, project_ids: list[int]) -> Iterator[tuple[str, list[str]]]:
+    """(what was checked, a line for each problem, with its fix, and each ``Note``) for every check."""
+    for name, check in CHECKS.items():
+        yield name, _found(check, backend)
+    for project_id in project_ids:
+        yield f"Project {project_id}", _found(partial(_project, project_id=project_id), backend)
+
+
+def _found(check: Check, backend: Backend) -> list[str]:
+    found: list[str] = []
+    try:
+        for problem in check(backend):
+            found.append(problem)
+    except CoresetError as error:
+        found.append(str(error))
+    except Exception as error:
+        log.exception("a check ended in an error that nobody foresaw")
+        found.append(f"The check could not be made ({type(error).__name__}: {error}).")
+    return found
+
+
+def _store(backend: Backend) -> Iterator[str]:
+    folder = backend.settings.model_dir.absolute()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder) as probe:
+            probe.write(bytes(4096))
+            probe.flush()
+        backend.store.webhook_secret()
+        free = shutil.disk_usage(folder).free
+    except OSError as error:
+        yield f"{folder} cannot be written ({error.strerror}). {_fix(error, folder)}"
+        return
+    if free < LEAST_FREE_BYTES:
+        yield (
+            f"Only {free / 1e9:.1f} GB are free below {folder}; a round may fail to be saved. Make room, "
+            "or lower CORESET_CACHE_GB and CORESET_KEEP_ROUNDS."
+        )
+
+
+def _fix(error: OSError, folder: Path) -> str:
+    fixes = {
+        errno.ENOSPC: "Make room.",
+        errno.EDQUOT: "Make room, or raise the quota.",
+        errno.EROFS: "Mount it so that it can be written.",
+    }
+    return fixes.get(error.errno or 0, f"Run: chown -R {os.getuid()} {folder}")
+
+
+def _redis(backend: Backend) -> Iterator[str]:
+    if not workers_alive(backend):
+        yield (
+            f"No worker listens to the queue '{backend.settings.queue_name}', so no round will run. "
+            "Start one with `coreset-backend work`, on the same REDIS_URL and RQ_QUEUE_NAME."
+        )
+
+
+def _web(backend: Backend) -> Iterator[str]:
+    url = backend.settings.url
+    try:
+        answer = httpx.get(f"{url}/health", timeout=5, verify=backend.settings.verify_ssl, trust_env=False)
+    except httpx.HTTPError as error:
+        yield (
+            f"Nobody answers at {url} from here ({type(error).__name__}). Start `coreset-backend serve`, and "
+            "set CORESET_URL to its address as Label Studio reaches it (from here it may have another)."
+        )
+        return
+    if answer.status_code != 200 or "Coreset" not in answer.text:
+        yield f"{url}/health answered {answer.status_code}, not as this backend does. Check CORESET_URL."
+
+
+def _label_studio(backend: Backend) -> Iterator[str]:
+    proxy = backend.proxies.leading_to_label_studio()
+    if proxy:
+        yield Note(f"It is reached by the proxy {proxy}, as CORESET_LABEL_STUDIO_PROXY says.")
+    backend.label_studio.whoami()
+    supported_release(backend.label_studio)
+
+
+def _proxies(backend: Backend) -> Iterator[str]:
+    described = backend.proxies.description()
+    if described:
+        yield Note(described)
+
+
+def _secrets(_: Backend) -> Iterator[str]:
+    for name, path in secret_files().items():
+        # In a container there is nobody else, and Compose mounts files as they are.
+        if not path.is_relative_to(CONTAINER_SECRETS) and _everybody_reads(path.resolve()):
+            yield f"{name} names {path}, which every user of this machine can read. Run: chmod o-r {path}"
+
+
+def _everybody_reads(path: Path) -> bool:
+    return bool(path.stat().st_mode & stat.S_IROTH) and all(
+        folder.stat().st_mode & stat.S_IXOTH for folder in path.parents
+    )
+
+
+def _project(backend: Backend, project_id: int) -> Iterator[str]:
+    yield from _unusable(backend, project_id)
+    newest = backend.store.latest(project_id)
+    known = standing(backend, project_id, newest)
+    if known.get("error"):
+        yield known["sentence"]
+    label_studio, settings = backend.label_studio, backend.settings
+    yield from connection_problems(
+        label_studio,
+        backend.store,
+        project_id,
+        url=settings.url,
+        secret=backend.webhook_secret,
+        basic_auth=backend.basic_auth,
+        batch_expected=known["state"] in ("idle", "failed") and (newest is None or bool(newest.record.batch)),
+    )
+    yield from _first_image(backend, label_studio, project_id)
+    if newest:
+        yield from (Note(each) if HIDDEN in each else each for each in newest.record.remarks)
+
+
+def _unusable(backend: Backend, project_id: int) -> Iterator[str]:
+    """What of the project in the store is passed over."""
+    store = backend.store
+    for number in store.numbers(project_id):
+        try:
+            store.open(project_id, number)
+        except CorruptRound as error:
+            yield str(error)
+    kept = store.extra_params(project_id)
+    if unused := sorted(set(kept) - set(backend.known_params(project_id))):
+        yield (
+            f"Settings kept from Label Studio's form are unknown to this release and passed over: "
+            f"{', '.join(unused)[:100]!r}. Correct them under Settings > Model."
+        )
+
+
+def _first_image(backend: Backend, label_studio: LabelStudio, project_id: int) -> Iterator[str]:
+    control = backend.settings_for(project_id, {}).control
+    config = parse_label_config(label_studio.fetch_project(project_id)["label_config"], control)
+    first = label_studio.fetch_first_task(project_id)
+    if first is None:
+        raise ProjectError("The project has no task yet. Import images into it.")
+    yield from map(Note, config.notes)
+    task = parse_task(first, config)
+    if task.uri is None:
+        yield from image_words(first, config)
+        return
+    mapped = backend.images.mapped(task.uri)
+    if mapped:
+        yield Note(f"Images at {mapped} are read from Label Studio at {label_studio.url}.")
+    failure = backend.images.check(task.task_id, task.uri)
+    if failure:
+        yield f"The image of task {task.task_id} cannot be read: {failure}"
+
+
+CHECKS: dict[str, Check] = {
+    "Store": _store,
+    "Redis and worker": _redis,
+    "Web": _web,
+    "Label Studio": _label_studio,
+    "Proxies": _proxies,
+    "Secret files": _secrets,
+}

@@ -1,0 +1,135 @@
+"""`coreset-backend select`: vectors and labelled rows from files, the chosen rows as CSV or JSON."""
+
+import inspect
+import json
+import tempfile
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from coreset_backend.errors import ConfigError
+from coreset_backend.selection import (
+    MOST_ROWS,
+    NeighborGraph,
+    Pool,
+    Selection,
+    near_duplicate_groups,
+    neighbors_for,
+    normalized,
+    radii_in_order,
+    strategy_named,
+    with_options,
+)
+
+Progress = Callable[[str, int, int], None]
+"""Called with (phase, done, total)."""
+
+GRAPH_STRATEGIES = ("annoy", "max_herding", "uncertainty_herding")
+
+
+def select_from_files(
+    *,
+    embeddings: Path,
+    labeled: Path | None,
+    probabilities: Path | None,
+    batch: int,
+    strategy: str,
+    seed: int,
+    group_duplicates: bool,
+    outlier_share: float,
+    progress: Progress,
+) -> Selection:
+    """What ``strategy`` chooses from a .npy file of float[n, d], read as a memory map; with all radii.
+
+    ``labeled`` is a text file of row numbers, one a line, the first row being 0; ``probabilities`` a
+    .npy file of float[n, classes]. Raises ConfigError for files that cannot be read or do not fit.
+    """
+    choose = strategy_named(strategy)
+    vectors = _array(embeddings)
+    rows = _rows(labeled) if labeled else np.empty(0, dtype=np.int64)
+    odds = np.asarray(_array(probabilities), dtype=np.float32) if probabilities else None
+    more: dict[str, Any] = {}
+    if "progress" in inspect.signature(choose).parameters:
+        more["progress"] = lambda done, total: progress("select", done, total)
+    try:
+        pool = Pool(vectors, rows, odds)
+        groups = None
+        large = strategy == "robust_k_center" and len(vectors) > MOST_ROWS
+        if strategy in GRAPH_STRATEGIES or large or group_duplicates or outlier_share < 1:
+            pool = Pool(vectors, rows, odds, _graph(vectors, seed, progress))
+        if group_duplicates:
+            groups = near_duplicate_groups(vectors, rows, pool.neighbors)
+        progress("select", 0, 0)
+        choose = with_options(choose, groups=groups, outlier_share=outlier_share)
+        return _with_radii(pool, choose(pool, batch, np.random.default_rng(seed), **more))
+    except ValueError as error:
+        raise ConfigError(f"{embeddings}: {error}") from error
+
+
+def _with_radii(pool: Pool, selection: Selection) -> Selection:
+    """The selection with the radius after every pick."""
+    if selection.radii is not None:
+        return selection
+    space = normalized(pool.vectors) if selection.normalized else pool.vectors
+    return replace(selection, radii=radii_in_order(space, pool.labeled_rows, selection.rows))
+
+
+def as_csv(selection: Selection) -> str:
+    """``rank,row,distance,radius``, one line a pick: how far it was, and the radius with it as a center."""
+    assert selection.radii is not None
+    picks = zip(selection.rows.tolist(), selection.distances.tolist(), selection.radii.tolist(), strict=True)
+    lines = [f"{rank},{row},{far:.7g},{radius:.7g}" for rank, (row, far, radius) in enumerate(picks)]
+    return "\n".join(["rank,row,distance,radius", *lines])
+
+
+def as_json(selection: Selection) -> str:
+    """Rows, distances and radii, after every pick too; null where a distance is infinite."""
+    assert selection.radii is not None
+    return json.dumps(
+        {
+            "rows": selection.rows.tolist(),
+            "distances": [_finite(distance) for distance in selection.distances.tolist()],
+            "radii": [_finite(radius) for radius in selection.radii.tolist()],
+            "radius_before": _finite(selection.radius_before),
+            "radius_after": _finite(selection.radius_after),
+            "lower_bound": selection.lower_bound,
+            "status": selection.status,
+        }
+    )
+
+
+def _finite(value: float) -> float | None:
+    return float(value) if np.isfinite(value) else None
+
+
+def _graph(vectors: NDArray[np.floating], seed: int, progress: Progress) -> NeighborGraph:
+    from coreset_backend.selection.annoy_index import build_index
+
+    with tempfile.TemporaryDirectory() as folder:
+        index = build_index(
+            vectors,
+            Path(folder) / "neighbors.ann",
+            seed=seed,
+            progress=lambda done, total: progress("index", done, total),
+        )
+        progress("neighbors", 0, 0)
+        return index.graph(neighbors_for(len(vectors)))
+
+
+def _array(path: Path) -> NDArray[np.floating]:
+    try:
+        array: NDArray[np.floating] = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{path} cannot be read as a .npy array: {error}") from error
+    return array
+
+
+def _rows(path: Path) -> NDArray[np.int64]:
+    try:
+        return np.array([int(line) for line in path.read_text().split()], dtype=np.int64)
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{path} must hold one row number a line: {error}") from error

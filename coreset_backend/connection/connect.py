@@ -1,0 +1,424 @@
+"""Connect a project, disconnect it, and check a connection: what a lead would otherwise set by hand.
+
+Every step looks first and changes only what differs, so connecting or disconnecting twice is harmless.
+"""
+
+import re
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import replace
+from typing import Any
+
+from coreset_backend.connection.record import (
+    A_BATCH,
+    Connection,
+    chosen_version,
+    is_at,
+    keep_connection,
+    read_connection,
+    why_not_served,
+    written_versions,
+)
+from coreset_backend.errors import LabelStudioError, ProjectGone, Rejected
+from coreset_backend.label_studio.client import LabelStudio
+from coreset_backend.label_studio.label_config import LabelConfig, parse_label_config
+from coreset_backend.label_studio.tabs import BATCH, delete_tabs, make_batch_tab
+from coreset_backend.label_studio.task_images import image_uris
+from coreset_backend.project import Json
+from coreset_backend.store.store import Store
+
+TITLE = "Core-Set"
+SAMPLING = "Uncertainty sampling"
+OLDEST_RELEASE = (1, 12)
+SECRET_HEADER = "X-Coreset-Secret"
+MOST_NAMED = 8
+PRIVATE_ADDRESS = (
+    "Label Studio refuses to talk to {url}: it blocks private addresses by default ({answer}). "
+    "Start Label Studio with LABEL_STUDIO_ML_BLOCK_LOCAL_IP=false and "
+    "LABEL_STUDIO_SSRF_PROTECTION_ENABLED=false, both of them, and connect again. "
+    "(Tighter: LABEL_STUDIO_USE_DEFAULT_BANNED_SUBNETS=false with "
+    "LABEL_STUDIO_USER_ADDITIONAL_BANNED_SUBNETS=169.254.0.0/16.)"
+)
+
+
+def connect(
+    label_studio: LabelStudio,
+    store: Store,
+    project_id: int,
+    *,
+    url: str,
+    secret: str,
+    basic_auth: tuple[str, str] | None = None,
+    override_version: bool = True,
+    control: str | None = None,
+) -> Iterator[str]:
+    """Connect the project to the backend at ``url``; yields a sentence for each thing done or found done.
+
+    ``control`` names the <Choices> to train on, if the label config does not. How the project stood before is
+    kept in the store for ``disconnect``. Raises LabelStudioError with the fix when Label Studio is too old,
+    blocks the address, cannot reach it or refuses the token, and UnsupportedLabelConfig when the project
+    shows no image.
+    """
+    user = label_studio.whoami().get("email", "unknown user")
+    yield f"Label Studio {supported_release(label_studio)} at {label_studio.url}, as {user}."
+    project = _project(label_studio, project_id)
+    config = parse_label_config(project["label_config"], control)
+    yield f"Project {project_id} '{project['title']}': images in '{config.image}', {_trained_on(config)}."
+    yield from config.notes
+    if first := label_studio.fetch_first_task(project_id):
+        yield from image_words(first, config)
+    before = _stood_before(label_studio, store, project, url)
+    if before.model_version and project.get("model_version") == before.model_version:
+        yield _what_happens_to(before.model_version, label_studio, project_id, override_version)
+    elif before.model_version:
+        yield f"The batch is shown instead of version '{before.model_version}'; disconnect brings that back."
+    yield _add_backend(label_studio, project_id, url, basic_auth)
+    keep_connection(store, project_id, before)
+    yield _sign_webhook(label_studio, project_id, f"{url}/webhook", secret)
+    yield _set_sampling(label_studio, project)
+    yield _make_tab(label_studio, project_id)
+    keep_connection(store, project_id, replace(before, complete=True))
+
+
+def complete(
+    label_studio: LabelStudio, store: Store, project: Json, *, url: str, secret: str
+) -> Iterator[str]:
+    """Set what lacks in a project that was connected in Label Studio's form or by its SDK.
+
+    Yields a sentence for each thing done.
+
+    Nothing where Label Studio has no backend at ``url``. What a person has changed since the project was
+    connected stays, but for the webhook's signature, which only this backend reads.
+    """
+    project_id = project["id"]
+    known = read_connection(store, project_id)
+    if known is None or not known.complete:
+        if not _ours(label_studio, project_id, url):
+            return
+        before = known or _stood_before(label_studio, store, project, url)
+        keep_connection(store, project_id, before)
+        yield _set_sampling(label_studio, project)
+        yield _make_tab(label_studio, project_id)
+        keep_connection(store, project_id, replace(before, complete=True))
+    for webhook in _our_webhooks(label_studio, project_id, f"{url}/webhook"):
+        if not _is_signed(webhook, secret):
+            yield _sign_webhook(label_studio, project_id, webhook["url"], secret)
+
+
+def disconnect(label_studio: LabelStudio, store: Store, project_id: int, *, url: str) -> Iterator[str]:
+    """Undo what ``connect`` and the rounds did in Label Studio; a sentence for each thing done or left.
+
+    What a person changed since stays. Rounds and labels stay. Hold the project's lease. Raises
+    LabelStudioError; what was done until then stays done, and disconnecting again does the rest.
+    """
+    try:
+        project = label_studio.fetch_project(project_id)
+    except ProjectGone:
+        yield f"{label_studio.url} has no project {project_id} any more, so nothing is left to undo there."
+    else:
+        before = read_connection(store, project_id)
+        addresses = list(dict.fromkeys([url, *([before.url] if before else [])]))
+        yield _delete_webhooks(label_studio, project_id, addresses)
+        yield from _put_version_back(label_studio, store, project, before, url)
+        yield _delete_backends(label_studio, project_id, addresses)
+        yield _put_sampling_back(label_studio, project, before)
+        yield from delete_tabs(label_studio, project_id)
+    store.disconnect(project_id)
+
+
+def supported_release(label_studio: LabelStudio) -> str:
+    """The release of Label Studio, as ``1.23.2``; raises LabelStudioError for one that is too old."""
+    release = label_studio.version()
+    numbers = re.match(r"(\d+)\.(\d+)", release)
+    if numbers and tuple(map(int, numbers.groups())) < OLDEST_RELEASE:
+        oldest = ".".join(map(str, OLDEST_RELEASE))
+        raise LabelStudioError(
+            f"The Label Studio at {label_studio.url} is release {release}, which cannot delete old "
+            f"predictions. The oldest release that this backend works with is {oldest}: upgrade Label Studio."
+        )
+    return release
+
+
+def _stood_before(label_studio: LabelStudio, store: Store, project: Json, url: str) -> Connection:
+    known = read_connection(store, project["id"])
+    if known and not store.is_disconnected(project["id"]):
+        return known
+    written = written_versions(store, project["id"])
+    return Connection(
+        url=url,
+        sampling=str(project.get("sampling") or ""),
+        model_version=chosen_version(label_studio, project, written, url),
+    )
+
+
+def _what_happens_to(version: str, label_studio: LabelStudio, project_id: int, override: bool) -> str:
+    count = label_studio.model_versions(project_id).get(version, 0)
+    shown = f"The project shows predictions of version '{version}' ({count} of them)."
+    if not override:
+        return (
+            f"{shown} CORESET_OVERRIDE_VERSION is off, so no batch is published while it does: clear the "
+            "version in the project's settings, or turn that on."
+        )
+    return (
+        f"{shown} From the first batch on it shows the batch's version instead. Annotators still see their "
+        "regions on the tasks that wait to be labelled. None is deleted, and "
+        f"`coreset-backend disconnect --project {project_id}` shows them all again."
+    )
+
+
+def _trained_on(config: LabelConfig) -> str:
+    if config.labels is None:
+        return f"selection only{', because ' if config.untrained else ''}{config.untrained}"
+    names = config.labels.names
+    more = f" and {len(names) - MOST_NAMED} more" if len(names) > MOST_NAMED else ""
+    return f"trained on <Choices> '{config.labels.from_name}' ({', '.join(names[:MOST_NAMED])}{more})"
+
+
+def image_words(task: Json, config: LabelConfig) -> Iterator[str]:
+    """A sentence where a task shows another number of images than one."""
+    images = image_uris(config.image, task.get("data"))
+    if len(images) > 1:
+        yield f"Task {task['id']} shows {len(images)} images. Of such a list the first is read."
+    if not images:
+        keys = ", ".join(f"'{key}'" for key in list(task.get("data") or ())[:MOST_NAMED]) or "nothing"
+        yield (
+            f"Task {task['id']} has no image at '{config.image}': its data has {keys}. "
+            "Tasks like it are left out. Correct the value of the <Image>, or the tasks."
+        )
+
+
+def _project(label_studio: LabelStudio, project_id: int) -> Json:
+    try:
+        return label_studio.fetch_project(project_id)
+    except Rejected as error:
+        if error.status != 404:
+            raise
+        raise LabelStudioError(
+            f"{label_studio.url} has no project {project_id} that this user may see. "
+            "The number is in the address of the project's page: /projects/<number>/data."
+        ) from None
+
+
+def _add_backend(
+    label_studio: LabelStudio, project_id: int, url: str, basic_auth: tuple[str, str] | None
+) -> str:
+    existing = _ours(label_studio, project_id, url)
+    # A backend in the list without its webhook is what a blocked address leaves behind: connect anew.
+    if existing and _our_webhooks(label_studio, project_id, f"{url}/webhook"):
+        return f"Backend {url} is connected already."
+    for backend in existing:
+        label_studio.request("DELETE", f"/api/ml/{backend['id']}")
+    body: dict[str, Any] = {"project": project_id, "title": TITLE, "url": url, "auth_method": "NONE"}
+    if basic_auth:
+        user, password = basic_auth
+        body |= {"auth_method": "BASIC_AUTH", "basic_auth_user": user, "basic_auth_pass": password}
+    try:
+        label_studio.request("POST", "/api/ml/", json=body, timeout=60)
+    except Rejected as error:
+        for backend in _ours(label_studio, project_id, url):
+            label_studio.request("DELETE", f"/api/ml/{backend['id']}")
+        raise LabelStudioError(_why_not_connected(error, url)) from None
+    return f"Backend {url} connected."
+
+
+def _why_not_connected(error: Rejected, url: str) -> str:
+    if error.status == 403 and "reserved network address" in error.body:
+        return PRIVATE_ADDRESS.format(url=url, answer=error.body)
+    if error.status == 403:
+        return f"This user may not connect a backend to the project: {error.body}"
+    return (
+        f"Label Studio could not connect to the backend at {url}: {error.body} "
+        "Check that `coreset-backend serve` runs and that CORESET_URL is its address as Label Studio reaches "
+        "it (from a container: http://host.docker.internal:9090 or the service's name, not localhost)."
+    )
+
+
+def _ours(label_studio: LabelStudio, project_id: int, url: str) -> list[Json]:
+    return [each for each in label_studio.backends(project_id) if is_at(each, url)]
+
+
+def _our_webhooks(label_studio: LabelStudio, project_id: int, url: str) -> list[Json]:
+    return [each for each in label_studio.webhooks(project_id) if is_at(each, url)]
+
+
+def _is_signed(webhook: Json, secret: str) -> bool:
+    return bool((webhook.get("headers") or {}).get(SECRET_HEADER) == secret)
+
+
+def _sign_webhook(label_studio: LabelStudio, project_id: int, url: str, secret: str) -> str:
+    wanted = {
+        "url": url,
+        "project": project_id,
+        "send_payload": True,
+        "send_for_all_actions": True,
+        "is_active": True,
+        "headers": {SECRET_HEADER: secret},
+    }
+    first, *doubles = _our_webhooks(label_studio, project_id, url) or [None]
+    for double in doubles:  # left behind by backends that were deleted: each would send every event again
+        label_studio.request("DELETE", f"/api/webhooks/{double['id']}/")
+    if first is None:
+        label_studio.request("POST", "/api/webhooks/", params={"project": project_id}, json=wanted)
+        return "Webhook made, signed with the secret."
+    label_studio.request("PATCH", f"/api/webhooks/{first['id']}/", json=wanted)
+    return "Webhook signed with the secret."
+
+
+def _set_sampling(label_studio: LabelStudio, project: Json) -> str:
+    found = project.get("sampling")
+    if found == SAMPLING:
+        return f"Task sampling is '{SAMPLING}' already."
+    label_studio.request("PATCH", f"/api/projects/{project['id']}/", json={"sampling": SAMPLING})
+    return f"Task sampling set to '{SAMPLING}' (it was '{found}'), so that scores order the queue."
+
+
+def _make_tab(label_studio: LabelStudio, project_id: int) -> str:
+    if make_batch_tab(label_studio, project_id):
+        return f"Tab '{BATCH}' made, sorted by score."
+    return f"Tab '{BATCH}' is there already."
+
+
+def _delete_webhooks(label_studio: LabelStudio, project_id: int, addresses: Sequence[str]) -> str:
+    found = [each for url in addresses for each in _our_webhooks(label_studio, project_id, f"{url}/webhook")]
+    for webhook in {each["id"]: each for each in found}.values():
+        label_studio.request("DELETE", f"/api/webhooks/{webhook['id']}/")
+    return "Webhook deleted." if found else "There was no webhook."
+
+
+def _delete_backends(label_studio: LabelStudio, project_id: int, addresses: Sequence[str]) -> str:
+    found = label_studio.backends(project_id)
+    ours = [each for each in found if any(is_at(each, url) for url in addresses)]
+    for backend in ours:
+        label_studio.request("DELETE", f"/api/ml/{backend['id']}")
+    if ours:
+        return f"Backend {ours[0]['url']} deleted."
+    return f"Backend {addresses[0]} was not connected{_others(found)}."
+
+
+def _others(backends: Sequence[Json]) -> str:
+    addresses = ", ".join(str(each.get("url")) for each in backends)
+    return f"; connected are {addresses}" if addresses else ""
+
+
+def _put_sampling_back(label_studio: LabelStudio, project: Json, before: Connection | None) -> str:
+    found = project.get("sampling")
+    if before is None:
+        return f"Task sampling stays '{found}': what it was before is not known."
+    if found == before.sampling or not before.sampling:
+        return f"Task sampling stays '{found}', as it was before."
+    if found != SAMPLING:
+        return f"Task sampling stays '{found}': somebody has changed it since."
+    label_studio.request("PATCH", f"/api/projects/{project['id']}/", json={"sampling": before.sampling})
+    return f"Task sampling set back to '{before.sampling}'."
+
+
+def _put_version_back(
+    label_studio: LabelStudio, store: Store, project: Json, before: Connection | None, url: str
+) -> Iterator[str]:
+    """Show again what was shown before, and delete our predictions."""
+    project_id, written = project["id"], written_versions(store, project["id"])
+    chosen, shown = chosen_version(label_studio, project, written, url), project.get("model_version")
+    # Null is what Label Studio sets where the predictions of a batch were deleted; "" is what a person sets.
+    shows_ours = bool(shown and not chosen) or shown is None
+    wanted = (before.model_version if before else "") if shows_ours else str(shown)
+    count = sum(n for version, n in label_studio.model_versions(project_id).items() if version in written)
+    _show_version(label_studio, project_id, wanted)  # first: annotators must not see a batch half-deleted
+    kept = label_studio.delete_versions(project_id, written)
+    left = f" Version {kept[0]} could not be deleted; the log says why." if kept else ""
+    yield f"{count} predictions of this backend deleted.{left}" if count else "It held no prediction of ours."
+    # Deleting any version has Label Studio forget that it shows a live backend.
+    is_shown = _show_version(label_studio, project_id, wanted)
+    yield _what_is_shown(wanted, is_shown, shows_ours)
+    yield from _strange_versions(label_studio, project_id, written)
+
+
+def _show_version(label_studio: LabelStudio, project_id: int, version: str) -> bool:
+    """Have the project show the version; False where it has no prediction and no live backend any more."""
+    path = f"/api/projects/{project_id}/"
+    try:
+        label_studio.request("PATCH", path, json={"model_version": version})
+        return True
+    except Rejected as error:
+        if error.status != 400 or not version:
+            raise
+        label_studio.request("PATCH", path, json={"model_version": ""})
+        return False
+
+
+def _what_is_shown(version: str, is_shown: bool, was_ours: bool) -> str:
+    if not is_shown:
+        return f"Version '{version}', which was shown before, has no predictions any more; none is shown now."
+    if not was_ours:
+        return f"The project goes on showing version '{version}', which somebody has chosen since."
+    return f"The project shows version '{version}' again." if version else "The project shows no version."
+
+
+def _strange_versions(label_studio: LabelStudio, project_id: int, written: Collection[str]) -> Iterator[str]:
+    strange = [
+        v for v in label_studio.model_versions(project_id) if A_BATCH.fullmatch(v) and v not in written
+    ]
+    if strange:
+        yield (
+            f"Left as they are: predictions of {', '.join(strange)}. They look like batches, but this "
+            "backend does not know to have written them. Settings > Predictions deletes them."
+        )
+
+
+def problems(
+    label_studio: LabelStudio,
+    store: Store,
+    project_id: int,
+    *,
+    url: str,
+    secret: str,
+    basic_auth: tuple[str, str] | None = None,
+    batch_expected: bool = True,
+) -> Iterator[str]:
+    """What keeps the connection of the project from working, each with its fix; nothing when it is sound.
+
+    ``batch_expected``: a batch should be served now, as it need not be while the first round runs.
+    """
+    project = _project(label_studio, project_id)
+    parse_label_config(project["label_config"])
+    again = f"run `coreset-backend connect --project {project_id}`"
+    backends = _ours(label_studio, project_id, url)
+    if not backends:
+        others = _others(label_studio.backends(project_id))
+        address = "; set CORESET_URL if one of them is this backend" if others else ""
+        yield f"No backend with the address {url} is connected{others}{address}; {again}."
+    if basic_auth and any(backend.get("auth_method") != "BASIC_AUTH" for backend in backends):
+        yield (
+            "Label Studio calls the backend without the login of BASIC_AUTH_USER and is refused; "
+            f"delete the backend in Settings > Model, then {again}."
+        )
+    webhooks = _our_webhooks(label_studio, project_id, f"{url}/webhook")
+    if not webhooks:
+        yield (
+            f"There is no webhook to {url}/webhook, so annotations are only noticed by polling. Label Studio "
+            "leaves it out when it blocks private addresses: set LABEL_STUDIO_SSRF_PROTECTION_ENABLED=false, "
+            f"then {again}."
+        )
+    if webhooks and not any(_is_signed(webhook, secret) for webhook in webhooks):
+        yield f"The webhook does not carry this backend's secret and is answered with 401; {again}."
+    if webhooks and not any(hook.get("is_active", True) for hook in webhooks):
+        yield f"The webhook is switched off; {again}."
+    if project.get("sampling") != SAMPLING:
+        yield f"Task sampling is '{project.get('sampling')}', so the batch is not served first; {again}."
+    if batch_expected:
+        yield from _not_served(label_studio, store, project_id, url)
+
+
+def _not_served(label_studio: LabelStudio, store: Store, project_id: int, url: str) -> Iterator[str]:
+    stored = store.latest(project_id)
+    if stored is None or stored.publication is None:
+        yield "No batch is published yet; start a round."
+        return
+    found = why_not_served(label_studio, stored, written_versions(store, project_id), url)
+    if found:
+        why, is_wanted = found
+        by_itself = (
+            "The next batch replaces that" if is_wanted else "It is published again by itself within minutes"
+        )
+        yield (
+            f"Annotators are not served the batch first: {why}. {by_itself}; "
+            f"`coreset-backend publish --project {project_id}` does so now."
+        )

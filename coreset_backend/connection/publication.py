@@ -1,0 +1,121 @@
+"""What Label Studio shows and serves of a project: looked at before a publish, after it and at every poll."""
+
+import logging
+from collections.abc import Iterator
+from dataclasses import replace
+
+from coreset_backend.backend import Backend
+from coreset_backend.connection.connect import complete, problems
+from coreset_backend.connection.queue import queue_is_short
+from coreset_backend.connection.record import (
+    Connection,
+    chosen_version,
+    keep_connection,
+    read_connection,
+    why_not_served,
+    written_versions,
+)
+from coreset_backend.errors import CoresetError, LabelStudioError
+from coreset_backend.jobs.progress import read_progress, write_progress
+from coreset_backend.project import Json
+from coreset_backend.store.store import StoredRound
+
+log = logging.getLogger(__name__)
+
+
+def prepare_publication(backend: Backend, project_id: int) -> tuple[set[str], str]:
+    """Complete the project's connection.
+
+    Returns the versions that this backend has written, and the one that annotators were shown before, or "".
+    Raises LabelStudioError where a person chose the shown version and CORESET_OVERRIDE_VERSION is off.
+    """
+    project = backend.label_studio.fetch_project(project_id)
+    _complete_connection(backend, project)
+    written = written_versions(backend.store, project_id)
+    return written, _shown_before(backend, project, written)
+
+
+def _complete_connection(backend: Backend, project: Json) -> None:
+    settings, secret = backend.settings, backend.webhook_secret
+    try:
+        for done in complete(backend.label_studio, backend.store, project, url=settings.url, secret=secret):
+            log.info("project %d: %s", project["id"], done)
+    except LabelStudioError as error:  # the batch can be published; what lacks is said afterwards
+        log.warning("project %d: its connection could not be completed: %s", project["id"], error)
+
+
+def _shown_before(backend: Backend, project: Json, written: set[str]) -> str:
+    """The version that annotators were shown before there was a batch; kept for `disconnect`."""
+    project_id, url = project["id"], backend.settings.url
+    known = read_connection(backend.store, project_id)
+    chosen = chosen_version(backend.label_studio, project, written, url)
+    if not chosen:
+        return known.model_version if known else ""
+    if not backend.settings.override_version and not _is_live(backend, project_id, chosen):
+        raise LabelStudioError(
+            f"Project {project_id} shows predictions of version '{chosen}', which somebody chose, "
+            "and CORESET_OVERRIDE_VERSION is off. Clear it in the project's settings or turn that on."
+        )
+    before = known or Connection(url, str(project.get("sampling") or ""))
+    keep_connection(backend.store, project_id, replace(before, model_version=chosen))
+    return chosen
+
+
+def _is_live(backend: Backend, project_id: int, version: str) -> bool:
+    """Whether it is the title of a backend: Label Studio chooses that by itself."""
+    return any(each.get("title") == version for each in backend.label_studio.backends(project_id))
+
+
+def note_connection(backend: Backend, stored: StoredRound) -> None:
+    """Have the state say what keeps the published batch from being served, and what it stands instead of."""
+    project_id = stored.record.project_id
+    try:
+        found = [*_connection_problems(backend, project_id), *_what_was_replaced(stored)]
+    except CoresetError as error:
+        log.warning("project %d: its connection could not be looked at: %s", project_id, error)
+        return
+    write_progress(backend, project_id, connection=found)
+
+
+def _connection_problems(backend: Backend, project_id: int) -> Iterator[str]:
+    return problems(
+        backend.label_studio,
+        backend.store,
+        project_id,
+        url=backend.settings.url,
+        secret=backend.webhook_secret,
+        basic_auth=backend.basic_auth,
+    )
+
+
+def _what_was_replaced(stored: StoredRound) -> Iterator[str]:
+    published = stored.publication or {}
+    if version := published.get("shown_before"):
+        yield (
+            f"The batch is shown instead of version '{version}', whose regions are shown too on "
+            f"{published['carried']} tasks that wait. "
+            f"`coreset-backend disconnect --project {stored.record.project_id}` shows that version again."
+        )
+    if kept := published.get("kept"):
+        yield f"Old predictions of version '{kept[0]}' could not be deleted; the worker's log says why."
+
+
+def why_to_publish_again(backend: Backend, project_id: int) -> str | None:
+    """Why the project's batch must be published once more, in words; None where it is served as published.
+
+    A version that a person chose since is left to the next round.
+    """
+    stored = backend.store.latest(project_id)
+    if stored is None:
+        return None
+    written = written_versions(backend.store, project_id)
+    found = why_not_served(backend.label_studio, stored, written, backend.settings.url)
+    if read_progress(backend, project_id).get("connection"):  # it may be mended by now
+        note_connection(backend, stored)
+    if found:
+        return None if found[1] else found[0]
+    if (published := stored.publication or {}).get("sent") and queue_is_short(
+        backend.label_studio, project_id, published["version"]
+    ):
+        return "tasks wait that Label Studio does not serve yet"
+    return None

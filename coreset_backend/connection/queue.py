@@ -1,0 +1,140 @@
+"""What Label Studio serves: the batch first, then its reserve, then every other task that waits.
+
+Label Studio looks only at tasks that carry the project's version while one of them is unsolved, and says
+that there are no tasks when others hold all of those, whatever else the project has. So all that wait carry
+it, up to QUEUE of them.
+
+A queue of at most SMALL predictions is published as a new version, and the old one is deleted. A larger one
+keeps its version: deleting 2,000 predictions holds Label Studio's SQLite for 5 to 30 s, in which annotators
+get errors. There the new batch gets scores below all others, and what they supersede is deleted one by one.
+"""
+
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import replace
+
+from coreset_backend.label_studio.client import LabelStudio, Progress, Publication
+from coreset_backend.project import Json, Labels, Prediction
+
+QUEUE = 5_000
+SMALL = 100
+# Label Studio drops scores outside [0, 1]. What is behind stays above the mean of a superseded pair.
+FIRST_HEAD = (0.4, 0.8)
+BEHIND = (0.9, 1.0)
+NEXT_HEAD = 0.9
+LEAST = 1e-200
+
+
+Ids = Sequence[int]
+
+
+def publish_queue(
+    label_studio: LabelStudio,
+    project_id: int,
+    head: Ids,
+    labels: Labels | None,
+    *,
+    order: Callable[[Ids], Ids],
+    predict: Callable[[Ids], Sequence[Prediction]],
+    written: Collection[str],
+    progress: Progress,
+) -> Publication:
+    """Have Label Studio serve the tasks of ``head``, then all others that wait, as ``order`` puts them.
+
+    ``predict`` gives their predictions, all of one version. The versions that this backend has ``written``
+    before are deleted. Safe to repeat; at no moment is there a waiting task without a version that had one.
+    Raises LabelStudioError.
+    """
+    project, waiting = label_studio.fetch_project(project_id), label_studio.fetch_waiting(project_id)
+    first = predict(head)
+    rest = order([task_id for task_id in waiting if task_id not in set(head)])
+    if _keeps_its_version(label_studio, project, first[0].model_version, written):
+        lacking = [task_id for task_id in rest if waiting[task_id] is None]
+        room = max(0, QUEUE - sum(score is not None for score in waiting.values()))
+        wanted = [prediction for prediction in first if prediction.task_id in waiting]
+        return _amend(label_studio, project, wanted, predict(lacking[:room]), labels, written, progress)
+    behind = predict(rest[:QUEUE])
+    queue = [*_scored(first, *FIRST_HEAD), *_scored(behind, *BEHIND)]
+    published = label_studio.publish(project_id, queue, labels, written=written, progress=progress)
+    sent = len(first) - len({*head} & {*published.gone})
+    return replace(published, sent=sent, below=FIRST_HEAD[1], behind=len(behind))
+
+
+def queue_is_short(label_studio: LabelStudio, project_id: int, version: str) -> bool:
+    """Whether tasks wait outside the queue of ``version`` and there is room for them in it.
+
+    False while the project shows another version. Raises LabelStudioError.
+    """
+    if label_studio.fetch_project(project_id).get("model_version") != version:
+        return False
+    if not label_studio.count_waiting(project_id, served=False):
+        return False
+    return label_studio.count_waiting(project_id, served=True) < QUEUE / 2
+
+
+def _keeps_its_version(
+    label_studio: LabelStudio, project: Json, version: str, written: Collection[str]
+) -> bool:
+    """Whether the queue is changed where it stands, and not published anew as ``version``."""
+    served = project.get("model_version")
+    if served not in written:
+        return False
+    count = label_studio.model_versions(project["id"]).get(served, 0)
+    large = count > SMALL and _lowest(label_studio, project["id"]) > LEAST
+    return large or (served == version and count > 0)
+
+
+def _amend(
+    label_studio: LabelStudio,
+    project: Json,
+    head: Sequence[Prediction],
+    lacking: Sequence[Prediction],
+    labels: Labels | None,
+    written: Collection[str],
+    progress: Progress,
+) -> Publication:
+    """Put the head in front of the queue that the project has, and what it lacks behind it."""
+    project_id, version = project["id"], project["model_version"]
+    order = [prediction.task_id for prediction in head]
+    progress(0, 4)
+    _drop_superseded(label_studio, project_id, version)
+    progress(1, 4)
+    if lacking:
+        behind = [replace(each, model_version=version) for each in lacking]
+        label_studio.add_predictions(project_id, _scored(behind, *BEHIND), labels)
+    progress(2, 4)
+    if list(label_studio.first_served(project_id, len(order))) != order:
+        top = _lowest(label_studio, project_id)
+        first = [replace(each, model_version=version) for each in head]
+        label_studio.add_predictions(project_id, _scored(first, NEXT_HEAD * top, top), labels)
+    progress(3, 4)
+    _drop_superseded(label_studio, project_id, version)
+    kept = label_studio.delete_versions(project_id, {*written} - {version})
+    served = label_studio.first_served(project_id, len(order))
+    return Publication(
+        version,
+        sent=len(order),
+        gone=(),
+        serves=tuple(served),
+        kept=kept,
+        below=max(served.values(), default=0.0) * (1 + 1e-6),
+        behind=label_studio.count_waiting(project_id, served=True) - len(served),
+    )
+
+
+def _drop_superseded(label_studio: LabelStudio, project_id: int, version: str) -> None:
+    """Delete all but the lowest prediction of ``version`` on a task: the Data Manager sorts by the mean."""
+    for predictions in list(label_studio.fetch_predictions(project_id, BEHIND[0])):
+        ours = [each for each in predictions if each["model_version"] == version]
+        for superseded in sorted(ours, key=lambda each: each["score"])[1:]:
+            label_studio.delete_prediction(superseded["id"])
+
+
+def _lowest(label_studio: LabelStudio, project_id: int) -> float:
+    """The score of the first of all predictions of the version, done or not."""
+    return min(label_studio.first_served(project_id, 1, unsolved=False).values(), default=FIRST_HEAD[1])
+
+
+def _scored(predictions: Sequence[Prediction], low: float, high: float) -> list[Prediction]:
+    """The predictions with scores from ``low`` up to, but without, ``high``, in their order."""
+    step = (high - low) / max(len(predictions), 1)
+    return [replace(each, score=low + rank * step) for rank, each in enumerate(predictions)]

@@ -1,0 +1,132 @@
+"""How a project stood in Label Studio before it was connected, and what this backend has written there.
+
+Kept in the store, so that `disconnect` can put back what was, also after restarts. A version counts as ours
+only where a round in the store names it: a name that looks like ours may be another backend's.
+"""
+
+import logging
+import re
+from collections.abc import Collection, Iterable
+from dataclasses import asdict, dataclass
+from urllib.parse import urlsplit
+
+from pydantic import TypeAdapter
+
+from coreset_backend.errors import CorruptFile
+from coreset_backend.files import is_there, read_sealed, write_sealed
+from coreset_backend.label_studio.client import LabelStudio
+from coreset_backend.project import Json
+from coreset_backend.store.record import taken
+from coreset_backend.store.store import NO_ROUND_VERSION, Store, StoredRound
+
+log = logging.getLogger(__name__)
+
+A_BATCH = re.compile(r"coreset-\d+-\d{8}T\d{6}")
+THIS_MACHINE = ("localhost", "127.0.0.1", "::1")
+
+
+@dataclass(frozen=True, slots=True)
+class Connection:
+    """The project before it was connected: its task ``sampling``, and the ``model_version`` that it showed.
+
+    ``model_version`` is a version of predictions or the title of a live backend, "" for none; where somebody
+    has chosen another one since, it is that. ``url``: this backend's address when it was connected.
+    ``complete``: whether all that `connect` sets was set.
+    """
+
+    url: str
+    sampling: str
+    model_version: str = ""
+    complete: bool = False
+
+
+CONNECTION = TypeAdapter(Connection)
+
+
+def read_connection(store: Store, project_id: int) -> Connection | None:
+    """None for a project that nobody connected, or whose note is damaged."""
+    path = store.connection_path(project_id)
+    if not is_there(path):
+        return None
+    try:
+        return taken(CONNECTION, read_sealed(path))
+    except (CorruptFile, ValueError) as error:
+        log.error("project %d: how it stood before it was connected cannot be read: %s", project_id, error)
+        return None
+
+
+def keep_connection(store: Store, project_id: int, connection: Connection) -> None:
+    store.register(project_id)
+    write_sealed(store.connection_path(project_id), asdict(connection))
+
+
+def written_versions(store: Store, project_id: int) -> set[str]:
+    """The versions of predictions that this backend can have written in the project."""
+    records = store.history(project_id)
+    names = {name for record in records for name in (record.model_version, record.pool_version)}
+    return names | {NO_ROUND_VERSION}
+
+
+def is_at(backend: Json, url: str) -> bool:
+    """Whether the backend in Label Studio's list is the one at ``url``; a machine has several names."""
+    return _place(str(backend.get("url", ""))) == _place(url)
+
+
+def _place(url: str) -> tuple[str, str, int | None, str]:
+    try:
+        parts = urlsplit(url)
+        host, port = parts.hostname or "", parts.port
+    except ValueError:
+        return "", url, None, ""
+    host = THIS_MACHINE[0] if host in THIS_MACHINE else host
+    return parts.scheme, host, port or {"http": 80, "https": 443}.get(parts.scheme), parts.path.rstrip("/")
+
+
+def chosen_version(label_studio: LabelStudio, project: Json, written: Collection[str], url: str) -> str:
+    """The version that the project shows and that is not this backend's; "" where there is none.
+
+    The title of a live backend is one too, unless it is this backend's: Label Studio sets that by itself. A
+    batch that the store does not know is taken for one of an earlier life of this backend.
+    """
+    version = str(project.get("model_version") or "")
+    if not version or version in written or A_BATCH.fullmatch(version):
+        return ""
+    ours = (backend for backend in label_studio.backends(project["id"]) if is_at(backend, url))
+    return "" if any(backend.get("title") == version for backend in ours) else version
+
+
+def regions_shown(
+    label_studio: LabelStudio, project_id: int, version: str, task_ids: Iterable[int]
+) -> dict[int, tuple[Json, ...]]:
+    """Task id -> the regions that annotators saw under ``version``, a live backend's title included."""
+    if not version:
+        return {}
+    live = {
+        backend.get("title"): backend.get("model_version") for backend in label_studio.backends(project_id)
+    }
+    found = label_studio.fetch_results(project_id, live.get(version) or version, task_ids)
+    return {task_id: tuple(regions) for task_id, regions in found.items() if regions}
+
+
+def why_not_served(
+    label_studio: LabelStudio, stored: StoredRound, written: Collection[str], url: str
+) -> tuple[str, bool] | None:
+    """Why annotators are not served the round's batch, and whether a person wants it so; None if they are.
+
+    Asks Label Studio for the project and, of each hundred tasks of batch and reserve, for a count.
+    """
+    record, published = stored.record, stored.publication or {}
+    if not published.get("sent"):
+        return None
+    project = label_studio.fetch_project(record.project_id)
+    shown = project.get("model_version") or ""
+    if shown != published.get("version"):
+        if chosen := chosen_version(label_studio, project, written, url):
+            return f"somebody has the project show version '{chosen}' instead of the batch", True
+        return f"the project shows version '{shown}' instead of the batch", False
+    lacking = label_studio.count_unserved(record.project_id, [*record.batch, *record.reserve])
+    return (
+        (f"{lacking} tasks of the batch and its reserve have lost their predictions", False)
+        if lacking
+        else None
+    )

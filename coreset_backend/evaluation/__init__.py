@@ -1,0 +1,1 @@
+"""How good a model is, and when to stop: scores, intervals, learning curves, history. Reads the store."""

@@ -1,0 +1,138 @@
+"""What a round's model says of each task, read from the store; light enough for the web process."""
+
+import logging
+import threading
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from coreset_backend.errors import CorruptRound
+from coreset_backend.evaluation.holdout import named_classes, proportion
+from coreset_backend.project import Json, Prediction, result_json
+from coreset_backend.store.store import NO_ROUND_VERSION, Store, StoredRound
+
+log = logging.getLogger(__name__)
+SURE, RIGHT, LEAST_HOLDOUT = 0.9, 0.8, 20
+"""Answers are shown where the model is so sure, and so often right on so many held-out images at least."""
+
+
+class Answers:
+    """What a round's model says of each task, from the store; light enough for the web process."""
+
+    def __init__(self, stored: StoredRound) -> None:
+        self.record = stored.record
+        self._task_ids = stored.array("task_ids")
+        self._scores = stored.array("scores")
+        self._embedded = stored.array("embedded_task_ids")
+        has_model = "probabilities.npy" in stored.record.hashes
+        self._probabilities = stored.array("probabilities") if has_model else None
+        with stored.reading():
+            self._require_fit()
+
+    def _require_fit(self) -> None:
+        """ValueError unless there is a score for each task and a probability for each image and class."""
+        shapes = [(self._scores.shape, self._task_ids.shape)]
+        if self._probabilities is not None and (labels := self.record.labels):
+            shapes.append((self._probabilities.shape, (*self._embedded.shape, len(labels.names))))
+        for found, expected in shapes:
+            if found != expected or len(expected) > 2:
+                raise ValueError(f"an array of {found} instead of {expected}")
+
+    def knows(self, task_id: int) -> bool:
+        """Whether the task was in the round's snapshot."""
+        return _position(self._task_ids, task_id) is not None
+
+    def score(self, task_id: int) -> float:
+        """In [0, 1], 0 first; a task that the round has not seen comes last."""
+        row = _position(self._task_ids, task_id)
+        return 1.0 if row is None else float(self._scores[row])
+
+    def answer(self, task_id: int) -> tuple[tuple[str, ...], float] | None:
+        """The classes the model names and how sure it is, in [0, 1]; None without a model or an image.
+
+        In multiple choice they may be none, which is an answer too.
+        """
+        row = _position(self._embedded, task_id)
+        labels = self.record.labels
+        if row is None or labels is None or self._probabilities is None:
+            return None
+        probabilities = self._probabilities[row : row + 1]
+        is_named = named_classes(probabilities, labels.multiple)[0]
+        named = tuple(name for name, said in zip(labels.names, is_named, strict=True) if said)
+        sureness = (
+            np.maximum(probabilities, 1 - probabilities).min() if labels.multiple else probabilities.max()
+        )
+        return named, float(sureness)
+
+    def prediction(self, task_id: int, score: float, version: str, preannotate: str) -> Prediction:
+        """The task's prediction; it shows the answer only where ``preannotate`` lets it."""
+        answer = self.answer(task_id)
+        if answer is None or not self._is_shown(answer[1], preannotate):
+            return Prediction(task_id, score, version)
+        return Prediction(task_id, score, version, *answer)
+
+    def _is_shown(self, confidence: float, preannotate: str) -> bool:
+        # An answer already chosen on a task that the model knows least invites a wrong click.
+        return preannotate == "on" or (preannotate == "auto" and confidence >= SURE and self._is_trusted())
+
+    def _is_trusted(self) -> bool:
+        """Whether the hold-out is large enough, and the lower end of its 95 % interval high enough."""
+        training = self.record.training or {}
+        accuracy, n = training.get("holdout_accuracy"), training.get("n_holdout") or 0
+        if accuracy is None or n < LEAST_HOLDOUT:
+            return False
+        return proportion(round(accuracy * n), n).low >= RIGHT
+
+
+class AnswerCache:
+    """The answers of each project's newest round, read once per round and process."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._answers: dict[int, Answers] = {}
+        self._lock = threading.Lock()
+
+    def latest(self, project_id: int) -> Answers | None:
+        """None while the project has no round that can be read."""
+        numbers = self._store.newest_first(project_id)
+        with self._lock:
+            cached = self._answers.get(project_id)
+            if cached and numbers and cached.record.number == numbers[0]:
+                return cached
+            for stored in self._store.readable(project_id):
+                try:
+                    self._answers[project_id] = Answers(stored)
+                except CorruptRound as error:
+                    log.error("passed over: %s", error)
+                else:
+                    return self._answers[project_id]
+        return None
+
+
+def pool_version(answers: Answers | None) -> str:
+    """What /setup and /predict answer under; never a batch's version, or a task would join the batch."""
+    return answers.record.pool_version if answers else NO_ROUND_VERSION
+
+
+def predict_results(answers: Answers | None, task_ids: Sequence[int], preannotate: str) -> list[Json]:
+    """The answer to /predict: one result for each task, in order; an empty one where nothing is known."""
+    version = pool_version(answers)
+    if answers is None:
+        return [{"result": [], "score": 1.0, "model_version": version} for _ in task_ids]
+    predictions = (
+        answers.prediction(task_id, answers.score(task_id), version, preannotate) for task_id in task_ids
+    )
+    return [
+        {
+            "result": result_json(prediction, answers.record.labels),
+            "score": prediction.score,
+            "model_version": version,
+        }
+        for prediction in predictions
+    ]
+
+
+def _position(ascending: NDArray[np.int64], task_id: int) -> int | None:
+    row = int(np.searchsorted(ascending, task_id))
+    return row if row < len(ascending) and ascending[row] == task_id else None

@@ -1,0 +1,350 @@
+"""The images of a pool: all of them fetched side by side, read by rows."""
+
+import hashlib
+import itertools
+import logging
+import ssl
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import httpx
+import numpy as np
+
+from coreset_backend.decoding import DECODER, Decoders
+from coreset_backend.errors import (
+    ConfigError,
+    CoresetError,
+    ImageError,
+    TooManyImageFailures,
+    memory_ran_out,
+)
+from coreset_backend.foreign_text import one_line
+from coreset_backend.images.cache import PixelCache
+from coreset_backend.images.download import NO_PROXIES, Limits, Wire, checked_url, port_of
+from coreset_backend.images.own_addresses import OwnAddresses
+from coreset_backend.images.pixels import SMALL, Array, CachedRows, Haul, PixelRows, Pixels, Wanted
+from coreset_backend.images.revisions import Revisions, Seen, due
+from coreset_backend.images.sources import Site, address_digest, local_validator, read_image, shown_uri
+from coreset_backend.network.addresses import Resolve, address_guard, resolved_addresses
+from coreset_backend.network.outbound import Proxies
+
+logger = logging.getLogger(__name__)
+
+Progress = Callable[[int, int], None]
+
+REVISIONS = "revisions.sqlite3"
+_WAITING = 4  # jobs in the queue per thread
+_NO_IMAGE = "the task has no image in this field"
+
+
+@dataclass(frozen=True, slots=True)
+class ImageFailure:
+    """A task whose image cannot be used. ``uri`` is fit to be shown: no password, no signature."""
+
+    task_id: int
+    uri: str | None
+    reason: str
+
+
+class _Reading(NamedTuple):
+    """A file as it was read: SHA-256, validator, and pixels uint8[size, size, 3], None if it is as before."""
+
+    content: str
+    validator: str
+    pixels: Array | None
+
+
+class Images:
+    """Open doors to images: one HTTP client, one cache. Made by ``open_images``."""
+
+    def __init__(
+        self,
+        site: Site,
+        cache: PixelCache,
+        revisions: Revisions,
+        limits: Limits,
+        threads: int,
+        max_failed_share: float,
+    ) -> None:
+        self._site, self._cache, self._revisions, self._limits = site, cache, revisions, limits
+        self._threads, self._max_failed_share = threads, max_failed_share
+        own = str(site.own.url).rstrip("/")
+        self._usual_starts = ("", own, site.own.url.path.rstrip("/"))
+        self._decoders = Decoders(limits.max_pixels)
+
+    def fetch(
+        self, tasks: Iterable[tuple[int, str | None]], size: int, progress: Progress | None = None
+    ) -> tuple[Pixels, list[ImageFailure]]:
+        """Read the image of every (task_id, uri) at ``size`` x ``size`` pixels.
+
+        ``progress(done, total)`` counts tasks; what it raises ends the fetch. Images that fail are in the
+        list, in the order of the tasks. Raises ``TooManyImageFailures`` when they are too many, and what
+        ``auth`` raises when Label Studio no longer takes the token.
+        """
+        given = [(task_id, (uri or "").strip()) for task_id, uri in tasks]
+        started_ns = time.time_ns()
+        self._site.wire.forget_silent_hosts()
+        self._decoders.warnings = 0
+        haul = Haul(len(given), size)
+        self._say_what_is_mapped(uri for _, uri in given)
+        wanted = self._wanted_images(given, size)
+        for image in wanted:
+            image.is_cached = self._found(image, size, haul)
+        suspects = self._suspects([image for image in wanted if image.is_cached])
+        to_read = [image for image in wanted if not image.is_cached or image.address in suspects]
+        done = len(given) - sum(len(image.rows) for image in to_read)
+        if progress:
+            progress(done, len(given))
+        try:
+            for image in self._read_all(to_read, size, started_ns, haul):
+                done += len(image.rows)
+                if progress:
+                    progress(done, len(given))
+        finally:
+            self._decoders.rest()
+        if self._decoders.warnings:
+            logger.info("Decoders of images warned %d times", self._decoders.warnings)
+        if suspects:
+            changed = sum(image.has_changed for image in to_read)
+            logger.info("%d images were asked about, %d have changed", len(suspects), changed)
+        return self._result(given, wanted, size, haul)
+
+    def check(self, task_id: int, uri: str | None) -> ImageError | None:
+        """Fetch and decode one image past the cache; the ``ImageError`` that it met, or ``None``."""
+        try:
+            self._fetched_alone(task_id, (uri or "").strip(), SMALL)
+        except ImageError as error:
+            return error
+        finally:
+            self._decoders.rest()
+        return None
+
+    def mapped(self, uri: str | None) -> str | None:
+        """The host or sub-path in ``uri`` that LABEL_STUDIO_URL replaces; ``None`` where it does not."""
+        uri = (uri or "").strip()
+        path = self._site.own.path_of(uri)
+        start = uri.removesuffix(path) if path else ""
+        return None if start in self._usual_starts else shown_uri(start)
+
+    def ask_again(self, uris: Iterable[str | None]) -> int:
+        """Have the next fetch ask for each image whether its file has changed; how many are known."""
+        given = ((uri or "").strip() for uri in uris)
+        return self._revisions.ask_again({address_digest(self._site, uri) for uri in given if uri})
+
+    def close(self) -> None:
+        """Close all connections and end the processes that decode."""
+        self._site.wire.close()
+        self._decoders.rest()
+        self._revisions.close()
+
+    def read(self, image: Wanted, size: int) -> Array:
+        """uint8[size, size, 3] from the cache, or fetched again when it is gone from there."""
+        found = self._cache.read(image.key, size)
+        if found is not None:
+            return found
+        reading = self._fetched_alone(image.task_id, image.uri, size)
+        assert reading.pixels is not None  # nothing was known
+        self._cache.write(_pixel_key(reading.content, size), reading.pixels, in_use_since_ns=0)
+        return reading.pixels
+
+    def _say_what_is_mapped(self, uris: Iterable[str]) -> None:
+        starts = Counter(start for uri in uris if (start := self.mapped(uri)))
+        for start, count in starts.items():
+            logger.info("%d images at %s are read from Label Studio at %s", count, start, self._site.own.url)
+
+    def _wanted_images(self, given: Sequence[tuple[int, str]], size: int) -> list[Wanted]:
+        """One entry per image: tasks that show the same address share it."""
+        wanted: dict[str, Wanted] = {}
+        for row, (task_id, uri) in enumerate(given):
+            if uri:
+                address = address_digest(self._site, uri)
+                wanted.setdefault(address, Wanted(task_id, uri, address, [])).rows.append(row)
+        for address, seen in self._revisions.seen(wanted).items():
+            wanted[address].seen, wanted[address].key = seen, _pixel_key(seen.content, size)
+        return list(wanted.values())
+
+    def _suspects(self, cached: Sequence[Wanted]) -> set[str]:
+        """Addresses of images whose file may have changed: those to ask about, and local ones that did."""
+        asked = due({image.address: image.seen for image in cached if image.seen}, time.time())
+        with ThreadPoolExecutor(self._threads, thread_name_prefix="images") as threads:
+            parts = [cached[start : start + 500] for start in range(0, len(cached), 500)]
+            return asked.union(*threads.map(self._changed_files, parts))
+
+    def _changed_files(self, images: Sequence[Wanted]) -> set[str]:
+        now = ((image, local_validator(self._site, image.uri)) for image in images)
+        return {
+            image.address
+            for image, validator in now
+            if validator is not None and image.seen and validator != image.seen.validator
+        }
+
+    def _found(self, image: Wanted, size: int, haul: Haul) -> bool:
+        if not image.key:
+            return False
+        if size > SMALL:
+            return self._cache.has(image.key, size)  # its hash is checked when the row is asked for
+        pixels = self._cache.read(image.key, size) if self._cache.has(image.key, size) else None
+        if pixels is not None:
+            haul.keep(image, pixels, stored=True)
+        return pixels is not None
+
+    def _read_all(
+        self, missing: Iterable[Wanted], size: int, started_ns: int, haul: Haul
+    ) -> Iterator[Wanted]:
+        """Fetch ``missing`` side by side into the cache and ``haul``; yields each image when it is done."""
+        waiting = iter(missing)
+        threads = ThreadPoolExecutor(self._threads, thread_name_prefix="images")
+
+        def start(count: int) -> dict[Future[None], Wanted]:
+            some = itertools.islice(waiting, count)
+            return {threads.submit(self._read_one, image, size, started_ns, haul): image for image in some}
+
+        running = start(self._threads * _WAITING)
+        try:
+            while running:
+                finished, _ = wait(running, return_when=FIRST_COMPLETED)
+                for future in finished:
+                    future.result()
+                    yield running.pop(future)
+                running |= start(len(finished))
+        finally:
+            # Not waited for: who cancels a round should not wait for the slowest server.
+            threads.shutdown(wait=False, cancel_futures=True)
+
+    def _read_one(self, image: Wanted, size: int, started_ns: int, haul: Haul) -> None:
+        before = image.seen if image.is_cached else None
+        if before and not before.must_be_asked and time.monotonic() > haul.ask_until:
+            return
+        try:
+            reading = self._fetched_pixels(image.task_id, image.uri, size, before)
+        except ImageError as error:
+            logger.info("Task %d: %s: %s", image.task_id, shown_uri(image.uri), error)
+            if before:  # what is cached serves on, and is asked for again another day
+                self._revisions.note(image.address, before.content, before.validator)
+            else:
+                haul.reasons[image.address] = str(error)
+            return
+        if reading.pixels is not None:
+            image.key = _pixel_key(reading.content, size)
+            haul.keep(image, reading.pixels, self._cache.write(image.key, reading.pixels, started_ns))
+            image.has_changed = before is not None
+        self._revisions.note(image.address, reading.content, reading.validator)
+
+    def _fetched_alone(self, task_id: int, uri: str, size: int) -> _Reading:
+        # In a thread of its own, as all images are read: what ends a round is raised in the caller's.
+        thread = ThreadPoolExecutor(1, thread_name_prefix="images")
+        try:
+            return thread.submit(self._fetched_pixels, task_id, uri, size).result()
+        finally:
+            thread.shutdown(wait=False)
+
+    def _fetched_pixels(self, task_id: int, uri: str, size: int, before: Seen | None = None) -> _Reading:
+        """The file, decoded unless it is as ``before``; raises ``ImageError``, or what concerns more images.
+
+        The latter is a refused token, and memory that ran out.
+        """
+        if not uri:
+            raise ImageError(_NO_IMAGE)
+        try:
+            with self._site.wire.files.one_file():
+                fetched = read_image(self._site, task_id, uri, before.validator if before else "")
+                if before and fetched.data is None:
+                    return _Reading(before.content, before.validator, None)
+                data = fetched.data or b""
+                content = hashlib.sha256(data).hexdigest()
+                if before and content == before.content:
+                    return _Reading(content, fetched.validator, None)
+                return _Reading(content, fetched.validator, self._decoders.pixels(data, size))
+        except CoresetError:
+            raise
+        except Exception as error:
+            if memory_ran_out(error):
+                raise
+            logger.exception("Task %d: an error that nobody foresaw", task_id)
+            raise ImageError(f"reading it failed in a way nobody foresaw ({type(error).__name__})") from error
+
+    def _result(
+        self, given: Sequence[tuple[int, str]], wanted: list[Wanted], size: int, haul: Haul
+    ) -> tuple[Pixels, list[ImageFailure]]:
+        readable = {row: image for image in wanted if image.address not in haul.reasons for row in image.rows}
+        reasons = {row: haul.reasons.get(image.address) for image in wanted for row in image.rows}
+        failures = [
+            ImageFailure(task_id, one_line(shown_uri(uri)) if uri else None, reasons.get(row) or _NO_IMAGE)
+            for row, (task_id, uri) in enumerate(given)
+            if row not in readable
+        ]
+        self._refuse_torn_pool(failures, len(given))
+        rows = sorted(readable)
+        task_ids = np.array([given[row][0] for row in rows], np.int64)
+        shown = [readable[row] for row in rows]
+        keys = np.frombuffer(bytes.fromhex("".join(image.key for image in shown)), np.uint8).reshape(-1, 32)
+        small = haul.small_rows(rows)
+        pixels: PixelRows = CachedRows(self.read, shown, size, haul.kept) if small is None else small
+        return Pixels(task_ids, keys, pixels), failures
+
+    def _refuse_torn_pool(self, failures: Sequence[ImageFailure], count: int) -> None:
+        if not failures:
+            return
+        logger.warning(
+            "%d of %d images cannot be used; the first: %s", len(failures), count, failures[0].reason
+        )
+        if len(failures) > self._max_failed_share * count:
+            raise TooManyImageFailures(len(failures) / count, failures[0].reason)
+
+
+def _pixel_key(content: str, size: int) -> str:
+    """The key in the cache: SHA-256 of all that decides the pixels, a file's content as its SHA-256."""
+    return hashlib.sha256(f"{DECODER}\0{size}\0{content}".encode()).hexdigest()
+
+
+def open_images(
+    *,
+    label_studio_url: str,
+    auth: httpx.Auth | None,
+    cache_dir: Path,
+    cache_bytes: int = 20_000_000_000,
+    allowed_hosts: Sequence[str] = (),
+    local_files_root: Path | None = None,
+    verify: bool | ssl.SSLContext = True,
+    limits: Limits | None = None,
+    max_failed_share: float = 0.5,
+    threads: int = 16,
+    spare_bytes: int = 1_000_000_000,
+    resolve: Resolve = resolved_addresses,
+    browser_url: str | None = None,
+    proxies: Proxies = NO_PROXIES,
+) -> Images:
+    """Open the doors to images; nothing is fetched yet.
+
+    ``auth`` must be safe to use from several threads. ``allowed_hosts`` are names and networks that may be
+    read though they are not public. ``local_files_root`` is Label Studio's LOCAL_FILES_DOCUMENT_ROOT where
+    this machine shares it. ``verify`` is false for no check of certificates or an ``ssl.SSLContext``.
+    ``browser_url`` is Label Studio's address in browsers, which tasks may hold. ``cache_dir`` holds at most
+    ``cache_bytes``, and ``spare_bytes`` of its disk stay free. A fetch of which more than
+    ``max_failed_share`` fails is an error. Raises ``ConfigError``.
+    """
+    limits = limits or Limits()
+    url = _label_studio_url("LABEL_STUDIO_URL", label_studio_url)
+    shown = _label_studio_url("CORESET_LABEL_STUDIO_BROWSER_URL", browser_url) if browser_url else url
+    guard = address_guard((url.raw_host.decode("ascii"), port_of(url)), allowed_hosts, resolve)
+    wire = Wire(url, auth, guard, limits, verify, threads, proxies)
+    site = Site(OwnAddresses(url, shown, guard.is_allowed), local_files_root, wire, limits.max_bytes)
+    cache, revisions = PixelCache(cache_dir, cache_bytes, spare_bytes), Revisions(cache_dir / REVISIONS)
+    return Images(site, cache, revisions, limits, threads, max_failed_share)
+
+
+def _label_studio_url(setting: str, text: str) -> httpx.URL:
+    try:
+        url = checked_url(text)
+    except (httpx.InvalidURL, ValueError) as error:
+        raise ConfigError(f"{setting} is {text!r}, which is no valid address") from error
+    if url.scheme not in ("http", "https") or not url.host or url.userinfo or url.query:
+        raise ConfigError(
+            f"{setting} is {shown_uri(text)!r}; expected http(s)://host[:port][/path] and no more"
+        )
+    return url

@@ -1,0 +1,171 @@
+"""What becomes of a round that failed: what the state says, whether and when it is tried again."""
+
+import contextlib
+import logging
+import time
+
+from redis.exceptions import RedisError, ResponseError
+from rq import get_current_job
+from rq.job import Job
+
+from coreset_backend.backend import Backend
+from coreset_backend.errors import (
+    ConfigError,
+    CoresetError,
+    LabelStudioError,
+    ProjectError,
+    StoreError,
+    TooManyImageFailures,
+)
+from coreset_backend.jobs.counts import count
+from coreset_backend.jobs.failures import usual_cause
+from coreset_backend.jobs.progress import (
+    DAY,
+    PRETRAINING_LEASE,
+    read_progress,
+    redis_key,
+    write_idle,
+    write_pretraining,
+    write_progress,
+)
+from coreset_backend.rounds.features import PRETRAINING_JOB
+
+log = logging.getLogger(__name__)
+ROUND_JOB = "coreset_backend.jobs.tasks.run_round_job"
+
+
+def note_failure(backend: Backend, project_id: int, error: CoresetError, forced: int = 0) -> None:
+    log.error(
+        "project %d, %s: %s: %s", project_id, _round_name(backend, project_id), type(error).__name__, error
+    )
+    count(backend, "coreset_rounds", str(project_id), "failed", type(error).__name__)
+    if not isinstance(error, LabelStudioError | ProjectError):
+        _spare(backend, project_id)
+    job = get_current_job()
+    passing = isinstance(error, LabelStudioError | StoreError | TooManyImageFailures)
+    if job and not passing:  # trying again cannot help: wait for a person or for more labels
+        answer_demands(backend, project_id, forced)
+        job.retries_left = 0
+        job.save()
+    _say_failure(backend, project_id, str(error), job, passing, by_itself=passing or not forced)
+
+
+def lost(backend: Backend, job: Job, how: str, *, dead: bool) -> None:
+    """Say that a round's process ended before it could say so itself.
+
+    ``dead``: it is known to have ended, so that its lease is free at once. Where another job has the project,
+    what the state says is that job's.
+    """
+    if job.func_name not in (ROUND_JOB, PRETRAINING_JOB):
+        return
+    project_id, again = int(job.args[0]), bool(job.retries_left)
+    if dead:
+        free_lease(backend, job)
+    if job.func_name == PRETRAINING_JOB:
+        log.error("project %d: the process of the pretraining ended in the middle (%s)", project_id, how)
+        write_pretraining(
+            backend,
+            project_id,
+            state="waiting" if again else "failed",
+            error=f"It ended ({how}). {usual_cause(how)}",
+        )
+        return
+    error = f"The process of the round ended in the middle ({how}). {usual_cause(how)}"
+    if backend.redis.get(redis_key(project_id, "lease")) not in (None, job.id.encode()):
+        log.error("project %d: %s Another is at work by now.", project_id, error)
+        write_progress(backend, project_id, last_failure={"error": error, "at": time.time()})
+        return
+    name = _round_name(backend, project_id)
+    log.error("project %d, %s: %s%s", project_id, name, error, " It is run again." if again else "")
+    if not again:
+        _spare(backend, project_id)
+    _say_failure(backend, project_id, error, job, True)
+
+
+def _say_failure(
+    backend: Backend, project_id: int, error: str, job: Job | None, passing: bool, *, by_itself: bool = True
+) -> None:
+    """Have the state say what went wrong, and when it is tried again by itself, if it is.
+
+    ``passing``: it may be over by then without a round. ``by_itself``: it was due without a person's start,
+    or that start still stands.
+    """
+    again = job is not None and job.func_name == ROUND_JOB and bool(job.retries_left)
+    pause: float | None = None
+    if job and again:
+        pause = job.get_retry_interval()
+    elif by_itself or not _is_served(backend, project_id):
+        pause = _seconds_to_poll(backend, project_id)
+    now = time.time()
+    write_progress(
+        backend,
+        project_id,
+        state="waiting" if again else "failed",
+        error=error,
+        passing=passing,
+        retry_at=None if pause is None else now + pause,
+        last_failure={"error": error, "at": now},
+    )
+
+
+def _seconds_to_poll(backend: Backend, project_id: int) -> float | None:
+    """When the poll looks at the project again at the latest; None where only a person starts a round."""
+    if not is_demanded(backend, project_id):
+        if backend.store.held(project_id):
+            return None
+        with contextlib.suppress(ConfigError):  # the failure that is being said may be this one
+            if backend.trigger_of(project_id) == "manual":
+                return None
+    spared = 0
+    with contextlib.suppress(RedisError):
+        spared = max(int(backend.redis.ttl(redis_key(project_id, "spared"))), 0)
+    return spared + backend.settings.poll_seconds
+
+
+def _is_served(backend: Backend, project_id: int) -> bool:
+    """Whether the newest round is published, else another is due."""
+    newest = backend.store.latest(project_id)
+    return newest is not None and newest.publication is not None
+
+
+def _round_name(backend: Backend, project_id: int) -> str:
+    newest = backend.store.latest(project_id)
+    if newest and newest.publication is None:
+        return f"round {newest.record.number}"
+    return f"round {max(backend.store.numbers(project_id), default=0) + 1}"
+
+
+def _spare(backend: Backend, project_id: int) -> None:
+    """Keep the poll from repeating a costly failure: for a minute, then two, four, up to an hour."""
+    with contextlib.suppress(RedisError):
+        try:
+            failures: int = backend.redis.incr(redis_key(project_id, "failures"))
+        except ResponseError:  # it held no number
+            backend.redis.set(redis_key(project_id, "failures"), failures := 1)
+        backend.redis.expire(redis_key(project_id, "failures"), DAY)
+        backend.redis.set(redis_key(project_id, "spared"), "1", ex=min(30 * 2 ** min(failures, 10), 3600))
+
+
+def settle(backend: Backend, project_id: int) -> None:
+    """Have the state say that all is well, where a failure that has passed or a lost process left another."""
+    known = read_progress(backend, project_id)
+    if known["state"] != "idle" and known.get("passing", True):
+        write_idle(backend, project_id)
+
+
+def free_lease(backend: Backend, job: Job) -> None:
+    """Let the next job of the project in: this one's process is known to have ended."""
+    name = PRETRAINING_LEASE if job.func_name == PRETRAINING_JOB else "lease"
+    key = redis_key(int(job.args[0]), name) if job.args else ""
+    if key and backend.redis.get(key) == job.id.encode():
+        backend.redis.delete(key)
+
+
+def is_demanded(backend: Backend, project_id: int) -> bool:
+    """Whether somebody started a round that has not been answered yet."""
+    return bool(backend.redis.exists(redis_key(project_id, "demands")))
+
+
+def answer_demands(backend: Backend, project_id: int, count: int) -> None:
+    """Drop the oldest ``count`` demands for a round; one that came while the round ran stays for the next."""
+    backend.redis.ltrim(redis_key(project_id, "demands"), count, -1)

@@ -1,0 +1,198 @@
+"""The worker: RQ's, made to notice a death within seconds, to poll, and to say each failure in one line."""
+
+import contextlib
+import ctypes
+import logging
+import os
+import signal
+import sys
+import time
+from functools import partial
+from typing import Any
+
+from redis.client import Pipeline
+from redis.exceptions import OutOfMemoryError
+from rq import Queue, Worker
+from rq.exceptions import AbandonedJobError, DeserializationError
+from rq.executions import Execution
+from rq.job import Job
+from rq.registry import StartedJobRegistry
+from rq.serializers import JSONSerializer
+
+from coreset_backend.backend import Backend, OurJob, OurQueue
+from coreset_backend.errors import CoresetError, memory_ran_out
+from coreset_backend.jobs.failures import OVERDUE
+from coreset_backend.jobs.monitoring import HEARTBEAT_SECONDS, alive_key
+from coreset_backend.jobs.outcome import ROUND_JOB, free_lease, lost
+from coreset_backend.jobs.tasks import NEVER_ENDS
+from coreset_backend.redaction import redacted
+from coreset_backend.rounds.features import PRETRAINING_JOB
+
+log = logging.getLogger(__name__)
+PR_SET_PDEATHSIG = 1
+RECONCILE_JOB = "coreset_backend.jobs.tasks.reconcile_job"
+FULL_PAUSE = 5.0
+POLL_KEY = "coreset:poll"
+"""There while no poll is due; it expires by itself."""
+NICENESS = 10
+"""A round computes for minutes: where it shares cores with the web, Label Studio's one second goes first."""
+
+
+class RoundWorker(Worker):
+    """RQ's worker with a short heartbeat and a poll; a death of its child is said in the project's state."""
+
+    backend: Backend
+    poll_seconds = 60.0
+    _next_maintenance = 0.0
+
+    def execute_job(self, job: Job, queue: Queue) -> None:
+        """Run one of our own functions. Who can write to Redis could else have any function run here."""
+        if is_ours(job):
+            super().execute_job(job, queue)
+        else:
+            log.error("job %.60r asks for what is no work of ours; it is dropped", job.id)
+            job.delete()
+
+    def main_work_horse(self, job: Job, queue: Queue) -> None:
+        os.nice(NICENESS)
+        super().main_work_horse(job, queue)
+
+    def heartbeat(self, timeout: int | None = None, pipeline: Pipeline | None = None) -> None:
+        super().heartbeat(timeout, pipeline)
+        connection = self.connection if pipeline is None else pipeline
+        connection.set(alive_key(self.name), "1", ex=HEARTBEAT_SECONDS)
+
+    def get_heartbeat_ttl(self, job: Job, working_time: float = 0.0) -> int:
+        return int(self.job_monitoring_interval) + 10
+
+    @property
+    def dequeue_timeout(self) -> int:
+        return 5
+
+    @property
+    def should_run_maintenance_tasks(self) -> bool:
+        """Every five seconds by a clock that nobody sets; RQ's own goes by the wall clock."""
+        due = time.monotonic() >= self._next_maintenance
+        if due:
+            self._next_maintenance = time.monotonic() + self.maintenance_interval
+        return due
+
+    def handle_exception(self, job: Job, *exc_info: Any) -> None:
+        """Say nothing of errors of ours: each had its one line in the log where it happened.
+
+        Where memory ran out even for saying so, end: the parent, which has some, says that it ended.
+        """
+        error = exc_info[1]
+        if isinstance(error, CoresetError):
+            return
+        if isinstance(error, Exception) and memory_ran_out(error):
+            os._exit(1)
+        super().handle_exception(job, *exc_info)
+
+    def handle_job_failure(
+        self,
+        job: Job,
+        queue: Queue,
+        started_job_registry: StartedJobRegistry | None = None,
+        exc_string: str = "",
+        execution: Execution | None = None,
+    ) -> None:
+        """As RQ's, which keeps the traceback in Redis, with whatever the errors of libraries quote.
+
+        What a person has started and failed is tried again behind what others have started.
+        """
+        behind = self.backend.queue if queue == self.backend.first_queue else queue
+        super().handle_job_failure(job, behind, started_job_registry, redacted(exc_string), execution)
+
+    def wait_for_horse(self) -> tuple[int | None, int | None, Any]:
+        """As RQ's, which loses how the process ended if its alarm of every five seconds rings just then."""
+        with contextlib.suppress(ChildProcessError):  # here it may ring: nothing has been taken yet
+            os.waitid(os.P_PID, self.horse_pid, os.WEXITED | os.WNOWAIT)
+        signal.alarm(0)
+        return super().wait_for_horse()
+
+    def handle_work_horse_killed(self, job: Job, retpid: int, ret_val: int | None, rusage: Any) -> None:
+        """Have the state say how the process ended; RQ gives None where it has killed it for its timeout."""
+        lost(self.backend, job, OVERDUE if ret_val is None else _ending(ret_val), dead=True)
+
+    def _handle_stopped_job(self, job: Job, queue: Queue, execution: Execution) -> None:
+        super()._handle_stopped_job(job, queue, execution)
+        free_lease(self.backend, job)
+        log.info("project %s: its round was cancelled", job.args[0] if job.args else "?")
+
+    def maintain_heartbeats(self, job: Job, execution: Execution) -> None:
+        try:
+            super().maintain_heartbeats(job, execution)
+        except OutOfMemoryError as error:  # a full Redis must not end a round that does not need it
+            log.warning("Redis is full (%s); the round goes on", error)
+
+    def shorten_wait_for_poll(self) -> None:
+        """Take over a shorter CORESET_POLL_SECONDS than the one that the wait was begun with."""
+        longest = int(self.poll_seconds * 1000)
+        if self.connection.pttl(POLL_KEY) > longest:
+            self.connection.pexpire(POLL_KEY, longest)
+
+    def run_maintenance_tasks(self) -> None:
+        super().run_maintenance_tasks()  # type: ignore[no-untyped-call]
+        # The key lets one worker of all ask, once per period.
+        if self.connection.set(POLL_KEY, "1", nx=True, px=int(self.poll_seconds * 1000)):
+            self.backend.queue.enqueue(RECONCILE_JOB, result_ttl=60, failure_ttl=3600, job_timeout=600)
+        elif self.connection.ttl(POLL_KEY) == NEVER_ENDS:  # then it is not ours
+            self.connection.delete(POLL_KEY)
+
+
+def is_ours(job: Job) -> bool:
+    """Whether it asks for one of our functions, with what that takes."""
+    try:
+        called = job.func_name, [type(value) for value in job.args], job.instance, job.kwargs
+    except (DeserializationError, TypeError, ValueError):
+        return False
+    return called in (
+        (ROUND_JOB, [int], None, {}),
+        (PRETRAINING_JOB, [int], None, {}),
+        (RECONCILE_JOB, [], None, {}),
+    )
+
+
+def _ending(wait_status: int) -> str:
+    code = os.waitstatus_to_exitcode(wait_status)
+    return f"signal {-code}" if code < 0 else f"status {code}"
+
+
+def _abandoned(backend: Backend, job: Job, kind: type[BaseException], *_: object) -> None:
+    """RQ found a job whose worker sends no heartbeat any more."""
+    if kind is AbandonedJobError and is_ours(job):
+        lost(backend, job, "its worker was killed", dead=False)
+
+
+def work(backend: Backend) -> None:
+    """Run rounds until the process is told to stop."""
+    if sys.platform == "linux":
+        # Else the child of a killed worker goes on beside its job's second run, and RQ's scheduler for ever.
+        os.register_at_fork(after_in_child=partial(ctypes.CDLL(None).prctl, PR_SET_PDEATHSIG, signal.SIGKILL))
+    while True:
+        try:
+            _work(backend)
+            return
+        except OutOfMemoryError as error:
+            log.error("Redis is full (%s): no round can run until it has room", error)
+            time.sleep(FULL_PAUSE)
+
+
+def _work(backend: Backend) -> None:
+    worker = RoundWorker(
+        [backend.first_queue, backend.queue, backend.spare_queue],
+        connection=backend.redis,
+        job_class=OurJob,
+        queue_class=OurQueue,
+        serializer=JSONSerializer,
+        worker_ttl=30,
+        maintenance_interval=5,
+        job_monitoring_interval=5,
+        exception_handlers=[partial(_abandoned, backend)],
+    )
+    worker.backend = backend
+    worker.poll_seconds = backend.settings.poll_seconds
+    worker.shorten_wait_for_poll()
+    # RQ writes two lines at every look at its registries, each five seconds.
+    worker.work(with_scheduler=True, logging_level="WARNING")

@@ -1,0 +1,1 @@
+"""Speaks to Label Studio: reads projects, tasks and answers, writes predictions. Knows nothing of rounds."""

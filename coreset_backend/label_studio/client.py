@@ -1,0 +1,466 @@
+"""The only HTTP to Label Studio: read a project whole, publish a batch, and the calls `connect` is made of.
+
+Written against Label Studio Community 1.23.2 as it was seen to behave; a comment says where that is
+surprising. Every method raises Unreachable, Unauthorized or Rejected, never an error of httpx.
+"""
+
+import contextlib
+import itertools
+import json
+import logging
+import time
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+import httpx
+
+from coreset_backend.errors import LabelStudioError, ProjectGone, Rejected, Unreachable
+from coreset_backend.label_studio.answers import (
+    LIMITS,
+    MOST_TASKS,
+    Limits,
+    bound_body,
+    checked_count,
+    checked_counts,
+    checked_list,
+    checked_page,
+    checked_project,
+)
+from coreset_backend.label_studio.auth import TokenAuth, read_answer
+from coreset_backend.network.outbound import TRUST_ADVICE, Proxy, retry_after, tls_context
+from coreset_backend.project import Json, Labels, Prediction, Snapshot, parse_snapshot, prediction_json
+
+log = logging.getLogger(__name__)
+
+PAGE_SIZE = 1000
+TASKS_IN_AN_ADDRESS = 100
+PASSING = (500, 502, 503, 504)
+LONGEST_PAUSE = 30.0
+"""Seconds: a round is not held up for longer by what a busy Label Studio asks for."""
+# Label Studio recounts the whole project inside the import request: 34 s at 20,000 tasks.
+PATIENT = httpx.Timeout(30.0, read=600.0)
+ANNOTATED = {
+    "conjunction": "or",
+    "items": [
+        {"filter": f"filter:tasks:{count}", "operator": "greater", "type": "Number", "value": 0}
+        for count in ("total_annotations", "cancelled_annotations")
+    ],
+}
+UNSOLVED = {"filter": "filter:tasks:completed_at", "operator": "empty", "type": "Datetime", "value": True}
+BY_SCORE = ["tasks:predictions_score"]
+
+
+def score_filter(operator: str, value: object) -> Json:
+    """An item of a filter: the task's score under the version that the project shows."""
+    return {
+        "filter": "filter:tasks:predictions_score",
+        "operator": operator,
+        "type": "Number",
+        "value": value,
+    }
+
+
+Progress = Callable[[int, int], None]
+"""Called with (done, total); what it raises ends what it is told of."""
+
+
+def _unwatched(_done: int, _total: int) -> None:
+    """Progress that nobody watches."""
+
+
+@dataclass(frozen=True, slots=True)
+class Publication:
+    """What Label Studio holds after a publish: ``sent`` predictions, tasks that were ``gone``, and the order.
+
+    ``serves`` are the task ids that it will serve first, in order, as read back from it. ``kept``: earlier
+    versions that could not be deleted. Scores of batch and reserve are lower than ``below``; so many tasks
+    wait ``behind`` them in the queue.
+    """
+
+    version: str
+    sent: int
+    gone: tuple[int, ...]
+    serves: tuple[int, ...]
+    kept: tuple[str, ...] = ()
+    below: float = 1.0
+    behind: int = 0
+
+
+class LabelStudio:
+    """A Label Studio at ``url``, spoken to with one kept-alive connection pool.
+
+    ``pauses``: seconds between the tries of a request, one try more than there are pauses.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        api_key: str,
+        *,
+        verify: bool = True,
+        proxy: Proxy | None = None,
+        pauses: Sequence[float] = (1.0, 2.0),
+        limits: Limits = LIMITS,
+    ) -> None:
+        self._pauses = pauses
+        self.url = url.rstrip("/")
+        self.auth = TokenAuth(self.url, api_key)
+        self._proxy = proxy
+        self._client = httpx.Client(
+            auth=self.auth,
+            verify=tls_context(verify),
+            proxy=proxy.for_httpx() if proxy else None,
+            trust_env=False,  # which proxy is used is decided in one place, for images too
+            timeout=httpx.Timeout(30.0, connect=5.0),
+            follow_redirects=False,
+            headers={"Accept-Encoding": "identity"},
+            event_hooks={"response": [lambda response: bound_body(response, limits)]},
+        )
+
+    def close(self) -> None:
+        self._client.close()
+
+    def request(self, method: str, path: str, *, expect: Sequence[str] = (), **options: Any) -> Json:
+        """The JSON of the answer, which has the keys of ``expect``; None where it has no body.
+
+        Tried again where that is safe: a GET when the server is away or answers 5xx, and any method that
+        was refused by a 429. Raises Unreachable, Unauthorized or Rejected.
+        """
+        for pause in (*self._pauses, None):
+            try:
+                response = self._client.request(method, self.url + path, **options)
+            except (httpx.HTTPError, httpx.InvalidURL, UnicodeError) as error:
+                if pause is None or method != "GET":
+                    raise Unreachable(_unreachable(self.url, self._proxy, error)) from error
+            else:
+                busy = response.status_code == 429 or (method == "GET" and response.status_code in PASSING)
+                if pause is None or not busy:
+                    return read_answer(response, f"{method} {path}", expect)
+                asked = retry_after(response.headers.get("retry-after")) or 0.0
+                pause = max(pause, min(asked, LONGEST_PAUSE))
+            time.sleep(pause)
+        raise AssertionError("the last try returns or raises")
+
+    def get(self, path: str, *, expect: Sequence[str] = (), **params: Any) -> Json:
+        return self.request("GET", path, expect=expect, params=params)
+
+    def whoami(self) -> Json:
+        """The user whose token this is."""
+        return self.get("/api/current-user/whoami", expect=("id",))
+
+    def version(self) -> str:
+        """The release that answers, as ``1.23.2``."""
+        return str(self.get("/api/version", expect=("release",))["release"])[:40]
+
+    def fetch_project(self, project_id: int) -> Json:
+        """The project as Label Studio has it; raises ProjectGone."""
+        with self._gone_if_404(project_id):
+            answer = self.get(f"/api/projects/{project_id}/", expect=("id", "label_config"))
+            return checked_project(answer, project_id)
+
+    def fetch_first_task(self, project_id: int) -> Json | None:
+        """Id and data of some task of the project; None where it has none."""
+        tasks, _ = self._page(project_id, 1, 1, include="id,data")
+        return tasks[0] if tasks else None
+
+    def fetch_snapshot(
+        self, project_id: int, progress: Progress = _unwatched, *, control: str | None = None
+    ) -> Snapshot:
+        """The project with all its tasks and the annotations of those that have any; raises ProjectGone.
+
+        ``control`` names the <Choices> to train on, if the label config does not.
+        """
+        project = self.fetch_project(project_id)
+        pool = list(self._tasks(project_id, {"include": "id,data"}, progress))
+        annotated = self._tasks(
+            project_id,
+            {
+                "fields": "all",
+                "include": "id,data,annotations,result,was_cancelled,ground_truth,completed_by,updated_at",
+                "query": json.dumps({"filters": ANNOTATED}),
+            },
+        )
+        present = {task["id"] for task in pool}
+        with_annotations = [task for task in annotated if task["id"] in present]
+        return parse_snapshot(project, [*pool, *with_annotations], datetime.now(UTC), control)
+
+    def fetch_annotated(self, project_id: int) -> dict[int, bool]:
+        """Task id -> whether it has an annotation, or was only skipped; others are absent. Or ProjectGone."""
+        query = json.dumps({"filters": ANNOTATED})
+        with self._gone_if_404(project_id):
+            tasks = self._tasks(project_id, {"include": "id,total_annotations", "query": query})
+            return {task["id"]: bool(task.get("total_annotations")) for task in tasks}
+
+    def fetch_waiting(self, project_id: int) -> dict[int, float | None]:
+        """Task id -> its score under the project's version, None without, for all that still want labels."""
+        query = _query([UNSOLVED], ordering=BY_SCORE)  # early releases leave out a score that orders nothing
+        tasks = self._tasks(project_id, {"include": "id,predictions_score", "query": query})
+        scores = {task["id"]: task.get("predictions_score") for task in tasks}
+        return {task_id: scores[task_id] for task_id in sorted(scores)}
+
+    def count_waiting(self, project_id: int, *, served: bool) -> int:
+        """How many tasks that still want labels carry the project's version, or do not."""
+        items = [UNSOLVED, score_filter("empty", not served)]
+        return self._page(project_id, 1, 1, include="id", query=_query(items))[1]
+
+    def fetch_task_ids(self, project_id: int) -> set[int]:
+        return {task["id"] for task in self._tasks(project_id, {"include": "id"})}
+
+    @contextlib.contextmanager
+    def _gone_if_404(self, project_id: int) -> Iterator[None]:
+        """Around what every Label Studio answers for a project that it has."""
+        try:
+            yield
+        except Rejected as error:
+            if error.status != 404:
+                raise
+            self.whoami()  # or a wrong address, where something else says 404, would end every project
+            raise ProjectGone(404, error.body, f"project {project_id}") from error
+
+    def _tasks(
+        self, project_id: int, params: Mapping[str, str], progress: Progress = _unwatched
+    ) -> Iterator[Json]:
+        """The tasks of all pages, each once; a page is read to the last, whatever total is said."""
+        seen: set[int] = set()
+        read = 0
+        for page in itertools.count(1):
+            try:
+                tasks, total = self._page(project_id, page, PAGE_SIZE, **params)
+            except Rejected as error:
+                if error.status == 404 and page > 1:  # tasks were deleted meanwhile: this page is gone
+                    return
+                raise
+            fresh = {task["id"]: task for task in tasks if task["id"] not in seen}
+            seen.update(fresh)
+            read += len(tasks)
+            goes_on = len(tasks) >= PAGE_SIZE or (tasks and read < total)
+            if len(seen) > MOST_TASKS or (goes_on and not fresh):
+                raise LabelStudioError(
+                    f"Label Studio's list of the tasks of project {project_id} does not end: page {page} "
+                    f"{'repeats earlier ones' if not fresh else f'goes beyond {MOST_TASKS:,} tasks'}. "
+                    "Nothing was changed."
+                )
+            yield from fresh.values()
+            progress(len(seen), max(total, len(seen)))
+            if not goes_on:
+                return
+
+    def _page(self, project_id: int, page: int, size: int, **params: str) -> tuple[list[Json], int]:
+        """The tasks of a page of the Data Manager's list, and how many all pages have."""
+        return checked_page(
+            self.request(
+                "GET",
+                "/api/tasks/",
+                expect=("tasks", "total"),
+                params={"project": project_id, "page": page, "page_size": size, **params},
+                timeout=PATIENT,
+            )
+        )
+
+    def publish(
+        self,
+        project_id: int,
+        predictions: Sequence[Prediction],
+        labels: Labels | None,
+        *,
+        written: Collection[str] = (),
+        progress: Progress = _unwatched,
+    ) -> Publication:
+        """Make Label Studio serve exactly ``predictions`` first, in the order of their scores.
+
+        All have one new version. The versions that this backend is known to have ``written`` before are
+        deleted afterwards, those of others never. Until the switch annotators stay on the old batch, and a
+        failure before it changes nothing for them. Safe to repeat: only what lacks is sent. ``progress`` is
+        called before each change. Raises Rejected when Label Studio drops predictions.
+        """
+        version = predictions[0].model_version
+        bodies = {each.task_id: prediction_json(each, labels) for each in predictions}
+        progress(0, 3)
+        gone = self._import_missing(project_id, version, bodies)
+        progress(1, 3)
+        self.request("PATCH", f"/api/projects/{project_id}/", json={"model_version": version})
+        progress(2, 3)
+        kept = self.delete_versions(project_id, set(written) - {version})
+        sent = len(bodies) - len(gone)
+        serves = tuple(self.first_served(project_id, min(sent, PAGE_SIZE)))
+        return Publication(version, sent, gone, serves, kept)
+
+    def _import_missing(self, project_id: int, version: str, bodies: Mapping[int, Json]) -> tuple[int, ...]:
+        """Have the project hold one prediction of the version for each task; the tasks that are gone."""
+        held = self._held(project_id, version, bodies)
+        missing = {task_id: body for task_id, body in bodies.items() if task_id not in held}
+        if not missing:
+            return ()
+        try:
+            self._import(project_id, version, missing)
+            return ()
+        except Rejected as error:
+            if error.status != 400:
+                raise
+        # One unknown task id refuses the whole import: somebody deleted tasks since the snapshot.
+        present = self.fetch_task_ids(project_id)
+        gone = tuple(task_id for task_id in missing if task_id not in present)
+        if len(gone) == len(bodies):
+            raise LabelStudioError(f"All {len(gone)} chosen tasks of project {project_id} have been deleted.")
+        log.warning("%d chosen tasks of project %d are gone; the rest is published", len(gone), project_id)
+        held = self._held(project_id, version, bodies)  # some are sent one by one
+        left = {each: missing[each] for each in missing if each in present and each not in held}
+        self._import(project_id, version, left)
+        return gone
+
+    def _held(self, project_id: int, version: str, task_ids: Collection[int]) -> Collection[int]:
+        """Those of the tasks that have their prediction of the version from an earlier try."""
+        count = self.model_versions(project_id).get(version, 0)
+        if count in (0, len(task_ids)):
+            return task_ids if count else ()
+        held = self.fetch_results(project_id, version, task_ids)
+        if len(held) == count:
+            return held
+        self._delete_version(project_id, version)  # some are there twice, or on other tasks
+        return ()
+
+    def _import(self, project_id: int, version: str, bodies: Mapping[int, Json]) -> None:
+        if self._post_predictions(project_id, bodies.values()) == len(bodies):
+            return
+        # Invalid ones are dropped without a word; the usual cause is a label removed since the snapshot.
+        held = self.fetch_results(project_id, version, bodies)
+        bare = [{**body, "result": []} for task_id, body in bodies.items() if task_id not in held]
+        log.warning(
+            "Label Studio did not take %d of %d predictions; they are sent without answers",
+            len(bare),
+            len(bodies),
+        )
+        created = self._post_predictions(project_id, bare)
+        if created != len(bare):
+            raise Rejected(201, f"created {created} of {len(bare)} predictions", "import/predictions")
+
+    def _post_predictions(self, project_id: int, bodies: Iterable[Json]) -> int:
+        path, all_of_them = f"/api/projects/{project_id}/import/predictions", list(bodies)
+        # The import checks choices against the label config, and cannot where they are paths.
+        nested = [body for body in all_of_them if _has_paths(body)]
+        created = len(nested)
+        if at_once := [body for body in all_of_them if not _has_paths(body)]:
+            answer = self.request("POST", path, expect=("created",), json=at_once, timeout=PATIENT)
+            created += checked_count(answer["created"], "created")
+        for body in nested:
+            self.request("POST", "/api/predictions/", expect=("id",), json=body)
+        return created
+
+    def fetch_results(self, project_id: int, version: str, task_ids: Iterable[int]) -> dict[int, list[Json]]:
+        """Task id -> the regions of its newest prediction of that version; tasks without one are absent."""
+        wanted, found = list(task_ids), {}
+        for start in range(0, len(wanted), TASKS_IN_AN_ADDRESS):
+            some = wanted[start : start + TASKS_IN_AN_ADDRESS]
+            params = {
+                "fields": "all",
+                "include": "id,predictions,result,model_version",
+                "query": json.dumps({"selectedItems": {"all": False, "included": some}}),
+            }
+            for task in self._tasks(project_id, params):
+                ours = [each for each in task["predictions"] if each.get("model_version") == version]
+                if ours:
+                    found[task["id"]] = max(ours, key=lambda each: each["id"]).get("result") or []
+        return found
+
+    def model_versions(self, project_id: int) -> dict[str, int]:
+        """Version -> how many predictions of it the project holds."""
+        return checked_counts(self.get(f"/api/projects/{project_id}/model-versions/"), "model versions")
+
+    def delete_versions(self, project_id: int, versions: Collection[str]) -> tuple[str, ...]:
+        """Delete the predictions of the versions; those that could not be deleted, which the log explains.
+
+        If the project shows one of them, or a live backend, Label Studio has it show none afterwards.
+        """
+        kept = []
+        try:
+            for version in sorted(set(self.model_versions(project_id)) & set(versions)):
+                kept.append(version)
+                self._delete_version(project_id, version)
+                kept.pop()
+        except LabelStudioError as error:  # the next publish tries again
+            log.warning("project %d: old predictions could not be deleted: %s", project_id, error)
+        return tuple(kept)
+
+    def _delete_version(self, project_id: int, version: str) -> None:
+        path = f"/api/projects/{project_id}/model-versions/"
+        self.request("DELETE", path, json={"model_version": version}, timeout=PATIENT)
+
+    def first_served(self, project_id: int, count: int, *, unsolved: bool = True) -> dict[int, float]:
+        """The first ``count`` tasks of the queue, in order, with their scores.
+
+        Read from the Data Manager, whose order by score is that of the label stream; asking the stream
+        itself would lock tasks for the token's user.
+        """
+        items = [score_filter("empty", False), *([UNSOLVED] if unsolved else [])]
+        query = _query(items, ordering=BY_SCORE)
+        tasks = self._page(project_id, 1, max(count, 1), include="id,predictions_score", query=query)[0]
+        return {task["id"]: task["predictions_score"] for task in tasks[:count]}
+
+    def fetch_predictions(self, project_id: int, below: float) -> Iterator[list[Json]]:
+        """The predictions of each task that still wants labels and whose score is lower than ``below``."""
+        query = _query([UNSOLVED, score_filter("less", below)])
+        parameters = {"fields": "all", "include": "id,predictions", "query": query}
+        for task in self._tasks(project_id, parameters):
+            yield task["predictions"]
+
+    def add_predictions(
+        self, project_id: int, predictions: Sequence[Prediction], labels: Labels | None
+    ) -> None:
+        """Import the predictions; without answers where Label Studio does not take all of them."""
+        bodies = [prediction_json(each, labels) for each in predictions]
+        created = self._post_predictions(project_id, bodies)
+        if created == len(bodies):
+            return
+        # Invalid ones are dropped without a word; the usual cause is a label removed since the snapshot.
+        log.warning("Label Studio took %d of %d predictions; sent without answers", created, len(bodies))
+        created = self._post_predictions(project_id, [{**body, "result": []} for body in bodies])
+        if created != len(bodies):
+            raise Rejected(201, f"created {created} of {len(bodies)} predictions", "import/predictions")
+
+    def delete_prediction(self, prediction_id: int) -> None:
+        self.request("DELETE", f"/api/predictions/{prediction_id}/", timeout=PATIENT)
+
+    def count_unserved(self, project_id: int, task_ids: Sequence[int]) -> int:
+        """How many of the tasks still want labels and have no prediction of the version that is shown."""
+        filters = {"conjunction": "and", "items": [UNSOLVED, score_filter("empty", True)]}
+        count = 0
+        for start in range(0, len(task_ids), TASKS_IN_AN_ADDRESS):
+            some = {"all": False, "included": list(task_ids[start : start + TASKS_IN_AN_ADDRESS])}
+            query = json.dumps({"filters": filters, "selectedItems": some})
+            count += self._page(project_id, 1, 1, include="id", query=query)[1]
+        return count
+
+    def backends(self, project_id: int) -> list[Json]:
+        return checked_list(self.get("/api/ml", project=project_id), "backends")
+
+    def webhooks(self, project_id: int) -> list[Json]:
+        return checked_list(self.get("/api/webhooks/", project=project_id), "webhooks")
+
+
+def _has_paths(body: Json) -> bool:
+    """Whether a prediction answers nested choices."""
+    return any(
+        isinstance(choice, list)
+        for region in body["result"]
+        for choice in (region.get("value") or {}).get("choices") or []
+    )
+
+
+def _query(items: Sequence[Json], **more: Json) -> str:
+    """The Data Manager's query for the tasks that all ``items`` fit."""
+    return json.dumps({"filters": {"conjunction": "and", "items": list(items)}, **more})
+
+
+def _unreachable(url: str, proxy: Proxy | None, error: Exception) -> str:
+    if "CERTIFICATE" in str(error).upper():
+        return f"The certificate of Label Studio at {url} is not trusted ({error}). {TRUST_ADVICE}"
+    if "WRONG_VERSION_NUMBER" in str(error):
+        return f"{url} does not speak TLS: LABEL_STUDIO_URL should begin with http://, or name another port."
+    by = f" by the proxy {proxy} (CORESET_LABEL_STUDIO_PROXY)" if proxy else ""
+    return (
+        f"Label Studio at {url} does not answer{by} ({type(error).__name__}: {error}). "
+        "Check that it runs and that LABEL_STUDIO_URL is its address as seen from here; "
+        "inside a container 'localhost' is the container itself."
+    )

@@ -1,0 +1,378 @@
+"""What a label config asks: which image of a task is read, and which <Choices> is trained on. Pure.
+
+Label Studio's editor (its source, 1.23.2) is followed: tags and attributes count in any case, ``allowNested``
+makes every answer a path, ``visibleWhen`` hides tags.
+"""
+
+import re
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from xml.etree import ElementTree
+
+from coreset_backend.errors import UnsupportedLabelConfig
+from coreset_backend.label_studio.task_images import VARIABLE
+
+CONTROL = "coreset_control"
+DEEPEST, MOST_NAMED = 100, 8
+BETWEEN_LEVELS = " / "
+"""Between the levels of a nested choice in the name of its class."""
+FREE_TEXT = "textarea"
+
+
+@dataclass(frozen=True, slots=True)
+class Labels:
+    """The <Choices> that is trained on; the order of ``names`` is the class index.
+
+    ``multiple``: any number of classes, none included, is an answer. ``paths``: with allowNested, the values
+    from the top choice down to each class, in the order of ``names``; else empty.
+    """
+
+    from_name: str
+    to_name: str
+    names: tuple[str, ...]
+    multiple: bool
+    paths: tuple[tuple[str, ...], ...] = ()
+
+    def value_of(self, name: str) -> str | list[str]:
+        """The class as Label Studio writes it in a result."""
+        return list(self.paths[self.names.index(name)]) if self.paths else name
+
+
+@dataclass(frozen=True, slots=True)
+class Condition:
+    """When a tag is shown: ``kind`` as in visibleWhen, for ``values`` (empty: any) of the control ``tag``."""
+
+    kind: str
+    tag: str
+    values: frozenset[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Control:
+    """The <Choices> that is trained on, and what it takes to read its answers.
+
+    ``classes``: a value or path as annotations may hold it -> the class; a value that has an ``alias`` is
+    known by both. ``parents``: paths of nested choices that have choices below them. ``required``: it cannot
+    be left out. ``shown_when``: all must hold for annotators to see it.
+    """
+
+    labels: Labels
+    classes: Mapping[tuple[str, ...], str]
+    parents: frozenset[tuple[str, ...]]
+    required: bool
+    shown_when: tuple[Condition, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class LabelConfig:
+    """``image`` is the value of the <Image> that is read, as in "$image" or "https://cdn/$file".
+
+    ``control`` is None where no <Choices> can be trained on, and ``untrained`` then says why, if there is
+    anything to say. ``notes``: sentences on what else the config asks and is not looked at.
+    """
+
+    image: str
+    control: Control | None
+    untrained: str = ""
+    notes: tuple[str, ...] = ()
+
+    @property
+    def labels(self) -> Labels | None:
+        return self.control.labels if self.control else None
+
+
+# ---------------------------------------------------------------- the tags
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Tag:
+    kind: str
+    attributes: Mapping[str, str]
+    element: ElementTree.Element
+    above: tuple["_Tag", ...]
+
+    def get(self, name: str) -> str:
+        return self.attributes.get(name, "")
+
+    @property
+    def name(self) -> str:
+        return self.get("name")
+
+    @property
+    def is_repeated(self) -> bool:
+        return any(tag.kind == "repeater" for tag in self.above)
+
+
+def _tags(label_config: str) -> Iterator[_Tag]:
+    """Every tag in document order, its name and those of its attributes in lower case."""
+    try:
+        waiting: list[tuple[ElementTree.Element, tuple[_Tag, ...]]] = [
+            (ElementTree.fromstring(label_config), ())
+        ]
+    except ElementTree.ParseError as error:
+        raise UnsupportedLabelConfig(
+            f"The label config is no XML ({error}). Save it again in Label Studio."
+        ) from None
+    while waiting:
+        element, above = waiting.pop()
+        if len(above) > DEEPEST:
+            raise UnsupportedLabelConfig(f"The label config nests more than {DEEPEST} tags in each other.")
+        attributes = {name.lower(): value for name, value in element.attrib.items()}
+        tag = _Tag(str(element.tag).lower(), attributes, element, above)
+        yield tag
+        waiting += [(child, (*above, tag)) for child in reversed(element)]
+
+
+def is_unwritten(label_config: str) -> bool:
+    """Whether it holds no tag yet, as that of a new project."""
+    return re.fullmatch(r"\s*(<View\s*/>|<View\s*>\s*</View\s*>)?\s*", label_config) is not None
+
+
+def parse_label_config(label_config: str, control: str | None = None) -> LabelConfig:
+    """The image and the <Choices> that a label config asks about.
+
+    ``control`` names the <Choices> to train on; an attribute ``coreset_control`` of any tag goes before it.
+    Otherwise it is the first about the image, after those that only decide whether another one is shown.
+    Raises UnsupportedLabelConfig where it is no XML, shows no image of a task, or has no such control.
+    """
+    tags = list(_tags(label_config))
+    images = _images(tags)
+    choices = [tag for tag in tags if tag.kind == "choices"]
+    refused = {tag.name: why for tag in choices if (why := _why_untrainable(tag, images))}
+    usable = [tag for tag in choices if tag.name not in refused]
+    wanted = next((tag.get(CONTROL) for tag in tags if tag.get(CONTROL)), control)
+    gates = _gates(tags, usable)
+    chosen = _named(wanted, usable, refused) if wanted else _first_that_is_no_gate(usable, gates)
+    image = _image_of(chosen, images) if chosen else next(iter(images))
+    return LabelConfig(
+        images[image],
+        _control(chosen, image, tags) if chosen else None,
+        "" if chosen else _untrained(tags, refused),
+        tuple(_notes(images, image, tags, chosen, usable, gates)),
+    )
+
+
+def _images(tags: Sequence[_Tag]) -> dict[str, str]:
+    """Name -> value of each <Image> that shows something of the task."""
+    shown = [tag for tag in tags if tag.kind == "image" and VARIABLE.search(_shown(tag))]
+    images = {tag.name: _shown(tag) for tag in shown if not tag.is_repeated}
+    if images:
+        return images
+    if shown:
+        raise UnsupportedLabelConfig(
+            "The label config shows its images in a <Repeater>, many in one task. This backend reads one "
+            "image of each task: import every image as a task of its own."
+        )
+    raise UnsupportedLabelConfig(
+        'The label config has no <Image name="…" value="$…"> to read images from. '
+        "This backend works on projects whose tasks show an image; "
+        "add the tag in Settings > Labeling Interface."
+    )
+
+
+def _shown(image: _Tag) -> str:
+    return image.get("valuelist") or image.get("value")
+
+
+# ---------------------------------------------------------------- which <Choices>
+
+
+def _why_untrainable(choices: _Tag, images: Mapping[str, str]) -> str:
+    """Why a <Choices> cannot be trained on, to follow "because"; empty where it can."""
+    name = f"'{choices.name}'"
+    if choices.is_repeated or choices.get("peritem") == "true":
+        return f"{name} asks about each image of a list, not about the task"
+    if choices.get("perregion") == "true":
+        return f"{name} asks about each region, not about the image"
+    if not _image_of(choices, images):
+        return f"{name} is not about an <Image>"
+    if not _classes(choices):
+        if VARIABLE.search(choices.get("value")):
+            source = choices.get("value")
+            return f"the choices of {name} come from each task's data ({source}), not from the label config"
+        return f"{name} has no <Choice>"
+    return ""
+
+
+def _image_of(choices: _Tag, images: Mapping[str, str]) -> str:
+    """The image that the control is about: of several (toName="a,b") the first; empty for none."""
+    names = [name.strip() for name in choices.get("toname").split(",") if name.strip()]
+    if not names and len(images) == 1:  # Label Studio's editor infers it
+        return next(iter(images))
+    return next((name for name in names if name in images), "")
+
+
+def _named(wanted: str, usable: Sequence[_Tag], refused: Mapping[str, str]) -> _Tag:
+    for tag in usable:
+        if tag.name == wanted:
+            return tag
+    why = refused.get(wanted, f"there is no <Choices> '{wanted}'")
+    known = ", ".join(f"'{tag.name}'" for tag in usable) or "none of this label config"
+    raise UnsupportedLabelConfig(
+        f"The control '{wanted[:60]}' cannot be trained on, because {why}. The setting can name: {known}."
+    )
+
+
+def _gates(tags: Sequence[_Tag], usable: Sequence[_Tag]) -> frozenset[str]:
+    """Names of the <Choices> that only decide what else is asked, as "Is the picture usable?" does."""
+    opened: dict[str, set[Condition]] = {}
+    names = _names_of_choices(tags)
+    for tag in tags:
+        conditions = _conditions(tag, names)
+        if conditions and _asks(tag):
+            for condition in conditions:
+                for gate in _gates_meant(condition, tag, usable):
+                    opened.setdefault(gate, set()).add(condition)
+    conditional = {tag for tag in usable if any(_conditions(each, names) for each in (*tag.above, tag))}
+    return frozenset(
+        tag.name
+        for tag in usable
+        if tag.name in opened and not _has_details(tag, opened[tag.name], tag in conditional)
+    )
+
+
+def _has_details(gate: _Tag, opened: Collection[Condition], is_conditional: bool) -> bool:
+    """Whether it is rather a class with details to some of its choices, as a breed is to "dog"."""
+    return len(_classes(gate)) > 2 and (len(opened) > 1 or is_conditional)
+
+
+def _gates_meant(condition: Condition, tag: _Tag, usable: Sequence[_Tag]) -> list[str]:
+    """The control that the condition of ``tag`` names; without a name, each other one that has its values."""
+    if condition.tag:
+        return [condition.tag]
+    return [
+        other.name
+        for other in usable
+        if other is not tag and tag not in other.above
+        if any(path[-1] in condition.values for path in _classes(other))
+    ]
+
+
+def _asks(tag: _Tag) -> bool:
+    """Whether the tag is a control or holds one; a field for free text is a comment on another answer."""
+    return any(
+        str(each.tag).lower() != FREE_TEXT and any(name.lower() == "toname" for name in each.attrib)
+        for each in tag.element.iter()
+    )
+
+
+def _first_that_is_no_gate(usable: Sequence[_Tag], gates: frozenset[str]) -> _Tag | None:
+    return next((tag for tag in usable if tag.name not in gates), next(iter(usable), None))
+
+
+def _untrained(tags: Sequence[_Tag], refused: Mapping[str, str]) -> str:
+    if refused:
+        return "; ".join(refused.values())
+    kinds = {"taxonomy": "<Taxonomy>", "rating": "<Rating>"}
+    found = next((kinds[tag.kind] for tag in tags if tag.kind in kinds), None)
+    return f"a {found} is not trained on, only <Choices> are" if found else ""
+
+
+def _notes(
+    images: Mapping[str, str],
+    image: str,
+    tags: Sequence[_Tag],
+    chosen: _Tag | None,
+    usable: Sequence[_Tag],
+    gates: frozenset[str],
+) -> Iterator[str]:
+    others = [tag for tag in usable if tag is not chosen]
+    if others:
+        named = ", ".join(
+            f"'{tag.name}'" + (" (it decides what else is asked)" if tag.name in gates else "")
+            for tag in others[:MOST_NAMED]
+        ) + (f" and {len(others) - MOST_NAMED} more" if len(others) > MOST_NAMED else "")
+        yield (
+            f"Not trained on: {named}. "
+            f'The attribute {CONTROL}="{others[0].name}" on any tag trains on that one instead.'
+        )
+    if unread := [name for name in images if name != image]:
+        yield f"Of each task the image '{image}' is read; not read: {', '.join(repr(n) for n in unread)}."
+    listed = next(tag for tag in tags if tag.kind == "image" and tag.name == image).get("valuelist")
+    if listed:
+        yield f"Each task shows a list of images ({listed}); the first of the list is read."
+
+
+# ---------------------------------------------------------------- its answers
+
+
+def _control(choices: _Tag, image: str, tags: Sequence[_Tag]) -> Control:
+    nested = choices.get("allownested") == "true"
+    classes = _classes(choices)
+    path_of = {name: path for path, name in reversed(classes.items()) if BETWEEN_LEVELS.join(path) == name}
+    names = tuple(dict.fromkeys(classes.values()))
+    paths = tuple(path_of[name] for name in names)
+    # A single checkbox can be left out, and that is an answer too.
+    multiple = choices.get("choice") == "multiple" or len(names) == 1
+    values = _names_of_choices(tags)
+    return Control(
+        Labels(choices.name, image, names, multiple, paths if nested else ()),
+        classes,
+        frozenset(path[:level] for path in paths for level in range(1, len(path))),
+        choices.get("required") == "true",
+        tuple(condition for tag in (*choices.above, choices) for condition in _conditions(tag, values)),
+    )
+
+
+def _classes(choices: _Tag) -> dict[tuple[str, ...], str]:
+    """Path -> class of every choice that can be chosen, aliases first; one value long unless nested.
+
+    The class of a nested choice is its path in words. A parent is chosen through its children.
+    """
+    nested = choices.get("allownested") == "true"
+    found: dict[tuple[str, ...], str] = {}
+    by_value: dict[tuple[str, ...], str] = {}
+    for path, values, has_children in _paths(choices.element, (), ()):
+        if (nested and has_children) or (not nested and len(path) > 1):
+            continue
+        found.setdefault(path, BETWEEN_LEVELS.join(path))
+        by_value.setdefault(values, found[path])
+    return {**found, **{path: name for path, name in by_value.items() if path not in found}}
+
+
+def _paths(
+    element: ElementTree.Element, path: tuple[str, ...], values: tuple[str, ...]
+) -> Iterator[tuple[tuple[str, ...], tuple[str, ...], bool]]:
+    """Of every <Choice> below: its path by alias, its path by value, and whether others lie below it."""
+    for child in element:
+        if str(child.tag).lower() != "choice":
+            yield from _paths(child, path, values)
+            continue
+        alias, value = _alias_and_value(child)
+        if not (alias or value):
+            continue
+        here, plain = (*path, alias or value), (*values, value or alias)
+        below = list(_paths(child, here, plain))
+        yield here, plain, bool(below)
+        yield from below
+
+
+def _alias_and_value(choice: ElementTree.Element) -> tuple[str, str]:
+    attributes = {name.lower(): value for name, value in choice.attrib.items()}
+    text = (choice.text or "").strip() if not len(choice) else ""
+    return attributes.get("alias", ""), text or attributes.get("value", "")
+
+
+def _names_of_choices(tags: Sequence[_Tag]) -> dict[tuple[str, str], frozenset[str]]:
+    """(control, value or alias of a choice) -> both of them."""
+    found: dict[tuple[str, str], frozenset[str]] = {}
+    for tag in tags:
+        control = next(
+            (each.name for each in reversed(tag.above) if each.kind in ("choices", "taxonomy")), ""
+        )
+        if tag.kind == "choice" and control:
+            names = frozenset(_alias_and_value(tag.element)) - {""}
+            found |= {(control, name): names for name in names}
+    return found
+
+
+def _conditions(tag: _Tag, names: Mapping[tuple[str, str], frozenset[str]]) -> list[Condition]:
+    """When the tag itself is shown; nothing for always."""
+    kind, values = tag.get("visiblewhen"), tag.get("whenchoicevalue")
+    if not kind and values and tag.get("perregion") != "true":
+        kind = "choice-selected"
+    if kind not in ("choice-selected", "choice-unselected", "region-selected"):
+        return []
+    control = tag.get("whentagname")
+    wanted = (names.get((control, value), {value}) for value in values.split(",") if value)
+    return [Condition(kind, control, frozenset[str]().union(*wanted))]

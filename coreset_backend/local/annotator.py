@@ -1,0 +1,179 @@
+"""`coreset-backend demo`: the demo project labelled by itself, to watch the queue, the curve and the advice.
+
+The annotator knows what every image was drawn to show, and presses the same buttons as a person. It ends
+with core-set against random in one plot: both replayed on the demo's images by the code of production.
+"""
+
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+
+from coreset_backend.backend import Backend
+from coreset_backend.errors import CoresetError
+from coreset_backend.evaluation.comparison import keep_replay
+from coreset_backend.evaluation.history import project_history
+from coreset_backend.local import label_studio as demo
+from coreset_backend.local.demo_images import CLASSES, make_even_images
+from coreset_backend.simulation.replay import read_files, simulate
+from coreset_backend.simulation.report import Cell, recommendation, write_results
+from coreset_backend.store.store import StoredRound
+
+SETTINGS = {"CORESET_BATCH_SIZE": "24", "CORESET_RANDOM_SLICE": "0.25", "CORESET_DEBOUNCE_SECONDS": "1"}
+"""The environment of the demo, where it says nothing else: small batches, so that there is much to watch."""
+DEMO_FOLDER, TEST_FOLDER = "demo", "demo-tests"
+TESTED = 30  # images of each class that measure; a rare class counts as much as a common one
+ROUND_SECONDS = 600.0
+
+
+@dataclass(frozen=True, slots=True)
+class Show:
+    """How long the demo is: batches to label, seconds before each answer, repetitions of the replay."""
+
+    rounds: int
+    pause: float
+    seeds: int
+
+
+def perform(
+    show: Show,
+    backend: Backend,
+    server: demo.LabelStudioServer,
+    project_id: int,
+    drawn: Sequence[tuple[str, str]],
+    report: demo.Report,
+    stopping: threading.Event,
+) -> None:
+    """Label round after round, then compare. ``drawn``: (file name, class) of the demo's images.
+
+    Returns early when the stop is asked for; an error ends it with a report.
+    """
+    try:
+        label_rounds(show, backend, server, project_id, dict(drawn), report, stopping)
+        folder = backend.settings.model_dir / "comparison"
+        report(f"\nCore-set and random on the same {len(drawn)} images, {show.seeds} times each:")
+        for line in compare(show, backend, project_id, server.document_root, drawn, folder):
+            report(line)
+            if stopping.is_set():
+                return
+    except (CoresetError, httpx.HTTPError) as error:
+        report(f"The demo has ended early: {error}")
+
+
+# ---------------------------------------------------------------- the annotator
+
+
+def label_rounds(
+    show: Show,
+    backend: Backend,
+    server: demo.LabelStudioServer,
+    project_id: int,
+    truth: Mapping[str, str],
+    report: demo.Report,
+    stopping: threading.Event,
+) -> None:
+    """Label ``show.rounds`` batches as Label Studio serves them, and say what each round brought."""
+    stored = _next_round(backend, project_id, 0, stopping)
+    with demo.open_session(server.url, server.login.token) as session:
+        for _ in range(show.rounds):
+            if stored is None or not stored.record.batch:
+                return
+            report(round_words(backend, stored))
+            for _ in stored.record.batch:
+                if stopping.wait(show.pause) or not annotate_next(session, project_id, truth):
+                    break
+            stored = _next_round(backend, project_id, stored.record.number, stopping)
+    if stored:
+        report(round_words(backend, stored))
+
+
+def annotate_next(session: httpx.Client, project_id: int, truth: Mapping[str, str]) -> int | None:
+    """Label the task that Label Studio serves next; its id, or None where it serves none.
+
+    A task whose image shows nothing known is skipped, as a person would.
+    """
+    served = session.post(
+        "/api/dm/actions/", params={"id": "next_task", "project": project_id}, json={"project": project_id}
+    )
+    if served.status_code == 404:
+        return None
+    task = served.raise_for_status().json()
+    kind = truth.get(task["data"]["image"].rsplit("/", 1)[-1])
+    choice = {"from_name": "label", "to_name": "image", "type": "choices", "value": {"choices": [kind]}}
+    answer = {"result": [choice] if kind else [], "was_cancelled": kind is None, "lead_time": 1.0}
+    session.post(f"/api/tasks/{task['id']}/annotations/", json=answer).raise_for_status()
+    return int(task["id"])
+
+
+def _next_round(
+    backend: Backend, project_id: int, number: int, stopping: threading.Event
+) -> StoredRound | None:
+    """The newest round once there is a published one after ``number``; None after ROUND_SECONDS or a stop."""
+    for _ in range(int(ROUND_SECONDS / 0.5)):
+        stored = backend.store.latest(project_id)
+        if stored and stored.record.number > number and stored.publication:
+            return stored
+        if stopping.wait(0.5):
+            break
+    return None
+
+
+def round_words(backend: Backend, stored: StoredRound) -> str:
+    """What the round knows, in a line for the terminal."""
+    history = project_history(backend.store, stored.record.project_id)
+    newest = history["rounds"][-1]
+    accuracy = newest["accuracy"]
+    measured = f", {accuracy['value']:.0%} of {accuracy['n']} held-out images right" if accuracy else ""
+    return f"Round {newest['number']}: {newest['labels']} labels{measured}. {history['advice']['sentence']}"
+
+
+# ---------------------------------------------------------------- core-set against random
+
+
+def compare(
+    show: Show,
+    backend: Backend,
+    project_id: int,
+    root: Path,
+    drawn: Sequence[tuple[str, str]],
+    out: Path,
+) -> Iterator[str]:
+    """Replay the settings' strategy and random choice on the images that were ``drawn`` below ``root``.
+
+    Line by line; the curves go to the folder ``out`` and to the project's page.
+    """
+    from coreset_backend import model
+
+    settings = backend.settings.model_copy(update={"random_slice": 0.0})
+    tests = make_even_images(root / TEST_FOLDER, TESTED)
+    cells: list[Cell] = []
+    chosen = model.choose_backbone(settings.backbone, settings.weights)
+    size = settings.image_size or chosen.backbone.size
+    pool, test = (
+        read_files(
+            [(root / folder / name, kind) for name, kind in made], CLASSES, size, out / f"{folder}.npy"
+        )
+        for folder, made in ((DEMO_FOLDER, drawn), (TEST_FOLDER, tests))
+    )
+    for done in simulate(
+        settings,
+        chosen,
+        pool,
+        test,
+        strategies=(settings.strategy, "random"),
+        batches=[settings.batch_size],
+        rounds=show.rounds,
+        seeds=show.seeds,
+        folder=out,
+    ):
+        if isinstance(done, str):
+            yield f"  {done}"
+        else:
+            cells.append(done)
+    lines = write_results(cells, out)
+    words = recommendation(lines, None)
+    keep_replay(backend.store, project_id, lines, words)
+    yield words
+    yield f"The plot: {out / 'curves.svg'}, and on the page of the project."

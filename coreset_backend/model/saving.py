@@ -1,0 +1,169 @@
+"""A classifier as one safetensors file: tensors, a JSON manifest, and a hash over both. No pickle."""
+
+import hashlib
+import json
+import os
+import secrets
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from coreset_backend.errors import CorruptRound
+from coreset_backend.model.backbones import BACKBONES, PATCH_FEATURES
+from coreset_backend.model.classifier import Classifier, device_named
+from coreset_backend.model.preparation import COMPONENTS, Preparation
+
+FORMAT = 1
+
+
+def save_classifier(classifier: Classifier, path: Path) -> None:
+    """Write the classifier, whole or not at all: a reader never sees half a file."""
+    tensors = {f"network.{name}": value for name, value in classifier.network.state_dict().items()}
+    if classifier.preparation:
+        tensors |= {
+            f"preparation.{name}": value for name, value in classifier.preparation.state_dict().items()
+        }
+    if classifier.head:
+        tensors |= {f"head.{name}": value for name, value in classifier.head.state_dict().items()}
+    manifest = {
+        "format": FORMAT,
+        "backbone": classifier.backbone.name,
+        "classes": classifier.classes,
+        "multiple": classifier.multiple,
+        "size": classifier.size,
+        "seed": classifier.seed,
+        "mirror": classifier.mirror,
+        "description": classifier.description,
+        "temperature": classifier.temperature,
+        "features": features_name(classifier),
+    }
+    write_tensors(path, manifest, tensors)
+
+
+def network_name(classifier: Classifier) -> str:
+    """A digest that two classifiers share if they embed alike: of weights, image size, and kind of device."""
+    name = features_name(classifier)
+    if classifier.preparation is None:
+        return name
+    return _digest(name, _on_cpu(classifier.preparation))
+
+
+def features_name(classifier: Classifier) -> str:
+    """The same of the features alone, before they are prepared."""
+    kind = (classifier.backbone.name, classifier.size, classifier.mirror, classifier.device.type)
+    return _digest(repr(kind), _on_cpu(classifier.network))
+
+
+def _on_cpu(module: nn.Module) -> dict[str, Tensor]:
+    return {name: value.cpu().contiguous() for name, value in module.state_dict().items()}
+
+
+def write_tensors(path: Path, manifest: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
+    """Write tensors by name and a JSON manifest as one file, whole or not at all, with a hash over both."""
+    tensors = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
+    text = json.dumps(manifest)
+    partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    try:
+        save_file(tensors, partial, {"manifest": text, "sha256": _digest(text, tensors)})
+        with partial.open("rb+") as file:
+            os.fsync(file.fileno())
+        partial.replace(path)
+    except SafetensorError as error:  # how a full disk looks from there
+        raise OSError(f"{path.name}: {error}") from error
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def load_classifier(path: Path, device: str = "auto") -> Classifier:
+    """The classifier in that file, on that device; CorruptRound if it is missing, torn or altered."""
+    manifest, tensors = read_tensors(path)
+    if manifest.get("format") != FORMAT:
+        raise CorruptRound(path, f"its format is {manifest.get('format')}, but {FORMAT} was expected")
+    backbone = {**BACKBONES, PATCH_FEATURES.name: PATCH_FEATURES}.get(manifest["backbone"])
+    if backbone is None:
+        raise CorruptRound(path, f"its backbone {manifest['backbone']!r} is unknown")
+    place = device_named(device)
+    network, head, preparation = backbone.build(), None, None
+    try:
+        network.load_state_dict(_part(tensors, "network."), assign=True)
+        preparation = _preparation_in(tensors, backbone.dimension)
+        if manifest["classes"]:
+            dimension = COMPONENTS if preparation else backbone.dimension
+            head = nn.Linear(dimension, manifest["classes"], device="meta")
+            head.load_state_dict(_part(tensors, "head."), assign=True)
+            head.requires_grad_(False).to(place)
+    except RuntimeError as error:
+        raise CorruptRound(path, f"its tensors do not fit {backbone.name}: {error}") from error
+    network.eval().requires_grad_(False).to(place, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return Classifier(
+        backbone=backbone,
+        network=network,
+        head=head,
+        size=manifest["size"],
+        multiple=manifest["multiple"],
+        seed=manifest["seed"],
+        device=place,
+        mirror=manifest["mirror"],
+        description=manifest["description"],
+        preparation=preparation.to(place) if preparation else None,
+        temperature=manifest.get("temperature", 1.0),
+    )
+
+
+def load_preparation(path: Path, features: str) -> Preparation | None:
+    """The preparation of the classifier in that file, if its features are called ``features``; else None.
+
+    Raises CorruptRound.
+    """
+    manifest, tensors = read_tensors(path)
+    if manifest.get("features") != features:
+        return None
+    return (
+        _preparation_in(tensors, tensors["preparation.mean"].shape[0])
+        if "preparation.mean" in tensors
+        else None
+    )
+
+
+def _preparation_in(tensors: Mapping[str, Tensor], dimension: int) -> Preparation | None:
+    found = _part(tensors, "preparation.")
+    if not found:
+        return None
+    preparation = Preparation(dimension)
+    preparation.load_state_dict(found)
+    return preparation
+
+
+def read_tensors(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """What `write_tensors` wrote; CorruptRound if the file is missing, torn or altered."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except FileNotFoundError as error:
+        raise CorruptRound(path, "the file is missing") from error
+    except (OSError, SafetensorError) as error:
+        raise CorruptRound(path, f"it is not a whole safetensors file ({error})") from error
+    # "classifier" is what the manifest was called in the first rounds.
+    manifest = metadata.get("manifest") or metadata.get("classifier", "")
+    if metadata.get("sha256") != _digest(manifest, tensors):
+        raise CorruptRound(path, "its content does not match the hash written with it")
+    fields: dict[str, Any] = json.loads(manifest)
+    return fields, tensors
+
+
+def _digest(manifest: str, tensors: Mapping[str, Tensor]) -> str:
+    digest = hashlib.sha256(manifest.encode())
+    for name, value in sorted(tensors.items()):
+        digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
+        digest.update(value.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def _part(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}

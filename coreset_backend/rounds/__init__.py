@@ -1,0 +1,1 @@
+"""One round, from snapshot to publish: learn, choose, explain, save. Knows nothing of Redis and jobs."""

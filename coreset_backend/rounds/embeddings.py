@@ -1,0 +1,125 @@
+"""The embeddings of a round: those of the round before where neither network nor image has changed.
+
+A frozen network gives the same embedding for the same image every time, so a round on it embeds new tasks
+only; a network that was trained in the round has other weights, and with them another name.
+"""
+
+import logging
+from collections.abc import Callable
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from coreset_backend.errors import CorruptRound
+from coreset_backend.store.store import StoredRound
+
+if TYPE_CHECKING:
+    from coreset_backend.model import Classifier, PixelRows, Preparation
+
+log = logging.getLogger(__name__)
+Vectors = NDArray[np.float32]
+
+
+class KeyedPixels(Protocol):
+    """Images by rows, uint8[n, size, size, 3], and the key of each, uint8[n, 32]."""
+
+    keys: NDArray[np.uint8]
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+    def __len__(self) -> int: ...
+    def __getitem__(self, rows: NDArray[np.int64], /) -> NDArray[np.uint8]: ...
+
+
+def embed_round(
+    classifier: "Classifier",
+    pixels: KeyedPixels,
+    previous: StoredRound | None,
+    step: Callable[[int, int], None] | None = None,
+) -> Vectors:
+    """float32[n, dimension] of all images, by the classifier as it is.
+
+    Raises NotFinite, OutOfMemory.
+    """
+    from coreset_backend import model
+
+    known, vectors = _known(model.network_name(classifier), pixels, previous)
+    fresh = np.flatnonzero(known < 0)
+    embeddings = np.empty((len(pixels), classifier.dimension), np.float32)
+    if len(fresh) < len(pixels):
+        embeddings[known >= 0] = vectors[known[known >= 0]]
+    if len(fresh):
+        embeddings[fresh] = model.embed(classifier, model.PixelSubset(pixels, fresh), progress=step)
+    log.info("%d of %d images were embedded, the others are as before", len(fresh), len(pixels))
+    return embeddings
+
+
+def embed_prepared(
+    frozen: "Classifier",
+    pixels: KeyedPixels,
+    previous: StoredRound | None,
+    seed: int,
+    step: Callable[[int, int], None] | None = None,
+) -> tuple["Classifier", Vectors]:
+    """``frozen`` with the preparation of its features, and the embeddings float32[n, dimension].
+
+    The preparation is that of the round before while it fits, so that only new images are embedded; else one
+    is fitted on all images. Raises NotFinite, OutOfMemory.
+    """
+    from coreset_backend import model
+
+    before = _preparation_before(model.features_name(frozen), previous)
+    if before:
+        classifier = replace(frozen, preparation=before)
+        known, vectors = _known(model.network_name(classifier), pixels, previous)
+        fresh = np.flatnonzero(known < 0)
+        features = model.embed(frozen, model.PixelSubset(pixels, fresh), progress=step)
+        if before.fits(features, len(pixels)):
+            embeddings = np.empty((len(pixels), classifier.dimension), np.float32)
+            embeddings[known >= 0] = vectors[known[known >= 0]]
+            embeddings[fresh] = model.prepared(before, features)
+            log.info("%d of %d images were embedded, the others are as before", len(fresh), len(pixels))
+            return classifier, embeddings
+        log.info("the features are prepared anew: the pool has changed since it was fitted")
+    return prepare_all(frozen, pixels, seed, step)
+
+
+def prepare_all(
+    frozen: "Classifier", pixels: "PixelRows", seed: int, step: Callable[[int, int], None] | None = None
+) -> tuple["Classifier", Vectors]:
+    """``frozen`` with a preparation fitted on these images, and their embeddings float32[n, dimension]."""
+    from coreset_backend import model
+
+    features = model.embed(frozen, pixels, progress=step)
+    preparation = model.fit_preparation(features, seed)
+    return replace(frozen, preparation=preparation), model.prepared(preparation, features)
+
+
+def _preparation_before(features: str, previous: StoredRound | None) -> "Preparation | None":
+    """What the round before prepared the same features with; None where it had others, or none."""
+    if previous is None:
+        return None
+    from coreset_backend import model
+
+    try:
+        return model.load_preparation(previous.path / "model.safetensors", features)
+    except CorruptRound as error:
+        log.error("the features are prepared anew: %s", error)
+        return None
+
+
+def _known(network: str, pixels: KeyedPixels, previous: StoredRound | None) -> tuple[NDArray[np.int64], Any]:
+    """Each image's row in the embeddings of the round before, int64[n], -1 where there is none; and those."""
+    nowhere = np.full(len(pixels), -1, dtype=np.int64)
+    nothing = nowhere, np.empty((0, 0), np.float32)
+    if previous is None or previous.record.network != network or not previous.has("image_keys"):
+        return nothing
+    try:
+        before, vectors = previous.array("image_keys"), previous.array("embeddings")
+    except CorruptRound as error:
+        log.error("all images are embedded anew: %s", error)
+        return nothing
+    rows = {key.tobytes(): row for row, key in enumerate(before)}
+    return np.array([rows.get(key.tobytes(), -1) for key in pixels.keys], dtype=np.int64), vectors

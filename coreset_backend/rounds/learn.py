@@ -1,0 +1,146 @@
+"""What a round learns of the images: embeddings of all of them, and a model of the labels so far.
+
+A network whose weights do not change in the round embeds first, and a head is fitted on the embeddings; a
+network that is trained on the labels embeds afterwards.
+"""
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from coreset_backend.project import Snapshot, class_targets
+from coreset_backend.rounds.embeddings import KeyedPixels, embed_prepared, embed_round
+
+if TYPE_CHECKING:
+    from coreset_backend.model import ChosenBackbone, Classifier, PixelRows
+    from coreset_backend.settings import Settings
+    from coreset_backend.store.store import StoredRound
+
+Rows = NDArray[np.int64]
+Vectors = NDArray[np.float32]
+Step = Callable[[int, int], None]
+Phase = Callable[[str], AbstractContextManager[Step]]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Labeled:
+    """Those of some images that are labelled: their ``rows`` int64[l], ``targets`` float32[l, classes], and
+    which of them are in the ``holdout`` bool[l]."""
+
+    rows: Rows
+    targets: NDArray[np.float32]
+    holdout: NDArray[np.bool_]
+    multiple: bool
+
+    @property
+    def trained(self) -> int:
+        """How many of them a model may be fitted on."""
+        return int((~self.holdout).sum())
+
+
+def labeled_among(snapshot: Snapshot, readable: Rows, holdout: frozenset[int]) -> Labeled | None:
+    """The labelled tasks among the rows ``readable`` of the snapshot; None without two different labels."""
+    labels, tasks = snapshot.labels, [snapshot.tasks[row] for row in readable]
+    rows = [row for row, task in enumerate(tasks) if task.label is not None]
+    trained = {tasks[row].label for row in rows if tasks[row].task_id not in holdout}
+    if labels is None or len(trained) < 2:
+        return None
+    labeled = [tasks[row] for row in rows]
+    return Labeled(
+        np.array(rows, dtype=np.int64),
+        class_targets(labeled, labels),
+        np.array([task.task_id in holdout for task in labeled]),
+        labels.multiple,
+    )
+
+
+def learn_snapshot(
+    settings: "Settings",
+    chosen: "ChosenBackbone",
+    pixels: KeyedPixels,
+    labeled: Labeled | None,
+    previous: "StoredRound | None",
+    phase: Phase,
+) -> tuple["Classifier", Vectors, dict[str, Any] | None]:
+    """A classifier, the embeddings float32[m, dimension] of the pixels by it, and the report of its fit.
+
+    Without labels the classifier has no head and the report is None. ``phase`` times and reports a part.
+    """
+    from coreset_backend import model
+
+    training = None
+    with phase("train") as step:
+        is_trained = labeled and model.trains_network(chosen, labeled.trained, settings.device)
+        if labeled and is_trained:
+            classifier, training = train_network(settings, chosen, pixels, labeled, step)
+    with phase("embed") as step:
+        if is_trained:
+            embeddings = embed_round(classifier, pixels, previous, step)
+        else:
+            classifier, embeddings = embed_frozen(settings, chosen, pixels, previous, step)
+    with phase("fit"):
+        if labeled and not is_trained:
+            classifier, training = fit_head(classifier, embeddings, labeled)
+    return classifier, embeddings, training
+
+
+def train_network(
+    settings: "Settings",
+    chosen: "ChosenBackbone",
+    pixels: "PixelRows",
+    labeled: Labeled,
+    step: Step | None = None,
+) -> tuple["Classifier", dict[str, Any]]:
+    """A classifier whose network was trained on the labels, and the report."""
+    from coreset_backend import model
+
+    classifier, report = model.fit(
+        chosen,
+        model.PixelSubset(pixels, labeled.rows),
+        labeled.targets,
+        multiple=labeled.multiple,
+        holdout=labeled.holdout,
+        seed=settings.seed,
+        device=settings.device,
+        progress=step,
+    )
+    return classifier, asdict(report)
+
+
+def embed_frozen(
+    settings: "Settings",
+    chosen: "ChosenBackbone",
+    pixels: KeyedPixels,
+    previous: "StoredRound | None",
+    step: Step | None = None,
+) -> tuple["Classifier", Vectors]:
+    """A classifier without a head on the network as it is, and the embeddings float32[n, dimension].
+
+    What the round before has embedded alike is taken from there.
+    """
+    from coreset_backend import model
+
+    frozen = model.untrained(chosen, pixels, seed=settings.seed, device=settings.device)
+    if frozen.backbone.published:
+        return embed_prepared(frozen, pixels, previous, settings.seed, step)
+    return frozen, embed_round(frozen, pixels, previous, step)
+
+
+def fit_head(
+    frozen: "Classifier", embeddings: Vectors, labeled: Labeled
+) -> tuple["Classifier", dict[str, Any]]:
+    """``frozen`` with a head fitted on its embeddings of the labelled images, and the report."""
+    from coreset_backend import model
+
+    classifier, report = model.fit_head(
+        frozen,
+        embeddings[labeled.rows],
+        labeled.targets,
+        multiple=labeled.multiple,
+        holdout=labeled.holdout,
+    )
+    return classifier, asdict(report)

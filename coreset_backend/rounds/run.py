@@ -1,0 +1,342 @@
+"""A round, as one story: read the project, fit, embed, select, save, publish."""
+
+import contextlib
+import logging
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from coreset_backend.connection.publication import note_connection, prepare_publication
+from coreset_backend.connection.queue import publish_queue
+from coreset_backend.connection.record import regions_shown
+from coreset_backend.errors import CorruptRound, EmptyPool, LabelStudioError
+from coreset_backend.evaluation.holdout import holdout_task_ids
+from coreset_backend.evaluation.predictions import Answers
+from coreset_backend.evaluation.round_scores import batch_figures, hold_out_figures
+from coreset_backend.jobs.progress import write_progress
+from coreset_backend.label_studio.tabs import refresh_tabs
+from coreset_backend.logs import about
+from coreset_backend.project import Prediction, Snapshot
+from coreset_backend.project_settings import label_config_attributes
+from coreset_backend.rounds.choose import Choice, choose_batch, order_behind, state_code
+from coreset_backend.rounds.explain import duplicate_groups, gather_evidence
+from coreset_backend.rounds.features import choose_project_backbone, features_at_hand
+from coreset_backend.rounds.learn import labeled_among, learn_snapshot
+from coreset_backend.selection import neighbors_for
+from coreset_backend.store.store import STATES, Draft, Round, StoredRound
+
+if TYPE_CHECKING:
+    from coreset_backend.backend import Backend
+    from coreset_backend.images import ImageFailure, Pixels
+    from coreset_backend.settings import Settings
+
+log = logging.getLogger(__name__)
+
+Rows = NDArray[np.int64]
+Progress = Callable[[str, int, int], None]
+"""Called with (phase, done, total)."""
+
+
+def _unwatched(_phase: str, _done: int, _total: int) -> None:
+    """Progress that nobody watches."""
+
+
+def run_round(backend: "Backend", project_id: int, progress: Progress = _unwatched) -> StoredRound:
+    """The project's next round, saved and published.
+
+    A round that was saved but not published, because Label Studio was away, is published as it is if
+    nothing has changed since. Raises any CoresetError; nothing is left half-done.
+    """
+    clock = Clock(progress)
+    with clock.phase("snapshot") as step:
+        control = backend.settings_for(project_id, {}).control
+        snapshot = backend.label_studio.fetch_snapshot(project_id, step, control=control)
+    if not snapshot.tasks:
+        raise EmptyPool(f"Project {project_id} '{snapshot.title}' has no tasks yet. Import images into it.")
+    stored = backend.store.latest(project_id)
+    attributes = label_config_attributes(snapshot.label_config)
+    settings = backend.settings_for(project_id, attributes)
+    if stored is None or not _can_be_published(stored, snapshot):
+        stored = _compute(backend, settings, snapshot, stored, clock)
+    with clock.phase("publish") as step:
+        publish_round(backend, stored, step)
+    backend.store.prune(project_id, backend.settings.keep_rounds)
+    log.info("project %d: round %d is published: %s", project_id, stored.record.number, clock)
+    return stored
+
+
+def _can_be_published(stored: StoredRound, snapshot: Snapshot) -> bool:
+    """Whether the round waits to be published, is still the right one, and is whole."""
+    if stored.publication or stored.record.fingerprint != snapshot.fingerprint():
+        return False
+    try:
+        stored.verify()
+    except CorruptRound as error:
+        log.error("project %d: another round takes its place: %s", snapshot.project_id, error)
+        return False
+    return True
+
+
+def round_due(backend: "Backend", project_id: int) -> str | None:
+    """Why the project needs a round now, in words; None if it does not.
+
+    Asks Label Studio for what has been annotated, which takes a fraction of a second.
+    """
+    stored = backend.store.latest(project_id)
+    if stored is None:
+        return "the project has no round yet"
+    if stored.publication is None:
+        return f"round {stored.record.number} is not published yet"
+    settings = backend.settings_of(project_id, stored.record)
+    if settings.trigger == "manual":
+        return None
+    if new := _new_tasks(backend, stored):
+        return f"{new} new tasks, and nothing was left to choose"
+    annotated = backend.label_studio.fetch_annotated(project_id)
+    done = sum(task_id in annotated for task_id in stored.record.batch)
+    write_progress(backend, project_id, labeling={"round": stored.record.number, "done": done})
+    try:
+        return _due(settings, stored, annotated, features_at_hand(backend.store, project_id))
+    except CorruptRound as error:
+        return f"round {stored.record.number} is damaged: {error.why}"
+
+
+def _new_tasks(backend: "Backend", stored: StoredRound) -> int:
+    """How many tasks came after a round that found none left to choose; 0 where a batch is served."""
+    if stored.record.batch:
+        return 0
+    found = backend.label_studio.fetch_project(stored.record.project_id).get("task_number") or 0
+    return max(int(found) - sum(stored.record.counts.values()), 0)
+
+
+def _due(settings: "Settings", stored: StoredRound, annotated: dict[int, bool], features: str) -> str | None:
+    batch = stored.record.batch
+    done = sum(task_id in annotated for task_id in batch)
+    if batch and done >= settings.batch_done * len(batch):
+        return f"{done} of the batch's {len(batch)} tasks are done"
+    states = stored.array("states")
+    before = set(stored.array("task_ids")[states == state_code("labeled")].tolist())
+    new = sum(labeled and task_id not in before for task_id, labeled in annotated.items())
+    if new >= settings.labels_for_a_round:
+        return f"{new} new labels"
+    # A batch that nobody has begun is chosen anew; one that is being labelled stays as it is.
+    better = features not in ("", stored.record.features) and not done and not new
+    return "better features were learned on the pool" if better else None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Learned:
+    """What a round knows of the images: those in the snapshot's rows ``readable`` int64[m], in that order.
+
+    ``probabilities`` float32[m, classes] are calibrated; ``odds`` are what the selection goes by.
+    """
+
+    pixels: "Pixels"
+    failures: "Sequence[ImageFailure]"
+    readable: Rows
+    holdout: frozenset[int]
+    classifier: Any
+    training: dict[str, Any] | None
+    embeddings: NDArray[np.float32]
+    probabilities: NDArray[np.float32] | None
+    odds: NDArray[np.float32] | None
+    features: str
+    network: str
+
+
+def _compute(
+    backend: "Backend", settings: "Settings", snapshot: Snapshot, previous: StoredRound | None, clock: "Clock"
+) -> StoredRound:
+    from coreset_backend import model
+
+    learned = _learn(backend, settings, snapshot, previous, clock)
+    with backend.store.draft(snapshot.project_id) as draft:
+        about(project=draft.project_id, round=draft.number)
+        choice, evidence = _choose(settings, snapshot, learned, draft, clock)
+        with clock.phase("save"):
+            model.save_classifier(learned.classifier, draft.path / "model.safetensors")
+            record = _record(backend, snapshot, previous, draft, learned, choice, clock)
+            arrays: dict[str, NDArray[Any]] = {
+                "task_ids": snapshot.task_ids,
+                "states": choice.states,
+                "scores": choice.scores,
+                "embedded_task_ids": learned.pixels.task_ids,
+                "embeddings": learned.embeddings,
+                "image_keys": learned.pixels.keys,
+                **evidence,
+            }
+            if learned.probabilities is not None:
+                arrays["probabilities"] = learned.probabilities
+            return draft.save(record, arrays)
+
+
+def _learn(
+    backend: "Backend", settings: "Settings", snapshot: Snapshot, previous: StoredRound | None, clock: "Clock"
+) -> Learned:
+    from coreset_backend import model
+
+    features = features_at_hand(backend.store, snapshot.project_id)
+    chosen = choose_project_backbone(backend.store, settings, snapshot.project_id)
+    with clock.phase("images") as step:
+        uris = [(task.task_id, task.uri) for task in snapshot.tasks]
+        size = settings.image_size or chosen.backbone.size
+        pixels, failures = backend.images.fetch(uris, size, step)
+    readable = np.searchsorted(snapshot.task_ids, pixels.task_ids)
+    fixed = previous.record.holdout if previous else ()
+    holdout = holdout_task_ids(snapshot.tasks, fixed, settings.holdout, settings.seed)
+    labeled = labeled_among(snapshot, readable, holdout)
+    classifier, embeddings, training = learn_snapshot(
+        settings, chosen, pixels, labeled, previous, clock.phase
+    )
+    return Learned(
+        pixels,
+        failures,
+        readable,
+        holdout,
+        classifier,
+        training,
+        embeddings,
+        model.probabilities_of(classifier, embeddings),
+        model.probabilities_of(classifier, embeddings, calibrated=False),
+        features,
+        model.network_name(classifier),
+    )
+
+
+def _choose(
+    settings: "Settings", snapshot: Snapshot, learned: Learned, draft: Draft, clock: "Clock"
+) -> tuple[Choice, dict[str, NDArray[Any]]]:
+    """The choice, and the arrays that show why; the index stays in the draft."""
+    from coreset_backend.selection.annoy_index import build_index
+
+    readable, embeddings, seed = learned.readable, learned.embeddings, settings.seed
+    with clock.phase("neighbors"):
+        index = build_index(embeddings, draft.path / "neighbors.ann", seed=seed)
+        graph = index.graph(neighbors_for(len(index)))
+        is_labeled = np.array([snapshot.tasks[row].state == "labeled" for row in readable], dtype=bool)
+        groups = duplicate_groups(embeddings, np.flatnonzero(is_labeled), graph, learned.pixels)
+    with clock.phase("select"):
+        choice = choose_batch(settings, snapshot, readable, embeddings, learned.odds, graph, groups)
+    with clock.phase("map"):
+        picked = (*choice.batch, *choice.reserve)
+        evidence = gather_evidence(snapshot, learned.pixels, embeddings, graph, groups, picked, seed)
+    return choice, evidence
+
+
+def _record(
+    backend: "Backend",
+    snapshot: Snapshot,
+    previous: StoredRound | None,
+    draft: Draft,
+    learned: Learned,
+    choice: Choice,
+    clock: "Clock",
+) -> Round:
+    counts = np.bincount(choice.states, minlength=len(STATES))
+    stamp = snapshot.taken_at.strftime("%Y%m%dT%H%M%S")
+    distances = np.where(np.isfinite(choice.distances), choice.distances, -1)
+    return Round(
+        project_id=snapshot.project_id,
+        title=snapshot.title,
+        number=draft.number,
+        model_version=f"coreset-{draft.number}-{stamp}",
+        fingerprint=snapshot.fingerprint(),
+        taken_at=snapshot.taken_at.isoformat(),
+        attributes=label_config_attributes(snapshot.label_config),
+        labels=snapshot.labels,
+        strategy=choice.strategy,
+        seed=backend.settings.seed,
+        batch=choice.batch,
+        reserve=choice.reserve,
+        random_slice=choice.random_slice,
+        distances=tuple(distances.tolist()),
+        radius_before=_finite(choice.radius_before),
+        radius_after=_finite(choice.radius_after),
+        counts=dict(zip(STATES, counts.tolist(), strict=True)),
+        failures=tuple(asdict(failure) for failure in learned.failures),
+        backbone=learned.classifier.description,
+        network=learned.network,
+        features=learned.features,
+        training=learned.training,
+        holdout=tuple(sorted(learned.holdout)),
+        evaluation=hold_out_figures(
+            snapshot, previous, learned.pixels.task_ids, learned.holdout, learned.probabilities
+        ),
+        batch_figures=batch_figures(snapshot, previous),
+        remarks=snapshot.remarks,
+        timings=clock.timings,
+    )
+
+
+def _finite(value: float) -> float | None:
+    return float(value) if np.isfinite(value) else None
+
+
+def publish_round(backend: "Backend", stored: StoredRound, step: Callable[[int, int], None]) -> None:
+    """Have Label Studio serve the round's batch first, then its reserve, then all others; safe to repeat.
+
+    ``step(done, total)`` is called before each change; what it raises ends the publish.
+    """
+    record, started = stored.record, time.monotonic()
+    publication: dict[str, Any] = {"version": record.model_version, "sent": 0, "gone": [], "serves": []}
+    if head := [*record.batch, *record.reserve]:
+        written, shown_before = prepare_publication(backend, record.project_id)
+        carried: dict[int, Any] = {}
+        answers = Answers(stored)
+        preannotate = backend.settings_of(record.project_id, record).preannotate
+
+        def predict(task_ids: Sequence[int]) -> list[Prediction]:
+            shown = regions_shown(backend.label_studio, record.project_id, shown_before, task_ids)
+            carried.update(shown)
+            return [
+                replace(
+                    answers.prediction(task_id, 0.0, record.model_version, preannotate),
+                    regions=shown.get(task_id, ()),
+                )
+                for task_id in task_ids
+            ]
+
+        publication = asdict(
+            publish_queue(
+                backend.label_studio,
+                record.project_id,
+                head,
+                record.labels,
+                order=lambda waiting: order_behind(stored, waiting),
+                predict=predict,
+                written=written,
+                progress=step,
+            )
+        )
+        publication |= {"shown_before": shown_before, "carried": len(carried)}
+    seconds = round(time.monotonic() - started, 3)
+    stored.mark_published({**publication, "seconds": seconds, "at": datetime.now(UTC).isoformat()})
+    try:
+        refresh_tabs(backend.label_studio, stored)
+    except LabelStudioError as error:  # the batch is served; a tab less does not undo that
+        log.warning("project %d: the tabs could not be brought up to date: %s", record.project_id, error)
+    note_connection(backend, stored)
+
+
+@dataclass(slots=True)
+class Clock:
+    """Seconds by phase, and progress within each."""
+
+    progress: Progress
+    timings: dict[str, float] = field(default_factory=dict)
+
+    @contextlib.contextmanager
+    def phase(self, name: str) -> Iterator[Callable[[int, int], None]]:
+        """Time the block; the value given reports (done, total) within it."""
+        started = time.monotonic()
+        self.progress(name, 0, 0)
+        yield lambda done, total: self.progress(name, done, total)
+        self.timings[name] = round(time.monotonic() - started, 3)
+
+    def __str__(self) -> str:
+        return ", ".join(f"{name} {seconds:.1f} s" for name, seconds in self.timings.items())

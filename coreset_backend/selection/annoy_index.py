@@ -1,0 +1,158 @@
+"""The only door to Annoy: an index over embedding rows, with a manifest that says what it is.
+
+Annoy's file knows neither its metric nor its dimension: opened with the wrong ones it loads as an
+empty index. So a manifest stands beside it and is checked on open. Items are rows, never task ids:
+Annoy's ids are dense, and one item with id 5,000,000 costs 381 MB.
+"""
+
+import errno
+import json
+import os
+import shutil
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+from annoy import AnnoyIndex
+from numpy.typing import NDArray
+
+from coreset_backend.errors import CorruptRound, NotFinite
+from coreset_backend.files import sha256
+from coreset_backend.selection import NeighborGraph
+
+METRICS = ("euclidean", "angular")
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """What an index file holds: ``n`` rows of ``dimension`` values, and the SHA-256 of its bytes."""
+
+    n: int
+    dimension: int
+    metric: str
+    trees: int
+    seed: int
+    sha256: str
+
+
+class NeighborIndex:
+    """An index opened from disk; its pages are shared between processes."""
+
+    def __init__(self, index: AnnoyIndex, manifest: Manifest) -> None:
+        self._index, self.manifest = index, manifest
+
+    def __len__(self) -> int:
+        return self.manifest.n
+
+    def nearest(
+        self, queries: NDArray[np.floating] | NDArray[np.int64], k: int, *, effort: int = -1
+    ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        """The k nearest rows of each query, nearest first: rows int64[m, k], distances float32[m, k].
+
+        ``queries`` are vectors float[m, d], or rows int64[m] of the index, which find themselves first.
+        Where fewer than k are found the rest is -1, at distance inf. ``effort`` is how many items are
+        looked at, -1 for trees x k. Raises ValueError for queries of another shape or unknown rows,
+        NotFinite for NaN.
+        """
+        self._check(queries, k)
+        rows = np.full((len(queries), k), -1, dtype=np.int64)
+        distances = np.full((len(queries), k), np.inf, dtype=np.float32)
+        by_row = np.issubdtype(queries.dtype, np.integer)
+        for position, query in enumerate(queries):
+            if by_row:
+                found, far = self._index.get_nns_by_item(int(query), k, effort, include_distances=True)
+            else:
+                found, far = self._index.get_nns_by_vector(query, k, effort, include_distances=True)
+            rows[position, : len(found)], distances[position, : len(far)] = found, far
+        return rows, distances
+
+    def graph(self, k: int, *, effort: int = -1) -> NeighborGraph:
+        """The k nearest other rows of every row; at most n - 1 of them, the rest is -1 at inf."""
+        rows, distances = self.nearest(np.arange(self.manifest.n, dtype=np.int64), k + 1, effort=effort)
+        others = rows != np.arange(len(rows))[:, None]
+        others[others.all(1), -1] = False  # approximate: a row may have missed itself
+        return NeighborGraph(
+            rows[others].reshape(-1, k).astype(np.int32),
+            distances[others].reshape(-1, k),
+            normalized=self.manifest.metric == "angular",
+        )
+
+    def _check(self, queries: NDArray[np.floating] | NDArray[np.int64], k: int) -> None:
+        if k < 1:
+            raise ValueError(f"k must be 1 or more, not {k}")
+        if np.issubdtype(queries.dtype, np.integer):
+            if len(queries) and not 0 <= queries.min() <= queries.max() < self.manifest.n:
+                raise ValueError(f"rows must lie in [0, {self.manifest.n})")
+        elif queries.ndim != 2 or queries.shape[1] != self.manifest.dimension:
+            raise ValueError(
+                f"queries must be float[m, {self.manifest.dimension}], not {list(queries.shape)}"
+            )
+        elif not np.isfinite(queries).all():
+            raise NotFinite("a query holds NaN or infinity; Annoy would answer it without a word.")
+
+
+def build_index(
+    vectors: NDArray[np.floating],
+    path: Path,
+    *,
+    metric: str = "euclidean",
+    trees: int = 10,
+    seed: int = 0,
+    progress: Callable[[int, int], None] | None = None,
+) -> NeighborIndex:
+    """Write the index of float[n, d] to ``path`` and its manifest beside it, and open it.
+
+    One thread, so that the same vectors and seed give the same bytes. Raises NotFinite, and OSError where
+    the disk has no room for it.
+    """
+    n, dimension = vectors.shape
+    # Annoy fills its file through memory: on a full disk the kernel would end the process.
+    if shutil.disk_usage(path.parent).free < 8 * n * dimension:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    index = _index(dimension, metric)
+    index.set_seed(seed)
+    partial = path.with_name(f".{path.name}.partial")
+    index.on_disk_build(str(partial))
+    for row, vector in enumerate(vectors):
+        if not np.isfinite(vector).all():
+            raise NotFinite(f"row {row} holds NaN or infinity; Annoy would take it without a word.")
+        index.add_item(row, vector)
+        if progress and row % 1024 == 0:
+            progress(row, n)
+    index.build(trees, n_jobs=1)
+    index.unload()
+    manifest = Manifest(n, dimension, metric, trees, seed, sha256(partial))
+    partial.replace(path)
+    _manifest_path(path).write_text(json.dumps(asdict(manifest)))
+    return open_index(path)
+
+
+def open_index(path: Path) -> NeighborIndex:
+    """The index at ``path``. Raises CorruptRound when it or its manifest is missing, torn or altered."""
+    try:
+        manifest = Manifest(**json.loads(_manifest_path(path).read_text()))
+        digest = sha256(path)
+    except (OSError, ValueError, TypeError) as error:
+        raise CorruptRound(path, f"the index or its manifest cannot be read ({error})") from error
+    if digest != manifest.sha256:
+        raise CorruptRound(path, "the index does not match the hash in its manifest")
+    index = _index(manifest.dimension, manifest.metric)
+    index.load(os.fspath(path))
+    if index.get_n_items() != manifest.n:
+        raise CorruptRound(
+            path, f"the index holds {index.get_n_items()} rows, its manifest says {manifest.n}"
+        )
+    return NeighborIndex(index, manifest)
+
+
+def _index(dimension: int, metric: str) -> AnnoyIndex:
+    if metric == "euclidean":
+        return AnnoyIndex(dimension, "euclidean")
+    if metric == "angular":
+        return AnnoyIndex(dimension, "angular")
+    raise ValueError(f"metric must be one of {METRICS}, not {metric!r}")
+
+
+def _manifest_path(path: Path) -> Path:
+    return path.with_suffix(".json")

@@ -1,0 +1,1 @@
+"""Rounds replayed on labelled images: what a strategy would have bought."""

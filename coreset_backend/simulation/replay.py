@@ -1,0 +1,419 @@
+"""Rounds replayed on labelled images: which strategy, which batch, how many labels?
+
+The model, what it is pretrained on, the choice of the batch and the figures are those of production. Every
+combination of strategy, batch and seed is a *cell*, kept as soon as it is done, so that a simulation that was
+killed goes on. Pixels stay on disk.
+"""
+
+import hashlib
+import json
+import time
+from collections import Counter
+from collections.abc import Callable, Generator, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
+from functools import partial
+from itertools import product
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.lib.format import open_memmap
+from numpy.typing import NDArray
+
+from coreset_backend import __version__
+from coreset_backend.errors import ConfigError, ImageError, TooFewLabels, UnsupportedLabelConfig
+from coreset_backend.evaluation.holdout import evaluate
+from coreset_backend.files import write_atomically
+from coreset_backend.project import Labels, Snapshot, Task, class_targets
+from coreset_backend.rounds.choose import choose_batch
+from coreset_backend.rounds.embeddings import prepare_all
+from coreset_backend.rounds.explain import duplicate_groups
+from coreset_backend.rounds.features import LEAST_IMAGES
+from coreset_backend.rounds.learn import Labeled, Vectors, fit_head, labeled_among, train_network
+from coreset_backend.selection import NeighborGraph, neighbors_for, strategy_named
+from coreset_backend.selection.annoy_index import build_index
+from coreset_backend.settings import Settings
+from coreset_backend.simulation.report import Cell, Measured, recommendation, table, write_results
+
+if TYPE_CHECKING:
+    from coreset_backend.backend import Backend
+    from coreset_backend.model import ChosenBackbone, Classifier, PixelRows
+
+Rows = NDArray[np.int64]
+MOST_PIXELS = 100_000_000
+TEST_SHARE = 0.2
+FEWEST = 5  # images of one set of classes; rarer sets are shared out together
+SLICE_SECONDS = 20.0  # of pretraining between two lines of progress
+ENDINGS = {".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"}
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class LabeledImages:
+    """``pixels`` uint8[n, size, size, 3], read as asked for; the classes of each image among ``names``.
+
+    ``chosen``: a tuple of names for each image: one, or any number where ``multiple``.
+    """
+
+    pixels: "PixelRows"
+    chosen: tuple[tuple[str, ...], ...]
+    names: tuple[str, ...]
+    multiple: bool = False
+
+    def __len__(self) -> int:
+        return len(self.chosen)
+
+    @property
+    def labels(self) -> Labels:
+        return Labels("label", "image", self.names, self.multiple)
+
+    def part(self, rows: Rows) -> "LabeledImages":
+        from coreset_backend.model import PixelSubset
+
+        chosen = tuple(self.chosen[row] for row in rows)
+        return LabeledImages(PixelSubset(self.pixels, rows), chosen, self.names, self.multiple)
+
+    def digest(self) -> str:
+        """Hex; another one for other pixels or classes."""
+        digest = hashlib.sha256(repr((self.names, self.multiple, self.chosen)).encode())
+        for start in range(0, len(self), 1024):
+            digest.update(self.pixels[np.arange(start, min(start + 1024, len(self)))].tobytes())
+        return digest.hexdigest()
+
+    def image_keys(self) -> NDArray[np.uint8]:
+        """uint8[n, 32]: the SHA-256 of each image's pixels."""
+        digests = [
+            hashlib.sha256(self.pixels[np.array([row])].tobytes()).digest() for row in range(len(self))
+        ]
+        return np.frombuffer(b"".join(digests), np.uint8).reshape(-1, 32)
+
+
+def read_folder(folder: Path, size: int, decoded: Path) -> LabeledImages:
+    """The images below ``folder``, at ``size`` pixels a side; each subfolder is a class.
+
+    They are decoded once, into the file ``decoded``: 3 size² bytes each. Raises ConfigError without two
+    classes, or naming a file that is no readable image.
+    """
+    names = tuple(sorted(path.name for path in folder.iterdir() if path.is_dir())) if folder.is_dir() else ()
+    found = [(path, name) for name in names for path in _image_files(folder / name)]
+    if len({name for _, name in found}) < 2:
+        raise ConfigError(f"{folder} must hold a subfolder of images for each of two or more classes.")
+    return read_files(found, names, size, decoded)
+
+
+def read_files(
+    found: Sequence[tuple[Path, str]], names: tuple[str, ...], size: int, decoded: Path
+) -> LabeledImages:
+    """The files, each with its class, at ``size`` pixels a side, decoded once into the file ``decoded``.
+
+    Raises ConfigError naming a file that is no readable image.
+    """
+    from coreset_backend.decoding import Decoders
+
+    decoded.parent.mkdir(parents=True, exist_ok=True)
+    pixels = open_memmap(decoded, mode="w+", dtype=np.uint8, shape=(len(found), size, size, 3))
+    with Decoders(MOST_PIXELS) as decoders:
+        for row, (path, _) in enumerate(found):
+            try:
+                pixels[row] = decoders.pixels(path.read_bytes(), size)
+            except ImageError as error:
+                raise ConfigError(f"{path} cannot be used: {error}.") from error
+    return LabeledImages(pixels, tuple((name,) for _, name in found), names)
+
+
+def read_project(backend: "Backend", project_id: int, size: int) -> LabeledImages:
+    """The labelled images of a Label Studio project, at ``size`` pixels a side, from the backend's cache.
+
+    Images that cannot be read are left out. Raises UnsupportedLabelConfig unless the project asks for
+    classes of each image, TooFewLabels without two different answers, and what Label Studio answers.
+    """
+    control = backend.settings_for(project_id, {}).control
+    snapshot = backend.label_studio.fetch_snapshot(project_id, control=control)
+    if snapshot.labels is None:
+        raise UnsupportedLabelConfig(
+            f"Project {project_id} '{snapshot.title}' asks for no class of its images, as simulate needs. "
+            "Replay one with <Choices> on its <Image>."
+        )
+    chosen = {task.task_id: task.label for task in snapshot.tasks if task.label is not None}
+    if (known := len(set(chosen.values()))) < 2:
+        raise TooFewLabels(known, 2)
+    uris = [(task.task_id, task.uri) for task in snapshot.tasks if task.task_id in chosen]
+    pixels, _ = backend.images.fetch(uris, size)
+    readable = tuple(chosen[task_id] for task_id in pixels.task_ids.tolist())
+    return LabeledImages(pixels, readable, snapshot.labels.names, snapshot.labels.multiple)
+
+
+def _image_files(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.rglob("*") if path.suffix.lower() in ENDINGS)
+
+
+def split(images: LabeledImages, share: float = TEST_SHARE) -> tuple[LabeledImages, LabeledImages]:
+    """Pool and test images: ``share`` of each class, at least one, measures and is never chosen.
+
+    In multiple choice the sets of classes stand for classes, those of fewer than FEWEST images as one.
+    """
+    rng = np.random.default_rng(0)
+    count = Counter(images.chosen)
+    kind = [
+        label if not images.multiple or count[label] >= FEWEST else ("any other",) for label in images.chosen
+    ]
+    members: dict[tuple[str, ...], list[int]] = {}
+    for row, label in enumerate(kind):
+        members.setdefault(label, []).append(row)
+    test = np.zeros(len(images), dtype=bool)
+    for label in sorted(members):
+        rows = rng.permutation(members[label])
+        test[rows[: max(1, round(share * len(rows)))]] = True
+    return images.part(np.flatnonzero(~test)), images.part(np.flatnonzero(test))
+
+
+def pretrained_on(
+    settings: Settings, pool: LabeledImages, folder: Path
+) -> Generator[str, None, "ChosenBackbone"]:
+    """The backbone of a project with these images: where no weights are at hand, pretrained on the pool.
+
+    Yields lines of progress; killed, it goes on from ``folder``. Raises ConfigError.
+    """
+    from coreset_backend import model
+
+    chosen = model.choose_backbone(settings.backbone, settings.weights)
+    own = settings.backbone in ("auto", "self_supervised") and len(pool) >= LEAST_IMAGES
+    if chosen.weights or not own:
+        return chosen
+    keys = pool.image_keys()
+    while True:
+        stop = partial(_is_past, time.monotonic() + SLICE_SECONDS)
+        state = model.pretrain(
+            pool.pixels, keys, folder, seed=settings.seed, device=settings.device, stop=stop
+        )
+        yield f"pretraining without labels: {state.seen / state.budget:.0%}"
+        if state.finished:
+            return model.choose_backbone(
+                settings.backbone, settings.weights, model.pretrained_backbone(folder)
+            )
+
+
+def _is_past(end: float) -> bool:
+    return time.monotonic() > end
+
+
+def replay(
+    settings: Settings,
+    chosen: "ChosenBackbone",
+    pool: LabeledImages,
+    test: LabeledImages,
+    budgets: Sequence[int],
+    frozen: "Learned | None" = None,
+) -> Iterator[Measured]:
+    """One point for each of ``budgets``, rising numbers of labels: choose up to it, train, measure.
+
+    Strategy, batch options and seed are those of ``settings``. Every label chosen is trained on; ends early
+    when the pool is used up. The first batch is chosen without labels, as in production. ``frozen``: what
+    `frozen_features` gives, for replays that share them.
+    """
+    from coreset_backend import model
+
+    everything, is_labeled = np.arange(len(pool), dtype=np.int64), np.zeros(len(pool), dtype=bool)
+    pool_targets, targets = (class_targets(_tasks(part), part.labels) for part in (pool, test))
+    snapshot = _snapshot(pool, is_labeled)
+    learned = frozen = frozen or frozen_features(settings, chosen, pool, test)
+    for budget in budgets:
+        graph = _near_rows(learned.embeddings, settings.seed)
+        groups = duplicate_groups(learned.embeddings, np.flatnonzero(is_labeled), graph, pool.pixels)
+        wanted = settings.model_copy(update={"batch_size": max(budget - int(is_labeled.sum()), 1)})
+        odds = model.probabilities_of(learned.classifier, learned.embeddings, calibrated=False)
+        choice = choose_batch(wanted, snapshot, everything, learned.embeddings, odds, graph, groups)
+        if not choice.batch:
+            return
+        is_labeled[list(choice.batch)] = True
+        snapshot = _snapshot(pool, is_labeled)
+        learned = _learn(
+            settings, chosen, pool, test, labeled_among(snapshot, everything, frozenset()), frozen
+        )
+        predicted = model.probabilities_of(learned.classifier, learned.test)
+        if predicted is None:  # nothing to tell apart so far: the model can only answer what it has seen
+            predicted = pool_targets[is_labeled][:1].repeat(len(test), axis=0)
+        figures = evaluate(pool.names, targets, predicted, multiple=pool.multiple)
+        before = choice.radius_before if np.isfinite(choice.radius_before) else None
+        yield Measured(int(is_labeled.sum()), figures.accuracy.value, figures.macro_f1.value, before)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Learned:
+    """A classifier with its embeddings of the pool and of the test images, float32[n, dimension]."""
+
+    classifier: "Classifier"
+    embeddings: Vectors
+    test: Vectors
+
+
+def frozen_features(
+    settings: Settings, chosen: "ChosenBackbone", pool: LabeledImages, test: LabeledImages
+) -> Learned:
+    """What is learned without labels: the embeddings of all images, and a classifier without a head."""
+    from coreset_backend import model
+
+    classifier = model.untrained(chosen, pool.pixels, seed=settings.seed, device=settings.device)
+    if classifier.backbone.published:
+        classifier, embeddings = prepare_all(classifier, pool.pixels, settings.seed)
+    else:
+        embeddings = model.embed(classifier, pool.pixels)
+    return Learned(classifier, embeddings, model.embed(classifier, test.pixels))
+
+
+def _learn(
+    settings: Settings,
+    chosen: "ChosenBackbone",
+    pool: LabeledImages,
+    test: LabeledImages,
+    labeled: Labeled | None,
+    frozen: Learned,
+) -> Learned:
+    """What a round learns of the labels; on a frozen network no image is embedded twice."""
+    from coreset_backend import model
+
+    if labeled is None:
+        return frozen
+    if model.trains_network(chosen, labeled.trained, settings.device):
+        classifier, _ = train_network(settings, chosen, pool.pixels, labeled)
+        return Learned(classifier, *(model.embed(classifier, part.pixels) for part in (pool, test)))
+    classifier, _ = fit_head(frozen.classifier, frozen.embeddings, labeled)
+    return replace(frozen, classifier=classifier)
+
+
+def _near_rows(embeddings: NDArray[np.float32], seed: int) -> NeighborGraph:
+    """The near rows that a round finds, by an index that is needed no longer."""
+    with TemporaryDirectory() as folder:
+        index = build_index(embeddings, Path(folder) / "neighbors.ann", seed=seed)
+        return index.graph(neighbors_for(len(index)))
+
+
+def _snapshot(pool: LabeledImages, labeled: NDArray[np.bool_]) -> Snapshot:
+    """The pool as a project: a task's id is its row."""
+    tasks = tuple(
+        task if known else Task(task.task_id, task.uri)
+        for task, known in zip(_tasks(pool), labeled, strict=True)
+    )
+    return Snapshot(0, "simulation", None, pool.labels, tasks, datetime.now(UTC))
+
+
+def _tasks(images: LabeledImages) -> list[Task]:
+    return [Task(row, f"/{row}", "labeled", label) for row, label in enumerate(images.chosen)]
+
+
+# ---------------------------------------------------------------- all cells, kept as they are done
+
+
+def run_simulation(
+    settings: Settings,
+    read: Callable[[int], LabeledImages],
+    *,
+    test_folder: Path | None,
+    strategies: Sequence[str],
+    batches: Sequence[str],
+    rounds: int,
+    seeds: int,
+    target: float | None,
+    out: Path,
+) -> Iterator[str]:
+    """The whole command, line by line: read, replay, write the results below ``out``, recommend.
+
+    ``read`` gives the labelled images at a number of pixels a side.
+    """
+    from coreset_backend import model
+
+    size = settings.image_size or model.choose_backbone(settings.backbone, settings.weights).backbone.size
+    pool = read(size)
+    pool, test = (pool, read_folder(test_folder, size, out / "test.npy")) if test_folder else split(pool)
+    if pool.names != test.names:
+        raise ConfigError(f"{test_folder} has the classes {test.names}, not {pool.names}.")
+    if pool.multiple != test.multiple:
+        raise ConfigError("--test gives one class an image, where the project allows several: leave it out.")
+    yield f"{len(pool):,} images to choose from, {len(test):,} to measure."
+    chosen = yield from pretrained_on(settings, pool, out / f"pretraining-{pool.digest()[:16]}")
+    yield f"Backbone: {chosen.description}."
+    cells = []
+    for done in simulate(
+        settings,
+        chosen,
+        pool,
+        test,
+        strategies=strategies,
+        batches=[_batch_size(batch) for batch in batches],
+        rounds=rounds,
+        seeds=seeds,
+        folder=out,
+    ):
+        if isinstance(done, str):
+            yield done
+        else:
+            cells.append(done)
+    found = write_results(cells, out)
+    yield table(found)
+    yield recommendation(found, target)
+    yield f"Written: {out / 'results.csv'}, {out / 'curves.svg'}"
+
+
+def _batch_size(text: str) -> int:
+    if not text.strip().isdecimal() or int(text) < 1:
+        raise ConfigError(f"--batch takes numbers separated by commas, as in 50,100, not {text!r}.")
+    return int(text)
+
+
+def simulate(
+    settings: Settings,
+    chosen: "ChosenBackbone",
+    pool: LabeledImages,
+    test: LabeledImages,
+    *,
+    strategies: Sequence[str],
+    batches: Sequence[int],
+    rounds: int,
+    seeds: int,
+    folder: Path,
+) -> Iterator[str | Cell]:
+    """Every combination replayed for ``rounds`` rounds; finished cells in ``folder`` are taken from there.
+
+    A cell belongs to the release, the images, the model and the number of rounds that it was made with: with
+    others it is made anew. Yields a line of progress for each round, and each cell when it is done. Raises
+    ConfigError for an unknown strategy.
+    """
+    for strategy in strategies:
+        strategy_named(strategy)
+    folder.mkdir(parents=True, exist_ok=True)
+    origin = _origin(settings, chosen, pool, test, rounds)
+    frozen: Learned | None = None
+    for strategy, batch, seed in product(strategies, batches, range(seeds)):
+        name = f"{strategy}, batches of {batch}, seed {seed}"
+        key = hashlib.sha256(f"{origin} {strategy} {batch} {seed}".encode()).hexdigest()[:16]
+        path = folder / f"cell-{key}.json"
+        cell = _read_cell(path)
+        if cell is None:
+            wanted = settings.model_copy(update={"strategy": strategy, "seed": seed})
+            frozen = frozen or frozen_features(settings, chosen, pool, test)
+            points, budgets = [], [batch * (turn + 1) for turn in range(rounds)]
+            for point in replay(wanted, chosen, pool, test, budgets, frozen):
+                points.append(point)
+                yield f"{name}: {point.labels} labels, {point.accuracy:.1%} right"
+            cell = Cell(strategy, batch, seed, tuple(points))
+            write_atomically(path, json.dumps(asdict(cell)).encode())
+        else:
+            yield f"{name}: done before"
+        yield cell
+
+
+def _origin(
+    settings: Settings, chosen: "ChosenBackbone", pool: LabeledImages, test: LabeledImages, rounds: int
+) -> str:
+    """A digest of everything but strategy, batch and seed that a cell's points depend on."""
+    options = (settings.random_slice, settings.group_duplicates, settings.outlier_share, rounds)
+    learned = (chosen.description, settings.device, pool.digest(), test.digest())
+    return hashlib.sha256(repr((__version__, options, learned)).encode()).hexdigest()
+
+
+def _read_cell(path: Path) -> Cell | None:
+    if not path.exists():
+        return None
+    fields = json.loads(path.read_text())
+    return Cell(**{**fields, "points": tuple(Measured(**point) for point in fields["points"])})

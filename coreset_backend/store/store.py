@@ -1,0 +1,407 @@
+"""Rounds on disk: written whole or not at all, read back checked, pruned.
+
+    MODEL_DIR/webhook-secret
+    MODEL_DIR/projects/<id>/round-00003/round.json, *.npy, model.safetensors, neighbors.ann, published.json
+    MODEL_DIR/projects/<id>/history.json         what pruned rounds had measured; and a copy
+    MODEL_DIR/projects/<id>/held.json            why no round starts by itself, if so
+    MODEL_DIR/projects/<id>/connection.json      how it stood in Label Studio before it was connected
+    MODEL_DIR/projects/<id>/disconnected         there while it is not connected any more
+    MODEL_DIR/projects/<id>/extra-params.json    what the lead set in Label Studio's form
+    MODEL_DIR/gone/<id>-<time>                   projects that were deleted in Label Studio, for a week
+    MODEL_DIR/projects/<id>/replay.json          strategies compared on the project's images
+    MODEL_DIR/images/                            the image cache
+
+``round.json`` holds the SHA-256 of every other file; a round becomes visible by one rename.
+"""
+
+import contextlib
+import logging
+import re
+import secrets
+import shutil
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from coreset_backend.errors import CorruptFile, CorruptRound, RoundNotFound, StoreError
+from coreset_backend.files import (
+    check_hash,
+    flush,
+    is_there,
+    kept_secret,
+    read_sealed,
+    saving,
+    sha256,
+    write_sealed,
+)
+from coreset_backend.store.record import HOLD, PUBLICATION, ROUND, taken
+from coreset_backend.store.record import Hold as Hold
+from coreset_backend.store.record import Round as Round
+
+log = logging.getLogger(__name__)
+
+DISCONNECTED = "disconnected"
+NO_ROUND_VERSION = "pool-0-no-round-yet"
+HISTORIES = ("history.json", "history-copy.json")
+GONE_SECONDS = 7 * 86_400
+A_PROJECT = re.compile(r"[1-9][0-9]{0,17}")
+A_ROUND = re.compile(r"round-((?=[0-9]*[1-9])[0-9]{5}|[1-9][0-9]{5,8})")
+GONE = re.compile(r"[1-9][0-9]{0,17}-([0-9]{10,11})")
+"""What is exactly such a name; whatever else lies beside, as a copy that somebody made, is left alone."""
+STATES = ("labeled", "selected", "reserve", "pool", "skipped", "unreadable", "duplicate")
+
+
+@dataclass(frozen=True, slots=True)
+class StoredRound:
+    """A round in the store, at ``path``."""
+
+    record: Round
+    path: Path
+
+    def has(self, name: str) -> bool:
+        """Whether the round was saved with that array; older rounds lack some."""
+        return f"{name}.npy" in self.record.hashes
+
+    def array(self, name: str) -> NDArray[Any]:
+        """The array saved as ``name``, checked against its hash; raises CorruptRound."""
+        path = self.path / f"{name}.npy"
+        check_hash(path, self.record.hashes.get(path.name))
+        try:
+            array: NDArray[Any] = np.load(path, allow_pickle=False)
+        except (OSError, ValueError) as error:
+            raise CorruptRound(self.path, f"{path.name} cannot be read ({error})") from error
+        return array
+
+    @contextlib.contextmanager
+    def reading(self) -> Iterator[None]:
+        """Around what reads several arrays: where they do not fit together, CorruptRound is raised."""
+        try:
+            yield
+        except (LookupError, ValueError, TypeError, AttributeError, OverflowError) as error:
+            raise CorruptRound(self.path, f"its files do not fit together ({error})") from error
+
+    @property
+    def publication(self) -> dict[str, Any] | None:
+        """What Label Studio took of it and when; None as long as it has not been published."""
+        path = self.path / "published.json"
+        if not is_there(path):
+            return None
+        try:
+            return taken(PUBLICATION, read_sealed(path, unsealed_too=True))
+        except (CorruptFile, ValueError) as error:  # then it is published again, which changes nothing
+            log.error("taken for unpublished: %s: %s", path, error)
+            return None
+
+    def timings(self, publication: Mapping[str, Any] | None) -> dict[str, float]:
+        """Seconds by phase, with that of its ``publication``, which comes after the record was written."""
+        spent = (publication or {}).get("seconds")
+        return self.record.timings if spent is None else {**self.record.timings, "publish": spent}
+
+    def mark_unpublished(self) -> None:
+        """Have it published again; raises Unwritable."""
+        with saving(path := self.path / "published.json"):
+            path.unlink(missing_ok=True)
+            flush(self.path)
+
+    def verify(self) -> None:
+        """Raises CorruptRound, naming the file, unless every file is as it was saved."""
+        for name, expected in self.record.hashes.items():
+            check_hash(self.path / name, expected)
+
+    def mark_published(self, publication: Mapping[str, Any]) -> None:
+        write_sealed(self.path / "published.json", publication)
+
+
+class Draft:
+    """A round being written, in a folder that no reader looks at."""
+
+    def __init__(self, path: Path, project_id: int, number: int) -> None:
+        self.path, self.project_id, self.number = path, project_id, number
+        self.saved: StoredRound | None = None
+
+    def save(self, record: Round, arrays: Mapping[str, NDArray[Any]]) -> StoredRound:
+        """Write arrays and record, hash every file of the folder, and make the round visible."""
+        for name, array in arrays.items():
+            np.save(self.path / f"{name}.npy", array, allow_pickle=False)
+        hashes = {path.name: sha256(path) for path in sorted(self.path.iterdir()) if path.is_file()}
+        record = replace(record, hashes=hashes)
+        write_sealed(self.path / "round.json", asdict(record))
+        for path in self.path.iterdir():
+            flush(path)
+        final = self.path.with_name(_folder(self.number))
+        self.path.rename(final)
+        flush(final.parent)
+        self.saved = StoredRound(record, final)
+        return self.saved
+
+
+class Store:
+    """All projects' rounds below ``root``."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    @property
+    def image_cache(self) -> Path:
+        return self.root / "images"
+
+    def pretraining(self, project_id: int) -> Path:
+        return self._project(project_id) / "pretraining"
+
+    def webhook_secret(self) -> str:
+        """The secret kept in the store, made at the first call and readable by the owner only."""
+        with saving(path := self.root / "webhook-secret"):
+            self.root.mkdir(parents=True, exist_ok=True)
+        return kept_secret(path)
+
+    def register(self, project_id: int) -> bool:
+        """Remember the project; whether it was new, or had been disconnected. Raises Unwritable."""
+        folder, is_new = self._project(project_id), self.is_disconnected(project_id)
+        with saving(folder):
+            if is_new:
+                self.connection_path(project_id).unlink(missing_ok=True)
+                (folder / DISCONNECTED).unlink(missing_ok=True)
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            is_new = is_new or not folder.is_dir()
+            folder.mkdir(exist_ok=True)
+        return is_new
+
+    def extra_params(self, project_id: int) -> dict[str, Any]:
+        """The settings that the project's lead typed into Label Studio's form; empty without any."""
+        path = self._project(project_id) / "extra-params.json"
+        if not is_there(path):
+            return {}
+        try:
+            return read_sealed(path, unsealed_too=True)
+        except CorruptFile as error:  # Label Studio sends them again with its next /setup
+            log.error("project %d goes by the common settings: %s", project_id, error)
+            return {}
+
+    def keep_extra_params(self, project_id: int, given: Mapping[str, Any]) -> None:
+        """Remember them for a known project; raises Unwritable."""
+        if given != self.extra_params(project_id):
+            write_sealed(self._project(project_id) / "extra-params.json", given)
+
+    def connection_path(self, project_id: int) -> Path:
+        """Where it is kept how the project stood in Label Studio before it was connected."""
+        return self._project(project_id) / "connection.json"
+
+    def disconnect(self, project_id: int) -> None:
+        """Have the project unknown until it is registered again; its rounds stay."""
+        if self._project(project_id).exists():
+            with saving(path := self._project(project_id) / DISCONNECTED):
+                path.touch()
+
+    def is_disconnected(self, project_id: int) -> bool:
+        try:
+            return (self._project(project_id) / DISCONNECTED).exists()
+        except OSError:  # of a folder that cannot be read nobody has said so
+            return False
+
+    def replay_path(self, project_id: int) -> Path:
+        """Where a replay of strategies on the project's images is kept."""
+        return self._project(project_id) / "replay.json"
+
+    def forget(self, project_id: int) -> None:
+        """Put the project with all its rounds aside, into ``gone/<id>-<time>``, where a person finds them."""
+        aside = self.root / "gone" / f"{project_id}-{time.time():.0f}"
+        with saving(aside), contextlib.suppress(FileNotFoundError):
+            aside.parent.mkdir(exist_ok=True)
+            self._project(project_id).rename(aside)
+
+    def empty_gone(self, seconds: float = GONE_SECONDS) -> None:
+        """Remove the projects that were put aside longer ago than that."""
+        for name in _folders(self.root / "gone", GONE):
+            since = GONE.fullmatch(name)
+            if since and int(since[1]) < time.time() - seconds:
+                shutil.rmtree(self.root / "gone" / name, ignore_errors=True)
+
+    def projects(self) -> list[int]:
+        """Ids of the known projects, ascending."""
+        known = sorted(int(name) for name in _folders(self.root / "projects", A_PROJECT))
+        return [project_id for project_id in known if not self.is_disconnected(project_id)]
+
+    def numbers(self, project_id: int) -> list[int]:
+        """Numbers of the project's rounds, ascending; raises StoreError where its folder cannot be read."""
+        return sorted(map(_number, _folders(self._project(project_id), A_ROUND)))
+
+    def newest_first(self, project_id: int) -> list[int]:
+        """Numbers of the rounds, newest first; but one that was rolled back to comes before all."""
+        numbers, held = self.numbers(project_id)[::-1], self.held(project_id)
+        if held and held.number in numbers and held.newest == numbers[0]:
+            numbers.remove(held.number)
+            numbers.insert(0, held.number)
+        return numbers
+
+    def hold(self, project_id: int, reason: str, number: int | None = None) -> None:
+        """Let no round start by itself until ``release``; ``number``: roll back to it. Hold the lock."""
+        hold = Hold(reason, number, max(self.numbers(project_id), default=0))
+        write_sealed(self._project(project_id) / "held.json", asdict(hold))
+
+    def held(self, project_id: int) -> Hold | None:
+        """Why no round starts by itself; None where they do."""
+        path = self._project(project_id) / "held.json"
+        if not is_there(path):
+            return None
+        try:
+            return taken(HOLD, read_sealed(path))
+        except CorruptFile as error:  # somebody wanted it held: a person is to say that it goes on
+            return Hold(f"What held the project back cannot be read: {error.why}.", None, 0)
+        except ValueError as error:
+            return Hold(f"What held the project back cannot be read: {path.name}, {error}.", None, 0)
+
+    def release(self, project_id: int) -> None:
+        """Let rounds start by themselves again; raises Unwritable."""
+        with saving(path := self._project(project_id) / "held.json"):
+            path.unlink(missing_ok=True)
+
+    def open(self, project_id: int, number: int) -> StoredRound:
+        """One round. Raises RoundNotFound or CorruptRound."""
+        path = self._project(project_id) / _folder(number)
+        if not A_ROUND.fullmatch(path.name) or not _is_folder(path):
+            known = ", ".join(map(str, self.numbers(project_id))) or "none"
+            raise RoundNotFound(
+                f"Project {project_id} has no round {str(number)[:20]}. Those it has: {known}."
+            )
+        return StoredRound(_read_record(path, project_id, number), path)
+
+    def readable(self, project_id: int) -> Iterator[StoredRound]:
+        """The rounds whose record can be read, in the order of ``newest_first``; the log names the others."""
+        for number in self.newest_first(project_id):
+            try:
+                yield self.open(project_id, number)
+            except CorruptRound as error:
+                log.error("passed over: %s", error)
+
+    def latest(self, project_id: int, *, verified: bool = False) -> StoredRound | None:
+        """The first of ``readable``; ``verified``: the first of which every file is as it was saved, which
+        takes reading them all.
+        """
+        for stored in self.readable(project_id):
+            try:
+                if verified:
+                    stored.verify()
+                return stored
+            except CorruptRound as error:
+                log.error("passed over: %s", error)
+        return None
+
+    @contextlib.contextmanager
+    def draft(self, project_id: int) -> Iterator[Draft]:
+        """A folder for the next round; it vanishes unless ``save`` was called.
+
+        Folders that a killed worker left are removed, so hold the project's lock.
+        """
+        self.register(project_id)
+        folder = self._project(project_id)
+        for torn in folder.glob(".draft-*"):
+            shutil.rmtree(torn, ignore_errors=True)
+        # Also what is no folder keeps a round from taking its name.
+        taken_names = (path.name for path in folder.glob("round-*") if A_ROUND.fullmatch(path.name))
+        number = max(map(_number, taken_names), default=0) + 1
+        path = folder / f".draft-{number}-{secrets.token_hex(4)}"
+        path.mkdir()
+        try:
+            yield Draft(path, project_id, number)
+        finally:
+            shutil.rmtree(path, ignore_errors=True)
+
+    def prune(self, project_id: int, keep: int) -> None:
+        """Remove all but the newest ``keep`` rounds; what they measured stays in the history.
+
+        One that cannot be read counts for none, and stays until all that are kept are newer.
+        """
+        folder = self._project(project_id)
+        readable = [stored.record.number for stored in self.readable(project_id)]
+        oldest = min(readable[:keep], default=0)
+        dead = [*readable[keep:], *(n for n in self.numbers(project_id) if n < oldest and n not in readable)]
+        if dead:
+            history = [asdict(record) for record in self.history(project_id)]
+            for name in HISTORIES:
+                write_sealed(folder / name, {"rounds": history})
+        for number in dead:
+            shutil.rmtree(folder / _folder(number), ignore_errors=True)
+
+    def history(self, project_id: int) -> list[Round]:
+        """The records of all rounds there ever were, oldest first, without their lists by task.
+
+        Those of pruned rounds come from ``history.json``. A record that cannot be read is passed over.
+        """
+        records = {record.number: record for record in _read_history(self._project(project_id))}
+        records |= {stored.record.number: stored.record for stored in self.readable(project_id)}
+        return [replace(records[number], **_NO_LISTS) for number in sorted(records)]
+
+    def _project(self, project_id: int) -> Path:
+        return self.root / "projects" / str(int(project_id))
+
+
+_NO_LISTS: dict[str, Any] = {"batch": (), "reserve": (), "distances": (), "holdout": (), "failures": ()}
+
+
+def _folder(number: int) -> str:
+    return f"round-{number:05d}" if 0 < number < 10**9 else "round-?"
+
+
+def _number(folder: str) -> int:
+    return int(folder.removeprefix("round-"))
+
+
+def _folders(folder: Path, pattern: re.Pattern[str]) -> list[str]:
+    """Names of the folders in ``folder`` that are wholly of the pattern; raises StoreError."""
+    try:
+        paths = list(folder.iterdir())
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise StoreError(
+            f"The folder {folder} cannot be read ({error.strerror}). Mend it or its rights."
+        ) from error
+    return [path.name for path in paths if pattern.fullmatch(path.name) and _is_folder(path)]
+
+
+def _is_folder(path: Path) -> bool:
+    try:
+        return path.is_dir()
+    except OSError:  # nothing in it could be read either
+        return False
+
+
+def _read_record(path: Path, project_id: int, number: int) -> Round:
+    try:
+        record = taken(ROUND, read_sealed(path / "round.json"))
+    except CorruptFile as error:
+        raise CorruptRound(path, error.why) from error
+    except ValueError as error:
+        raise CorruptRound(path, f"round.json is of another shape ({error})") from None
+    if (record.project_id, record.number) != (project_id, number):
+        raise CorruptRound(path, f"it is round {record.number} of project {record.project_id}, copied here")
+    return record
+
+
+def _read_history(folder: Path) -> list[Round]:
+    """The records in ``history.json``; where that is damaged, those in its copy."""
+    for name in HISTORIES:
+        if is_there(folder / name):
+            try:
+                saved = read_sealed(folder / name).get("rounds")
+            except CorruptFile as error:
+                log.error("passed over: %s", error)
+            else:
+                return list(_records(folder / name, saved))
+    return []
+
+
+def _records(path: Path, saved: Any) -> Iterator[Round]:
+    if not isinstance(saved, list):
+        log.error("passed over: %s holds no list of rounds", path)
+        return
+    for place, each in enumerate(saved):
+        try:
+            yield taken(ROUND, each)
+        except ValueError as error:
+            log.error("passed over: entry %d of %s is of another shape (%s)", place, path, error)

@@ -1,0 +1,36 @@
+"""What Label Studio says that people did: hints to go and look, never the truth itself."""
+
+from coreset_backend.backend import Backend
+from coreset_backend.jobs.tasks import request_round
+
+START_TRAINING = "START_TRAINING"
+WORK_EVENTS = {
+    "ANNOTATION_CREATED",
+    "ANNOTATIONS_CREATED",
+    "ANNOTATION_UPDATED",
+    "ANNOTATION_DELETED",
+    "ANNOTATIONS_DELETED",
+    "TASKS_CREATED",
+    "TASKS_DELETED",
+}
+"""What people do to annotations and tasks. PROJECT_UPDATED is not among them: our own switch of the
+version fires it, and training on it would never end."""
+
+
+def concerns_us(action: str) -> bool:
+    """Whether an event can call for a round."""
+    return action in WORK_EVENTS or action == START_TRAINING
+
+
+def take_event(backend: Backend, project_id: int, action: str) -> str:
+    """Remember the project and ask for a look at it: "queued", "already waiting", "manual" or "disconnected".
+
+    "manual" says that the project's ``trigger`` lets only Start Training start rounds. Raises QueueError.
+    """
+    if backend.store.is_disconnected(project_id):  # an event that was under way
+        return "disconnected"
+    backend.store.register(project_id)
+    forced = action == START_TRAINING
+    if not forced and backend.trigger_of(project_id) == "manual":
+        return "manual"
+    return "queued" if request_round(backend, project_id, action, force=forced) else "already waiting"

@@ -1,0 +1,128 @@
+"""The pages for people: projects, one project, and the images on them. Loads no torch.
+
+A page is whole without JavaScript; that keeps it live and draws the charts.
+"""
+
+import datetime
+
+import numpy as np
+from flask import Blueprint, Response, render_template
+from werkzeug.exceptions import HTTPException, NotFound
+
+from coreset_backend.errors import CoresetError, RoundNotFound
+from coreset_backend.redaction import redacted
+from coreset_backend.store.store import StoredRound
+from coreset_backend.web.overview import Json, map_bytes, project_list, project_overview
+from coreset_backend.web.requests import connected_project, current_backend, status_of
+
+THUMBNAIL_SIDE = 192
+UNCHANGING = "private, max-age=86400, immutable"
+
+pages = Blueprint("pages", __name__)
+
+
+@pages.get("/projects")
+def projects() -> str:
+    """All connected projects."""
+    return render_template("projects.html", projects=project_list(current_backend()))
+
+
+@pages.get("/projects/<int:project_id>")
+def project(project_id: int) -> str:
+    """One project: what is happening, what the labels bought, when to stop."""
+    return render_template(
+        "project.html", view=project_overview(current_backend(), connected_project(project_id))
+    )
+
+
+@pages.get("/projects/<int:project_id>/rounds/<int:number>/thumbnails/<int:task_id>.jpg")
+def thumbnail(project_id: int, number: int, task_id: int) -> Response:
+    """The image of a task of that round, from the cache. 404 for a task of another project."""
+    from coreset_backend.images.thumbnails import cached_thumbnail
+
+    stored = _round(project_id, number)
+    key = _image_key(stored, task_id)
+    jpeg = cached_thumbnail(current_backend().store.image_cache, key, THUMBNAIL_SIDE) if key else None
+    if jpeg is None:
+        raise NotFound(f"Round {number} of project {project_id} has no cached image of task {task_id}.")
+    return Response(jpeg, mimetype="image/jpeg", headers={"Cache-Control": UNCHANGING})
+
+
+@pages.get("/projects/<int:project_id>/rounds/<int:number>/map")
+def embedding_map(project_id: int, number: int) -> Response:
+    """The points of the round's embedding map; `map_bytes` has the format."""
+    stored = _round(project_id, number)
+    if not stored.has("layout"):
+        raise NotFound(f"Round {number} of project {project_id} was saved without a map.")
+    headers = {"Cache-Control": UNCHANGING}
+    return Response(map_bytes(stored), mimetype="application/octet-stream", headers=headers)
+
+
+def _round(project_id: int, number: int) -> StoredRound:
+    try:
+        return current_backend().store.open(connected_project(project_id), number)
+    except RoundNotFound as error:
+        raise NotFound(str(error)) from None
+
+
+def _image_key(stored: StoredRound, task_id: int) -> str | None:
+    if not stored.has("image_keys"):
+        return None
+    if task_id >= 2**63:
+        return None
+    with stored.reading():
+        task_ids = stored.array("embedded_task_ids")
+        row = int(np.searchsorted(task_ids, task_id))
+        known = row < len(task_ids) and task_ids[row] == task_id
+        return stored.array("image_keys")[row].tobytes().hex() if known else None
+
+
+@pages.errorhandler(HTTPException)
+@pages.errorhandler(CoresetError)
+def _show_error(error: HTTPException | CoresetError) -> tuple[str, int, dict[str, str]]:
+    status = error.code or 500 if isinstance(error, HTTPException) else status_of(error)
+    words = redacted(str(error.description if isinstance(error, HTTPException) else error))
+    headers = dict(error.get_headers()) if isinstance(error, HTTPException) else {}
+    return render_template("error.html", status=status, words=words), status, headers
+
+
+# ---------------------------------------------------------------- words for numbers
+
+
+@pages.app_template_filter("percent")
+def percent(share: float | None) -> str:
+    return "–" if share is None else f"{100 * share:.1f} %"
+
+
+@pages.app_template_filter("number")
+def number(value: float | None, digits: int = 0) -> str:
+    """With thin spaces between thousands; a dash for what is not known."""
+    return "–" if value is None else f"{value:,.{digits}f}".replace(",", "\u202f")
+
+
+@pages.app_template_filter("duration")
+def duration(seconds: float | None) -> str:
+    if seconds is None:
+        return "–"
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+@pages.app_template_filter("moment")
+def moment(text: str | None) -> str:
+    """An ISO time as day and minute, UTC."""
+    return f"{datetime.datetime.fromisoformat(text):%d %b %Y, %H:%M}" if text else "–"
+
+
+def bar(counts: list[Json], width: float = 1000) -> list[Json]:
+    """Where each state's part of a stacked bar begins and how wide it is, of ``width`` in all."""
+    total, start, parts = sum(item["count"] for item in counts) or 1, 0.0, []
+    for item in counts:
+        wide = width * item["count"] / total
+        parts.append(item | {"x": round(start, 2), "width": round(wide, 2)})
+        start += wide
+    return parts
+
+
+pages.add_app_template_global(bar, "bar")
