@@ -43,6 +43,7 @@ from coreset_backend.selection import (
 )
 from coreset_backend.selection.annoy_index import build_index
 from coreset_backend.settings import Settings
+from coreset_backend.simulation import images
 from coreset_backend.simulation import replay as simulate
 
 Rows = NDArray[np.int64]
@@ -214,7 +215,7 @@ def replayed(draw: Draw, learner: str, strategy: str, seed: int, work: Path) -> 
     chosen = draw.weights if learner == "product" else model.choose_backbone("small_cnn", None)
     names = tuple(map(str, range(10)))
     pool, test = (
-        simulate.LabeledImages(part.pixels, tuple((names[code],) for code in part.classes), names)
+        images.LabeledImages(part.pixels, tuple((names[code],) for code in part.classes), names)
         for part in (draw.pool, draw.test)
     )
     budgets = [budget for budget in REPLAYED[learner] if budget <= len(pool)]

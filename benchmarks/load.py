@@ -27,12 +27,14 @@ import numpy as np
 
 from coreset_backend.backend import Backend, open_backend
 from coreset_backend.connection.connect import SECRET_HEADER
-from coreset_backend.jobs.tasks import request_round
+from coreset_backend.jobs.queue import request_round
 from coreset_backend.local.label_studio import free_port, tied_to_parent
-from coreset_backend.local.stack import embedded_redis, wait_for_redis, wait_for_web
+from coreset_backend.local.redis_server import embedded_redis, wait_for_redis
+from coreset_backend.local.stack import wait_for_web
 from coreset_backend.project import Labels
 from coreset_backend.settings import Settings
-from coreset_backend.store.store import STATES, Round
+from coreset_backend.store.record import STATES
+from coreset_backend.store.store import Round
 
 ROOT = Path(__file__).parent.parent
 PROJECTS = range(1, 11)

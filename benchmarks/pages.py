@@ -28,7 +28,8 @@ from coreset_backend.images.cache import PixelCache
 from coreset_backend.local.demo_images import CLASSES, make_images
 from coreset_backend.project import Labels
 from coreset_backend.settings import Settings
-from coreset_backend.store.store import STATES, Round
+from coreset_backend.store.record import STATES
+from coreset_backend.store.store import Round
 from coreset_backend.web.app import create_app
 
 IMAGES = 300

@@ -21,15 +21,17 @@ sys.path.insert(0, str(ROOT))
 import httpx  # noqa: E402
 
 from coreset_backend.label_studio.client import LabelStudio  # noqa: E402
-from coreset_backend.local import label_studio as demo  # noqa: E402
+from coreset_backend.local import demo_project  # noqa: E402
 from coreset_backend.project import Prediction  # noqa: E402
 
 HEAD = 100
 
 
 def main(url: str, token: str, n: int) -> None:
-    client, session = LabelStudio(url, token), demo.open_session(url, token)
-    project_id = demo.create_project(session, f"Queue of {n}", demo.choices_config(("a", "b")))
+    client, session = LabelStudio(url, token), demo_project.open_session(url, token)
+    project_id = demo_project.create_project(
+        session, f"Queue of {n}", demo_project.choices_config(("a", "b"))
+    )
     session.patch(
         f"/api/projects/{project_id}/", json={"sampling": "Uncertainty sampling"}
     ).raise_for_status()

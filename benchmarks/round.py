@@ -24,6 +24,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests"), str(ROOT / "tests/e2e")]
 import httpx  # noqa: E402
 from e2e_stack import Stack, running_stack  # noqa: E402
 
+from coreset_backend.local import demo_project  # noqa: E402
 from coreset_backend.local import label_studio as demo  # noqa: E402
 from coreset_backend.local.demo_images import CLASSES, make_images  # noqa: E402
 
@@ -54,12 +55,12 @@ def measure(server: demo.LabelStudioServer, stack: Stack, n: int) -> None:
     folder = server.document_root / str(n)
     truth = dict(make_images(folder, n, seed=n))
     token = server.login.token
-    project_id = demo.create_demo_project(server.url, token, folder, f"Round of {n}", CLASSES)
+    project_id = demo_project.create_demo_project(server.url, token, folder, f"Round of {n}", CLASSES)
     stack.connect(project_id)
     started = time.monotonic()
     cold = stack.wait_for_round(project_id, 1, 1800)
     show(f"n = {n}, cold start", cold["timings"], time.monotonic() - started)
-    with demo.open_session(server.url, token) as session:
+    with demo_project.open_session(server.url, token) as session:
         for task_id in cold["batch"]:
             label(session, task_id, truth)
     started = time.monotonic()

@@ -6,7 +6,6 @@ import json
 import logging
 import math
 import os
-import re
 import secrets
 import stat
 from collections.abc import Iterator, Mapping
@@ -19,7 +18,6 @@ log = logging.getLogger(__name__)
 FORMAT = 1
 LARGEST = 512_000_000
 """Bytes; the record of a round with a million unreadable images has 300 MB."""
-A_SECRET = re.compile(rb"[!-~]{20,}")
 
 
 def write_sealed(path: Path, fields: Mapping[str, Any]) -> None:
@@ -131,24 +129,6 @@ def write_atomically(path: Path, content: bytes) -> None:
                 partial.unlink()
             raise
         flush(path.parent)
-
-
-def kept_secret(path: Path) -> str:
-    """The secret in the file, made at the first call by whichever process and readable by the owner only.
-
-    What a crash or the disk left of one is replaced: an empty one would let anybody in. Raises Unwritable.
-    """
-    with saving(path):
-        if os.path.lexists(path) and not _is_a_secret(path):
-            log.error("%s is damaged: a new one is made, connect each project once more", path.name)
-            path.unlink(missing_ok=True)
-        if not path.exists():
-            _make_secret(path)
-        return path.read_text()
-
-
-def _is_a_secret(path: Path) -> bool:
-    return path.is_file() and A_SECRET.fullmatch(path.read_bytes()) is not None
 
 
 def _make_secret(path: Path) -> None:

@@ -5,8 +5,7 @@ JSON are those that Label Studio 1.23.2 was seen to send.
 """
 
 import hashlib
-from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal
@@ -14,18 +13,30 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from coreset_backend.errors import UnsupportedLabelConfig
-from coreset_backend.foreign_text import one_line
-from coreset_backend.label_studio.annotations import Answer, agreed_label
-from coreset_backend.label_studio.label_config import LabelConfig, parse_label_config
-from coreset_backend.label_studio.label_config import Labels as Labels
-from coreset_backend.label_studio.task_images import image_uris
-
 Json = Any
 TaskState = Literal["pool", "labeled", "skipped"]
 MOST_CLASSES = 2_000
 MOST_REASONS = 5
 """So many reasons for unread answers are told; a hundred renamed choices fill no page."""
+
+
+@dataclass(frozen=True, slots=True)
+class Labels:
+    """The <Choices> that is trained on; the order of ``names`` is the class index.
+
+    ``multiple``: any number of classes, none included, is an answer. ``paths``: with allowNested, the values
+    from the top choice down to each class, in the order of ``names``; else empty.
+    """
+
+    from_name: str
+    to_name: str
+    names: tuple[str, ...]
+    multiple: bool
+    paths: tuple[tuple[str, ...], ...] = ()
+
+    def value_of(self, name: str) -> str | list[str]:
+        """The class as Label Studio writes it in a result."""
+        return list(self.paths[self.names.index(name)]) if self.paths else name
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,88 +107,6 @@ class Prediction:
     regions: tuple[Json, ...] = ()
 
 
-def parse_project_id(value: object) -> int:
-    """The id in what Label Studio calls a project: ``<id>`` or ``<id>.<created at>``; else ValueError."""
-    number = str(value).partition(".")[0] if isinstance(value, str | int | float) else ""
-    if isinstance(value, bool) or not (number.isascii() and number.isdecimal() and len(number) < 19):
-        raise ValueError(f"The project must be a number, as in 7 or '7.1795444315', not {str(value)[:40]!r}.")
-    return int(number)
-
-
-def task_id_of(task: Json) -> int:
-    """The task's id; -1, which no round knows, for a task that is not stored yet."""
-    value = task.get("id")
-    return value if isinstance(value, int) and 0 <= value < 2**63 else -1
-
-
-def parse_snapshot(
-    project: Json, tasks: Iterable[Json], now: datetime, control: str | None = None
-) -> Snapshot:
-    """The Snapshot of a project's JSON and its tasks' (with annotations where there are any).
-
-    A task that appears twice, as happens when paging over a list that changes, counts once. ``control`` is
-    that of :func:`coreset_backend.label_studio.label_config.parse_label_config`.
-    """
-    config = parse_label_config(project["label_config"], control)
-    if config.labels and len(config.labels.names) > MOST_CLASSES:
-        raise UnsupportedLabelConfig(
-            f"The label config has {len(config.labels.names):,} choices; up to {MOST_CLASSES:,} can be told "
-            "apart. Leave out what nobody needs in Label Studio: Settings > Labeling Interface."
-        )
-    by_id = {task["id"]: parse_task(task, config) for task in tasks}
-    ordered = tuple(by_id[task_id] for task_id in sorted(by_id))
-    return Snapshot(
-        project_id=int(project["id"]),
-        title=one_line(str(project.get("title") or ""), most=200),
-        model_version=project.get("model_version") or None,
-        labels=config.labels,
-        tasks=ordered,
-        taken_at=now,
-        label_config=str(project["label_config"]),
-        remarks=tuple(unread_remarks(ordered)),
-    )
-
-
-def parse_task(task: Json, config: LabelConfig) -> Task:
-    """The Task of one task's JSON."""
-    annotations = task.get("annotations") or []
-    kept = [annotation for annotation in annotations if not annotation.get("was_cancelled")]
-    state: TaskState = "labeled" if kept else "skipped" if annotations else "pool"
-    answer = Answer(None)
-    if kept:
-        answer = agreed_label(kept, config.control) if config.control else Answer(None, config.untrained)
-    uri = next(iter(image_uris(config.image, task.get("data"))), None)
-    return Task(int(task["id"]), uri, state, answer.label, answer.why, answer.unknown)
-
-
-def unread_remarks(tasks: Sequence[Task]) -> list[str]:
-    """A sentence for each reason why answers of annotators cannot be trained on, the commonest first."""
-    unread = Counter(task.unread for task in tasks if task.unread)
-    partly = Counter(task.unknown for task in tasks if task.unknown and not task.unread)
-    sentences = [
-        f"{_annotated(count)} no answer that can be trained on, because {why}."
-        for why, count in unread.most_common(MOST_REASONS)
-    ]
-    if (rest := unread.total() - sum(count for _, count in unread.most_common(MOST_REASONS))) > 0:
-        sentences.append(f"{_annotated(rest)} no answer that can be trained on, for other reasons.")
-    if partly:
-        value, _ = partly.most_common(1)[0]
-        sentences.append(
-            f"{_annotated(partly.total())} choices that the label config does not have, as '{value}'; "
-            "only the others of their choices are trained on."
-        )
-    if strange := [task.unknown for task in tasks if task.unknown]:
-        value, _ = Counter(strange).most_common(1)[0]
-        sentences.append(
-            f"Where '{value}' was renamed, alias=\"{value}\" on the new <Choice> makes its answers count."
-        )
-    return sentences
-
-
-def _annotated(count: int) -> str:
-    return "1 annotated task holds" if count == 1 else f"{count:,} annotated tasks hold"
-
-
 def class_targets(tasks: Sequence[Task], labels: Labels) -> NDArray[np.float32]:
     """float32[n, classes]: 1 where the task's label names the class; every task must have a label."""
     targets = np.zeros((len(tasks), len(labels.names)), dtype=np.float32)
@@ -186,31 +115,3 @@ def class_targets(tasks: Sequence[Task], labels: Labels) -> NDArray[np.float32]:
         for name in task.label or ():
             targets[row, column[name]] = 1
     return targets
-
-
-def prediction_json(prediction: Prediction, labels: Labels | None) -> Json:
-    """The body of one prediction as Label Studio's import takes it; ``result`` is empty without a label."""
-    return {
-        "task": prediction.task_id,
-        "score": prediction.score,
-        "model_version": prediction.model_version,
-        "result": result_json(prediction, labels),
-    }
-
-
-def result_json(prediction: Prediction, labels: Labels | None) -> list[Json]:
-    """The regions of a prediction: those that it carries, and at most one choices region of its own.
-
-    "None of these" has no region.
-    """
-    carried = list(prediction.regions)
-    answered = {region.get("from_name") for region in carried}
-    if labels is None or not prediction.label or labels.from_name in answered:
-        return carried
-    region = {
-        "from_name": labels.from_name,
-        "to_name": labels.to_name,
-        "type": "choices",
-        "value": {"choices": [labels.value_of(name) for name in prediction.label]},
-    }
-    return [*carried, region if prediction.confidence is None else {**region, "score": prediction.confidence}]

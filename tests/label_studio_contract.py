@@ -9,7 +9,7 @@ import pytest
 from coreset_backend.connection.queue import publish_queue
 from coreset_backend.errors import LabelStudioError, ProjectGone, Rejected, Unauthorized
 from coreset_backend.label_studio.client import LabelStudio, Publication
-from coreset_backend.local import label_studio as demo
+from coreset_backend.local import demo_project
 from coreset_backend.project import Prediction
 
 CLASSES = ("cat", "dog")
@@ -26,7 +26,7 @@ def predictions(task_ids: list[int], version: str, label: str | None = "cat") ->
 
 def create_project(admin: httpx.Client) -> tuple[int, list[int]]:
     """A project of six tasks, and their ids."""
-    project_id = demo.create_project(admin, "Published to", demo.choices_config(CLASSES))
+    project_id = demo_project.create_project(admin, "Published to", demo_project.choices_config(CLASSES))
     tasks = [{"image": f"https://example.com/{n}.jpg"} for n in range(6)]
     admin.post(f"/api/projects/{project_id}/import", json=tasks).raise_for_status()
     page = admin.get("/api/tasks/", params={"project": project_id, "include": "id"}).json()
@@ -86,7 +86,7 @@ class LabelStudioContract:
     ) -> None:
         project_id, task_ids = project
         labels = client.fetch_snapshot(project_id).labels
-        fewer = demo.choices_config(["dog", "horse"])
+        fewer = demo_project.choices_config(["dog", "horse"])
         admin.patch(f"/api/projects/{project_id}/", json={"label_config": fewer}).raise_for_status()
         published = client.publish(project_id, predictions(task_ids, "coreset-1-a"), labels)
         assert published.sent == 6
@@ -97,7 +97,7 @@ class LabelStudioContract:
         self, client: LabelStudio, admin: httpx.Client, project: tuple[int, list[int]]
     ) -> None:
         project_id, task_ids = project
-        nested = demo.choices_config(["cool"]).replace("<Choices ", '<Choices allowNested="true" ', 1)
+        nested = demo_project.choices_config(["cool"]).replace("<Choices ", '<Choices allowNested="true" ', 1)
         warm = '<Choice value="warm"><Choice value="red"/></Choice><Choice value="cool"/>'
         config = {"label_config": nested.replace('<Choice value="cool"/>', warm)}
         admin.patch(f"/api/projects/{project_id}/", json=config).raise_for_status()

@@ -18,7 +18,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "files": {"errors"},
     "settings": {"errors", "redaction"},
     "logs": {"foreign_text", "redaction", "settings"},
-    "project": {"arrays", "errors", "foreign_text", "label_studio"},
+    "project": {"arrays", "errors", "foreign_text"},
     "project_settings": {"errors", "selection", "settings"},
     "network": {"errors", "redaction"},
     "decoding": {"errors"},
@@ -39,7 +39,17 @@ MAY_IMPORT: dict[str, set[str]] = {
     | {"label_studio", "logs", "network", "project", "project_settings", "redaction", "settings", "store"},
     "simulation": {"arrays", "backend", "decoding", "errors", "evaluation", "files", "foreign_text"}
     | {"model", "project", "rounds", "selection", "settings"},
-    "local": {"backend", "connection", "errors", "evaluation", "jobs", "model", "settings", "simulation"}
+    "local": {
+        "backend",
+        "connection",
+        "errors",
+        "evaluation",
+        "files",
+        "jobs",
+        "model",
+        "settings",
+        "simulation",
+    }
     | {"store", "web.server"},
     "cli": {"backend", "connection", "errors", "foreign_text", "jobs", "label_studio", "local", "logs"}
     | {"redaction", "selection", "settings", "simulation", "web.server"},

@@ -7,7 +7,7 @@ from redis.exceptions import AuthenticationError
 
 from coreset_backend.backend import open_backend
 from coreset_backend.errors import ConfigError
-from coreset_backend.local.stack import find_redis, wait_for_redis
+from coreset_backend.local.redis_server import find_redis, wait_for_redis
 from coreset_backend.settings import Settings
 
 

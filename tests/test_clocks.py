@@ -11,7 +11,7 @@ from test_faults import stopped_at
 from waiting import wait_until
 from worker_site import Site, assert_recovers
 
-from coreset_backend.jobs.tasks import request_round
+from coreset_backend.jobs.queue import request_round
 from coreset_backend.web.app import create_app
 
 pytestmark = pytest.mark.slow

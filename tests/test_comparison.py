@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from coreset_backend.evaluation.comparison import keep_replay, read_replay, slice_summary
-from coreset_backend.simulation.report import Line
+from coreset_backend.simulation.cells import Line
 from coreset_backend.store.store import Store
 
 

@@ -13,16 +13,17 @@ from test_store import record
 
 from coreset_backend.backend import Backend
 from coreset_backend.cli.doctor import examine
+from coreset_backend.cli.status import status_lines
 from coreset_backend.connection.connect import SAMPLING, SECRET_HEADER, connect, problems
 from coreset_backend.connection.record import read_connection
 from coreset_backend.errors import LabelStudioError, ProjectError, UnsupportedLabelConfig
 from coreset_backend.jobs.requests import disconnect_project, publish_again, roll_back
-from coreset_backend.jobs.status import project_status, status_lines
+from coreset_backend.jobs.status import project_status
 from coreset_backend.jobs.tasks import reconcile_job
 from coreset_backend.label_studio.tabs import BATCH
-from coreset_backend.local import label_studio as demo
+from coreset_backend.local import demo_project
 from coreset_backend.rounds.run import publish_round
-from coreset_backend.store.store import StoredRound
+from coreset_backend.store.saved_round import StoredRound
 from coreset_backend.web.app import create_app
 
 YOLO = "yolo-v8"
@@ -36,7 +37,7 @@ def backend(make_backend: Callable[..., Backend], studio: FakeLabelStudio) -> Ba
 
 @pytest.fixture
 def admin(studio: FakeLabelStudio) -> Iterator[httpx.Client]:
-    with demo.open_session(studio.url, TOKEN) as session:
+    with demo_project.open_session(studio.url, TOKEN) as session:
         yield session
 
 

@@ -3,13 +3,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from coreset_backend.evaluation.learning_curve import (
-    Point,
-    area_under,
-    learning_curve,
-    radius_fall,
-    stop_advice,
-)
+from coreset_backend.evaluation.learning_curve import Point, area_under, learning_curve
+from coreset_backend.evaluation.stop_advice import radius_fall, stop_advice
 
 
 def exact(a: float, b: float, c: float, labels: list[int], n_holdout: int = 10_000) -> list[Point]:

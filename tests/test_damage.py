@@ -15,7 +15,8 @@ from worker_site import assert_nothing_lost
 from coreset_backend import model
 from coreset_backend.backend import Backend, open_backend
 from coreset_backend.evaluation.comparison import keep_replay
-from coreset_backend.rounds.run import round_due, run_round
+from coreset_backend.rounds.due import round_due
+from coreset_backend.rounds.run import run_round
 from coreset_backend.settings import Settings
 from coreset_backend.web.app import create_app
 

@@ -12,14 +12,9 @@ from PIL import Image
 from coreset_backend.decoding import decoded_pixels
 from coreset_backend.local.demo_images import make_images
 from coreset_backend.project import Labels, Snapshot, Task
-from coreset_backend.rounds.explain import (
-    duplicate_groups,
-    gather_evidence,
-    label_codes,
-    label_suspects,
-    look_alike,
-    pick_neighbors,
-)
+from coreset_backend.rounds.explain import gather_evidence, label_codes, pick_neighbors
+from coreset_backend.rounds.label_errors import label_suspects
+from coreset_backend.rounds.near_duplicates import duplicate_groups, look_alike
 from coreset_backend.rounds.pool_map import _spread, layout, principal_plane
 from coreset_backend.selection import NeighborGraph
 from coreset_backend.selection.annoy_index import build_index

@@ -9,7 +9,7 @@ from worker_site import Site
 
 from coreset_backend.backend import Backend
 from coreset_backend.jobs.progress import redis_key
-from coreset_backend.jobs.tasks import request_round
+from coreset_backend.jobs.queue import request_round
 
 
 def queued_projects(backend: Backend) -> list[int]:

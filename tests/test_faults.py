@@ -21,9 +21,10 @@ from worker_site import Site, assert_recovers
 
 from coreset_backend.jobs.monitoring import workers_alive
 from coreset_backend.jobs.progress import redis_key
+from coreset_backend.jobs.queue import request_round
 from coreset_backend.jobs.requests import cancel_round
 from coreset_backend.jobs.status import PHASES
-from coreset_backend.jobs.tasks import ROUND_JOB, request_round
+from coreset_backend.jobs.tasks import ROUND_JOB
 
 pytestmark = pytest.mark.slow
 KILLED = r"ended in the middle \(signal 9\)"

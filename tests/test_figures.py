@@ -7,7 +7,8 @@ from test_store import LABELS, record
 
 from coreset_backend.evaluation.round_scores import batch_figures, hold_out_figures
 from coreset_backend.project import Snapshot, Task
-from coreset_backend.store.store import Store, StoredRound
+from coreset_backend.store.saved_round import StoredRound
+from coreset_backend.store.store import Store
 
 CLASSES = ("cat", "dog")
 TASKS = tuple(Task(n, f"/{n}", "labeled", (CLASSES[n % 2],)) for n in range(1, 9))

@@ -6,9 +6,10 @@ import numpy as np
 from test_store import record
 
 from coreset_backend.backend import Backend
+from coreset_backend.cli.status import status_lines
 from coreset_backend.evaluation.history import advice, project_history
 from coreset_backend.evaluation.holdout import evaluate, proportion
-from coreset_backend.jobs.status import project_status, status_lines
+from coreset_backend.jobs.status import project_status
 from coreset_backend.project import Labels
 from coreset_backend.web.app import create_app
 

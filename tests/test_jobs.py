@@ -15,11 +15,12 @@ from waiting import wait_until
 from worker_site import Site, assert_nothing_lost
 
 from coreset_backend.errors import CorruptRound, RoundNotFound
-from coreset_backend.jobs.counts import read_counts
+from coreset_backend.jobs.monitoring import read_counts
 from coreset_backend.jobs.progress import write_progress
+from coreset_backend.jobs.queue import request_round
 from coreset_backend.jobs.requests import cancel_round, publish_again, roll_back
 from coreset_backend.jobs.status import PHASES
-from coreset_backend.jobs.tasks import reconcile_job, request_round
+from coreset_backend.jobs.tasks import reconcile_job
 from coreset_backend.jobs.worker import RoundWorker
 from coreset_backend.web.app import create_app
 

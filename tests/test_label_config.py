@@ -5,8 +5,9 @@ from typing import Any
 import pytest
 
 from coreset_backend.errors import UnsupportedLabelConfig
-from coreset_backend.label_studio.label_config import Labels, parse_label_config
+from coreset_backend.label_studio.label_config import parse_label_config
 from coreset_backend.label_studio.task_images import image_uris
+from coreset_backend.project import Labels
 
 IMAGE = '<Image name="image" value="$image"/>'
 CHOICES = '<Choice value="cat"/><Choice value="dog" alias="d"/>'

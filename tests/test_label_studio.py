@@ -12,7 +12,7 @@ from label_studio_contract import LabelStudioContract, create_project, predictio
 
 from coreset_backend.errors import LabelStudioError, Rejected, Unauthorized, Unreachable
 from coreset_backend.label_studio.client import PAGE_SIZE, LabelStudio
-from coreset_backend.local import label_studio as demo
+from coreset_backend.local import demo_project
 
 
 @pytest.fixture
@@ -24,7 +24,7 @@ def client(studio: FakeLabelStudio) -> Iterator[LabelStudio]:
 
 @pytest.fixture
 def admin(studio: FakeLabelStudio) -> Iterator[httpx.Client]:
-    with demo.open_session(studio.url, TOKEN) as session:
+    with demo_project.open_session(studio.url, TOKEN) as session:
         yield session
 
 

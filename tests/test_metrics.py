@@ -18,10 +18,10 @@ from test_store import record
 from waiting import wait_until
 
 from coreset_backend.backend import Backend
-from coreset_backend.jobs.counts import count
-from coreset_backend.jobs.monitoring import HEARTBEAT_SECONDS, alive_key, heartbeat_ages
-from coreset_backend.jobs.status import project_status, status_lines
-from coreset_backend.jobs.tasks import request_round
+from coreset_backend.cli.status import status_lines
+from coreset_backend.jobs.monitoring import HEARTBEAT_SECONDS, alive_key, count, heartbeat_ages
+from coreset_backend.jobs.queue import request_round
+from coreset_backend.jobs.status import project_status
 from coreset_backend.web.app import create_app
 
 MakeBackend = Callable[..., Backend]

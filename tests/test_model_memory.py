@@ -15,7 +15,7 @@ import torch
 from coreset_backend import model
 from coreset_backend.backend import Backend
 from coreset_backend.errors import OutOfMemory
-from coreset_backend.jobs.failures import explained
+from coreset_backend.jobs.outcome import explained
 
 IN_LITTLE_MEMORY = r"""
 import json, re, resource, tempfile

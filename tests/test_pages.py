@@ -19,7 +19,7 @@ from coreset_backend.jobs.progress import redis_key, write_progress
 from coreset_backend.jobs.status import PHASE_WORDS, PHASES
 from coreset_backend.selection import STRATEGIES
 from coreset_backend.settings import Settings
-from coreset_backend.store.store import STATES
+from coreset_backend.store.record import STATES
 from coreset_backend.web.app import create_app
 from coreset_backend.web.overview import CHOICE_WORDS
 

@@ -39,8 +39,8 @@ from coreset_backend.images.cache import PixelCache
 from coreset_backend.jobs.monitoring import alive_key
 from coreset_backend.jobs.progress import PRETRAINING_LEASE, redis_key, write_pretraining, write_progress
 from coreset_backend.project import Labels
-from coreset_backend.simulation.report import Line
-from coreset_backend.store.store import STATES
+from coreset_backend.simulation.cells import Line
+from coreset_backend.store.record import STATES
 from coreset_backend.web.app import create_app
 
 N = 400

@@ -22,7 +22,7 @@ from waiting import wait_until
 from coreset_backend.backend import Backend
 from coreset_backend.connection.connect import SECRET_HEADER
 from coreset_backend.local import label_studio as demo
-from coreset_backend.store.store import NO_ROUND_VERSION
+from coreset_backend.store.record import NO_ROUND_VERSION
 from coreset_backend.web.app import create_app
 
 PAYLOADS = {

@@ -15,9 +15,11 @@ from waiting import wait_until
 from worker_site import Site
 
 from coreset_backend.backend import Backend
+from coreset_backend.cli.status import status_lines
 from coreset_backend.jobs.progress import pretraining_reporter, read_progress, write_pretraining
-from coreset_backend.jobs.status import project_status, status_lines
-from coreset_backend.jobs.tasks import request_round
+from coreset_backend.jobs.queue import request_round
+from coreset_backend.jobs.status import project_status
+from coreset_backend.rounds.due import round_due
 from coreset_backend.rounds.features import (
     LEAST_IMAGES,
     features_at_hand,
@@ -25,7 +27,6 @@ from coreset_backend.rounds.features import (
     may_pretrain,
     request_pretraining,
 )
-from coreset_backend.rounds.run import round_due
 
 
 def pretraining(backend: Backend, project_id: int) -> dict[str, Any]:

@@ -3,14 +3,8 @@ from typing import Any
 
 import numpy as np
 
-from coreset_backend.project import (
-    Labels,
-    Prediction,
-    Task,
-    class_targets,
-    parse_snapshot,
-    prediction_json,
-)
+from coreset_backend.label_studio.payloads import parse_snapshot, prediction_json
+from coreset_backend.project import Labels, Prediction, Task, class_targets
 
 CONFIG = """<View><Image name="image" value="$image"/>
 <Choices name="label" toName="image"><Choice value="cat"/><Choice value="dog" alias="d"/></Choices></View>"""

@@ -18,11 +18,13 @@ from test_model_pretraining import begin, textures
 from coreset_backend import model
 from coreset_backend.backend import Backend
 from coreset_backend.cli.doctor import examine
+from coreset_backend.cli.status import status_lines
 from coreset_backend.errors import NotFinite, UnsupportedLabelConfig
 from coreset_backend.evaluation.predictions import Answers
-from coreset_backend.jobs.status import PHASES, project_status, status_lines
+from coreset_backend.jobs.status import PHASES, project_status
 from coreset_backend.rounds.choose import state_code
-from coreset_backend.rounds.run import round_due, run_round
+from coreset_backend.rounds.due import round_due
+from coreset_backend.rounds.run import run_round
 from coreset_backend.web.app import create_app
 from coreset_backend.web.overview import class_table, map_bytes
 

@@ -18,15 +18,10 @@ from coreset_backend.backend import Backend
 from coreset_backend.errors import ConfigError, TooFewLabels, UnsupportedLabelConfig
 from coreset_backend.local.demo_images import CLASSES, make_images
 from coreset_backend.settings import Settings
-from coreset_backend.simulation.replay import (
-    LabeledImages,
-    read_folder,
-    read_project,
-    replay,
-    simulate,
-    split,
-)
-from coreset_backend.simulation.report import Cell, Measured, csv_text, lines, recommendation, svg, table
+from coreset_backend.simulation.cells import Cell, Measured
+from coreset_backend.simulation.images import LabeledImages, read_folder, read_project, split
+from coreset_backend.simulation.replay import replay, simulate
+from coreset_backend.simulation.report import csv_text, lines, recommendation, svg, table
 
 
 @pytest.fixture(scope="module")

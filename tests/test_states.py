@@ -15,13 +15,14 @@ from test_store import record
 
 from coreset_backend.backend import Backend
 from coreset_backend.cli.doctor import examine
+from coreset_backend.cli.status import status_lines
 from coreset_backend.connection.connect import SAMPLING, SECRET_HEADER
 from coreset_backend.errors import NotFinite, Unreachable
 from coreset_backend.jobs.outcome import note_failure
 from coreset_backend.jobs.progress import redis_key, write_progress
-from coreset_backend.jobs.status import project_status, status_lines
-from coreset_backend.jobs.tasks import request_round
-from coreset_backend.rounds.run import round_due
+from coreset_backend.jobs.queue import request_round
+from coreset_backend.jobs.status import project_status
+from coreset_backend.rounds.due import round_due
 from coreset_backend.web.app import create_app
 
 BATCHES = {"none": 1, "unpublished": 2, "empty": 3, "begun": 4, "done": 5}

@@ -7,9 +7,10 @@ from rq.serializers import JSONSerializer
 from test_store import record
 
 from coreset_backend.backend import Backend
+from coreset_backend.cli.status import status_lines
 from coreset_backend.jobs.monitoring import alive_key
 from coreset_backend.jobs.progress import note_unseen
-from coreset_backend.jobs.status import PHASES, project_status, status_lines, whole_round
+from coreset_backend.jobs.status import PHASES, project_status, whole_round
 
 TIMINGS = {"snapshot": 1.0, "images": 4.0, "train": 10.0, "embed": 3.0, "publish": 2.0}
 

@@ -13,7 +13,8 @@ from coreset_backend.errors import CorruptRound, RoundNotFound
 from coreset_backend.evaluation.holdout import named_classes
 from coreset_backend.evaluation.predictions import Answers
 from coreset_backend.project import Labels
-from coreset_backend.store.store import Round, Store, StoredRound
+from coreset_backend.store.saved_round import StoredRound
+from coreset_backend.store.store import Round, Store
 
 LABELS = Labels("label", "image", ("cat", "dog"), multiple=False)
 

@@ -28,7 +28,7 @@ from coreset_backend.cli.main import main
 from coreset_backend.connection.connect import SECRET_HEADER
 from coreset_backend.errors import Unwritable
 from coreset_backend.files import write_sealed
-from coreset_backend.jobs.counts import count, read_counts
+from coreset_backend.jobs.monitoring import count, read_counts
 from coreset_backend.jobs.progress import redis_key, write_progress
 from coreset_backend.jobs.status import project_status
 from coreset_backend.jobs.tasks import reconcile_job

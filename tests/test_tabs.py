@@ -19,7 +19,8 @@ from coreset_backend.label_studio.tabs import (
     one_of,
     refresh_tabs,
 )
-from coreset_backend.store.store import Store, StoredRound
+from coreset_backend.store.saved_round import StoredRound
+from coreset_backend.store.store import Store
 
 
 @pytest.fixture

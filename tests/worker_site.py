@@ -20,9 +20,9 @@ from coreset_backend.backend import Backend, open_backend
 from coreset_backend.jobs.monitoring import job_counts
 from coreset_backend.jobs.progress import read_progress
 from coreset_backend.local.processes import Child
-from coreset_backend.local.stack import embedded_redis, wait_for_redis
+from coreset_backend.local.redis_server import embedded_redis, wait_for_redis
 from coreset_backend.settings import Settings
-from coreset_backend.store.store import StoredRound
+from coreset_backend.store.saved_round import StoredRound
 
 TRUE_WITHIN = 60
 """Seconds in which what the state says must be so again after a fault."""

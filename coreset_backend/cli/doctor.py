@@ -21,7 +21,7 @@ from coreset_backend.jobs.status import standing
 from coreset_backend.label_studio.annotations import HIDDEN
 from coreset_backend.label_studio.client import LabelStudio
 from coreset_backend.label_studio.label_config import parse_label_config
-from coreset_backend.project import parse_task
+from coreset_backend.label_studio.payloads import parse_task
 from coreset_backend.settings import secret_files
 
 log = logging.getLogger(__name__)

@@ -115,7 +115,7 @@ project_option = click.option(
 def connect(project_id: int) -> None:
     """Connect a Label Studio project: backend, webhook secret, sampling and tab; then its first round."""
     from coreset_backend.connection.connect import connect as steps
-    from coreset_backend.jobs.tasks import request_round
+    from coreset_backend.jobs.queue import request_round
 
     backend = open_backend(running_settings())
     for done in steps(
@@ -149,8 +149,8 @@ def disconnect(project_id: int) -> None:
 @project_option
 def start(project_id: int) -> None:
     """Start a round now, due or not."""
+    from coreset_backend.jobs.queue import request_round
     from coreset_backend.jobs.requests import require_connected
-    from coreset_backend.jobs.tasks import request_round
 
     backend = open_backend(running_settings())
     require_connected(backend, project_id)
@@ -205,7 +205,8 @@ def rollback(project_id: int, number: int) -> None:
 @click.option("--json", "as_json", is_flag=True, help="As the API answers it.")
 def status(project_id: int | None, as_json: bool) -> None:
     """How far each project's round is, what its last one chose, and the counts of its tasks."""
-    from coreset_backend.jobs.status import all_statuses, project_status, status_lines
+    from coreset_backend.cli.status import status_lines
+    from coreset_backend.jobs.status import all_statuses, project_status
 
     backend = open_backend(running_settings())
     found = all_statuses(backend) if project_id is None else [project_status(backend, project_id)]
@@ -285,7 +286,8 @@ def simulate(
     folder: Path | None, project_id: int | None, strategies: str, batches: str, **given: Any
 ) -> None:
     """Replay rounds on labelled images: which strategy, which batch size, how many labels. Resumable."""
-    from coreset_backend.simulation.replay import read_folder, read_project, run_simulation
+    from coreset_backend.simulation.images import read_folder, read_project
+    from coreset_backend.simulation.replay import run_simulation
 
     settings = running_settings() if project_id else read_settings()
     if project_id and not folder:

@@ -18,7 +18,7 @@ from coreset_backend.connection.record import (
 from coreset_backend.errors import CoresetError, LabelStudioError
 from coreset_backend.jobs.progress import read_progress, write_progress
 from coreset_backend.project import Json
-from coreset_backend.store.store import StoredRound
+from coreset_backend.store.saved_round import StoredRound
 
 log = logging.getLogger(__name__)
 

@@ -16,8 +16,9 @@ from coreset_backend.errors import CorruptFile
 from coreset_backend.files import is_there, read_sealed, write_sealed
 from coreset_backend.label_studio.client import LabelStudio
 from coreset_backend.project import Json
-from coreset_backend.store.record import taken
-from coreset_backend.store.store import NO_ROUND_VERSION, Store, StoredRound
+from coreset_backend.store.record import NO_ROUND_VERSION, taken
+from coreset_backend.store.saved_round import StoredRound
+from coreset_backend.store.store import Store
 
 log = logging.getLogger(__name__)
 

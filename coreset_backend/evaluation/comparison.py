@@ -13,7 +13,7 @@ from typing import Any
 from coreset_backend.errors import CorruptFile
 from coreset_backend.evaluation.holdout import Interval, proportion
 from coreset_backend.files import is_there, read_sealed, write_sealed
-from coreset_backend.simulation.report import Line
+from coreset_backend.simulation.cells import Line
 from coreset_backend.store.record import REPLAY, taken
 from coreset_backend.store.store import Store
 

@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 from typing import Any
 
-from coreset_backend.evaluation.learning_curve import Point, stop_advice
+from coreset_backend.evaluation.learning_curve import Point
+from coreset_backend.evaluation.stop_advice import stop_advice
 from coreset_backend.store.store import Round, Store
 
 Json = Any

@@ -9,8 +9,11 @@ from numpy.typing import NDArray
 
 from coreset_backend.errors import CorruptRound
 from coreset_backend.evaluation.holdout import named_classes, proportion
-from coreset_backend.project import Json, Prediction, result_json
-from coreset_backend.store.store import NO_ROUND_VERSION, Store, StoredRound
+from coreset_backend.label_studio.payloads import result_json
+from coreset_backend.project import Json, Prediction
+from coreset_backend.store.record import NO_ROUND_VERSION
+from coreset_backend.store.saved_round import StoredRound
+from coreset_backend.store.store import Store
 
 log = logging.getLogger(__name__)
 SURE, RIGHT, LEAST_HOLDOUT = 0.9, 0.8, 20

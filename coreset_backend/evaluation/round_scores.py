@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from coreset_backend.errors import CorruptRound
 from coreset_backend.evaluation.holdout import evaluate, named_classes, proportion
 from coreset_backend.project import Snapshot, class_targets
-from coreset_backend.store.store import StoredRound
+from coreset_backend.store.saved_round import StoredRound
 
 log = logging.getLogger(__name__)
 Rows = NDArray[np.int64]

@@ -2,23 +2,26 @@
 
 import contextlib
 import logging
+import signal
 import time
 
 from redis.exceptions import RedisError, ResponseError
 from rq import get_current_job
 from rq.job import Job
+from rq.timeouts import JobTimeoutException
 
 from coreset_backend.backend import Backend
 from coreset_backend.errors import (
     ConfigError,
     CoresetError,
     LabelStudioError,
+    OutOfMemory,
     ProjectError,
     StoreError,
     TooManyImageFailures,
+    memory_ran_out,
 )
-from coreset_backend.jobs.counts import count
-from coreset_backend.jobs.failures import usual_cause
+from coreset_backend.jobs.monitoring import count
 from coreset_backend.jobs.progress import (
     DAY,
     PRETRAINING_LEASE,
@@ -28,10 +31,10 @@ from coreset_backend.jobs.progress import (
     write_pretraining,
     write_progress,
 )
+from coreset_backend.jobs.queue import ROUND_JOB, is_demanded
 from coreset_backend.rounds.features import PRETRAINING_JOB
 
 log = logging.getLogger(__name__)
-ROUND_JOB = "coreset_backend.jobs.tasks.run_round_job"
 
 
 def note_failure(backend: Backend, project_id: int, error: CoresetError, forced: int = 0) -> None:
@@ -161,11 +164,42 @@ def free_lease(backend: Backend, job: Job) -> None:
         backend.redis.delete(key)
 
 
-def is_demanded(backend: Backend, project_id: int) -> bool:
-    """Whether somebody started a round that has not been answered yet."""
-    return bool(backend.redis.exists(redis_key(project_id, "demands")))
-
-
 def answer_demands(backend: Backend, project_id: int, count: int) -> None:
     """Drop the oldest ``count`` demands for a round; one that came while the round ran stays for the next."""
     backend.redis.ltrim(redis_key(project_id, "demands"), count, -1)
+
+
+OUT_OF_MEMORY = "The usual cause is that memory ran out: give the worker more, or lower CORESET_IMAGE_SIZE."
+
+
+OVERDUE = "killed, for CORESET_JOB_TIMEOUT had passed"
+
+
+DISK_FULL = "The usual cause is that the disk is full: make room below MODEL_DIR."
+
+
+def explained(backend: Backend, error: Exception) -> CoresetError:
+    """The error as one of ours; its traceback is logged where nobody foresaw it."""
+    if isinstance(error, CoresetError):
+        return error
+    if memory_ran_out(error):
+        return OutOfMemory(OUT_OF_MEMORY)
+    if isinstance(error, JobTimeoutException):
+        seconds = backend.settings.job_timeout
+        return CoresetError(f"The round was given up after {seconds} s. Raise CORESET_JOB_TIMEOUT.")
+    if isinstance(error, OSError):
+        folder = backend.settings.model_dir.absolute()
+        return StoreError(
+            f"The round could not be saved below {folder}: {error.strerror or error}. Nothing of it "
+            "was kept. Make room or mend the disk; the round is run again by itself."
+        )
+    log.exception("this was not foreseen")
+    return CoresetError(
+        f"An unexpected error ({type(error).__name__}: {error}). The worker's log has its traceback."
+    )
+
+
+def usual_cause(how: str) -> str:
+    """Why a process may have ended so: SIGBUS is for a file in memory that has no room on the disk."""
+    causes = {f"signal {signal.SIGBUS:d}": DISK_FULL, OVERDUE: "Raise it, or see what hangs."}
+    return causes.get(how, OUT_OF_MEMORY)

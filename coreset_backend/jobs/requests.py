@@ -9,7 +9,7 @@ from coreset_backend.backend import Backend
 from coreset_backend.connection.connect import disconnect
 from coreset_backend.errors import ProjectError, QueueError, RoundNotFound, StoreError
 from coreset_backend.jobs.lease import kept_alive, project_lease
-from coreset_backend.jobs.tasks import forget_state, request_publication, request_round, stop_round
+from coreset_backend.jobs.queue import forget_state, request_publication, request_round, stop_round
 
 PATIENCE = 10.0
 

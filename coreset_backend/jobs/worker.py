@@ -21,10 +21,9 @@ from rq.serializers import JSONSerializer
 
 from coreset_backend.backend import Backend, OurJob, OurQueue
 from coreset_backend.errors import CoresetError, memory_ran_out
-from coreset_backend.jobs.failures import OVERDUE
 from coreset_backend.jobs.monitoring import HEARTBEAT_SECONDS, alive_key
-from coreset_backend.jobs.outcome import ROUND_JOB, free_lease, lost
-from coreset_backend.jobs.tasks import NEVER_ENDS
+from coreset_backend.jobs.outcome import OVERDUE, free_lease, lost
+from coreset_backend.jobs.queue import NEVER_ENDS, ROUND_JOB
 from coreset_backend.redaction import redacted
 from coreset_backend.rounds.features import PRETRAINING_JOB
 

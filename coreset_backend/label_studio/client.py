@@ -29,8 +29,9 @@ from coreset_backend.label_studio.answers import (
     checked_project,
 )
 from coreset_backend.label_studio.auth import TokenAuth, read_answer
+from coreset_backend.label_studio.payloads import parse_snapshot, prediction_json
 from coreset_backend.network.outbound import TRUST_ADVICE, Proxy, retry_after, tls_context
-from coreset_backend.project import Json, Labels, Prediction, Snapshot, parse_snapshot, prediction_json
+from coreset_backend.project import Json, Labels, Prediction, Snapshot
 
 log = logging.getLogger(__name__)
 

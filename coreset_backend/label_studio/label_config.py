@@ -11,31 +11,13 @@ from xml.etree import ElementTree
 
 from coreset_backend.errors import UnsupportedLabelConfig
 from coreset_backend.label_studio.task_images import VARIABLE
+from coreset_backend.project import Labels
 
 CONTROL = "coreset_control"
 DEEPEST, MOST_NAMED = 100, 8
 BETWEEN_LEVELS = " / "
 """Between the levels of a nested choice in the name of its class."""
 FREE_TEXT = "textarea"
-
-
-@dataclass(frozen=True, slots=True)
-class Labels:
-    """The <Choices> that is trained on; the order of ``names`` is the class index.
-
-    ``multiple``: any number of classes, none included, is an answer. ``paths``: with allowNested, the values
-    from the top choice down to each class, in the order of ``names``; else empty.
-    """
-
-    from_name: str
-    to_name: str
-    names: tuple[str, ...]
-    multiple: bool
-    paths: tuple[tuple[str, ...], ...] = ()
-
-    def value_of(self, name: str) -> str | list[str]:
-        """The class as Label Studio writes it in a result."""
-        return list(self.paths[self.names.index(name)]) if self.paths else name
 
 
 @dataclass(frozen=True, slots=True)

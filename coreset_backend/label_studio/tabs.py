@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from coreset_backend.label_studio.client import BY_SCORE, LabelStudio, score_filter
 from coreset_backend.project import Json
 from coreset_backend.store.findings import duplicates, suspects
-from coreset_backend.store.store import StoredRound
+from coreset_backend.store.saved_round import StoredRound
 
 BATCH, SUSPECTS, DUPLICATES, UNREADABLE = (
     "Core-set batch",

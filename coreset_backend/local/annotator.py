@@ -15,11 +15,14 @@ from coreset_backend.backend import Backend
 from coreset_backend.errors import CoresetError
 from coreset_backend.evaluation.comparison import keep_replay
 from coreset_backend.evaluation.history import project_history
+from coreset_backend.local import demo_project
 from coreset_backend.local import label_studio as demo
 from coreset_backend.local.demo_images import CLASSES, make_even_images
-from coreset_backend.simulation.replay import read_files, simulate
-from coreset_backend.simulation.report import Cell, recommendation, write_results
-from coreset_backend.store.store import StoredRound
+from coreset_backend.simulation.cells import Cell
+from coreset_backend.simulation.images import read_files
+from coreset_backend.simulation.replay import simulate
+from coreset_backend.simulation.report import recommendation, write_results
+from coreset_backend.store.saved_round import StoredRound
 
 SETTINGS = {"CORESET_BATCH_SIZE": "24", "CORESET_RANDOM_SLICE": "0.25", "CORESET_DEBOUNCE_SECONDS": "1"}
 """The environment of the demo, where it says nothing else: small batches, so that there is much to watch."""
@@ -76,7 +79,7 @@ def label_rounds(
 ) -> None:
     """Label ``show.rounds`` batches as Label Studio serves them, and say what each round brought."""
     stored = _next_round(backend, project_id, 0, stopping)
-    with demo.open_session(server.url, server.login.token) as session:
+    with demo_project.open_session(server.url, server.login.token) as session:
         for _ in range(show.rounds):
             if stored is None or not stored.record.batch:
                 return

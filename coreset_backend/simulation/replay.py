@@ -8,7 +8,6 @@ killed goes on. Pixels stay on disk.
 import hashlib
 import json
 import time
-from collections import Counter
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
@@ -19,153 +18,30 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.lib.format import open_memmap
 from numpy.typing import NDArray
 
 from coreset_backend import __version__
-from coreset_backend.errors import ConfigError, ImageError, TooFewLabels, UnsupportedLabelConfig
+from coreset_backend.errors import ConfigError
 from coreset_backend.evaluation.holdout import evaluate
 from coreset_backend.files import write_atomically
-from coreset_backend.project import Labels, Snapshot, Task, class_targets
+from coreset_backend.project import Snapshot, Task, class_targets
 from coreset_backend.rounds.choose import choose_batch
 from coreset_backend.rounds.embeddings import prepare_all
-from coreset_backend.rounds.explain import duplicate_groups
 from coreset_backend.rounds.features import LEAST_IMAGES
 from coreset_backend.rounds.learn import Labeled, Vectors, fit_head, labeled_among, train_network
+from coreset_backend.rounds.near_duplicates import duplicate_groups
 from coreset_backend.selection import NeighborGraph, neighbors_for, strategy_named
 from coreset_backend.selection.annoy_index import build_index
 from coreset_backend.settings import Settings
-from coreset_backend.simulation.report import Cell, Measured, recommendation, table, write_results
+from coreset_backend.simulation.cells import Cell, Measured
+from coreset_backend.simulation.images import LabeledImages, read_folder, split
+from coreset_backend.simulation.report import recommendation, table, write_results
 
 if TYPE_CHECKING:
-    from coreset_backend.backend import Backend
-    from coreset_backend.model import ChosenBackbone, Classifier, PixelRows
+    from coreset_backend.model import ChosenBackbone, Classifier
 
 Rows = NDArray[np.int64]
-MOST_PIXELS = 100_000_000
-TEST_SHARE = 0.2
-FEWEST = 5  # images of one set of classes; rarer sets are shared out together
 SLICE_SECONDS = 20.0  # of pretraining between two lines of progress
-ENDINGS = {".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"}
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class LabeledImages:
-    """``pixels`` uint8[n, size, size, 3], read as asked for; the classes of each image among ``names``.
-
-    ``chosen``: a tuple of names for each image: one, or any number where ``multiple``.
-    """
-
-    pixels: "PixelRows"
-    chosen: tuple[tuple[str, ...], ...]
-    names: tuple[str, ...]
-    multiple: bool = False
-
-    def __len__(self) -> int:
-        return len(self.chosen)
-
-    @property
-    def labels(self) -> Labels:
-        return Labels("label", "image", self.names, self.multiple)
-
-    def part(self, rows: Rows) -> "LabeledImages":
-        from coreset_backend.model import PixelSubset
-
-        chosen = tuple(self.chosen[row] for row in rows)
-        return LabeledImages(PixelSubset(self.pixels, rows), chosen, self.names, self.multiple)
-
-    def digest(self) -> str:
-        """Hex; another one for other pixels or classes."""
-        digest = hashlib.sha256(repr((self.names, self.multiple, self.chosen)).encode())
-        for start in range(0, len(self), 1024):
-            digest.update(self.pixels[np.arange(start, min(start + 1024, len(self)))].tobytes())
-        return digest.hexdigest()
-
-    def image_keys(self) -> NDArray[np.uint8]:
-        """uint8[n, 32]: the SHA-256 of each image's pixels."""
-        digests = [
-            hashlib.sha256(self.pixels[np.array([row])].tobytes()).digest() for row in range(len(self))
-        ]
-        return np.frombuffer(b"".join(digests), np.uint8).reshape(-1, 32)
-
-
-def read_folder(folder: Path, size: int, decoded: Path) -> LabeledImages:
-    """The images below ``folder``, at ``size`` pixels a side; each subfolder is a class.
-
-    They are decoded once, into the file ``decoded``: 3 size² bytes each. Raises ConfigError without two
-    classes, or naming a file that is no readable image.
-    """
-    names = tuple(sorted(path.name for path in folder.iterdir() if path.is_dir())) if folder.is_dir() else ()
-    found = [(path, name) for name in names for path in _image_files(folder / name)]
-    if len({name for _, name in found}) < 2:
-        raise ConfigError(f"{folder} must hold a subfolder of images for each of two or more classes.")
-    return read_files(found, names, size, decoded)
-
-
-def read_files(
-    found: Sequence[tuple[Path, str]], names: tuple[str, ...], size: int, decoded: Path
-) -> LabeledImages:
-    """The files, each with its class, at ``size`` pixels a side, decoded once into the file ``decoded``.
-
-    Raises ConfigError naming a file that is no readable image.
-    """
-    from coreset_backend.decoding import Decoders
-
-    decoded.parent.mkdir(parents=True, exist_ok=True)
-    pixels = open_memmap(decoded, mode="w+", dtype=np.uint8, shape=(len(found), size, size, 3))
-    with Decoders(MOST_PIXELS) as decoders:
-        for row, (path, _) in enumerate(found):
-            try:
-                pixels[row] = decoders.pixels(path.read_bytes(), size)
-            except ImageError as error:
-                raise ConfigError(f"{path} cannot be used: {error}.") from error
-    return LabeledImages(pixels, tuple((name,) for _, name in found), names)
-
-
-def read_project(backend: "Backend", project_id: int, size: int) -> LabeledImages:
-    """The labelled images of a Label Studio project, at ``size`` pixels a side, from the backend's cache.
-
-    Images that cannot be read are left out. Raises UnsupportedLabelConfig unless the project asks for
-    classes of each image, TooFewLabels without two different answers, and what Label Studio answers.
-    """
-    control = backend.settings_for(project_id, {}).control
-    snapshot = backend.label_studio.fetch_snapshot(project_id, control=control)
-    if snapshot.labels is None:
-        raise UnsupportedLabelConfig(
-            f"Project {project_id} '{snapshot.title}' asks for no class of its images, as simulate needs. "
-            "Replay one with <Choices> on its <Image>."
-        )
-    chosen = {task.task_id: task.label for task in snapshot.tasks if task.label is not None}
-    if (known := len(set(chosen.values()))) < 2:
-        raise TooFewLabels(known, 2)
-    uris = [(task.task_id, task.uri) for task in snapshot.tasks if task.task_id in chosen]
-    pixels, _ = backend.images.fetch(uris, size)
-    readable = tuple(chosen[task_id] for task_id in pixels.task_ids.tolist())
-    return LabeledImages(pixels, readable, snapshot.labels.names, snapshot.labels.multiple)
-
-
-def _image_files(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.rglob("*") if path.suffix.lower() in ENDINGS)
-
-
-def split(images: LabeledImages, share: float = TEST_SHARE) -> tuple[LabeledImages, LabeledImages]:
-    """Pool and test images: ``share`` of each class, at least one, measures and is never chosen.
-
-    In multiple choice the sets of classes stand for classes, those of fewer than FEWEST images as one.
-    """
-    rng = np.random.default_rng(0)
-    count = Counter(images.chosen)
-    kind = [
-        label if not images.multiple or count[label] >= FEWEST else ("any other",) for label in images.chosen
-    ]
-    members: dict[tuple[str, ...], list[int]] = {}
-    for row, label in enumerate(kind):
-        members.setdefault(label, []).append(row)
-    test = np.zeros(len(images), dtype=bool)
-    for label in sorted(members):
-        rows = rng.permutation(members[label])
-        test[rows[: max(1, round(share * len(rows)))]] = True
-    return images.part(np.flatnonzero(~test)), images.part(np.flatnonzero(test))
 
 
 def pretrained_on(

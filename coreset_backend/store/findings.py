@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from coreset_backend.store.store import StoredRound
+from coreset_backend.store.saved_round import StoredRound
 
 Json = Any
 

@@ -189,3 +189,9 @@ def taken(adapter: TypeAdapter[T], saved: Mapping[str, Any]) -> T:
         first = error.errors(include_input=False)[0]
         place = ".".join(str(part) for part in first["loc"]) or "it"
         raise ValueError(f"{place}: {first['msg']}") from None
+
+
+NO_ROUND_VERSION = "pool-0-no-round-yet"
+
+
+STATES = ("labeled", "selected", "reserve", "pool", "skipped", "unreadable", "duplicate")

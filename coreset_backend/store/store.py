@@ -21,123 +21,27 @@ import secrets
 import shutil
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from coreset_backend.errors import CorruptFile, CorruptRound, RoundNotFound, StoreError
-from coreset_backend.files import (
-    check_hash,
-    flush,
-    is_there,
-    kept_secret,
-    read_sealed,
-    saving,
-    sha256,
-    write_sealed,
-)
-from coreset_backend.store.record import HOLD, PUBLICATION, ROUND, taken
+from coreset_backend.files import is_there, read_sealed, saving, write_sealed
+from coreset_backend.store.record import HOLD, ROUND, taken
 from coreset_backend.store.record import Hold as Hold
 from coreset_backend.store.record import Round as Round
+from coreset_backend.store.saved_round import Draft, StoredRound, _folder
+from coreset_backend.store.secret import kept_secret
 
 log = logging.getLogger(__name__)
 
 DISCONNECTED = "disconnected"
-NO_ROUND_VERSION = "pool-0-no-round-yet"
 HISTORIES = ("history.json", "history-copy.json")
 GONE_SECONDS = 7 * 86_400
 A_PROJECT = re.compile(r"[1-9][0-9]{0,17}")
 A_ROUND = re.compile(r"round-((?=[0-9]*[1-9])[0-9]{5}|[1-9][0-9]{5,8})")
 GONE = re.compile(r"[1-9][0-9]{0,17}-([0-9]{10,11})")
 """What is exactly such a name; whatever else lies beside, as a copy that somebody made, is left alone."""
-STATES = ("labeled", "selected", "reserve", "pool", "skipped", "unreadable", "duplicate")
-
-
-@dataclass(frozen=True, slots=True)
-class StoredRound:
-    """A round in the store, at ``path``."""
-
-    record: Round
-    path: Path
-
-    def has(self, name: str) -> bool:
-        """Whether the round was saved with that array; older rounds lack some."""
-        return f"{name}.npy" in self.record.hashes
-
-    def array(self, name: str) -> NDArray[Any]:
-        """The array saved as ``name``, checked against its hash; raises CorruptRound."""
-        path = self.path / f"{name}.npy"
-        check_hash(path, self.record.hashes.get(path.name))
-        try:
-            array: NDArray[Any] = np.load(path, allow_pickle=False)
-        except (OSError, ValueError) as error:
-            raise CorruptRound(self.path, f"{path.name} cannot be read ({error})") from error
-        return array
-
-    @contextlib.contextmanager
-    def reading(self) -> Iterator[None]:
-        """Around what reads several arrays: where they do not fit together, CorruptRound is raised."""
-        try:
-            yield
-        except (LookupError, ValueError, TypeError, AttributeError, OverflowError) as error:
-            raise CorruptRound(self.path, f"its files do not fit together ({error})") from error
-
-    @property
-    def publication(self) -> dict[str, Any] | None:
-        """What Label Studio took of it and when; None as long as it has not been published."""
-        path = self.path / "published.json"
-        if not is_there(path):
-            return None
-        try:
-            return taken(PUBLICATION, read_sealed(path, unsealed_too=True))
-        except (CorruptFile, ValueError) as error:  # then it is published again, which changes nothing
-            log.error("taken for unpublished: %s: %s", path, error)
-            return None
-
-    def timings(self, publication: Mapping[str, Any] | None) -> dict[str, float]:
-        """Seconds by phase, with that of its ``publication``, which comes after the record was written."""
-        spent = (publication or {}).get("seconds")
-        return self.record.timings if spent is None else {**self.record.timings, "publish": spent}
-
-    def mark_unpublished(self) -> None:
-        """Have it published again; raises Unwritable."""
-        with saving(path := self.path / "published.json"):
-            path.unlink(missing_ok=True)
-            flush(self.path)
-
-    def verify(self) -> None:
-        """Raises CorruptRound, naming the file, unless every file is as it was saved."""
-        for name, expected in self.record.hashes.items():
-            check_hash(self.path / name, expected)
-
-    def mark_published(self, publication: Mapping[str, Any]) -> None:
-        write_sealed(self.path / "published.json", publication)
-
-
-class Draft:
-    """A round being written, in a folder that no reader looks at."""
-
-    def __init__(self, path: Path, project_id: int, number: int) -> None:
-        self.path, self.project_id, self.number = path, project_id, number
-        self.saved: StoredRound | None = None
-
-    def save(self, record: Round, arrays: Mapping[str, NDArray[Any]]) -> StoredRound:
-        """Write arrays and record, hash every file of the folder, and make the round visible."""
-        for name, array in arrays.items():
-            np.save(self.path / f"{name}.npy", array, allow_pickle=False)
-        hashes = {path.name: sha256(path) for path in sorted(self.path.iterdir()) if path.is_file()}
-        record = replace(record, hashes=hashes)
-        write_sealed(self.path / "round.json", asdict(record))
-        for path in self.path.iterdir():
-            flush(path)
-        final = self.path.with_name(_folder(self.number))
-        self.path.rename(final)
-        flush(final.parent)
-        self.saved = StoredRound(record, final)
-        return self.saved
 
 
 class Store:
@@ -341,10 +245,6 @@ class Store:
 
 
 _NO_LISTS: dict[str, Any] = {"batch": (), "reserve": (), "distances": (), "holdout": (), "failures": ()}
-
-
-def _folder(number: int) -> str:
-    return f"round-{number:05d}" if 0 < number < 10**9 else "round-?"
 
 
 def _number(folder: str) -> int:

@@ -5,22 +5,21 @@ computes: answers come from the store, work goes to the queue.
 """
 
 import logging
-import secrets
 
 from flask import Blueprint, Flask, Response, current_app, jsonify, request
-from werkzeug.exceptions import BadRequest, HTTPException
+from werkzeug.exceptions import BadRequest
 
 from coreset_backend import __version__
 from coreset_backend.backend import Backend
-from coreset_backend.errors import ConfigError, CoresetError, UnsupportedLabelConfig
+from coreset_backend.errors import ConfigError, UnsupportedLabelConfig
 from coreset_backend.evaluation.history import project_history
 from coreset_backend.evaluation.predictions import AnswerCache
 from coreset_backend.jobs.monitoring import heartbeat_ages
+from coreset_backend.jobs.queue import request_round
 from coreset_backend.jobs.requests import cancel_round, publish_again, roll_back
 from coreset_backend.jobs.status import project_status
-from coreset_backend.jobs.tasks import request_round
-from coreset_backend.redaction import redacted
 from coreset_backend.web.access import guard_app, require_signature
+from coreset_backend.web.errors import _answer_error
 from coreset_backend.web.events import concerns_us, take_event
 from coreset_backend.web.metrics import CONTENT_TYPE, measure_app, metrics_text
 from coreset_backend.web.openapi import description
@@ -33,7 +32,6 @@ from coreset_backend.web.requests import (
     json_body,
     named_project,
     refused_in_the_form,
-    status_of,
 )
 
 log = logging.getLogger(__name__)
@@ -212,21 +210,3 @@ def rollback(project: str) -> tuple[Response, int]:
 
 
 # ---------------------------------------------------------------- what went wrong
-
-
-def _answer_error(error: Exception) -> tuple[Response, int]:
-    if isinstance(error, HTTPException):
-        answer = jsonify(
-            error=redacted(str(error.description)), status=error.code
-        )  # it may quote the request
-        for name, value in error.get_response().headers:
-            if name in ("Allow", "Location", "Retry-After", "WWW-Authenticate"):
-                answer.headers[name] = value
-        return answer, error.code or 500
-    error_id = secrets.token_hex(4)
-    if isinstance(error, CoresetError):
-        status = status_of(error)
-        log.warning("%s: %s: %s", error_id, type(error).__name__, error)
-        return jsonify(error=str(error), error_id=error_id, status=status), status
-    log.exception("%s: %s %s failed", error_id, request.method, request.path)
-    return jsonify(error=f"An unexpected error; the log has it under {error_id}.", error_id=error_id), 500

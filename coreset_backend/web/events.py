@@ -1,7 +1,7 @@
 """What Label Studio says that people did: hints to go and look, never the truth itself."""
 
 from coreset_backend.backend import Backend
-from coreset_backend.jobs.tasks import request_round
+from coreset_backend.jobs.queue import request_round
 
 START_TRAINING = "START_TRAINING"
 WORK_EVENTS = {

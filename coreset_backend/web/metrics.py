@@ -19,10 +19,9 @@ from prometheus_client.registry import Collector
 from coreset_backend import __version__
 from coreset_backend.backend import Backend
 from coreset_backend.errors import CoresetError, QueueError
-from coreset_backend.jobs.counts import COUNTERS, read_counts
-from coreset_backend.jobs.monitoring import heartbeat_ages, job_counts
+from coreset_backend.jobs.monitoring import COUNTERS, heartbeat_ages, job_counts, read_counts
 from coreset_backend.jobs.progress import read_progress
-from coreset_backend.store.store import StoredRound
+from coreset_backend.store.saved_round import StoredRound
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 STATES = ("idle", "waiting", "running", "failed", "unknown")

@@ -17,7 +17,9 @@ from coreset_backend.jobs.status import PHASE_WORDS, PHASES, standing
 from coreset_backend.project import Labels
 from coreset_backend.project_settings import LABEL_CONFIG, known_settings, settings_table
 from coreset_backend.store.findings import duplicates, label_names, suspects
-from coreset_backend.store.store import STATES, Round, StoredRound
+from coreset_backend.store.record import STATES
+from coreset_backend.store.saved_round import StoredRound
+from coreset_backend.store.store import Round
 
 log = logging.getLogger(__name__)
 

@@ -7,9 +7,10 @@ from coreset_backend.backend import Backend
 from coreset_backend.errors import QueueError
 from coreset_backend.evaluation.predictions import AnswerCache, pool_version, predict_results
 from coreset_backend.jobs.progress import note_unseen
-from coreset_backend.jobs.tasks import request_round
+from coreset_backend.jobs.queue import request_round
 from coreset_backend.label_studio.label_config import is_unwritten, parse_label_config
-from coreset_backend.project import Json, task_id_of
+from coreset_backend.label_studio.payloads import task_id_of
+from coreset_backend.project import Json
 from coreset_backend.project_settings import label_config_attributes, project_settings
 
 log = logging.getLogger(__name__)

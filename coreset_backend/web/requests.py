@@ -18,7 +18,7 @@ from coreset_backend.errors import (
     StoreError,
     Unwritable,
 )
-from coreset_backend.project import parse_project_id
+from coreset_backend.label_studio.payloads import parse_project_id
 
 log = logging.getLogger(__name__)
 STATUS = {

@@ -28,9 +28,10 @@ except ModuleNotFoundError as error:
 from coreset_backend.backend import Backend, open_backend
 from coreset_backend.errors import ConfigError, UnsupportedLabelConfig
 from coreset_backend.evaluation.predictions import AnswerCache, pool_version
-from coreset_backend.project import Json, parse_project_id
+from coreset_backend.label_studio.payloads import parse_project_id
+from coreset_backend.project import Json
 from coreset_backend.settings import read_settings
-from coreset_backend.store.store import NO_ROUND_VERSION
+from coreset_backend.store.record import NO_ROUND_VERSION
 from coreset_backend.web.events import concerns_us, take_event
 from coreset_backend.web.protocol import predict_tasks, set_up_project
 from coreset_backend.web.requests import refused_in_the_form

@@ -15,6 +15,7 @@ import httpx
 import pytest
 from waiting import wait_until
 
+from coreset_backend.local import demo_project
 from coreset_backend.local import label_studio as demo
 from coreset_backend.local.demo_images import CLASSES, make_images
 
@@ -113,7 +114,7 @@ def stack(own_engine: dict[str, str], tmp_path_factory: pytest.TempPathFactory) 
 @pytest.fixture(scope="module")
 def label_studio(stack: Stack) -> Iterator[httpx.Client]:
     url = f"http://127.0.0.1:{stack.environment['LABEL_STUDIO_PORT']}"
-    with demo.open_session(url, stack.secret("label_studio_api_key")) as session:
+    with demo_project.open_session(url, stack.secret("label_studio_api_key")) as session:
         yield session
 
 
@@ -121,8 +122,8 @@ def label_studio(stack: Stack) -> Iterator[httpx.Client]:
 def project_id(stack: Stack, label_studio: httpx.Client, tmp_path_factory: pytest.TempPathFactory) -> int:
     folder = tmp_path_factory.mktemp("images")
     names = dict(make_images(folder, 80, seed=3))
-    made = demo.create_project(label_studio, "In containers", demo.choices_config(CLASSES))
-    demo.upload_images(label_studio, made, [folder / name for name in names])
+    made = demo_project.create_project(label_studio, "In containers", demo_project.choices_config(CLASSES))
+    demo_project.upload_images(label_studio, made, [folder / name for name in names])
     connected = stack.inside("worker", "coreset-backend", "connect", "--project", str(made))
     assert connected.returncode == 0, connected.stderr
     return made

@@ -11,6 +11,7 @@ from backend_run import ROOT
 from e2e_stack import Annotator, Stack, running_stack, sign_up
 from postgres import find_postgres, running_postgres
 
+from coreset_backend.local import demo_project
 from coreset_backend.local import label_studio as demo
 
 
@@ -37,7 +38,7 @@ def label_studio(tmp_path_factory: pytest.TempPathFactory) -> Iterator[demo.Labe
 
 @pytest.fixture
 def admin(label_studio: demo.LabelStudioServer) -> Iterator[httpx.Client]:
-    with demo.open_session(label_studio.url, label_studio.login.token) as session:
+    with demo_project.open_session(label_studio.url, label_studio.login.token) as session:
         yield session
 
 

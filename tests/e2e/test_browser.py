@@ -10,6 +10,7 @@ from selenium import webdriver
 from selenium.webdriver.common.by import By
 from selenium.webdriver.support.ui import WebDriverWait
 
+from coreset_backend.local import demo_project
 from coreset_backend.local import label_studio as demo
 from coreset_backend.local.demo_images import CLASSES, make_images
 
@@ -52,7 +53,7 @@ def test_label_all_tasks_opens_the_first_of_the_batch(
 ) -> None:
     make_images(label_studio.document_root / "browser", 60, seed=3)
     login = label_studio.login
-    project_id = demo.create_demo_project(
+    project_id = demo_project.create_demo_project(
         label_studio.url, login.token, label_studio.document_root / "browser", "Seen in a browser", CLASSES
     )
     stack.connect(project_id)

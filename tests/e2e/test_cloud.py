@@ -10,7 +10,7 @@ import pytest
 from e2e_stack import Stack
 from serving import serving
 
-from coreset_backend.local import label_studio as demo
+from coreset_backend.local import demo_project
 from coreset_backend.local.demo_images import CLASSES, make_images
 
 pytestmark = pytest.mark.e2e
@@ -72,7 +72,7 @@ def bucket(tmp_path: Path) -> Iterator[tuple[str, set[str]]]:
 
 def test_a_pool_in_a_bucket(stack: Stack, admin: httpx.Client, bucket: tuple[str, set[str]]) -> None:
     address, fetched = bucket
-    project_id = demo.create_project(admin, "In a bucket", demo.choices_config(CLASSES))
+    project_id = demo_project.create_project(admin, "In a bucket", demo_project.choices_config(CLASSES))
     storage = {
         "project": project_id,
         "title": "pool",

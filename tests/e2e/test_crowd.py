@@ -10,6 +10,7 @@ import pytest
 from crowd import Account, label_all
 from e2e_stack import Annotator, Stack, running_stack
 
+from coreset_backend.local import demo_project
 from coreset_backend.local import label_studio as demo
 from coreset_backend.local.demo_images import CLASSES, make_images
 
@@ -25,9 +26,9 @@ def make_project(
     folder = server.document_root / title
     folder.mkdir()
     make_images(folder, n, seed=n)
-    project_id = demo.create_project(admin, title, demo.choices_config(CLASSES))
+    project_id = demo_project.create_project(admin, title, demo_project.choices_config(CLASSES))
     admin.patch(f"/api/projects/{project_id}/", json={"maximum_annotations": overlap}).raise_for_status()
-    demo.connect_local_files(admin, project_id, folder)
+    demo_project.connect_local_files(admin, project_id, folder)
     return project_id
 
 

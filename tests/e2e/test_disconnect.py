@@ -12,6 +12,7 @@ from waiting import wait_until
 
 from coreset_backend.connection.connect import SECRET_HEADER
 from coreset_backend.label_studio.client import LabelStudio
+from coreset_backend.local import demo_project
 from coreset_backend.local import label_studio as demo
 from coreset_backend.local.demo_images import CLASSES, make_images
 
@@ -28,9 +29,9 @@ def client(label_studio: demo.LabelStudioServer) -> Iterator[LabelStudio]:
 
 @pytest.fixture
 def project_id(admin: httpx.Client, tmp_path: Path) -> int:
-    made = demo.create_project(admin, "A team's project", demo.choices_config(CLASSES))
+    made = demo_project.create_project(admin, "A team's project", demo_project.choices_config(CLASSES))
     names = [name for name, _ in make_images(tmp_path, 40, seed=41)]
-    demo.upload_images(admin, made, [tmp_path / name for name in names])
+    demo_project.upload_images(admin, made, [tmp_path / name for name in names])
     return made
 
 

@@ -19,6 +19,7 @@ from selenium import webdriver
 from selenium.webdriver.common.by import By
 
 from coreset_backend.evaluation.holdout import holdout_task_ids
+from coreset_backend.local import demo_project
 from coreset_backend.local import label_studio as demo
 from coreset_backend.project import Task
 from coreset_backend.store.store import Store
@@ -49,7 +50,7 @@ def folder(label_studio: demo.LabelStudioServer) -> Path:
 
 @pytest.fixture(scope="module")
 def project_id(label_studio: demo.LabelStudioServer, folder: Path, stack: Stack) -> int:
-    made = demo.create_demo_project(
+    made = demo_project.create_demo_project(
         label_studio.url, label_studio.login.token, folder, "Red and blue", list(COLOURS)
     )
     stack.connect(made)

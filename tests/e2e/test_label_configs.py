@@ -13,6 +13,7 @@ from test_browser import browser as browser
 
 from coreset_backend.label_studio.client import LabelStudio
 from coreset_backend.label_studio.task_images import image_uris
+from coreset_backend.local import demo_project
 from coreset_backend.local import label_studio as demo
 from coreset_backend.project import Prediction
 
@@ -55,7 +56,7 @@ def open_task(page: webdriver.Chrome, server: demo.LabelStudioServer, project_id
 def test_images_nested_choices_and_none_of_these_are_read_as_the_editor_writes_them(
     label_studio: demo.LabelStudioServer, admin: httpx.Client, client: LabelStudio, browser: webdriver.Chrome
 ) -> None:
-    project_id = demo.create_project(admin, "Label config", CONFIG)
+    project_id = demo_project.create_project(admin, "Label config", CONFIG)
     admin.post(f"/api/projects/{project_id}/import", json=[DATA]).raise_for_status()
     snapshot = client.fetch_snapshot(project_id)
     (task,) = snapshot.tasks

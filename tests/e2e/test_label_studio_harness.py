@@ -8,6 +8,7 @@ import httpx
 import pytest
 
 from coreset_backend.errors import Rejected
+from coreset_backend.local import demo_project
 from coreset_backend.local import label_studio as demo
 from coreset_backend.local.demo_images import CLASSES, make_images
 
@@ -24,13 +25,15 @@ def images(label_studio: demo.LabelStudioServer) -> Path:
 
 
 def local_files_project(label_studio: demo.LabelStudioServer, images: Path, title: str) -> int:
-    return demo.create_demo_project(label_studio.url, label_studio.login.token, images, title, CLASSES)
+    return demo_project.create_demo_project(
+        label_studio.url, label_studio.login.token, images, title, CLASSES
+    )
 
 
 def uploaded_project(label_studio: demo.LabelStudioServer, images: Path, title: str) -> int:
-    with demo.open_session(label_studio.url, label_studio.login.token) as session:
-        project_id = demo.create_project(session, title, demo.choices_config(CLASSES))
-        demo.upload_images(session, project_id, sorted(images.iterdir()))
+    with demo_project.open_session(label_studio.url, label_studio.login.token) as session:
+        project_id = demo_project.create_project(session, title, demo_project.choices_config(CLASSES))
+        demo_project.upload_images(session, project_id, sorted(images.iterdir()))
     return project_id
 
 

@@ -9,6 +9,7 @@ import httpx
 import pytest
 from e2e_stack import Stack, running_stack
 
+from coreset_backend.local import demo_project
 from coreset_backend.local import label_studio as demo
 from coreset_backend.local.demo_images import CLASSES, make_images
 
@@ -24,7 +25,7 @@ def images_project(
     folder = label_studio.document_root / title
     truth = dict(make_images(folder, n, seed=11, size=48))
     login = label_studio.login
-    project_id = demo.create_demo_project(label_studio.url, login.token, folder, title, CLASSES)
+    project_id = demo_project.create_demo_project(label_studio.url, login.token, folder, title, CLASSES)
     params: dict[str, Any] = {"project": project_id, "page_size": n, "resolve_uri": "false"}
     tasks = admin.get("/api/tasks/", params=params).raise_for_status().json()["tasks"]
     assert len(tasks) == n
@@ -40,7 +41,7 @@ def test_a_project_with_several_classes_an_image_is_replayed_and_left_as_it_was(
     stack: Stack, label_studio: demo.LabelStudioServer, admin: httpx.Client, tmp_path: Path
 ) -> None:
     project_id, classes = images_project(label_studio, admin, "replayed", 60)
-    config = demo.choices_config((*CLASSES, "even")).replace('choice="single"', 'choice="multiple"')
+    config = demo_project.choices_config((*CLASSES, "even")).replace('choice="single"', 'choice="multiple"')
     here = f"/api/projects/{project_id}/"
     admin.patch(here, json={"label_config": config}).raise_for_status()
     for task_id, kind in list(classes.items())[:56]:

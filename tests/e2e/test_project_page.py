@@ -27,6 +27,7 @@ from selenium.webdriver.common.by import By
 from waiting import wait_until
 
 from coreset_backend.label_studio.client import LabelStudio
+from coreset_backend.local import demo_project
 from coreset_backend.local import label_studio as demo
 from coreset_backend.local.demo_images import CLASSES, make_images
 
@@ -60,7 +61,7 @@ def truth(label_studio: demo.LabelStudioServer) -> dict[str, str]:
 def project_id(label_studio: demo.LabelStudioServer, truth: dict[str, str], stack: Any) -> int:
     """A connected project with its first round."""
     login, folder = label_studio.login, label_studio.document_root / "pages"
-    made = demo.create_demo_project(label_studio.url, login.token, folder, "Seen by a lead", CLASSES)
+    made = demo_project.create_demo_project(label_studio.url, login.token, folder, "Seen by a lead", CLASSES)
     stack.connect(made)
     stack.wait_for_round(made, 1)
     return made

@@ -10,6 +10,7 @@ from label_studio_contract import LabelStudioContract, create_project
 from coreset_backend.connection.connect import connect
 from coreset_backend.errors import LabelStudioError, Unauthorized, Unreachable, UnsupportedLabelConfig
 from coreset_backend.label_studio.client import LabelStudio
+from coreset_backend.local import demo_project
 from coreset_backend.local import label_studio as demo
 from coreset_backend.store.store import Store
 
@@ -52,7 +53,7 @@ def test_connecting_refuses_what_cannot_work_with_the_fix(
         '<View><Text name="t" value="$t"/><Choices name="c" toName="t"><Choice value="a"/></Choices></View>'
     )
     with pytest.raises(UnsupportedLabelConfig, match="no <Image"):
-        attempt(demo.create_project(admin, "Only text", text))
+        attempt(demo_project.create_project(admin, "Only text", text))
     for url, token, error in (
         (label_studio.url, "0" * 40, Unauthorized),
         (f"http://127.0.0.1:{demo.free_port()}", "0" * 40, Unreachable),

@@ -11,6 +11,7 @@ from coreset_backend.images import Images, open_images
 from coreset_backend.images.fetch import REVISIONS
 from coreset_backend.images.revisions import ASKED_AGAIN_AFTER
 from coreset_backend.label_studio.auth import TokenAuth
+from coreset_backend.local import demo_project
 from coreset_backend.local import label_studio as demo
 
 pytestmark = pytest.mark.e2e
@@ -29,7 +30,7 @@ def test_a_replaced_local_file_is_noticed_by_label_studios_etag(
     folder.mkdir()
     (folder / "a.png").write_bytes(picture(10))
     url, token = label_studio.url, label_studio.login.token
-    demo.create_demo_project(url, token, folder, "Replaced files", ("cat", "dog"))
+    demo_project.create_demo_project(url, token, folder, "Replaced files", ("cat", "dog"))
     images = open_images(label_studio_url=url, auth=TokenAuth(url, token), cache_dir=tmp_path)
     uri = "http://localhost:8080/data/local-files/?d=replaced/a.png"  # as LABEL_STUDIO_HOST has it written
     assert shade(images, uri) == 10

@@ -15,6 +15,7 @@ from e2e_stack import Annotator
 from selenium.webdriver.common.by import By
 from waiting import wait_until
 
+from coreset_backend.local import demo_project
 from coreset_backend.local import label_studio as demo
 from coreset_backend.local.demo_images import BROKEN, make_images
 from coreset_backend.local.stack import DEMO_IMAGES
@@ -112,7 +113,7 @@ def test_the_demo_labels_by_itself_and_ends_with_core_set_against_random(tmp_pat
 def answers_given(folder: Path, url: str, project_id: int) -> dict[str, str]:
     """File name -> class of all that is labelled in the Label Studio that a run below ``folder`` has."""
     login = json.loads((folder / "data/label-studio/data/login.json").read_text())
-    with demo.open_session(url, login["token"]) as session:
+    with demo_project.open_session(url, login["token"]) as session:
         params = {"project": project_id, "page_size": 500, "fields": "all", "resolve_uri": "false"}
         tasks = session.get("/api/tasks/", params=params).raise_for_status().json()["tasks"]
     return {

@@ -11,6 +11,7 @@ import pytest
 from e2e_stack import Stack
 from waiting import wait_until
 
+from coreset_backend.local import demo_project
 from coreset_backend.local import label_studio as demo
 from coreset_backend.local.demo_images import CLASSES, make_images
 
@@ -30,10 +31,10 @@ def project_id(request: Any, label_studio: demo.LabelStudioServer, truth: dict[s
     title = f"Story by {request.param}"
     login = label_studio.login
     if request.param == "local files":
-        return demo.create_demo_project(label_studio.url, login.token, folder, title, CLASSES)
-    with demo.open_session(label_studio.url, login.token) as session:
-        made = demo.create_project(session, title, demo.choices_config(CLASSES))
-        demo.upload_images(session, made, [folder / name for name in truth])
+        return demo_project.create_demo_project(label_studio.url, login.token, folder, title, CLASSES)
+    with demo_project.open_session(label_studio.url, login.token) as session:
+        made = demo_project.create_project(session, title, demo_project.choices_config(CLASSES))
+        demo_project.upload_images(session, made, [folder / name for name in truth])
     return made
 
 
@@ -41,7 +42,7 @@ def project_id(request: Any, label_studio: demo.LabelStudioServer, truth: dict[s
 def local_project_id(label_studio: demo.LabelStudioServer, truth: dict[str, str]) -> int:
     """The project by local files, for what need not be told twice."""
     folder, login = label_studio.document_root / "story", label_studio.login
-    return demo.create_demo_project(label_studio.url, login.token, folder, LOCAL_TITLE, CLASSES)
+    return demo_project.create_demo_project(label_studio.url, login.token, folder, LOCAL_TITLE, CLASSES)
 
 
 def true_classes(admin: httpx.Client, project_id: int, truth: dict[str, str]) -> dict[int, str]:

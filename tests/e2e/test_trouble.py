@@ -13,6 +13,7 @@ from backend_run import ROOT
 from e2e_stack import Stack, running_stack
 from waiting import wait_until
 
+from coreset_backend.local import demo_project
 from coreset_backend.local import label_studio as demo
 from coreset_backend.local.demo_images import CLASSES, make_images
 
@@ -28,8 +29,8 @@ SLOW_FIT = {"CORESET_BACKBONE": "small_cnn", "CORESET_IMAGE_SIZE": "192"}
 
 
 def make_project(session: httpx.Client, title: str, config: str, images: list[Path]) -> int:
-    project_id = demo.create_project(session, title, config)
-    demo.upload_images(session, project_id, images)
+    project_id = demo_project.create_project(session, title, config)
+    demo_project.upload_images(session, project_id, images)
     return project_id
 
 
@@ -37,7 +38,7 @@ def make_connected(
     stack: Stack, session: httpx.Client, title: str, images: list[Path], labels: Sequence[str] = CLASSES
 ) -> tuple[int, Any]:
     """A project of choices with its first round: its id and the round."""
-    project_id = make_project(session, title, demo.choices_config(labels), images)
+    project_id = make_project(session, title, demo_project.choices_config(labels), images)
     stack.connect(project_id)
     return project_id, stack.wait_for_round(project_id, 1)
 
@@ -62,7 +63,7 @@ def test_broken_and_missing_images_are_named_and_left_out(
     images = draw(tmp_path, 40, seed=21)
     images[3].write_bytes(images[3].read_bytes()[:200])
     images[4].write_bytes(b"<html>not an image</html>")
-    project_id = make_project(admin, "Broken images", demo.choices_config(CLASSES), images)
+    project_id = make_project(admin, "Broken images", demo_project.choices_config(CLASSES), images)
     missing = [{"image": "/data/upload/1/never-uploaded.jpg"}]
     admin.post(f"/api/projects/{project_id}/import", json=missing).raise_for_status()
     stack.connect(project_id)
@@ -78,10 +79,10 @@ def test_broken_and_missing_images_are_named_and_left_out(
 def test_an_empty_project_says_so_and_starts_when_images_come(
     stack: Stack, admin: httpx.Client, tmp_path: Path
 ) -> None:
-    project_id = make_project(admin, "Still empty", demo.choices_config(CLASSES), [])
+    project_id = make_project(admin, "Still empty", demo_project.choices_config(CLASSES), [])
     stack.connect(project_id)
     assert "has no tasks yet. Import images" in stack.wait_for_error(project_id)
-    demo.upload_images(admin, project_id, draw(tmp_path, 60, seed=22))
+    demo_project.upload_images(admin, project_id, draw(tmp_path, 60, seed=22))
     assert len(stack.wait_for_round(project_id, 1)["batch"]) == 24
 
 
@@ -126,7 +127,7 @@ def test_a_label_removed_from_the_config_keeps_the_rounds_going(
     for annotation in _annotations(admin, project_id, "blob"):
         admin.delete(f"/api/annotations/{annotation}/").raise_for_status()
     admin.patch(
-        f"/api/projects/{project_id}/", json={"label_config": demo.choices_config(CLASSES)}
+        f"/api/projects/{project_id}/", json={"label_config": demo_project.choices_config(CLASSES)}
     ).raise_for_status()
     stack.cli("start", "--project", str(project_id))
     third = stack.wait_for_round(project_id, 3)
@@ -201,8 +202,8 @@ def test_label_studio_blocks_then_dies_in_mid_round_then_changes_its_token(
     port, images = demo.free_port(), draw(tmp_path / "images", 150, seed=27)
     with label_studio_on(own_data, port, reaches=False) as server:
         url, token = server.url, server.login.token
-        with demo.open_session(url, token) as session:
-            project_id = make_project(session, "Bad day", demo.choices_config(CLASSES), images)
+        with demo_project.open_session(url, token) as session:
+            project_id = make_project(session, "Bad day", demo_project.choices_config(CLASSES), images)
         with running_stack(tmp_path, url, token) as stack:
             refused = stack.cli("connect", "--project", str(project_id))
             assert refused.returncode == 2
@@ -231,10 +232,10 @@ def test_label_studio_blocks_then_dies_in_mid_round_then_changes_its_token(
             stack.wait_until_idle(project_id)
             stack.cli("start", "--project", str(project_id))
             wait_for_phase(stack, project_id, "fit", "embed")
-            with demo.open_session(url, token) as session:
+            with demo_project.open_session(url, token) as session:
                 changed = session.post("/api/current-user/reset-token/").raise_for_status().json()["token"]
             assert "LABEL_STUDIO_API_KEY" in stack.wait_for_error(project_id)
-            with demo.open_session(url, changed) as session:
+            with demo_project.open_session(url, changed) as session:
                 shown = session.get(f"/api/projects/{project_id}/").json()["model_version"]
             assert shown == saved["model_version"]
             renewed = stack.environment | {"LABEL_STUDIO_API_KEY": changed}

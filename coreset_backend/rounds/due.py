@@ -1,0 +1,66 @@
+"""Whether a project needs a round, and why."""
+
+from typing import TYPE_CHECKING
+
+from coreset_backend.store.saved_round import StoredRound
+
+if TYPE_CHECKING:
+    from coreset_backend.backend import Backend
+
+from typing import TYPE_CHECKING
+
+from coreset_backend.errors import CorruptRound
+from coreset_backend.jobs.progress import write_progress
+from coreset_backend.rounds.choose import state_code
+from coreset_backend.rounds.features import features_at_hand
+
+if TYPE_CHECKING:
+    from coreset_backend.backend import Backend
+    from coreset_backend.settings import Settings
+
+
+def round_due(backend: "Backend", project_id: int) -> str | None:
+    """Why the project needs a round now, in words; None if it does not.
+
+    Asks Label Studio for what has been annotated, which takes a fraction of a second.
+    """
+    stored = backend.store.latest(project_id)
+    if stored is None:
+        return "the project has no round yet"
+    if stored.publication is None:
+        return f"round {stored.record.number} is not published yet"
+    settings = backend.settings_of(project_id, stored.record)
+    if settings.trigger == "manual":
+        return None
+    if new := _new_tasks(backend, stored):
+        return f"{new} new tasks, and nothing was left to choose"
+    annotated = backend.label_studio.fetch_annotated(project_id)
+    done = sum(task_id in annotated for task_id in stored.record.batch)
+    write_progress(backend, project_id, labeling={"round": stored.record.number, "done": done})
+    try:
+        return _due(settings, stored, annotated, features_at_hand(backend.store, project_id))
+    except CorruptRound as error:
+        return f"round {stored.record.number} is damaged: {error.why}"
+
+
+def _due(settings: "Settings", stored: StoredRound, annotated: dict[int, bool], features: str) -> str | None:
+    batch = stored.record.batch
+    done = sum(task_id in annotated for task_id in batch)
+    if batch and done >= settings.batch_done * len(batch):
+        return f"{done} of the batch's {len(batch)} tasks are done"
+    states = stored.array("states")
+    before = set(stored.array("task_ids")[states == state_code("labeled")].tolist())
+    new = sum(labeled and task_id not in before for task_id, labeled in annotated.items())
+    if new >= settings.labels_for_a_round:
+        return f"{new} new labels"
+    # A batch that nobody has begun is chosen anew; one that is being labelled stays as it is.
+    better = features not in ("", stored.record.features) and not done and not new
+    return "better features were learned on the pool" if better else None
+
+
+def _new_tasks(backend: "Backend", stored: StoredRound) -> int:
+    """How many tasks came after a round that found none left to choose; 0 where a batch is served."""
+    if stored.record.batch:
+        return 0
+    found = backend.label_studio.fetch_project(stored.record.project_id).get("task_number") or 0
+    return max(int(found) - sum(stored.record.counts.values()), 0)
