@@ -30,6 +30,11 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 MAINTENANCE_SECONDS = 20
 OUR_KEYS = "coreset:"
+FORMER_NAMES = {
+    f"coreset_backend.jobs.{name}": f"coreset_backend.jobs.tasks.{name}"
+    for name in ("run_round_job", "pretrain_job", "reconcile_job")
+}
+"""Names that jobs carry which the release before wrote to Redis; accepted for one release."""
 
 
 class OurJob(Job):
@@ -44,6 +49,12 @@ class OurJob(Job):
         b"result timeout result_ttl failure_ttl ttl status meta number_of_retries retries_left "
         b"retry_intervals exc_info".split()
     )
+
+    @property  # type: ignore[misc]  # RQ itself sets it nowhere
+    def func_name(self) -> str | None:
+        """The dotted name of the function, by its present name where the release before wrote the job."""
+        name = super().func_name
+        return FORMER_NAMES.get(name, name) if isinstance(name, str) else name
 
     def restore(self, raw_data: Mapping[bytes, bytes]) -> None:
         """Take the fields over; raises NoSuchJobError for what is no job, which RQ then passes over."""

@@ -40,6 +40,23 @@ def test_an_expected_failure_is_one_line_in_the_log_and_is_not_repeated_by_the_q
     assert read_counts(site.backend)["coreset_rounds"] == {(str(project_id), "failed", "EmptyPool"): 1}
 
 
+def test_jobs_that_the_release_before_left_in_redis_are_run(site: Site) -> None:
+    project_id = site.studio.create_project()
+    queues = site.backend.queue, site.backend.spare_queue
+    waiting, spare = (
+        queue.enqueue(f"coreset_backend.jobs.{name}", project_id)
+        for queue, name in zip(queues, ("run_round_job", "pretrain_job"), strict=True)
+    )
+    poll = site.backend.queue.enqueue("coreset_backend.jobs.reconcile_job")
+    assert b'"coreset_backend.jobs.run_round_job"' in waiting.data
+    site.start_worker(CORESET_POLL_SECONDS="3600")
+    wait_until(lambda: spare.get_status(refresh=True).value == "finished", "the job of the lowest rank", 240)
+    assert spare.return_value() == "there is nothing to pretrain"
+    assert poll.get_status(refresh=True).value == "finished"
+    assert waiting.get_status(refresh=True).value == "failed" and "has no tasks yet" in site.error(project_id)
+    assert "no work of ours" not in site.log.read_text()
+
+
 @pytest.fixture
 def poll(site: Site, monkeypatch: pytest.MonkeyPatch) -> Callable[[], str]:
     """The poll as a worker runs it, in this process."""

@@ -15,7 +15,7 @@ from test_logs import Echo
 from waiting import wait_until
 from worker_site import Site
 
-from coreset_backend.jobs.tasks import ROUND_JOB
+from coreset_backend.jobs.queue import ROUND_JOB
 from coreset_backend.jobs.worker import RECONCILE_JOB
 
 OURS = json.dumps([RECONCILE_JOB, None, [], {}]).encode()
