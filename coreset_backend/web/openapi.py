@@ -41,7 +41,7 @@ REQUESTS: dict[str, Json] = {
             "project": {"oneOf": [PROJECT, {"type": "object", "properties": {"id": PROJECT}}]},
         },
     },
-    "protocol.rollback": {
+    "api.rollback": {
         "type": "object",
         "required": ["round"],
         "properties": {"round": {"type": "integer", "minimum": 1}},
@@ -68,15 +68,15 @@ PROGRESS = _object(state={"type": "string", "enum": ["idle", "waiting", "running
 ADVICE = _or_null(_object(sentence=TEXT))
 ANSWERS: dict[str, Json] = {
     "protocol.health": _object(status=TEXT, model_class=TEXT, version=TEXT),
-    "protocol.ready": _object(status=TEXT, workers=WHOLE, heartbeat_age_seconds=_or_null(NUMBER)),
-    "protocol.openapi": _object(openapi=TEXT, info=_object(title=TEXT, version=TEXT), paths=_object()),
+    "api.ready": _object(status=TEXT, workers=WHOLE, heartbeat_age_seconds=_or_null(NUMBER)),
+    "api.openapi": _object(openapi=TEXT, info=_object(title=TEXT, version=TEXT), paths=_object()),
     "protocol.setup": _object(model_version=TEXT),
     "protocol.predict": _object(
         results=_list(_object(result=_list(_object()), score=NUMBER, model_version=TEXT))
     ),
     "protocol.webhook": _object(status=TEXT),
     "protocol.versions": _object(versions=_list(TEXT)),
-    "protocol.status": _object(
+    "api.status": _object(
         project=WHOLE,
         progress={**PROGRESS, "required": ["held", "sentence", "state", "unseen", "workers"]},
         round=_or_null(
@@ -90,25 +90,25 @@ ANSWERS: dict[str, Json] = {
         ),
         advice=ADVICE,
     ),
-    "protocol.history": _object(
+    "api.history": _object(
         project=WHOLE, title=TEXT, rounds=_list(_object(number=WHOLE, labels=WHOLE)), advice=ADVICE
     ),
-    "protocol.overview": _object(
+    "api.overview": _object(
         project=WHOLE,
         title=TEXT,
         progress=PROGRESS,
         round=_or_null(_object(number=WHOLE)),
         rounds=_list(_object()),
     ),
-    "protocol.live_progress": _object(project=WHOLE, progress=PROGRESS, number=WHOLE),
-    "protocol.start": _object(status=TEXT),
-    "protocol.cancel": _object(status=TEXT),
-    "protocol.publish": _object(status=TEXT),
-    "protocol.rollback": _object(status=TEXT, round=WHOLE),
+    "api.live_progress": _object(project=WHOLE, progress=PROGRESS, number=WHOLE),
+    "api.start": _object(status=TEXT),
+    "api.cancel": _object(status=TEXT),
+    "api.publish": _object(status=TEXT),
+    "api.rollback": _object(status=TEXT, round=WHOLE),
 }
 """What is answered with 200 or 202, by endpoint, in outline; docs/api.md says what the fields mean."""
 MEDIA = {
-    "protocol.metrics": "text/plain",
+    "api.metrics": "text/plain",
     "pages.projects": "text/html",
     "pages.project": "text/html",
     "pages.thumbnail": "image/jpeg",
@@ -193,7 +193,7 @@ def _parameter(rule: Rule, name: str) -> Json:
 
 
 def _content(endpoint: str, status: str) -> Json:
-    if endpoint == "protocol.ready" and status == "503":
+    if endpoint == "api.ready" and status == "503":
         status = "200"  # the same figures, whether a worker listens or not; without Redis an error
         schema: Json = {"anyOf": [ANSWERS[endpoint], {"$ref": "#/components/schemas/Error"}]}
     elif status >= "400":

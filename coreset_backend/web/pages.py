@@ -12,8 +12,9 @@ from werkzeug.exceptions import HTTPException, NotFound
 from coreset_backend.errors import CoresetError, RoundNotFound
 from coreset_backend.redaction import redacted
 from coreset_backend.store.saved_round import StoredRound
+from coreset_backend.web.errors import status_of
 from coreset_backend.web.overview import Json, map_bytes, project_list, project_overview
-from coreset_backend.web.requests import connected_project, current_backend, status_of
+from coreset_backend.web.requests import connected_project, current_backend
 
 THUMBNAIL_SIDE = 192
 UNCHANGING = "private, max-age=86400, immutable"

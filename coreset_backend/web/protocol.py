@@ -1,10 +1,19 @@
-"""What Label Studio asks of an ML backend, whoever listens: our own web process or the app of the SDK."""
+"""What Label Studio 1.23 asks of an ML backend: the routes, and what each of them does.
+
+The model of the SDK (sdk_model.py) calls the same functions from routes of its own.
+Label Studio waits 1 s for /health and /webhook, 3 s for /setup and 100 s for /predict, so nothing here
+computes: predictions come from the store, work goes to the queue.
+"""
 
 import logging
 from collections.abc import Sequence
 
+from flask import Blueprint, Response, jsonify, request
+from werkzeug.exceptions import BadRequest
+
+from coreset_backend import __version__
 from coreset_backend.backend import Backend
-from coreset_backend.errors import QueueError
+from coreset_backend.errors import ConfigError, QueueError, UnsupportedLabelConfig
 from coreset_backend.evaluation.predictions import AnswerCache, pool_version, predict_results
 from coreset_backend.jobs.progress import note_unseen
 from coreset_backend.jobs.queue import request_round
@@ -12,8 +21,80 @@ from coreset_backend.label_studio.label_config import is_unwritten, parse_label_
 from coreset_backend.label_studio.payloads import task_id_of
 from coreset_backend.project import Json
 from coreset_backend.project_settings import label_config_attributes, project_settings
+from coreset_backend.web.access import require_signature
+from coreset_backend.web.errors import refused_in_the_form
+from coreset_backend.web.events import concerns_us, take_event
+from coreset_backend.web.requests import current_answers, current_backend, json_body, named_project
 
 log = logging.getLogger(__name__)
+IGNORED = {
+    "manual": "rounds start on Start Training only",
+    "disconnected": "the project was disconnected",
+}
+
+protocol = Blueprint("protocol", __name__)
+
+
+@protocol.get("/")
+@protocol.get("/health")
+def health() -> Response:
+    """Liveness: this process answers. It asks nobody else and no login."""
+    return jsonify(status="UP", model_class="Coreset", version=__version__)
+
+
+@protocol.post("/setup")
+def setup() -> Response:
+    """Label Studio connects a project, or checks on it: remember it and name the version of /predict."""
+    body = json_body()
+    project_id, schema = named_project(body.get("project")), str(body.get("schema") or "")
+    try:
+        version = set_up_project(
+            current_backend(), current_answers(), project_id, schema, body.get("extra_params")
+        )
+    except (ConfigError, UnsupportedLabelConfig) as error:
+        return refused_in_the_form(error)
+    return jsonify(model_version=version)
+
+
+@protocol.post("/predict")
+def predict() -> Response:
+    """One result for each task, in order, from the newest round; unseen tasks get an empty one."""
+    body = json_body()
+    project_id, tasks = named_project(body.get("project")), body.get("tasks")
+    if not isinstance(tasks, list) or not all(isinstance(task, dict) for task in tasks):
+        raise BadRequest("`tasks` must be a list of task objects, as Label Studio sends them.")
+    return jsonify(results=predict_tasks(current_backend(), current_answers(), project_id, tasks))
+
+
+@protocol.post("/webhook")
+def webhook() -> tuple[Response, int]:
+    """Label Studio reports an event: a hint to go and look, never the truth itself."""
+    body = json_body()
+    action = body.get("action")
+    if not isinstance(action, str):
+        raise BadRequest("`action` must name the event, as in ANNOTATION_CREATED.")
+    require_signature(action)
+    if not concerns_us(action):
+        return jsonify(status="ignored", action=action), 200
+    project = body.get("project")
+    project_id = named_project(project.get("id") if isinstance(project, dict) else project)
+    taken = take_event(current_backend(), project_id, action)
+    if taken in IGNORED:
+        return jsonify(status="ignored", reason=IGNORED[taken]), 200
+    return jsonify(status=taken), 202
+
+
+@protocol.get("/versions")
+def versions() -> Response:
+    """The versions of /predict, newest first; Label Studio asks without naming a project."""
+    if "project" not in request.args:
+        return jsonify(versions=[])
+    rounds = current_backend().store.readable(named_project(request.args["project"]))
+    newest_first = sorted(rounds, key=lambda stored: -stored.record.number)
+    return jsonify(versions=[stored.record.pool_version for stored in newest_first])
+
+
+# ---------------------------------------------------------------- what they do
 
 
 def set_up_project(

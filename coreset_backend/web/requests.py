@@ -1,47 +1,25 @@
-"""What routes ask of a request: the backend it is for, the project that it names, its body; and a refusal."""
+"""What a route reads from its request: the backend, the project, the JSON body."""
 
-import logging
-import re
 from typing import Any
 
-from flask import Response, current_app, jsonify, request
+from flask import current_app, request
 from werkzeug.exceptions import BadRequest, ClientDisconnected, NotFound, RequestEntityTooLarge
 
 from coreset_backend.backend import Backend
-from coreset_backend.errors import (
-    ConfigError,
-    CoresetError,
-    LabelStudioError,
-    ProjectError,
-    QueueError,
-    RoundNotFound,
-    StoreError,
-    Unwritable,
-)
+from coreset_backend.evaluation.predictions import AnswerCache
 from coreset_backend.label_studio.payloads import parse_project_id
-
-log = logging.getLogger(__name__)
-STATUS = {
-    QueueError: 503,
-    RoundNotFound: 404,
-    Unwritable: 503,
-    StoreError: 409,
-    ProjectError: 409,
-    LabelStudioError: 502,
-    ConfigError: 500,
-    CoresetError: 500,
-}
-
-
-def status_of(error: CoresetError) -> int:
-    """The status that says of which kind the error is."""
-    return next(code for kind, code in STATUS.items() if isinstance(error, kind))
 
 
 def current_backend() -> Backend:
     """The backend of the application that answers."""
     backend: Backend = current_app.extensions["backend"]
     return backend
+
+
+def current_answers() -> AnswerCache:
+    """The newest rounds' answers, read once per round by the application that answers."""
+    answers: AnswerCache = current_app.extensions["answers"]
+    return answers
 
 
 def json_body() -> dict[str, Any]:
@@ -75,11 +53,3 @@ def connected_project(value: object) -> int:
     if project_id not in current_backend().store.projects():
         raise NotFound(f"Project {project_id} is not connected. Run `coreset-backend connect --project N`.")
     return project_id
-
-
-def refused_in_the_form(error: CoresetError) -> Response:
-    """A 400 whose reason phrase holds the words: Label Studio's form shows that, and nothing of the body."""
-    answer = jsonify(error=str(error), status=400)
-    words = re.sub(r"[^ -~]", "?", " ".join(str(error).split()))
-    answer.status = f"400 {words[:400]}"
-    return answer

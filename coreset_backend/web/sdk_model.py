@@ -32,9 +32,9 @@ from coreset_backend.label_studio.payloads import parse_project_id
 from coreset_backend.project import Json
 from coreset_backend.settings import read_settings
 from coreset_backend.store.record import NO_ROUND_VERSION
+from coreset_backend.web.errors import refused_in_the_form
 from coreset_backend.web.events import concerns_us, take_event
 from coreset_backend.web.protocol import predict_tasks, set_up_project
-from coreset_backend.web.requests import refused_in_the_form
 
 SDK2 = "project_id" in inspect.signature(LabelStudioMLBase.__init__).parameters
 
