@@ -28,7 +28,7 @@ soak: install label-studio .venv/.dev
 
 # The story on several releases of Label Studio, from 1.12.1 to the newest, on SQLite and PostgreSQL: an hour.
 matrix: install .venv/.dev
-	$(BIN)/python tests/matrix.py
+	$(BIN)/python tests/support/matrix.py
 
 check: .venv/.dev
 	$(BIN)/ruff format --check .

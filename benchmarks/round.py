@@ -19,7 +19,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
-sys.path[:0] = [str(ROOT), str(ROOT / "tests"), str(ROOT / "tests/e2e")]
+sys.path[:0] = [str(ROOT), str(ROOT / "tests/support")]
 
 import httpx  # noqa: E402
 from e2e_stack import Stack, running_stack  # noqa: E402

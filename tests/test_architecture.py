@@ -8,8 +8,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from paths import ROOT
 
-PACKAGE = Path(__file__).parent.parent / "coreset_backend"
+PACKAGE = ROOT / "coreset_backend"
 MAY_IMPORT: dict[str, set[str]] = {
     "arrays": set(),
     "foreign_text": set(),

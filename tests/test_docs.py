@@ -4,17 +4,16 @@ import re
 import shlex
 import subprocess
 from collections.abc import Callable
-from pathlib import Path
 
 import click
 import pytest
+from paths import ROOT
 
 from coreset_backend.backend import Backend
 from coreset_backend.cli.main import main
 from coreset_backend.settings import environment_names
 from coreset_backend.web.app import create_app
 
-ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("**/*.md"))]
 TEXT = "\n".join(page.read_text() for page in PAGES)
 

@@ -1,6 +1,7 @@
 from pathlib import Path
 
 import pytest
+from paths import ROOT
 from pydantic import SecretStr
 
 from coreset_backend.errors import ConfigError
@@ -195,7 +196,7 @@ def test_every_process_has_the_same_folder_wherever_it_goes(
 
 
 def test_every_setting_is_in_the_readme() -> None:
-    readme = (Path(__file__).parent.parent / "README.md").read_text()
+    readme = (ROOT / "README.md").read_text()
     missing = [names[0] for names in environment_names().values() if f"`{names[0]}`" not in readme]
     assert not missing
     assert set(environment_names()) == set(Settings.model_fields)

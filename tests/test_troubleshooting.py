@@ -8,12 +8,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from paths import ROOT
 from test_store import save
 
 from coreset_backend.local.label_studio import find_label_studio
 from coreset_backend.store.store import Store
 
-ROOT = Path(__file__).parent.parent
 DOCUMENT = (ROOT / "docs/troubleshooting.md").read_text()
 
 
@@ -51,7 +51,10 @@ def test_every_quoted_message_of_label_studio_is_in_its_code() -> None:
 
 def test_the_table_of_faults_is_what_the_tests_say() -> None:
     checked = subprocess.run(
-        [sys.executable, ROOT / "tests/fault_table.py", "--check"], cwd=ROOT, capture_output=True, text=True
+        [sys.executable, ROOT / "tests/support/fault_table.py", "--check"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
     )
     assert checked.returncode == 0, checked.stderr
 

@@ -14,10 +14,11 @@ from zipfile import ZipFile
 
 import numpy as np
 import pytest
-from backend_run import ROOT, running_backend
+from backend_run import running_backend
 from fake_label_studio import TOKEN, FakeLabelStudio
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
+from paths import ROOT
 from waiting import wait_until
 
 from coreset_backend.local import label_studio as demo

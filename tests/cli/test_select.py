@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from paths import ROOT
 
 from coreset_backend.selection import Pool, covering_radius, k_center_greedy
 
@@ -84,6 +85,6 @@ def test_files_that_do_not_fit_are_refused_with_the_reason(folder: Path, rows: s
 
 
 def test_the_example_of_the_documentation_runs(tmp_path: Path) -> None:
-    text = (Path(__file__).parent.parent / "docs" / "selection.md").read_text()
+    text = (ROOT / "docs" / "selection.md").read_text()
     (example,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
     subprocess.run([sys.executable, "-c", example], cwd=tmp_path, check=True, capture_output=True)

@@ -6,12 +6,13 @@ from pathlib import Path
 
 import pytest
 from hostile_images import encoded
+from paths import SUPPORT
 from PIL import Image
 
 from coreset_backend.decoding import Decoders
 from coreset_backend.errors import ImageError
 
-FOUND = Path(__file__).parent / "fuzz_corpus"
+FOUND = SUPPORT / "fuzz_corpus"
 """Small files that once did harm, by what they did; a new one is a file more in this folder."""
 REASONS = (
     "damaged",

@@ -13,6 +13,7 @@ from typing import Any
 
 import httpx
 import pytest
+from paths import ROOT
 from waiting import wait_until
 
 from coreset_backend.local import demo_project
@@ -20,7 +21,6 @@ from coreset_backend.local import label_studio as demo
 from coreset_backend.local.demo_images import CLASSES, make_images
 
 pytestmark = pytest.mark.docker
-ROOT = Path(__file__).parent.parent.parent
 BATCH = 12
 SETTINGS = f"""\
 CORESET_BATCH_SIZE={BATCH}

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import httpx
 import pytest
-from backend_run import ROOT
 from e2e_stack import Annotator, Stack, running_stack, sign_up
+from paths import ROOT
 from postgres import find_postgres, running_postgres
 
 from coreset_backend.local import demo_project

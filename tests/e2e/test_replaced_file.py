@@ -5,7 +5,7 @@ import sqlite3
 from pathlib import Path
 
 import pytest
-from test_images_wire import picture
+from test_download import picture
 
 from coreset_backend.images import Images, open_images
 from coreset_backend.images.fetch import REVISIONS

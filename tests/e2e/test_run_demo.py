@@ -9,9 +9,10 @@ from pathlib import Path
 
 import httpx
 import pytest
-from backend_run import ROOT, open_to_others, run_environment, running_backend
+from backend_run import open_to_others, run_environment, running_backend
 from browser import console_errors, open_browser, picture, prefer_colours, wait_for
 from e2e_stack import Annotator
+from paths import ROOT
 from selenium.webdriver.common.by import By
 from waiting import wait_until
 

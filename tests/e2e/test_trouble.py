@@ -9,8 +9,8 @@ from typing import Any
 
 import httpx
 import pytest
-from backend_run import ROOT
 from e2e_stack import Stack, running_stack
+from paths import ROOT
 from waiting import wait_until
 
 from coreset_backend.local import demo_project

@@ -9,7 +9,7 @@ from typing import Any
 import httpx
 import pytest
 from serving import serving
-from test_images import Token, Wire, picture
+from test_sources import Token, Wire, picture
 
 from coreset_backend.errors import ConfigError
 from coreset_backend.images import Images, open_images

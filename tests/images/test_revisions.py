@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from fake_label_studio import TOKEN, FakeLabelStudio
 from serving import serving
-from test_images_wire import picture
+from test_download import picture
 
 from coreset_backend.backend import Backend
 from coreset_backend.images import Images, Limits, open_images

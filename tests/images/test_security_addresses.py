@@ -9,7 +9,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from serving import serving
-from test_images import picture
+from test_sources import picture
 
 from coreset_backend.errors import Unauthorized
 from coreset_backend.images import SOURCES, Images, Limits, open_images, shown_uri

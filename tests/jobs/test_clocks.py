@@ -7,6 +7,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from paths import SUPPORT
 from test_faults import stopped_at
 from waiting import wait_until
 from worker_site import Site, assert_recovers
@@ -26,7 +27,7 @@ class Clock:
         if compiler is None or os.uname().sysname != "Linux":
             pytest.skip("shifting a process' clock takes Linux and a C compiler")
         library, self._offset = folder / "clock.so", folder / "clock-offset"
-        source = Path(__file__).parent / "shifted_clock.c"
+        source = SUPPORT / "shifted_clock.c"
         subprocess.run([compiler, "-shared", "-fPIC", "-O1", "-o", library, source], check=True)
         self.shift(0)
         self.environment = {"LD_PRELOAD": str(library), "CLOCK_OFFSET_FILE": str(self._offset)}

@@ -16,6 +16,7 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
+from paths import SUPPORT
 from test_store import record
 from waiting import wait_until
 
@@ -25,9 +26,7 @@ from coreset_backend.local import label_studio as demo
 from coreset_backend.store.record import NO_ROUND_VERSION
 from coreset_backend.web.app import create_app
 
-PAYLOADS = {
-    path.stem: json.loads(path.read_text()) for path in (Path(__file__).parent / "payloads").iterdir()
-}
+PAYLOADS = {path.stem: json.loads(path.read_text()) for path in (SUPPORT / "payloads").iterdir()}
 START_ROUNDS = {
     "tasks_created",
     "tasks_created_with_annotations",
@@ -94,7 +93,7 @@ def test_setup_predict_and_versions_as_recorded(make_backend: MakeBackend) -> No
 
 # ---------------------------------------------------------------- the SDK's own app
 
-SDK2 = Path(__file__).parent / "sdk2"
+SDK2 = SUPPORT / "sdk2"
 SERVER = """
 import inspect, sys
 from label_studio_ml.api import init_app

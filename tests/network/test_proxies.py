@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from fake_label_studio import TOKEN, FakeLabelStudio
 from serving import serving
-from test_images import Wire, picture
+from test_sources import Wire, picture
 from web_proxy import WebProxy, certificate, serving_tls
 
 from coreset_backend.backend import Backend

@@ -12,8 +12,8 @@ import torch
 from fake_label_studio import TOKEN, FakeLabelStudio, picture
 from PIL import Image
 from safetensors.torch import load_file, save_file
-from test_model import shapes, trained
-from test_model_pretraining import begin, textures
+from test_classifier import shapes, trained
+from test_pretraining import begin, textures
 
 from coreset_backend import model
 from coreset_backend.backend import Backend

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from fake_label_studio import TOKEN, FakeLabelStudio, running
+from paths import SUPPORT
 from test_store import flip_a_byte
 from worker_site import assert_nothing_lost
 
@@ -118,7 +119,7 @@ def test_a_folder_of_an_early_release_answers_and_the_next_round_is_made_on_top(
         while (project_id := studio.create_project(8 if len(studio.projects) == 6 else 0)) < 7:
             pass
         tasks = [task["id"] for task in studio.tasks_of(project_id)]
-        with tarfile.open(Path(__file__).parent / "saved/round-saved-by-8b533be.tar.gz") as packed:
+        with tarfile.open(SUPPORT / "saved/round-saved-by-8b533be.tar.gz") as packed:
             packed.extractall(tmp_path / "data", filter="data")
         backend = make_backend(label_studio_url=studio.url, label_studio_api_key=TOKEN, **SMALL)
         assert_answers(backend, 7)

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from paths import SUPPORT
 
 from coreset_backend.errors import CorruptRound, RoundNotFound
 from coreset_backend.evaluation.holdout import named_classes
@@ -277,7 +278,7 @@ def test_after_a_way_back_from_a_newer_release_its_rounds_open(store: Store) -> 
 
 def test_a_round_saved_by_an_early_release_opens_and_still_answers(tmp_path: Path) -> None:
     """The folder was written by the code of commit 8b533be."""
-    archive = Path(__file__).parent / "saved/round-saved-by-8b533be.tar.gz"
+    archive = SUPPORT / "saved/round-saved-by-8b533be.tar.gz"
     with tarfile.open(archive) as packed:
         packed.extractall(tmp_path, filter="data")
     found = Store(tmp_path).latest(7)

@@ -8,9 +8,8 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
+from paths import ROOT
 from waiting import wait_until
-
-ROOT = Path(__file__).parent.parent
 
 
 def backend_command(*arguments: str) -> list[str]:

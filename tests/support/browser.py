@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from paths import SUPPORT
 from selenium import webdriver
 from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.by import By
@@ -15,7 +16,7 @@ from selenium.webdriver.support.ui import WebDriverWait
 
 CHROMIUM = Path("/usr/bin/chromium")
 DRIVER = Path("/usr/bin/chromedriver")
-AXE = Path(__file__).parent / "vendor/axe-core/axe.min.js"
+AXE = SUPPORT / "vendor/axe-core/axe.min.js"
 FLAGS = (
     "headless=new",
     "no-sandbox",

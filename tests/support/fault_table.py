@@ -1,17 +1,16 @@
 """The table of docs/reliability.md: which fault is tested in which phase, read from the marks of the tests.
 
-python tests/fault_table.py     writes it into the document
+python tests/support/fault_table.py     writes it into the document
 """
 
 import contextlib
 import io
 import re
 import sys
-from pathlib import Path
 
 import pytest
+from paths import ROOT
 
-ROOT = Path(__file__).parent.parent
 DOCUMENT = ROOT / "docs/reliability.md"
 BEGIN, END = "<!-- faults -->", "<!-- /faults -->"
 COLUMNS = ("between", "snapshot", "images", "fit", "embed", "neighbors", "select", "map", "save", "publish")
@@ -63,5 +62,5 @@ if __name__ == "__main__":
     written = DOCUMENT.read_text()
     made = with_table(written)
     if "--check" in sys.argv and made != written:
-        sys.exit(f"{DOCUMENT} is not what the tests say: run `python tests/fault_table.py`.")
+        sys.exit(f"{DOCUMENT} is not what the tests say: run `python tests/support/fault_table.py`.")
     DOCUMENT.write_text(made)

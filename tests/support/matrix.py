@@ -11,9 +11,10 @@ import sys
 import time
 from pathlib import Path
 
+from paths import ROOT
+
 from coreset_backend.local.label_studio import label_studio_version
 
-ROOT = Path(__file__).parent.parent
 RELEASES = ("1.12.1", "1.16.0", "1.20.0", "newest")
 DATABASES = ("sqlite", "postgresql")
 TESTS = tuple(f"tests/e2e/test_{name}.py" for name in ("story", "publish", "disconnect"))

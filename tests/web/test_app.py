@@ -1,12 +1,12 @@
 import base64
 import re
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from flask.testing import FlaskClient
+from paths import ROOT
 from test_store import LABELS, record
 
 from coreset_backend.backend import Backend
@@ -267,7 +267,7 @@ def test_a_corrupt_round_falls_back_to_the_one_before(backend: Backend, client: 
 
 
 def test_every_endpoint_of_the_api_is_in_its_document(client: FlaskClient) -> None:
-    text = (Path(__file__).parent.parent / "docs/api.md").read_text()
+    text = (ROOT / "docs/api.md").read_text()
     rules = {
         f"{method} {re.sub('<[^>]*project[^>]*>', '<id>', rule.rule)}"
         for rule in client.application.url_map.iter_rules()

@@ -8,11 +8,11 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import numpy as np
 import pytest
 from flask.testing import FlaskClient
+from paths import ROOT
 from prometheus_client.parser import text_string_to_metric_families
 from test_store import record
 from waiting import wait_until
@@ -25,7 +25,7 @@ from coreset_backend.jobs.status import project_status
 from coreset_backend.web.app import create_app
 
 MakeBackend = Callable[..., Backend]
-DOCKER = Path(__file__).parent.parent / "docker"
+DOCKER = ROOT / "docker"
 
 
 def figures(client: FlaskClient) -> dict[tuple[str, ...], float]:

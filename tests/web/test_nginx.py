@@ -11,6 +11,7 @@ from pathlib import Path
 
 import httpx
 import pytest
+from paths import ROOT
 from serving import serving, web_process
 from waiting import wait_until
 
@@ -19,7 +20,7 @@ from coreset_backend.web.access import WRONG_GUESSES
 
 NGINX = shutil.which("nginx", path="/usr/sbin:/usr/local/sbin:/usr/bin:/usr/local/bin")
 pytestmark = pytest.mark.skipif(NGINX is None, reason="nginx is not installed")
-DEPLOY = Path(__file__).parent.parent / "docs/deploy.md"
+DEPLOY = ROOT / "docs/deploy.md"
 CLAIM = "198.51.100.99"
 CLAIMS = {
     **{f"X-Forwarded-{name}": CLAIM for name in ("For", "Host", "Port", "Proto", "Prefix")},

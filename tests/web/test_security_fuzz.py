@@ -3,7 +3,6 @@
 import json
 import re
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
 
@@ -12,7 +11,8 @@ from flask import Flask
 from flask.testing import FlaskClient
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from test_web import save_round
+from paths import SUPPORT
+from test_app import save_round
 from werkzeug.exceptions import HTTPException
 from werkzeug.test import TestResponse
 
@@ -21,7 +21,7 @@ from coreset_backend.connection.connect import SECRET_HEADER
 from coreset_backend.web.app import create_app
 
 MakeBackend = Callable[..., Backend]
-PAYLOADS = [json.loads(path.read_text()) for path in (Path(__file__).parent / "payloads").iterdir()]
+PAYLOADS = [json.loads(path.read_text()) for path in (SUPPORT / "payloads").iterdir()]
 LATIN = st.text(st.characters(min_codepoint=32, max_codepoint=255), max_size=30)
 ODD = st.sampled_from([0, -1, 7, "7", "7.1", 2**63, 10**30, 1e308, "../../etc", "٧", "\0", "", [], {}, True])
 JSON = st.recursive(
