@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import yaml
 from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 from paths import ROOT
 from waiting import wait_until
@@ -124,12 +125,12 @@ def pins(lock: str) -> dict[str, list[Requirement]]:
 def test_the_images_have_the_versions_that_the_tests_ran_with(image: str) -> None:
     tested = set((ROOT / "requirements.txt").read_text().splitlines())
     locked = {
-        str(pin).replace('"', "'").replace(" ;", " ;")
+        (pin.name, pin.specifier)
         for each in pins(f"docker/requirements-{image}.txt").values()
         for pin in each
     }
-    built_only = {"nose==1.3.7"}
-    lines = {str(Requirement(line)).replace('"', "'") for line in tested if line}
+    built_only = {("nose", SpecifierSet("==1.3.7"))}
+    lines = {(pin.name, pin.specifier) for pin in map(Requirement, filter(None, tested))}
     assert locked - built_only <= lines
 
 
