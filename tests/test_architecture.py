@@ -26,9 +26,9 @@ MAY_IMPORT: dict[str, set[str]] = {
     "images": {"arrays", "decoding", "errors", "foreign_text", "network"},
     "model": {"arrays", "errors"},
     "selection": {"arrays", "errors", "files"},
-    "label_studio": {"arrays", "errors", "foreign_text", "network", "project", "redaction", "store"},
+    "label_studio": {"arrays", "errors", "foreign_text", "network", "project", "redaction"},
     "store": {"arrays", "errors", "files", "project"},
-    "evaluation": {"arrays", "errors", "files", "label_studio", "project", "simulation", "store"},
+    "evaluation": {"arrays", "errors", "files", "project", "store"},
     "connection": {"backend", "errors", "files", "jobs", "label_studio", "project", "store"},
     "backend": {"errors", "images", "label_studio", "network", "project_settings", "redaction"}
     | {"settings", "store"},

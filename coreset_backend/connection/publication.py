@@ -17,7 +17,10 @@ from coreset_backend.connection.record import (
 )
 from coreset_backend.errors import CoresetError, LabelStudioError
 from coreset_backend.jobs.progress import read_progress, write_progress
+from coreset_backend.label_studio.client import LabelStudio
+from coreset_backend.label_studio.tabs import DUPLICATES, SUSPECTS, UNREADABLE, refresh_tabs
 from coreset_backend.project import Json
+from coreset_backend.store.findings import duplicates, suspects
 from coreset_backend.store.saved_round import StoredRound
 
 log = logging.getLogger(__name__)
@@ -64,6 +67,20 @@ def _shown_before(backend: Backend, project: Json, written: set[str]) -> str:
 def _is_live(backend: Backend, project_id: int, version: str) -> bool:
     """Whether it is the title of a backend: Label Studio chooses that by itself."""
     return any(each.get("title") == version for each in backend.label_studio.backends(project_id))
+
+
+def show_findings(label_studio: LabelStudio, stored: StoredRound) -> None:
+    """Update the tabs of Label Studio's Data Manager to the batch of a round and to what the round found.
+
+    Raises LabelStudioError.
+    """
+    findings = {
+        SUSPECTS: [suspect["task_id"] for suspect in suspects(stored)],
+        DUPLICATES: [task_id for group in duplicates(stored) for task_id in group],
+        UNREADABLE: [failure["task_id"] for failure in stored.record.failures],
+    }
+    below = (stored.publication or {}).get("below", 1.0)
+    refresh_tabs(label_studio, stored.record.project_id, findings, below=below)
 
 
 def note_connection(backend: Backend, stored: StoredRound) -> None:

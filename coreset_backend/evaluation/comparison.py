@@ -7,13 +7,16 @@ the model does not know. How good models become that learn from one or the other
 
 import logging
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from coreset_backend.errors import CorruptFile
 from coreset_backend.evaluation.holdout import Interval, proportion
+from coreset_backend.evaluation.learning_curve import area_under
 from coreset_backend.files import is_there, read_sealed, write_sealed
-from coreset_backend.simulation.cells import Line
 from coreset_backend.store.record import REPLAY, taken
 from coreset_backend.store.store import Store
 
@@ -63,7 +66,33 @@ def _sentence(pool: Interval, picks: Interval | None) -> str:
 # ---------------------------------------------------------------- a replay
 
 
-def keep_replay(store: Store, project_id: int, lines: Sequence[Line], sentence: str) -> None:
+@dataclass(frozen=True, slots=True)
+class MeanCurve:
+    """Accuracy of one strategy and batch size: mean and deviation over the seeds, float64[points] each."""
+
+    strategy: str
+    batch: int
+    labels: NDArray[np.int64]
+    mean: NDArray[np.float64]
+    deviation: NDArray[np.float64]
+    seeds: int
+
+    @property
+    def area(self) -> float:
+        """Mean accuracy over the labels; that of the only point where there is but one."""
+        return (
+            area_under(self.labels.tolist(), self.mean.tolist())
+            if len(self.labels) > 1
+            else float(self.mean[0])
+        )
+
+    def labels_to(self, accuracy: float) -> int | None:
+        """The fewest labels at which the mean reached that accuracy."""
+        reached = np.flatnonzero(self.mean >= accuracy)
+        return int(self.labels[reached[0]]) if len(reached) else None
+
+
+def keep_replay(store: Store, project_id: int, lines: Sequence[MeanCurve], sentence: str) -> None:
     """Remember what a replay on the project's images measured, for its page."""
     body = {
         "sentence": sentence,

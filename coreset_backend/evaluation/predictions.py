@@ -2,15 +2,13 @@
 
 import logging
 import threading
-from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
 from coreset_backend.errors import CorruptRound
 from coreset_backend.evaluation.holdout import named_classes, proportion
-from coreset_backend.label_studio.payloads import result_json
-from coreset_backend.project import Json, Prediction
+from coreset_backend.project import Prediction
 from coreset_backend.store.record import NO_ROUND_VERSION
 from coreset_backend.store.saved_round import StoredRound
 from coreset_backend.store.store import Store
@@ -116,24 +114,6 @@ class AnswerCache:
 def pool_version(answers: Answers | None) -> str:
     """What /setup and /predict answer under; never a batch's version, or a task would join the batch."""
     return answers.record.pool_version if answers else NO_ROUND_VERSION
-
-
-def predict_results(answers: Answers | None, task_ids: Sequence[int], preannotate: str) -> list[Json]:
-    """The answer to /predict: one result for each task, in order; an empty one where nothing is known."""
-    version = pool_version(answers)
-    if answers is None:
-        return [{"result": [], "score": 1.0, "model_version": version} for _ in task_ids]
-    predictions = (
-        answers.prediction(task_id, answers.score(task_id), version, preannotate) for task_id in task_ids
-    )
-    return [
-        {
-            "result": result_json(prediction, answers.record.labels),
-            "score": prediction.score,
-            "model_version": version,
-        }
-        for prediction in predictions
-    ]
 
 
 def _position(ascending: NDArray[np.int64], task_id: int) -> int | None:

@@ -4,12 +4,10 @@ A tab holds a filter, not a list: batch and reserve are what has the lowest scor
 What has no column of its own is filtered by task id, the first LISTED of them; the page has them all.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from coreset_backend.label_studio.client import BY_SCORE, LabelStudio, score_filter
 from coreset_backend.project import Json
-from coreset_backend.store.findings import duplicates, suspects
-from coreset_backend.store.saved_round import StoredRound
 
 BATCH, SUSPECTS, DUPLICATES, UNREADABLE = (
     "Core-set batch",
@@ -21,21 +19,18 @@ LISTED = 100  # the Data Manager draws a row of its form for each
 NO_TASK = -1
 
 
-def refresh_tabs(label_studio: LabelStudio, stored: StoredRound) -> None:
-    """Have the project's tabs show the findings of the round; one without any is not made.
+def refresh_tabs(
+    label_studio: LabelStudio, project_id: int, findings: Mapping[str, Sequence[int]], *, below: float
+) -> None:
+    """Update the project's tabs: the batch has scores ``below`` that, ``findings`` are task ids by title.
 
-    Columns, widths and orders that somebody set in a tab stay. Raises LabelStudioError.
+    A tab is made once there is something to show in it. Columns, widths and orders that somebody set in a
+    tab stay. Raises LabelStudioError.
     """
-    project_id = stored.record.project_id
     found = _tabs(label_studio, project_id)
-    if BATCH in found and (publication := stored.publication):
-        _change(label_studio, project_id, found[BATCH], scores_below(publication.get("below", 1.0)))
-    wanted = {
-        SUSPECTS: [suspect["task_id"] for suspect in suspects(stored)],
-        DUPLICATES: [task_id for group in duplicates(stored) for task_id in group],
-        UNREADABLE: [failure["task_id"] for failure in stored.record.failures],
-    }
-    for title, task_ids in wanted.items():
+    if BATCH in found:
+        _change(label_studio, project_id, found[BATCH], scores_below(below))
+    for title, task_ids in findings.items():
         filters = one_of(task_ids[:LISTED])
         if title in found:
             _change(label_studio, project_id, found[title], filters)

@@ -11,14 +11,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from coreset_backend.connection.publication import note_connection, prepare_publication
+from coreset_backend.connection.publication import note_connection, prepare_publication, show_findings
 from coreset_backend.connection.queue import publish_queue
 from coreset_backend.connection.record import regions_shown
 from coreset_backend.errors import CorruptRound, EmptyPool, LabelStudioError
 from coreset_backend.evaluation.holdout import holdout_task_ids
 from coreset_backend.evaluation.predictions import Answers
 from coreset_backend.evaluation.round_scores import batch_figures, hold_out_figures
-from coreset_backend.label_studio.tabs import refresh_tabs
 from coreset_backend.logs import about
 from coreset_backend.project import Prediction, Snapshot
 from coreset_backend.project_settings import label_config_attributes
@@ -272,7 +271,7 @@ def publish_round(backend: "Backend", stored: StoredRound, step: Callable[[int, 
     seconds = round(time.monotonic() - started, 3)
     stored.mark_published({**publication, "seconds": seconds, "at": datetime.now(UTC).isoformat()})
     try:
-        refresh_tabs(backend.label_studio, stored)
+        show_findings(backend.label_studio, stored)
     except LabelStudioError as error:  # the batch is served; a tab less does not undo that
         log.warning("project %d: the tabs could not be brought up to date: %s", record.project_id, error)
     note_connection(backend, stored)

@@ -7,12 +7,13 @@ from pathlib import Path
 
 import numpy as np
 
+from coreset_backend.evaluation.comparison import MeanCurve
 from coreset_backend.files import write_atomically
 from coreset_backend.foreign_text import fit_cell
-from coreset_backend.simulation.cells import Cell, Line
+from coreset_backend.simulation.cells import Cell
 
 
-def lines(cells: Iterable[Cell]) -> list[Line]:
+def lines(cells: Iterable[Cell]) -> list[MeanCurve]:
     """One for each strategy and batch, the greatest area first."""
     groups: dict[tuple[str, int], list[Cell]] = {}
     for cell in cells:
@@ -22,7 +23,7 @@ def lines(cells: Iterable[Cell]) -> list[Line]:
         accuracies = np.array([[point.accuracy for point in cell.points] for cell in members])
         spread = accuracies.std(0, ddof=1) if len(members) > 1 else np.zeros(accuracies.shape[1])
         labels = np.array([point.labels for point in members[0].points])
-        found.append(Line(strategy, batch, labels, accuracies.mean(0), spread, len(members)))
+        found.append(MeanCurve(strategy, batch, labels, accuracies.mean(0), spread, len(members)))
     return sorted(found, key=lambda line: -line.area)
 
 
@@ -39,7 +40,7 @@ def csv_text(cells: Iterable[Cell]) -> str:
     return out.getvalue()
 
 
-def table(found: Sequence[Line]) -> str:
+def table(found: Sequence[MeanCurve]) -> str:
     """Accuracy in percent, mean and standard deviation over the seeds, by labels."""
     rows = []
     for line in found:
@@ -49,7 +50,7 @@ def table(found: Sequence[Line]) -> str:
     return "\n".join(rows)
 
 
-def recommendation(found: Sequence[Line], target: float | None) -> str:
+def recommendation(found: Sequence[MeanCurve], target: float | None) -> str:
     """Which strategy and batch, by how much, and the labels to ``target``, in words."""
     best, others = found[0], found[1:]
     words = [f"Best here: {best.strategy} in batches of {best.batch}."]
@@ -79,7 +80,7 @@ def recommendation(found: Sequence[Line], target: float | None) -> str:
 INKS = ("#1b6ca8", "#c8553d", "#2e8b57", "#8e5ea2", "#b8860b", "#444444", "#17a2b8", "#d63384")
 
 
-def svg(found: Sequence[Line]) -> str:
+def svg(found: Sequence[MeanCurve]) -> str:
     """The curves with a band of one standard deviation, as an SVG image."""
     width, height, left, bottom = 760, 440, 60, 50
     most = max(int(line.labels[-1]) for line in found)
@@ -116,7 +117,7 @@ def svg(found: Sequence[Line]) -> str:
     return "\n".join([*parts, "</svg>\n"])
 
 
-def write_results(cells: Sequence[Cell], folder: Path) -> list[Line]:
+def write_results(cells: Sequence[Cell], folder: Path) -> list[MeanCurve]:
     """``results.csv`` and ``curves.svg`` in ``folder``."""
     found = lines(cells)
     write_atomically(folder / "results.csv", csv_text(cells).encode())

@@ -14,11 +14,11 @@ from werkzeug.exceptions import BadRequest
 from coreset_backend import __version__
 from coreset_backend.backend import Backend
 from coreset_backend.errors import ConfigError, QueueError, UnsupportedLabelConfig
-from coreset_backend.evaluation.predictions import AnswerCache, pool_version, predict_results
+from coreset_backend.evaluation.predictions import AnswerCache, Answers, pool_version
 from coreset_backend.jobs.progress import note_unseen
 from coreset_backend.jobs.queue import request_round
 from coreset_backend.label_studio.label_config import is_unwritten, parse_label_config
-from coreset_backend.label_studio.payloads import task_id_of
+from coreset_backend.label_studio.payloads import result_json, task_id_of
 from coreset_backend.project import Json
 from coreset_backend.project_settings import label_config_attributes, project_settings
 from coreset_backend.web.access import require_signature
@@ -129,3 +129,21 @@ def predict_tasks(
     note_unseen(backend, project_id, unseen)
     settings = backend.settings_of(project_id, newest.record if newest else None)
     return predict_results(newest, task_ids, settings.preannotate)
+
+
+def predict_results(answers: Answers | None, task_ids: Sequence[int], preannotate: str) -> list[Json]:
+    """The answer to /predict: one result for each task, in order; an empty one where nothing is known."""
+    version = pool_version(answers)
+    if answers is None:
+        return [{"result": [], "score": 1.0, "model_version": version} for _ in task_ids]
+    predictions = (
+        answers.prediction(task_id, answers.score(task_id), version, preannotate) for task_id in task_ids
+    )
+    return [
+        {
+            "result": result_json(prediction, answers.record.labels),
+            "score": prediction.score,
+            "model_version": version,
+        }
+        for prediction in predictions
+    ]

@@ -6,8 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from coreset_backend.evaluation.comparison import keep_replay, read_replay, slice_summary
-from coreset_backend.simulation.cells import Line
+from coreset_backend.evaluation.comparison import MeanCurve, keep_replay, read_replay, slice_summary
 from coreset_backend.store.store import Store
 
 
@@ -54,7 +53,7 @@ def test_a_replay_is_kept_whole_and_a_torn_one_is_none(tmp_path: Path) -> None:
     store.register(7)
     assert read_replay(store, 7) is None
     labels, mean, spread = np.array([10, 20]), np.array([0.5, 0.75]), np.array([0.25, 0.0])
-    keep_replay(store, 7, [Line("k_center", 10, labels, mean, spread, 2)], "k_center is better.")
+    keep_replay(store, 7, [MeanCurve("k_center", 10, labels, mean, spread, 2)], "k_center is better.")
     kept = read_replay(store, 7)
     assert kept["sentence"] == "k_center is better."
     assert kept["lines"][0]["points"] == [

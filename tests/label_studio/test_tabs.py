@@ -8,6 +8,7 @@ import pytest
 from fake_label_studio import FakeLabelStudio
 from test_store import record
 
+from coreset_backend.connection.publication import show_findings
 from coreset_backend.label_studio.client import LabelStudio
 from coreset_backend.label_studio.tabs import (
     BATCH,
@@ -17,7 +18,6 @@ from coreset_backend.label_studio.tabs import (
     UNREADABLE,
     make_batch_tab,
     one_of,
-    refresh_tabs,
 )
 from coreset_backend.store.saved_round import StoredRound
 from coreset_backend.store.store import Store
@@ -54,11 +54,11 @@ def test_tabs_follow_the_rounds_and_empty_ones_are_not_made(
 ) -> None:
     assert make_batch_tab(client, 7)
     assert not make_batch_tab(client, 7)
-    refresh_tabs(client, saved(tmp_path, unreadable=range(50, 52)))
+    show_findings(client, saved(tmp_path, unreadable=range(50, 52)))
     assert list(shown(studio)) == [BATCH, SUSPECTS, UNREADABLE]
     assert shown(studio)[UNREADABLE] == one_of([50, 51])
     assert shown(studio)[SUSPECTS] == one_of([3])
-    refresh_tabs(client, saved(tmp_path, grouped=True))
+    show_findings(client, saved(tmp_path, grouped=True))
     assert shown(studio)[DUPLICATES] == one_of([1, 3])
     assert [item["value"] for item in shown(studio)[UNREADABLE]["items"]] == [-1]
     assert len(shown(studio)) == 4
@@ -67,10 +67,10 @@ def test_tabs_follow_the_rounds_and_empty_ones_are_not_made(
 def test_what_somebody_set_in_a_tab_stays_and_long_lists_are_cut(
     client: LabelStudio, studio: FakeLabelStudio, tmp_path: Path
 ) -> None:
-    refresh_tabs(client, saved(tmp_path, unreadable=range(50, 52)))
+    show_findings(client, saved(tmp_path, unreadable=range(50, 52)))
     tab = next(tab for tab in studio.views.values() if tab["data"]["title"] == UNREADABLE)
     tab["data"]["ordering"] = ["-tasks:created_at"]
-    refresh_tabs(client, saved(tmp_path, unreadable=range(50, 500)))
+    show_findings(client, saved(tmp_path, unreadable=range(50, 500)))
     tab = studio.views[tab["id"]]
     assert tab["data"]["ordering"] == ["-tasks:created_at"]
     assert [item["value"] for item in tab["data"]["filters"]["items"]] == list(range(50, 50 + LISTED))

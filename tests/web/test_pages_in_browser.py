@@ -33,13 +33,12 @@ from waiting import wait_until
 from werkzeug.serving import make_server
 
 from coreset_backend.backend import Backend
-from coreset_backend.evaluation.comparison import keep_replay
+from coreset_backend.evaluation.comparison import MeanCurve, keep_replay
 from coreset_backend.foreign_text import fit_cell
 from coreset_backend.images.cache import PixelCache
 from coreset_backend.jobs.monitoring import alive_key
 from coreset_backend.jobs.progress import PRETRAINING_LEASE, redis_key, write_pretraining, write_progress
 from coreset_backend.project import Labels
-from coreset_backend.simulation.cells import Line
 from coreset_backend.store.record import STATES
 from coreset_backend.web.app import create_app
 
@@ -293,7 +292,7 @@ def test_core_set_stands_against_random_where_it_was_measured(
         save_round(backend, random_slice=tuple(PICKED[:5].tolist()), batch_figures=shares)
     labels, spread = np.array([20, 40, 60]), np.array([0.03, 0.02, 0.01])
     replayed = [
-        Line(strategy, 20, labels, np.array(mean), spread, 3)
+        MeanCurve(strategy, 20, labels, np.array(mean), spread, 3)
         for strategy, mean in (("k_center", [0.5, 0.7, 0.8]), ("random", [0.4, 0.5, 0.6]))
     ]
     keep_replay(backend.store, 7, replayed, "Best here: k_center.")
