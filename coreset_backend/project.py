@@ -13,6 +13,8 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from coreset_backend.arrays import Rows, TaskIds
+
 Json = Any
 TaskState = Literal["pool", "labeled", "skipped"]
 MOST_CLASSES = 2_000
@@ -73,11 +75,11 @@ class Snapshot:
     remarks: tuple[str, ...] = ()
 
     @property
-    def task_ids(self) -> NDArray[np.int64]:
+    def task_ids(self) -> TaskIds:
         """int64[n], ascending."""
         return np.array([task.task_id for task in self.tasks], dtype=np.int64)
 
-    def rows_in(self, state: TaskState) -> NDArray[np.int64]:
+    def rows_in(self, state: TaskState) -> Rows:
         """int64[k]: rows of the tasks in ``state``, ascending."""
         return np.array([row for row, task in enumerate(self.tasks) if task.state == state], dtype=np.int64)
 

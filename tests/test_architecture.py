@@ -29,7 +29,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "label_studio": {"arrays", "errors", "foreign_text", "network", "project", "redaction"},
     "store": {"arrays", "errors", "files", "project"},
     "evaluation": {"arrays", "errors", "files", "project", "store"},
-    "connection": {"backend", "errors", "files", "jobs", "label_studio", "project", "store"},
+    "connection": {"arrays", "backend", "errors", "files", "jobs", "label_studio", "project", "store"},
     "backend": {"errors", "images", "label_studio", "network", "project_settings", "redaction"}
     | {"settings", "store"},
     "rounds": {"arrays", "backend", "connection", "errors", "evaluation", "files", "images", "jobs"}
@@ -52,8 +52,18 @@ MAY_IMPORT: dict[str, set[str]] = {
         "simulation",
     }
     | {"store", "web.server"},
-    "cli": {"backend", "connection", "errors", "foreign_text", "jobs", "label_studio", "local", "logs"}
-    | {"redaction", "selection", "settings", "simulation", "web.server"},
+    "cli": {
+        "arrays",
+        "backend",
+        "connection",
+        "errors",
+        "foreign_text",
+        "jobs",
+        "label_studio",
+        "local",
+        "logs",
+    }
+    | {"logs", "redaction", "selection", "settings", "simulation", "web.server"},
     "__main__": {"cli"},
     "__init__": set(),
 }
@@ -121,6 +131,20 @@ def wrong_doors(package: Path = PACKAGE) -> list[str]:
 
 def test_rooms_import_only_what_they_may() -> None:
     assert not forbidden_arrows()
+
+
+def test_the_types_of_arrays_are_defined_once() -> None:
+    shared = {"Rows", "TaskIds", "Vectors", "PixelRows", "PixelSubset", "Progress", "PhaseProgress"}
+    again = []
+    for path in PACKAGE.rglob("*.py"):
+        for node in ast.parse(path.read_text()).body:
+            targets = node.targets if isinstance(node, ast.Assign) else []
+            named = {target.id for target in targets if isinstance(target, ast.Name)}
+            if isinstance(node, ast.ClassDef):
+                named.add(node.name)
+            if path.name != "arrays.py" and named & shared:
+                again.append((path.name, named & shared))
+    assert not again
 
 
 def test_each_library_has_its_door() -> None:

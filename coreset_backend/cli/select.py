@@ -3,14 +3,13 @@
 import inspect
 import json
 import tempfile
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from coreset_backend.arrays import PhaseProgress, Rows, Vectors
 from coreset_backend.errors import ConfigError
 from coreset_backend.selection import (
     MOST_ROWS,
@@ -25,9 +24,6 @@ from coreset_backend.selection import (
     with_options,
 )
 
-Progress = Callable[[str, int, int], None]
-"""Called with (phase, done, total)."""
-
 GRAPH_STRATEGIES = ("annoy", "max_herding", "uncertainty_herding")
 
 
@@ -41,7 +37,7 @@ def select_from_files(
     seed: int,
     group_duplicates: bool,
     outlier_share: float,
-    progress: Progress,
+    progress: PhaseProgress,
 ) -> Selection:
     """What ``strategy`` chooses from a .npy file of float[n, d], read as a memory map; with all radii.
 
@@ -106,7 +102,7 @@ def _finite(value: float) -> float | None:
     return float(value) if np.isfinite(value) else None
 
 
-def _graph(vectors: NDArray[np.floating], seed: int, progress: Progress) -> NeighborGraph:
+def _graph(vectors: Vectors, seed: int, progress: PhaseProgress) -> NeighborGraph:
     from coreset_backend.selection.annoy_index import build_index
 
     with tempfile.TemporaryDirectory() as folder:
@@ -120,15 +116,15 @@ def _graph(vectors: NDArray[np.floating], seed: int, progress: Progress) -> Neig
         return index.graph(neighbors_for(len(vectors)))
 
 
-def _array(path: Path) -> NDArray[np.floating]:
+def _array(path: Path) -> Vectors:
     try:
-        array: NDArray[np.floating] = np.load(path, mmap_mode="r", allow_pickle=False)
+        array: Vectors = np.load(path, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError) as error:
         raise ConfigError(f"{path} cannot be read as a .npy array: {error}") from error
     return array
 
 
-def _rows(path: Path) -> NDArray[np.int64]:
+def _rows(path: Path) -> Rows:
     try:
         return np.array([int(line) for line in path.read_text().split()], dtype=np.int64)
     except (OSError, ValueError) as error:

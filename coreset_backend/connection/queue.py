@@ -12,7 +12,8 @@ get errors. There the new batch gets scores below all others, and what they supe
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 
-from coreset_backend.label_studio.client import LabelStudio, Progress, Publication
+from coreset_backend.arrays import Progress
+from coreset_backend.label_studio.client import LabelStudio, Publication
 from coreset_backend.project import Json, Labels, Prediction
 
 QUEUE = 5_000

@@ -4,8 +4,8 @@ import logging
 import threading
 
 import numpy as np
-from numpy.typing import NDArray
 
+from coreset_backend.arrays import TaskIds
 from coreset_backend.errors import CorruptRound
 from coreset_backend.evaluation.holdout import named_classes, proportion
 from coreset_backend.project import Prediction
@@ -116,6 +116,6 @@ def pool_version(answers: Answers | None) -> str:
     return answers.record.pool_version if answers else NO_ROUND_VERSION
 
 
-def _position(ascending: NDArray[np.int64], task_id: int) -> int | None:
+def _position(ascending: TaskIds, task_id: int) -> int | None:
     row = int(np.searchsorted(ascending, task_id))
     return row if row < len(ascending) and ascending[row] == task_id else None

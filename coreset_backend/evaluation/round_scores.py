@@ -8,19 +8,19 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from coreset_backend.arrays import TaskIds
 from coreset_backend.errors import CorruptRound
 from coreset_backend.evaluation.holdout import evaluate, named_classes, proportion
 from coreset_backend.project import Snapshot, class_targets
 from coreset_backend.store.saved_round import StoredRound
 
 log = logging.getLogger(__name__)
-Rows = NDArray[np.int64]
 
 
 def hold_out_figures(
     snapshot: Snapshot,
     previous: StoredRound | None,
-    embedded: Rows,
+    embedded: TaskIds,
     holdout: frozenset[int],
     probabilities: NDArray[np.float32] | None,
 ) -> dict[str, Any] | None:
@@ -69,7 +69,7 @@ def batch_figures(snapshot: Snapshot, previous: StoredRound | None) -> dict[str,
 
 
 def _said_before(
-    snapshot: Snapshot, previous: StoredRound | None, task_ids: Rows, among: Sequence[int]
+    snapshot: Snapshot, previous: StoredRound | None, task_ids: TaskIds, among: Sequence[int]
 ) -> NDArray[np.float32] | None:
     """float32[n, classes]: what the previous model said of these tasks; NaN for those not ``among``."""
     if previous is None or previous.record.labels != snapshot.labels or not previous.has("probabilities"):

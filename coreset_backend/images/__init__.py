@@ -10,7 +10,7 @@ An image that cannot be read becomes an ``ImageFailure`` with a reason; the roun
 from coreset_backend.images.cache import CachedPixels
 from coreset_backend.images.download import Limits
 from coreset_backend.images.fetch import ImageFailure, Images, open_images
-from coreset_backend.images.pixels import PixelRows, Pixels
+from coreset_backend.images.pixels import Pixels
 from coreset_backend.images.sources import SOURCES, shown_uri
 
 __all__ = [
@@ -19,7 +19,6 @@ __all__ = [
     "ImageFailure",
     "Images",
     "Limits",
-    "PixelRows",
     "Pixels",
     "open_images",
     "shown_uri",

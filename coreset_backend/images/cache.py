@@ -19,6 +19,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from coreset_backend.arrays import Rows
 from coreset_backend.errors import ImageError
 
 logger = logging.getLogger(__name__)
@@ -176,7 +177,7 @@ class CachedPixels:
     def __len__(self) -> int:
         return len(self.keys)
 
-    def __getitem__(self, rows: NDArray[np.int64], /) -> NDArray[np.uint8]:
+    def __getitem__(self, rows: Rows, /) -> NDArray[np.uint8]:
         pixels = np.empty((len(rows), *self.shape[1:]), np.uint8)
         for place, row in enumerate(rows):
             pixels[place] = self._read(int(row))

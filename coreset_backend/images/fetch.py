@@ -6,7 +6,7 @@ import logging
 import ssl
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +15,7 @@ from typing import NamedTuple
 import httpx
 import numpy as np
 
+from coreset_backend.arrays import Progress
 from coreset_backend.decoding import DECODER, Decoders
 from coreset_backend.errors import (
     ConfigError,
@@ -27,15 +28,13 @@ from coreset_backend.foreign_text import one_line
 from coreset_backend.images.cache import PixelCache
 from coreset_backend.images.download import NO_PROXIES, Limits, Wire, checked_url, port_of
 from coreset_backend.images.own_addresses import OwnAddresses
-from coreset_backend.images.pixels import SMALL, Array, CachedRows, Haul, PixelRows, Pixels, Wanted
+from coreset_backend.images.pixels import SMALL, Array, CachedRows, Haul, Pixels, Wanted
 from coreset_backend.images.revisions import Revisions, Seen, due
 from coreset_backend.images.sources import Site, address_digest, local_validator, read_image, shown_uri
 from coreset_backend.network.addresses import Resolve, address_guard, resolved_addresses
 from coreset_backend.network.outbound import Proxies
 
 logger = logging.getLogger(__name__)
-
-Progress = Callable[[int, int], None]
 
 REVISIONS = "revisions.sqlite3"
 _WAITING = 4  # jobs in the queue per thread
@@ -284,7 +283,7 @@ class Images:
         shown = [readable[row] for row in rows]
         keys = np.frombuffer(bytes.fromhex("".join(image.key for image in shown)), np.uint8).reshape(-1, 32)
         small = haul.small_rows(rows)
-        pixels: PixelRows = CachedRows(self.read, shown, size, haul.kept) if small is None else small
+        pixels = CachedRows(self.read, shown, size, haul.kept) if small is None else small
         return Pixels(task_ids, keys, pixels), failures
 
     def _refuse_torn_pool(self, failures: Sequence[ImageFailure], count: int) -> None:

@@ -4,27 +4,16 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from coreset_backend.arrays import Rows, TaskIds
 from coreset_backend.images.revisions import ASKING_SECONDS, Seen
 
 Array = NDArray[np.uint8]
 SMALL = 64  # pixels a side; up to here a pool of 100,000 takes 1.2 GB and lives in memory
 _KEPT_BYTES = 1 << 30  # pixels that found no room on disk, held in memory up to here
-
-
-class PixelRows(Protocol):
-    """Pixels by rows, which a plain uint8[n, size, size, 3] array is too."""
-
-    @property
-    def shape(self) -> tuple[int, ...]: ...
-
-    def __len__(self) -> int: ...
-
-    def __getitem__(self, rows: slice | NDArray[np.int64], /) -> Array: ...
 
 
 @dataclass(slots=True)
@@ -54,7 +43,7 @@ class Pixels:
     ``keys`` is uint8[n, 32]: each image's key in the cache.
     """
 
-    def __init__(self, task_ids: NDArray[np.int64], keys: Array, rows: PixelRows) -> None:
+    def __init__(self, task_ids: TaskIds, keys: Array, rows: "CachedRows | Array") -> None:
         self.task_ids, self.keys, self._rows = task_ids, keys, rows
 
     @property
@@ -64,7 +53,7 @@ class Pixels:
     def __len__(self) -> int:
         return len(self.task_ids)
 
-    def __getitem__(self, rows: slice | NDArray[np.int64], /) -> Array:
+    def __getitem__(self, rows: slice | Rows, /) -> Array:
         return self._rows[rows]
 
 
@@ -83,7 +72,7 @@ class CachedRows:
     def __len__(self) -> int:
         return len(self._wanted)
 
-    def __getitem__(self, rows: slice | NDArray[np.int64], /) -> Array:
+    def __getitem__(self, rows: slice | Rows, /) -> Array:
         chosen = np.arange(len(self))[rows]
         pixels = np.empty((len(chosen), *self.shape[1:]), np.uint8)
         for place, row in enumerate(chosen):

@@ -9,13 +9,14 @@ import itertools
 import json
 import logging
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
 import httpx
 
+from coreset_backend.arrays import Progress, unwatched
 from coreset_backend.errors import LabelStudioError, ProjectGone, Rejected, Unreachable
 from coreset_backend.label_studio.answers import (
     LIMITS,
@@ -61,14 +62,6 @@ def score_filter(operator: str, value: object) -> Json:
         "type": "Number",
         "value": value,
     }
-
-
-Progress = Callable[[int, int], None]
-"""Called with (done, total); what it raises ends what it is told of."""
-
-
-def _unwatched(_done: int, _total: int) -> None:
-    """Progress that nobody watches."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,7 +160,7 @@ class LabelStudio:
         return tasks[0] if tasks else None
 
     def fetch_snapshot(
-        self, project_id: int, progress: Progress = _unwatched, *, control: str | None = None
+        self, project_id: int, progress: Progress = unwatched, *, control: str | None = None
     ) -> Snapshot:
         """The project with all its tasks and the annotations of those that have any; raises ProjectGone.
 
@@ -221,7 +214,7 @@ class LabelStudio:
             raise ProjectGone(404, error.body, f"project {project_id}") from error
 
     def _tasks(
-        self, project_id: int, params: Mapping[str, str], progress: Progress = _unwatched
+        self, project_id: int, params: Mapping[str, str], progress: Progress = unwatched
     ) -> Iterator[Json]:
         """The tasks of all pages, each once; a page is read to the last, whatever total is said."""
         seen: set[int] = set()
@@ -267,7 +260,7 @@ class LabelStudio:
         labels: Labels | None,
         *,
         written: Collection[str] = (),
-        progress: Progress = _unwatched,
+        progress: Progress = unwatched,
     ) -> Publication:
         """Make Label Studio serve exactly ``predictions`` first, in the order of their scores.
 

@@ -14,16 +14,7 @@ from coreset_backend.model.backbones import (
     backbone_named,
     choose_backbone,
 )
-from coreset_backend.model.classifier import (
-    Classifier,
-    PixelRows,
-    PixelSubset,
-    Progress,
-    embed,
-    embed_and_predict,
-    predict,
-    probabilities_of,
-)
+from coreset_backend.model.classifier import Classifier, embed, embed_and_predict, predict, probabilities_of
 from coreset_backend.model.descent import Recipe
 from coreset_backend.model.preparation import Preparation, fit_preparation, prepared
 from coreset_backend.model.pretraining import (
@@ -55,12 +46,9 @@ __all__ = [
     "Backbone",
     "ChosenBackbone",
     "Classifier",
-    "PixelRows",
-    "PixelSubset",
     "Preparation",
     "PretrainingRecipe",
     "PretrainingState",
-    "Progress",
     "Recipe",
     "TrainingReport",
     "backbone_named",

@@ -2,16 +2,17 @@
 
 import contextlib
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from coreset_backend.arrays import Floats, PixelRows, Progress, Rows
 from coreset_backend.errors import ConfigError, NotFinite, OutOfMemory, memory_ran_out
 from coreset_backend.model.backbones import Backbone
 from coreset_backend.model.preparation import COMPONENTS, Preparation
@@ -19,35 +20,7 @@ from coreset_backend.model.preparation import COMPONENTS, Preparation
 EMBED_BATCH = 128
 EMBED_PIXELS = 800_000
 """In a batch on the CPU: inputs of 20 MB. More only leaves the processor's caches."""
-Progress = Callable[[int, int], None]
 log = logging.getLogger(__name__)
-
-
-class PixelRows(Protocol):
-    """Images by row, uint8[n, size, size, 3] in RGB; an array, or images on disk that are read as asked."""
-
-    @property
-    def shape(self) -> tuple[int, ...]: ...
-    def __len__(self) -> int: ...
-    def __getitem__(self, rows: NDArray[np.int64], /) -> NDArray[np.uint8]: ...
-
-
-@dataclass(frozen=True, slots=True)
-class PixelSubset:
-    """Some rows of other pixels, read when asked."""
-
-    pixels: PixelRows
-    rows: NDArray[np.int64]
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return (len(self.rows), *self.pixels.shape[1:])
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def __getitem__(self, rows: NDArray[np.int64], /) -> NDArray[np.uint8]:
-        return self.pixels[self.rows[rows]]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -164,14 +137,14 @@ def halved(batch: int, error: RuntimeError | MemoryError) -> int:
 
 def embed(
     classifier: Classifier, pixels: PixelRows, *, batch: int | None = None, progress: Progress | None = None
-) -> NDArray[np.float32]:
+) -> Floats:
     """float32[n, dimension]: what the head and the selection read. Raises NotFinite, OutOfMemory."""
     return embed_and_predict(classifier, pixels, progress, batch=batch)[0]
 
 
 def predict(
     classifier: Classifier, pixels: PixelRows, *, batch: int | None = None, progress: Progress | None = None
-) -> NDArray[np.float32] | None:
+) -> Floats | None:
     """float32[n, classes]: probabilities (adding up to 1, or one by one if multiple); None without a head."""
     return embed_and_predict(classifier, pixels, progress, batch=batch)[1]
 
@@ -182,7 +155,7 @@ def embed_and_predict(
     progress: Progress | None = None,
     *,
     batch: int | None = None,
-) -> tuple[NDArray[np.float32], NDArray[np.float32] | None]:
+) -> tuple[Floats, Floats | None]:
     """Embeddings float32[n, dimension] and probabilities float32[n, classes], reading the pixels once.
 
     The probabilities are None if the classifier has no head. ``batch``: images at a time; None: as many as
@@ -202,7 +175,7 @@ def embed_and_predict(
     return embeddings, probabilities if classifier.head else None
 
 
-def _not_finite_advice(classifier: Classifier, rows: NDArray[np.int64], features: NDArray[np.float32]) -> str:
+def _not_finite_advice(classifier: Classifier, rows: Rows, features: Floats) -> str:
     row = int(rows[~np.isfinite(features).all(1)][0])
     return (
         f"{classifier.backbone.name} gave an embedding that is not finite for row {row}. "
@@ -215,9 +188,7 @@ def batch_for(size: int, device: torch.device) -> int:
     return EMBED_BATCH if device.type == "cuda" else min(EMBED_BATCH, max(EMBED_PIXELS // size**2, 1))
 
 
-def _forward(
-    classifier: Classifier, pixels: PixelRows, batch: int
-) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float32], NDArray[np.float32]]]:
+def _forward(classifier: Classifier, pixels: PixelRows, batch: int) -> Iterator[tuple[Rows, Floats, Floats]]:
     at_once = batch
     for rows, block in _read_ahead(pixels, batch):
         done = 0
@@ -232,7 +203,7 @@ def _forward(
             done += at_once
 
 
-def _read_ahead(pixels: PixelRows, batch: int) -> Iterator[tuple[NDArray[np.int64], NDArray[np.uint8]]]:
+def _read_ahead(pixels: PixelRows, batch: int) -> Iterator[tuple[Rows, NDArray[np.uint8]]]:
     """The pixels, block by block with their rows; the next is read while the caller works on one."""
     blocks = [
         np.arange(start, min(start + batch, len(pixels)), dtype=np.int64)
@@ -249,29 +220,21 @@ def _read_ahead(pixels: PixelRows, batch: int) -> Iterator[tuple[NDArray[np.int6
 
 
 @torch.inference_mode()
-def _forward_rows(
-    classifier: Classifier, pixels: NDArray[np.uint8]
-) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+def _forward_rows(classifier: Classifier, pixels: NDArray[np.uint8]) -> tuple[Floats, Floats]:
     features = features_of(classifier, images_from(pixels, classifier.backbone, classifier.device))
     if classifier.head is None:
         return features.cpu().numpy(), np.empty((len(features), 0), np.float32)
     return features.cpu().numpy(), _chances(classifier, classifier.head, features, classifier.temperature)
 
 
-def _chances(
-    classifier: Classifier, head: nn.Linear, features: Tensor, temperature: float
-) -> NDArray[np.float32]:
+def _chances(classifier: Classifier, head: nn.Linear, features: Tensor, temperature: float) -> Floats:
     logits = head(features) / temperature
-    chances: NDArray[np.float32] = (
-        (logits.sigmoid() if classifier.multiple else logits.softmax(1)).cpu().numpy()
-    )
+    chances: Floats = (logits.sigmoid() if classifier.multiple else logits.softmax(1)).cpu().numpy()
     return chances
 
 
 @torch.inference_mode()
-def probabilities_of(
-    classifier: Classifier, embeddings: NDArray[np.float32], *, calibrated: bool = True
-) -> NDArray[np.float32] | None:
+def probabilities_of(classifier: Classifier, embeddings: Floats, *, calibrated: bool = True) -> Floats | None:
     """float32[n, classes] as `predict` gives them, of float32[n, dimension] embeddings; None without head.
 
     Not ``calibrated``: without the temperature. These are less sure, and herding by them gains one point.

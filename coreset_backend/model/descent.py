@@ -10,20 +10,13 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from coreset_backend.arrays import Floats, PixelRows, Progress
 from coreset_backend.errors import NotFinite
 from coreset_backend.model.backbones import Backbone
-from coreset_backend.model.classifier import (
-    EMBED_BATCH,
-    PixelRows,
-    Progress,
-    half_precision,
-    halved,
-    images_from,
-)
+from coreset_backend.model.classifier import EMBED_BATCH, half_precision, halved, images_from
 
 FROM, APART = 0.5, 0.1
 """The hold-out is looked at before a fit, and after each tenth of its second half: the first is too rough."""
@@ -61,7 +54,7 @@ class Examples:
     """Labelled images: ``pixels`` uint8[n, size, size, 3] with ``targets`` float32[n, classes]."""
 
     pixels: PixelRows
-    targets: NDArray[np.float32]
+    targets: Floats
 
 
 class Descent(NamedTuple):

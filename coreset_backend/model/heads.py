@@ -7,10 +7,10 @@ by cross-validation, divides the logits: of the answers given at 80 %, four in f
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from coreset_backend.arrays import Floats, Rows
 from coreset_backend.model.descent import balance, finite, loss_of
 from coreset_backend.model.networks import zero_head
 
@@ -27,9 +27,7 @@ COMPONENT_PENALTY = 40.0
 """On principal components: over the number of labels, at most 0.3. Chosen on images outside the test set."""
 
 
-def anchored_head(
-    embeddings: NDArray[np.float32], targets: NDArray[np.float32], *, multiple: bool
-) -> tuple[nn.Linear, float]:
+def anchored_head(embeddings: Floats, targets: Floats, *, multiple: bool) -> tuple[nn.Linear, float]:
     """The head on embeddings float32[n, d] of unit length with targets float32[n, classes], and its loss.
 
     Classes weigh equally. In multiple choice a class starts at the mean of its images minus that of the rest.
@@ -40,7 +38,7 @@ def anchored_head(
     return _linear(weight, bias), loss
 
 
-def temperature_of(embeddings: NDArray[np.float32], targets: NDArray[np.float32], *, multiple: bool) -> float:
+def temperature_of(embeddings: Floats, targets: Floats, *, multiple: bool) -> float:
     """What to divide the logits of `anchored_head` by, from five-fold cross-validation; near 1 at few labels.
 
     Guo et al. 2017, arXiv 1706.04599, section 4.2.
@@ -120,7 +118,7 @@ def _linear(weight: Tensor, bias: Tensor) -> nn.Linear:
     return head
 
 
-def _folds(targets: NDArray[np.float32]) -> NDArray[np.int64]:
+def _folds(targets: Floats) -> Rows:
     """int64[n]: the fold of each row; rows of the same labels are spread evenly over them."""
     order = np.random.default_rng(0).permutation(len(targets))
     kinds = order[np.lexsort(targets[order].T)]

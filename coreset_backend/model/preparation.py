@@ -6,9 +6,10 @@ stays as it is from round to round, so that known images keep their embeddings, 
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from coreset_backend.arrays import Floats
 
 COMPONENTS = 256
 FITTED_ON = 10_000
@@ -47,7 +48,7 @@ class Preparation(nn.Module):
         first = F.one_hot(torch.zeros(len(projected), dtype=torch.int64), COMPONENTS).to(projected)
         return torch.where(length > 1e-6, projected / length.clamp_min(1e-6), first)
 
-    def fits(self, newcomers: NDArray[np.float32], pool: int) -> bool:
+    def fits(self, newcomers: Floats, pool: int) -> bool:
         """Whether it serves a pool of that size, of which ``newcomers`` float32[m, dimension] are new."""
         if pool >= GROWN * int(self.images):
             return False
@@ -62,7 +63,7 @@ class Preparation(nn.Module):
 
 
 @torch.inference_mode()
-def fit_preparation(features: NDArray[np.float32], seed: int) -> Preparation:
+def fit_preparation(features: Floats, seed: int) -> Preparation:
     """The preparation of a pool by its features float32[n, dimension], fitted on at most 10,000 of them."""
     rows = np.sort(np.random.default_rng(seed).permutation(len(features))[:FITTED_ON])
     sample = torch.from_numpy(features[rows])
@@ -83,7 +84,7 @@ def fit_preparation(features: NDArray[np.float32], seed: int) -> Preparation:
 
 
 @torch.inference_mode()
-def prepared(preparation: Preparation, features: NDArray[np.float32]) -> NDArray[np.float32]:
+def prepared(preparation: Preparation, features: Floats) -> Floats:
     """float32[n, 256] of float32[n, dimension], on the CPU."""
     embeddings = np.empty((len(features), COMPONENTS), np.float32)
     for start in range(0, len(features), 8192):

@@ -20,18 +20,11 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from coreset_backend.arrays import PixelRows, Progress, Rows
 from coreset_backend.errors import NotFinite
 from coreset_backend.model.augmentation import random_views
 from coreset_backend.model.backbones import BACKBONES, ChosenBackbone
-from coreset_backend.model.classifier import (
-    PixelRows,
-    Progress,
-    Sample,
-    device_named,
-    half_precision,
-    halved,
-    size_of,
-)
+from coreset_backend.model.classifier import Sample, device_named, half_precision, halved, size_of
 from coreset_backend.model.networks import (
     PRETRAINED_WIDTHS,
     PretrainedCnn,
@@ -285,9 +278,9 @@ def _step(run: Run, pixels: PixelRows, side: int, temperature: float) -> float |
     return float(loss.item())
 
 
-def _rows_at(seen: int, count: int, pool: int, seed: int) -> NDArray[np.int64]:
+def _rows_at(seen: int, count: int, pool: int, seed: int) -> Rows:
     """The rows of the pool, int64[count], that come after ``seen`` images; every epoch shows each once."""
-    rows: list[NDArray[np.int64]] = []
+    rows: list[Rows] = []
     while count > 0:
         epoch, start = divmod(seen, pool)
         order = np.random.default_rng((seed, epoch)).permutation(pool)

@@ -11,13 +11,11 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from coreset_backend.arrays import Floats, PixelRows, PixelSubset, Progress, Rows
 from coreset_backend.errors import TooFewLabels
 from coreset_backend.model.backbones import PATCH_FEATURES, Backbone, ChosenBackbone, pretrained_network
 from coreset_backend.model.classifier import (
     Classifier,
-    PixelRows,
-    PixelSubset,
-    Progress,
     Sample,
     device_named,
     embed,
@@ -60,7 +58,7 @@ class TrainingReport:
 def fit(
     chosen: ChosenBackbone,
     pixels: PixelRows,
-    targets: NDArray[np.float32],
+    targets: Floats,
     *,
     multiple: bool,
     holdout: NDArray[np.bool_],
@@ -143,9 +141,9 @@ def untrained(
 class _Task:
     chosen: ChosenBackbone
     pixels: PixelRows
-    targets: NDArray[np.float32]
+    targets: Floats
     multiple: bool
-    rows: NDArray[np.int64]
+    rows: Rows
     holdout: NDArray[np.bool_]
     seed: int
     device: torch.device
@@ -160,7 +158,7 @@ class _Fitted:
     note: str = ""
 
 
-def _require_labels(targets: NDArray[np.float32], multiple: bool) -> None:
+def _require_labels(targets: Floats, multiple: bool) -> None:
     if len(targets) < 2:
         raise TooFewLabels(len(targets), 2)
     if not np.isfinite(targets).all():
@@ -257,8 +255,8 @@ def _descended(
 
 def fit_head(
     frozen: Classifier,
-    embeddings: NDArray[np.float32],
-    targets: NDArray[np.float32],
+    embeddings: Floats,
+    targets: Floats,
     *,
     multiple: bool,
     holdout: NDArray[np.bool_],
@@ -288,7 +286,7 @@ def fit_head(
 
 
 def _head(
-    frozen: Classifier, embeddings: NDArray[np.float32], targets: NDArray[np.float32], multiple: bool
+    frozen: Classifier, embeddings: Floats, targets: Floats, multiple: bool
 ) -> tuple[nn.Linear, float, float]:
     """The head, its loss, and the temperature."""
     if frozen.preparation:
@@ -314,7 +312,7 @@ def _still(head: nn.Linear, device: torch.device) -> nn.Linear:
 
 
 def _holdout_accuracy(
-    classifier: Classifier, pixels: PixelRows, targets: NDArray[np.float32], holdout: NDArray[np.bool_]
+    classifier: Classifier, pixels: PixelRows, targets: Floats, holdout: NDArray[np.bool_]
 ) -> float | None:
     rows = np.flatnonzero(holdout).astype(np.int64)
     if not len(rows):
@@ -324,7 +322,7 @@ def _holdout_accuracy(
     return _share_right(probabilities, targets[rows], classifier.multiple)
 
 
-def _share_right(probabilities: NDArray[np.float32], targets: NDArray[np.float32], multiple: bool) -> float:
+def _share_right(probabilities: Floats, targets: Floats, multiple: bool) -> float:
     if multiple:
         return float(((probabilities > 0.5) == (targets > 0.5)).all(1).mean())
     return float((probabilities.argmax(1) == targets.argmax(1)).mean())

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from coreset_backend.arrays import Floats, Rows
 from coreset_backend.project import Snapshot, Task
 from coreset_backend.selection import (
     NEED_PROBABILITIES,
@@ -26,7 +27,6 @@ from coreset_backend.store.saved_round import StoredRound
 if TYPE_CHECKING:
     from coreset_backend.settings import Settings
 
-Rows = NDArray[np.int64]
 COLD_START = "max_herding"
 """Chooses where the strategy asks a classifier and there is none: a first batch, a project without classes.
 It is uncertainty_herding with every task equally uncertain, and first by the tables in docs/learning.md."""
@@ -45,11 +45,11 @@ class Choice:
     strategy: str
     batch: tuple[int, ...]
     reserve: tuple[int, ...]
-    distances: NDArray[np.float32]
+    distances: Floats
     radius_before: float
     radius_after: float
     states: NDArray[np.uint8]
-    scores: NDArray[np.float32]
+    scores: Floats
     random_slice: tuple[int, ...] = ()
 
 
@@ -57,8 +57,8 @@ def choose_batch(
     settings: "Settings",
     snapshot: Snapshot,
     readable: Rows,
-    embeddings: NDArray[np.float32],
-    probabilities: NDArray[np.float32] | None,
+    embeddings: Floats,
+    probabilities: Floats | None,
     graph: NeighborGraph | None = None,
     groups: NDArray[np.int32] | None = None,
 ) -> Choice:
@@ -106,7 +106,7 @@ def choose_batch(
     )
 
 
-def _odds(probabilities: NDArray[np.float32], snapshot: Snapshot) -> NDArray[np.float32]:
+def _odds(probabilities: Floats, snapshot: Snapshot) -> Floats:
     """Probabilities that add up to 1, as strategies ask for: in multiple choice of the class in most doubt.
 
     The margin between two classes says nothing where an image may have both, or none.
@@ -167,7 +167,7 @@ def random_rows_of(free: Rows, size: int, seed: int, labels: int) -> Rows:
     return np.random.default_rng([seed, 1, labels]).permutation(free)[:size]
 
 
-def spread(own: Rows, drawn: Rows, distances: NDArray[np.float32]) -> tuple[Rows, NDArray[np.float32]]:
+def spread(own: Rows, drawn: Rows, distances: Floats) -> tuple[Rows, Floats]:
     """The batch int64[own + drawn] with the drawn rows evenly among the strategy's own, and the distances.
 
     A batch that is labelled in part then has its share of both. ``distances`` are of ``own`` and of the
@@ -209,7 +209,7 @@ def _codes(*states: str) -> list[int]:
     return [state_code(state) for state in states]
 
 
-def _scores(vectors: NDArray[np.float32], center_rows: Rows) -> NDArray[np.float32]:
+def _scores(vectors: Floats, center_rows: Rows) -> Floats:
     """float32[n]: 1 at a center, falling to 0 at the row farthest from all of them."""
     centers = vectors[center_rows].astype(np.float64)
     distances = np.empty(len(vectors))

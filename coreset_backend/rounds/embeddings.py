@@ -5,40 +5,34 @@ only; a network that was trained in the round has other weights, and with them a
 """
 
 import logging
-from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from coreset_backend.arrays import Floats, PixelRows, PixelSubset, Progress, Rows
 from coreset_backend.errors import CorruptRound
 from coreset_backend.store.saved_round import StoredRound
 
 if TYPE_CHECKING:
-    from coreset_backend.model import Classifier, PixelRows, Preparation
+    from coreset_backend.model import Classifier, Preparation
 
 log = logging.getLogger(__name__)
-Vectors = NDArray[np.float32]
 
 
-class KeyedPixels(Protocol):
-    """Images by rows, uint8[n, size, size, 3], and the key of each, uint8[n, 32]."""
+class KeyedPixels(PixelRows, Protocol):
+    """Images by rows and the key of each, uint8[n, 32]."""
 
     keys: NDArray[np.uint8]
-
-    @property
-    def shape(self) -> tuple[int, ...]: ...
-    def __len__(self) -> int: ...
-    def __getitem__(self, rows: NDArray[np.int64], /) -> NDArray[np.uint8]: ...
 
 
 def embed_round(
     classifier: "Classifier",
     pixels: KeyedPixels,
     previous: StoredRound | None,
-    step: Callable[[int, int], None] | None = None,
-) -> Vectors:
+    step: Progress | None = None,
+) -> Floats:
     """float32[n, dimension] of all images, by the classifier as it is.
 
     Raises NotFinite, OutOfMemory.
@@ -51,7 +45,7 @@ def embed_round(
     if len(fresh) < len(pixels):
         embeddings[known >= 0] = vectors[known[known >= 0]]
     if len(fresh):
-        embeddings[fresh] = model.embed(classifier, model.PixelSubset(pixels, fresh), progress=step)
+        embeddings[fresh] = model.embed(classifier, PixelSubset(pixels, fresh), progress=step)
     log.info("%d of %d images were embedded, the others are as before", len(fresh), len(pixels))
     return embeddings
 
@@ -61,8 +55,8 @@ def embed_prepared(
     pixels: KeyedPixels,
     previous: StoredRound | None,
     seed: int,
-    step: Callable[[int, int], None] | None = None,
-) -> tuple["Classifier", Vectors]:
+    step: Progress | None = None,
+) -> tuple["Classifier", Floats]:
     """``frozen`` with the preparation of its features, and the embeddings float32[n, dimension].
 
     The preparation is that of the round before while it fits, so that only new images are embedded; else one
@@ -75,7 +69,7 @@ def embed_prepared(
         classifier = replace(frozen, preparation=before)
         known, vectors = _known(model.network_name(classifier), pixels, previous)
         fresh = np.flatnonzero(known < 0)
-        features = model.embed(frozen, model.PixelSubset(pixels, fresh), progress=step)
+        features = model.embed(frozen, PixelSubset(pixels, fresh), progress=step)
         if before.fits(features, len(pixels)):
             embeddings = np.empty((len(pixels), classifier.dimension), np.float32)
             embeddings[known >= 0] = vectors[known[known >= 0]]
@@ -87,8 +81,8 @@ def embed_prepared(
 
 
 def prepare_all(
-    frozen: "Classifier", pixels: "PixelRows", seed: int, step: Callable[[int, int], None] | None = None
-) -> tuple["Classifier", Vectors]:
+    frozen: "Classifier", pixels: PixelRows, seed: int, step: Progress | None = None
+) -> tuple["Classifier", Floats]:
     """``frozen`` with a preparation fitted on these images, and their embeddings float32[n, dimension]."""
     from coreset_backend import model
 
@@ -110,7 +104,7 @@ def _preparation_before(features: str, previous: StoredRound | None) -> "Prepara
         return None
 
 
-def _known(network: str, pixels: KeyedPixels, previous: StoredRound | None) -> tuple[NDArray[np.int64], Any]:
+def _known(network: str, pixels: KeyedPixels, previous: StoredRound | None) -> tuple[Rows, Any]:
     """Each image's row in the embeddings of the round before, int64[n], -1 where there is none; and those."""
     nowhere = np.full(len(pixels), -1, dtype=np.int64)
     nothing = nowhere, np.empty((0, 0), np.float32)

@@ -10,26 +10,23 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from coreset_backend.arrays import Floats, PixelRows, TaskIds
 from coreset_backend.project import Labels, Snapshot, Task, class_targets
 from coreset_backend.rounds.label_errors import label_suspects
-from coreset_backend.rounds.near_duplicates import ImageRows
 from coreset_backend.rounds.pool_map import layout
 from coreset_backend.selection import NeighborGraph
 
-Ids = NDArray[np.int64]
-Vectors = NDArray[np.float32]
 
+class TaskPixels(PixelRows, Protocol):
+    """Images by rows, and the task of each, int64[m]."""
 
-class PixelRows(ImageRows, Protocol):
-    """And whose they are, int64[m]."""
-
-    task_ids: Ids
+    task_ids: TaskIds
 
 
 def gather_evidence(
     snapshot: Snapshot,
-    pixels: PixelRows,
-    embeddings: Vectors,
+    pixels: TaskPixels,
+    embeddings: Floats,
     graph: NeighborGraph,
     groups: NDArray[np.int32],
     picked: Sequence[int],
@@ -71,8 +68,8 @@ def label_sets(tasks: Sequence[Task], labels: Labels) -> NDArray[np.int8]:
 
 
 def pick_neighbors(
-    embedded_task_ids: Ids, embeddings: Vectors, picked: Sequence[int], labeled: Ids
-) -> tuple[Ids, Vectors]:
+    embedded_task_ids: TaskIds, embeddings: Floats, picked: Sequence[int], labeled: TaskIds
+) -> tuple[TaskIds, Floats]:
     """Why each pick was made: what it is nearest to, and how far that is.
 
     int64[k, 2] task ids and float32[k, 2] Euclidean distances, in pick order: the nearest labelled task,

@@ -3,11 +3,7 @@
 import numpy as np
 from numpy.typing import NDArray
 
-Ids = NDArray[np.int64]
-
-
-Vectors = NDArray[np.float32]
-
+from coreset_backend.arrays import Floats, Rows
 
 ASKED = 10  # labelled neighbours that a label is compared with
 
@@ -16,8 +12,8 @@ LABELS_COMPARED = 20_000
 
 
 def label_suspects(
-    vectors: Vectors, codes: NDArray[np.int16], seed: int
-) -> tuple[Ids, NDArray[np.int16], Vectors]:
+    vectors: Floats, codes: NDArray[np.int16], seed: int
+) -> tuple[Rows, NDArray[np.int16], Floats]:
     """Labels that their neighbours contradict, the worst first: rows int64[s], the class that the
     neighbours name int16[s], and the share of them that does float32[s].
 
@@ -45,7 +41,7 @@ def label_suspects(
     return rows, other[rows].astype(np.int16), agreeing[rows].astype(np.float32)
 
 
-def _nearest_codes(vectors: Vectors, codes: NDArray[np.int16], compared: Ids) -> NDArray[np.int16]:
+def _nearest_codes(vectors: Floats, codes: NDArray[np.int16], compared: Rows) -> NDArray[np.int16]:
     """int16[l, ASKED]: the classes of each row's nearest others among ``compared``, nearest first."""
     others = vectors[compared]
     squares = np.einsum("ij,ij->i", others, others)

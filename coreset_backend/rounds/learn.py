@@ -12,18 +12,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from coreset_backend.arrays import Floats, PixelRows, PixelSubset, Progress, Rows
 from coreset_backend.project import Snapshot, class_targets
 from coreset_backend.rounds.embeddings import KeyedPixels, embed_prepared, embed_round
 
 if TYPE_CHECKING:
-    from coreset_backend.model import ChosenBackbone, Classifier, PixelRows
+    from coreset_backend.model import ChosenBackbone, Classifier
     from coreset_backend.settings import Settings
     from coreset_backend.store.saved_round import StoredRound
 
-Rows = NDArray[np.int64]
-Vectors = NDArray[np.float32]
-Step = Callable[[int, int], None]
-Phase = Callable[[str], AbstractContextManager[Step]]
+Phase = Callable[[str], AbstractContextManager[Progress]]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -32,7 +30,7 @@ class Labeled:
     which of them are in the ``holdout`` bool[l]."""
 
     rows: Rows
-    targets: NDArray[np.float32]
+    targets: Floats
     holdout: NDArray[np.bool_]
     multiple: bool
 
@@ -65,7 +63,7 @@ def learn_snapshot(
     labeled: Labeled | None,
     previous: "StoredRound | None",
     phase: Phase,
-) -> tuple["Classifier", Vectors, dict[str, Any] | None]:
+) -> tuple["Classifier", Floats, dict[str, Any] | None]:
     """A classifier, the embeddings float32[m, dimension] of the pixels by it, and the report of its fit.
 
     Without labels the classifier has no head and the report is None. ``phase`` times and reports a part.
@@ -91,16 +89,16 @@ def learn_snapshot(
 def train_network(
     settings: "Settings",
     chosen: "ChosenBackbone",
-    pixels: "PixelRows",
+    pixels: PixelRows,
     labeled: Labeled,
-    step: Step | None = None,
+    step: Progress | None = None,
 ) -> tuple["Classifier", dict[str, Any]]:
     """A classifier whose network was trained on the labels, and the report."""
     from coreset_backend import model
 
     classifier, report = model.fit(
         chosen,
-        model.PixelSubset(pixels, labeled.rows),
+        PixelSubset(pixels, labeled.rows),
         labeled.targets,
         multiple=labeled.multiple,
         holdout=labeled.holdout,
@@ -116,8 +114,8 @@ def embed_frozen(
     chosen: "ChosenBackbone",
     pixels: KeyedPixels,
     previous: "StoredRound | None",
-    step: Step | None = None,
-) -> tuple["Classifier", Vectors]:
+    step: Progress | None = None,
+) -> tuple["Classifier", Floats]:
     """A classifier without a head on the network as it is, and the embeddings float32[n, dimension].
 
     What the round before has embedded alike is taken from there.
@@ -131,7 +129,7 @@ def embed_frozen(
 
 
 def fit_head(
-    frozen: "Classifier", embeddings: Vectors, labeled: Labeled
+    frozen: "Classifier", embeddings: Floats, labeled: Labeled
 ) -> tuple["Classifier", dict[str, Any]]:
     """``frozen`` with a head fitted on its embeddings of the labelled images, and the report."""
     from coreset_backend import model

@@ -1,17 +1,10 @@
 """Which images are copies of each other: close by their embeddings, and alike to the eye."""
 
-from typing import Protocol
-
 import numpy as np
 from numpy.typing import NDArray
 
+from coreset_backend.arrays import Floats, PixelRows, Rows
 from coreset_backend.selection import NeighborGraph, near_duplicate_groups
-
-Ids = NDArray[np.int64]
-
-
-Vectors = NDArray[np.float32]
-
 
 ALIKE = 0.85  # near-duplicates have thumbnails that correlate by more than this
 
@@ -25,14 +18,8 @@ FLAT = 0.25  # a contrast as small as this, of 255, is that of rounding: images 
 BLANK = 2.0  # an image whose contrast is up to so many times that of its noise shows nothing
 
 
-class ImageRows(Protocol):
-    """Images by rows, uint8[m, side, side, 3]."""
-
-    def __getitem__(self, rows: Ids, /) -> NDArray[np.uint8]: ...
-
-
 def duplicate_groups(
-    embeddings: Vectors, labeled: Ids, graph: NeighborGraph, pixels: ImageRows
+    embeddings: Floats, labeled: Rows, graph: NeighborGraph, pixels: PixelRows
 ) -> NDArray[np.int32]:
     """int32[m] by embedded task: the number of its group of near-duplicates, -1 where it stands alone.
 
@@ -42,7 +29,7 @@ def duplicate_groups(
     return near_duplicate_groups(embeddings, labeled, graph, confirm=lambda pairs: look_alike(pixels, pairs))
 
 
-def look_alike(pixels: ImageRows, pairs: Ids) -> NDArray[np.bool_]:
+def look_alike(pixels: PixelRows, pairs: Rows) -> NDArray[np.bool_]:
     """bool[p]: whether the images of each pair int64[p, 2] correlate, whatever their light and contrast.
 
     Two that show nothing but noise are alike.
@@ -63,12 +50,12 @@ def look_alike(pixels: ImageRows, pairs: Ids) -> NDArray[np.bool_]:
     return alike
 
 
-def _small(images: NDArray[np.uint8]) -> tuple[Vectors, Vectors]:
+def _small(images: NDArray[np.uint8]) -> tuple[Floats, Floats]:
     """The means of blocks, float32[m, COMPARED, COMPARED, 3], and the contrast that they would have by noise
     alone, float32[m]: if the pixels of a block were independent of each other."""
     block = images.shape[1] // COMPARED
     side = block * COMPARED
     blocks = images[:, :side, :side].reshape(len(images), COMPARED, block, COMPARED, block, 3)
-    means: Vectors = blocks.mean((2, 4), dtype=np.float32)
-    noise: Vectors = np.sqrt(blocks.var((2, 4), dtype=np.float32).mean((1, 2, 3))) / block
+    means: Floats = blocks.mean((2, 4), dtype=np.float32)
+    noise: Floats = np.sqrt(blocks.var((2, 4), dtype=np.float32).mean((1, 2, 3))) / block
     return means, noise

@@ -8,6 +8,7 @@ umap-learn does this and more, but brings numba, llvmlite and scikit-learn for i
 import numpy as np
 from numpy.typing import NDArray
 
+from coreset_backend.arrays import Floats
 from coreset_backend.selection import NeighborGraph
 
 NEIGHBORS = 10
@@ -18,10 +19,8 @@ EDGE_STEPS = 60_000_000  # bounds the time of large pools: epochs x edges
 EPOCHS = 300
 STRONGEST = 8.0  # a force longer than this is cut, or two points that meet would fly apart
 
-Points = NDArray[np.float32]
 
-
-def layout(vectors: NDArray[np.float32], graph: NeighborGraph, seed: int) -> NDArray[np.uint16]:
+def layout(vectors: Floats, graph: NeighborGraph, seed: int) -> NDArray[np.uint16]:
     """uint16[n, 2]: a place for every row of float32[n, d], over 0..65535; the same for the same seed."""
     rng = np.random.default_rng(seed)
     points = principal_plane(vectors, rng)
@@ -35,7 +34,7 @@ def layout(vectors: NDArray[np.float32], graph: NeighborGraph, seed: int) -> NDA
     return _spread(points)
 
 
-def principal_plane(vectors: NDArray[np.float32], rng: np.random.Generator) -> Points:
+def principal_plane(vectors: Floats, rng: np.random.Generator) -> Floats:
     """float32[n, 2]: the two directions of greatest variance, each scaled to a deviation of 5.
 
     The directions are those of at most 5,000 rows. A trace of noise parts equal rows.
@@ -50,7 +49,7 @@ def principal_plane(vectors: NDArray[np.float32], rng: np.random.Generator) -> P
     return points + rng.normal(0, 1e-3, points.shape).astype(np.float32)
 
 
-def _edges(graph: NeighborGraph) -> tuple[NDArray[np.int32], NDArray[np.int32], NDArray[np.float32]]:
+def _edges(graph: NeighborGraph) -> tuple[NDArray[np.int32], NDArray[np.int32], Floats]:
     """Each row's neighbours as pairs, with a weight in (0, 1]: 1 for the nearest, fading with distance."""
     rows, distances = graph.rows[:, :NEIGHBORS], graph.distances[:, :NEIGHBORS]
     found = rows >= 0
@@ -64,8 +63,8 @@ def _edges(graph: NeighborGraph) -> tuple[NDArray[np.int32], NDArray[np.int32], 
 
 
 def _attraction(
-    points: Points, sources: NDArray[np.int32], targets: NDArray[np.int32], weights: NDArray[np.float32]
-) -> Points:
+    points: Floats, sources: NDArray[np.int32], targets: NDArray[np.int32], weights: Floats
+) -> Floats:
     """float32[n, 2]: how each point is drawn by its neighbours, and by those that name it theirs."""
     apart = points[targets] - points[sources]
     apart *= (weights / (1 + np.einsum("ij,ij->i", apart, apart)))[:, None]
@@ -77,7 +76,7 @@ def _attraction(
     return pulled
 
 
-def _repulsion(points: Points, rng: np.random.Generator) -> Points:
+def _repulsion(points: Floats, rng: np.random.Generator) -> Floats:
     """float32[n, 2]: how each point is pushed by a few random others."""
     pushed = np.zeros_like(points)
     for _ in range(REPELLED):
@@ -87,7 +86,7 @@ def _repulsion(points: Points, rng: np.random.Generator) -> Points:
     return pushed
 
 
-def _spread(points: Points) -> NDArray[np.uint16]:
+def _spread(points: Floats) -> NDArray[np.uint16]:
     """The points in one scale for both axes, the longer one lying; a few in a thousand sit on the rim."""
     centred = points - points.mean(0)
     _, axes = np.linalg.eigh((centred.T @ centred).astype(np.float64))

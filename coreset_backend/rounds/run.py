@@ -3,7 +3,7 @@
 import contextlib
 import logging
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from coreset_backend.arrays import Floats, PhaseProgress, Progress, Rows, unwatched
 from coreset_backend.connection.publication import note_connection, prepare_publication, show_findings
 from coreset_backend.connection.queue import publish_queue
 from coreset_backend.connection.record import regions_shown
@@ -38,16 +39,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-Rows = NDArray[np.int64]
-Progress = Callable[[str, int, int], None]
-"""Called with (phase, done, total)."""
 
-
-def _unwatched(_phase: str, _done: int, _total: int) -> None:
-    """Progress that nobody watches."""
-
-
-def run_round(backend: "Backend", project_id: int, progress: Progress = _unwatched) -> StoredRound:
+def run_round(backend: "Backend", project_id: int, progress: PhaseProgress = unwatched) -> StoredRound:
     """The project's next round, saved and published.
 
     A round that was saved but not published, because Label Studio was away, is published as it is if
@@ -96,9 +89,9 @@ class Learned:
     holdout: frozenset[int]
     classifier: Any
     training: dict[str, Any] | None
-    embeddings: NDArray[np.float32]
-    probabilities: NDArray[np.float32] | None
-    odds: NDArray[np.float32] | None
+    embeddings: Floats
+    probabilities: Floats | None
+    odds: Floats | None
     features: str
     network: str
 
@@ -231,7 +224,7 @@ def _finite(value: float) -> float | None:
     return float(value) if np.isfinite(value) else None
 
 
-def publish_round(backend: "Backend", stored: StoredRound, step: Callable[[int, int], None]) -> None:
+def publish_round(backend: "Backend", stored: StoredRound, step: Progress) -> None:
     """Have Label Studio serve the round's batch first, then its reserve, then all others; safe to repeat.
 
     ``step(done, total)`` is called before each change; what it raises ends the publish.
@@ -281,11 +274,11 @@ def publish_round(backend: "Backend", stored: StoredRound, step: Callable[[int, 
 class Clock:
     """Seconds by phase, and progress within each."""
 
-    progress: Progress
+    progress: PhaseProgress
     timings: dict[str, float] = field(default_factory=dict)
 
     @contextlib.contextmanager
-    def phase(self, name: str) -> Iterator[Callable[[int, int], None]]:
+    def phase(self, name: str) -> Iterator[Progress]:
         """Time the block; the value given reports (done, total) within it."""
         started = time.monotonic()
         self.progress(name, 0, 0)

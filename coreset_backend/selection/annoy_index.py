@@ -9,14 +9,13 @@ import errno
 import json
 import os
 import shutil
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 from annoy import AnnoyIndex
-from numpy.typing import NDArray
 
+from coreset_backend.arrays import Floats, Progress, Rows, Vectors
 from coreset_backend.errors import CorruptRound, NotFinite
 from coreset_backend.files import sha256
 from coreset_backend.selection import NeighborGraph
@@ -45,9 +44,7 @@ class NeighborIndex:
     def __len__(self) -> int:
         return self.manifest.n
 
-    def nearest(
-        self, queries: NDArray[np.floating] | NDArray[np.int64], k: int, *, effort: int = -1
-    ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    def nearest(self, queries: Vectors | Rows, k: int, *, effort: int = -1) -> tuple[Rows, Floats]:
         """The k nearest rows of each query, nearest first: rows int64[m, k], distances float32[m, k].
 
         ``queries`` are vectors float[m, d], or rows int64[m] of the index, which find themselves first.
@@ -78,7 +75,7 @@ class NeighborIndex:
             normalized=self.manifest.metric == "angular",
         )
 
-    def _check(self, queries: NDArray[np.floating] | NDArray[np.int64], k: int) -> None:
+    def _check(self, queries: Vectors | Rows, k: int) -> None:
         if k < 1:
             raise ValueError(f"k must be 1 or more, not {k}")
         if np.issubdtype(queries.dtype, np.integer):
@@ -93,13 +90,13 @@ class NeighborIndex:
 
 
 def build_index(
-    vectors: NDArray[np.floating],
+    vectors: Vectors,
     path: Path,
     *,
     metric: str = "euclidean",
     trees: int = 10,
     seed: int = 0,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> NeighborIndex:
     """Write the index of float[n, d] to ``path`` and its manifest beside it, and open it.
 

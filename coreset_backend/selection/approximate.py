@@ -3,6 +3,7 @@
 import numpy as np
 from numpy.typing import NDArray
 
+from coreset_backend.arrays import Floats, Progress, Rows, Vectors
 from coreset_backend.selection.geometry import (
     blocks,
     nearest_to_mean,
@@ -12,7 +13,7 @@ from coreset_backend.selection.geometry import (
     squared_norms,
 )
 from coreset_backend.selection.greedy import CENTER_BLOCK, measured, require_batch
-from coreset_backend.selection.pool import Floats, NeighborGraph, Pool, Progress, Rows, Selection, Vectors
+from coreset_backend.selection.pool import NeighborGraph, Pool, Selection
 
 CHECKS_PER_PICK = 16
 """How many far rows are compared with all earlier picks before the farthest of them is taken."""

@@ -10,9 +10,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from coreset_backend.arrays import Floats, Rows, Vectors
 from coreset_backend.selection.geometry import sample_mean, shifted, squared_norms
 from coreset_backend.selection.graph import QUERIES, squared_distances
-from coreset_backend.selection.pool import Floats, NeighborGraph, Rows, Vectors
+from coreset_backend.selection.pool import NeighborGraph
 
 PATIENCE = 4
 """Swaps for each chosen row, without fewer uncovered rows, after which a search gives up."""

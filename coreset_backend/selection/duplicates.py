@@ -10,9 +10,10 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
+from coreset_backend.arrays import Rows, Vectors
 from coreset_backend.selection.geometry import normalized, require_finite, squared_norms
 from coreset_backend.selection.graph import exact_graph
-from coreset_backend.selection.pool import NeighborGraph, Rows, Vectors
+from coreset_backend.selection.pool import NeighborGraph
 
 CLOSE = 0.4
 """The reach, as a share of the distance to the nearest other row that nine tenths of the sample stay within.

@@ -5,8 +5,8 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
+from coreset_backend.arrays import Floats, Rows, Vectors
 from coreset_backend.errors import NotFinite
-from coreset_backend.selection.pool import Floats, Rows, Vectors
 
 BLOCK_VALUES = 2**18
 """Values per block: 1 MB of float32 stays in a core's own cache between two uses."""

@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from coreset_backend.arrays import Floats, Vectors
 from coreset_backend.selection.geometry import (
     BLOCK_VALUES,
     blocks,
@@ -10,7 +11,7 @@ from coreset_backend.selection.geometry import (
     shifted,
     squared_norms,
 )
-from coreset_backend.selection.pool import Floats, NeighborGraph, Vectors
+from coreset_backend.selection.pool import NeighborGraph
 
 QUERIES = 512
 """Rows looked for at once; the others pass by in blocks that stay in a core's cache."""

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from coreset_backend.arrays import Floats, Progress, Rows, Vectors
 from coreset_backend.selection.geometry import (
     blocks,
     nearest_to_mean,
@@ -21,7 +22,7 @@ from coreset_backend.selection.geometry import (
     shifted,
     squared_norms,
 )
-from coreset_backend.selection.pool import Floats, Pool, Progress, Rows, Selection, Vectors
+from coreset_backend.selection.pool import Pool, Selection
 
 CENTER_BLOCK = 96
 """Centers that rows are compared with at once: few, so that a row that cannot be farthest leaves early, and

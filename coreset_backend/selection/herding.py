@@ -16,10 +16,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from coreset_backend.arrays import Floats, Progress, Rows
 from coreset_backend.selection.geometry import blocks, lengths, normalized
 from coreset_backend.selection.graph import exact_graph
 from coreset_backend.selection.greedy import CENTER_BLOCK, measured, require_batch
-from coreset_backend.selection.pool import Floats, NeighborGraph, Pool, Progress, Rows, Selection
+from coreset_backend.selection.pool import NeighborGraph, Pool, Selection
 from coreset_backend.selection.uncertainty import LEAST_WEIGHT, class_balance, margins, required_probabilities
 
 if TYPE_CHECKING:

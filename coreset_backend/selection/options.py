@@ -7,10 +7,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from coreset_backend.arrays import Rows, Vectors
 from coreset_backend.selection.geometry import normalized
 from coreset_backend.selection.graph import exact_graph
 from coreset_backend.selection.greedy import covering_radius, distances_in_order
-from coreset_backend.selection.pool import NeighborGraph, Pool, Rows, Selection, Vectors
+from coreset_backend.selection.pool import NeighborGraph, Pool, Selection
 
 ISOLATED = 0.95
 """Outliers are the rows beyond this quantile of isolation."""

@@ -9,11 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-Rows = NDArray[np.int64]
-Floats = NDArray[np.float32]
-Vectors = NDArray[np.floating]
-Progress = Callable[[int, int], None]
-"""Called with (done, total) from time to time; ``done`` never falls."""
+from coreset_backend.arrays import Floats, Rows, Vectors
 
 
 @dataclass(frozen=True, slots=True)

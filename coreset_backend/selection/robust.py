@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from coreset_backend.arrays import Progress, Rows
 from coreset_backend.selection.approximate import beyond, distances_to_labeled
 from coreset_backend.selection.cover import Cover, Reach, exact_reach, graph_reach
 from coreset_backend.selection.greedy import distances_in_order, k_center_greedy, require_batch
-from coreset_backend.selection.pool import Pool, Progress, Rows, Selection
+from coreset_backend.selection.pool import Pool, Selection
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_array  # type: ignore[import-untyped]

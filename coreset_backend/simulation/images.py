@@ -11,15 +11,13 @@ import numpy as np
 from numpy.lib.format import open_memmap
 from numpy.typing import NDArray
 
+from coreset_backend.arrays import PixelRows, PixelSubset, Rows
+from coreset_backend.decoding import Decoders
 from coreset_backend.errors import ConfigError, ImageError, TooFewLabels, UnsupportedLabelConfig
 from coreset_backend.project import Labels
 
 if TYPE_CHECKING:
     from coreset_backend.backend import Backend
-    from coreset_backend.model import PixelRows
-
-
-Rows = NDArray[np.int64]
 
 
 MOST_PIXELS = 100_000_000
@@ -41,7 +39,7 @@ class LabeledImages:
     ``chosen``: a tuple of names for each image: one, or any number where ``multiple``.
     """
 
-    pixels: "PixelRows"
+    pixels: PixelRows
     chosen: tuple[tuple[str, ...], ...]
     names: tuple[str, ...]
     multiple: bool = False
@@ -54,8 +52,6 @@ class LabeledImages:
         return Labels("label", "image", self.names, self.multiple)
 
     def part(self, rows: Rows) -> "LabeledImages":
-        from coreset_backend.model import PixelSubset
-
         chosen = tuple(self.chosen[row] for row in rows)
         return LabeledImages(PixelSubset(self.pixels, rows), chosen, self.names, self.multiple)
 
@@ -94,8 +90,6 @@ def read_files(
 
     Raises ConfigError naming a file that is no readable image.
     """
-    from coreset_backend.decoding import Decoders
-
     decoded.parent.mkdir(parents=True, exist_ok=True)
     pixels = open_memmap(decoded, mode="w+", dtype=np.uint8, shape=(len(found), size, size, 3))
     with Decoders(MOST_PIXELS) as decoders:

@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from coreset_backend import __version__
+from coreset_backend.arrays import Floats
 from coreset_backend.errors import ConfigError
 from coreset_backend.evaluation.holdout import evaluate
 from coreset_backend.files import write_atomically
@@ -28,7 +29,7 @@ from coreset_backend.project import Snapshot, Task, class_targets
 from coreset_backend.rounds.choose import choose_batch
 from coreset_backend.rounds.embeddings import prepare_all
 from coreset_backend.rounds.features import LEAST_IMAGES
-from coreset_backend.rounds.learn import Labeled, Vectors, fit_head, labeled_among, train_network
+from coreset_backend.rounds.learn import Labeled, fit_head, labeled_among, train_network
 from coreset_backend.rounds.near_duplicates import duplicate_groups
 from coreset_backend.selection import NeighborGraph, neighbors_for, strategy_named
 from coreset_backend.selection.annoy_index import build_index
@@ -40,7 +41,6 @@ from coreset_backend.simulation.report import recommendation, table, write_resul
 if TYPE_CHECKING:
     from coreset_backend.model import ChosenBackbone, Classifier
 
-Rows = NDArray[np.int64]
 SLICE_SECONDS = 20.0  # of pretraining between two lines of progress
 
 
@@ -120,8 +120,8 @@ class Learned:
     """A classifier with its embeddings of the pool and of the test images, float32[n, dimension]."""
 
     classifier: "Classifier"
-    embeddings: Vectors
-    test: Vectors
+    embeddings: Floats
+    test: Floats
 
 
 def frozen_features(
@@ -158,7 +158,7 @@ def _learn(
     return replace(frozen, classifier=classifier)
 
 
-def _near_rows(embeddings: NDArray[np.float32], seed: int) -> NeighborGraph:
+def _near_rows(embeddings: Floats, seed: int) -> NeighborGraph:
     """The near rows that a round finds, by an index that is needed no longer."""
     with TemporaryDirectory() as folder:
         index = build_index(embeddings, Path(folder) / "neighbors.ann", seed=seed)

@@ -1,0 +1,56 @@
+"""The arrays that rooms hand to each other, images by rows, and how progress is reported.
+
+A *row* is a position in an array, a *task id* is Label Studio's number. Both are int64, so the name of the
+type says which one a function means.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+Rows = NDArray[np.int64]
+"""Positions in the array that the function names."""
+TaskIds = NDArray[np.int64]
+"""Label Studio's numbers of tasks."""
+Vectors = NDArray[np.floating]
+"""float[n, d], one vector per row, of any precision: embeddings, or what somebody calls so."""
+Floats = NDArray[np.float32]
+"""float32 of any shape: embeddings that we made, probabilities, distances."""
+Progress = Callable[[int, int], None]
+"""Called with (done, total) from time to time; ``done`` never falls."""
+PhaseProgress = Callable[[str, int, int], None]
+"""Called with (phase, done, total)."""
+
+
+class PixelRows(Protocol):
+    """Images by row, uint8[n, size, size, 3] in RGB: an array, or images on disk that are read when asked."""
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+    def __len__(self) -> int: ...
+    def __getitem__(self, rows: Rows, /) -> NDArray[np.uint8]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class PixelSubset:
+    """The images of some rows of ``pixels``, read when asked."""
+
+    pixels: PixelRows
+    rows: Rows
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return (len(self.rows), *self.pixels.shape[1:])
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, rows: Rows, /) -> NDArray[np.uint8]:
+        return self.pixels[self.rows[rows]]
+
+
+def unwatched(*_: object) -> None:
+    """Progress that nobody watches."""
