@@ -1,6 +1,6 @@
 """Core-set against random on a project's page: what the random slice of each batch says, and a replay.
 
-The slice compares what chance drew with what the strategy picked; it says how well the strategy finds what
+The slice compares images sampled at random with what the strategy picked: how well the strategy finds what
 the model does not know. How good models become that learn from one or the other says a replay only, by
 :mod:`coreset_backend.simulation.replay` on images whose labels are known.
 """
@@ -27,18 +27,21 @@ Json = Any
 def slice_summary(rounds: Iterable[Json]) -> Json:
     """All rounds' ``random_slice`` of the history together; None as long as none has been labelled.
 
-    ``pool`` and ``picks``: ``{value, low, high, n}``, the share of the images that chance drew and of those
-    that the strategy picked which the model of the round before was right about, before anybody labelled
-    them; ``picks`` is None where the strategy picked none. ``sentence``: the same in words.
+    ``pool_accuracy`` and ``picked_accuracy``: ``{value, low, high, n}``, how accurate the previous model's
+    predictions were on the images sampled at random and on those that the strategy picked, before anybody
+    labelled them; ``picked_accuracy`` is None where the strategy picked none. ``sentence`` says it in words.
     """
     slices = [line["random_slice"] for line in rounds if line["random_slice"]]
-    pool, picks = (_together(each[name] for each in slices if each[name]) for name in ("pool", "picks"))
+    pool, picks = (
+        _together(each[name] for each in slices if each[name])
+        for name in ("pool_accuracy", "picked_accuracy")
+    )
     if pool is None:
         return None
     return {
         "sentence": _sentence(pool, picks),
-        "pool": asdict(pool),
-        "picks": asdict(picks) if picks else None,
+        "pool_accuracy": asdict(pool),
+        "picked_accuracy": asdict(picks) if picks else None,
     }
 
 
@@ -50,17 +53,15 @@ def _together(intervals: Iterable[Json]) -> Interval | None:
 
 
 def _sentence(pool: Interval, picks: Interval | None) -> str:
-    words = f"The model was right about {100 * pool.value:.0f} % of the {pool.n:,} images that chance drew"
+    words = f"The model was right about {100 * pool.value:.0f} % of the {pool.n:,} images sampled at random"
     if picks is None:
         return f"{words}: that is its accuracy on the pool."
     words += f" and about {100 * picks.value:.0f} % of the {picks.n:,} that the strategy picked: "
     if picks.high < pool.low:
-        return words + "its picks are harder than the pool, which is what it is for."
+        return words + "its picks are harder than the pool, as they should be."
     if picks.low > pool.high:
-        return (
-            words + "its picks are easier than the pool, so chance would find more that is new to the model."
-        )
-    return words + "the two do not stand apart yet."
+        return words + "its picks are easier than the pool, so a random sample would teach the model more."
+    return words + "their intervals still overlap."
 
 
 # ---------------------------------------------------------------- a replay

@@ -56,10 +56,10 @@ def history_line(record: Round) -> Json:
     ``per_class``: ``[{name, n, precision, recall, f1}]``, the figures None where ``n`` images cannot tell;
     ``radius_before``, ``radius_after``: the covering radius before and after the batch, in the space of this
     round's embeddings; None without a label. Compare the two of one round, not those of different rounds;
-    ``random_slice``: None, or ``{tasks, pool, picks}``: how many tasks of this batch chance drew, and what
-    the model of the round before had said of its batch: ``pool`` its accuracy on the tasks that chance drew,
-    which is that on the pool, and ``picks`` on those that the strategy picked; ``{value, low, high, n}`` or
-    None. Picks that are harder than the pool are what a strategy is for.
+    ``random_slice``: None, or ``{tasks, pool_accuracy, picked_accuracy}``: how many tasks of this batch were
+    sampled at random, and how accurate the previous model's predictions were on its own batch: on the tasks
+    sampled at random (an unbiased estimate for the pool) and on those that the strategy picked, each
+    ``{value, low, high, n}`` or None. A strategy works where its picks are harder than the pool.
     """
     training, figures = record.training or {}, record.evaluation or {}
     return {
@@ -85,4 +85,9 @@ def slice_line(record: Round) -> Json:
     """The ``random_slice`` of :func:`history_line`."""
     if not record.random_slice and not record.batch_figures:
         return None
-    return {"tasks": len(record.random_slice), **(record.batch_figures or {"pool": None, "picks": None})}
+    figures = record.batch_figures or {}
+    return {
+        "tasks": len(record.random_slice),
+        "pool_accuracy": figures.get("pool"),
+        "picked_accuracy": figures.get("picks"),
+    }

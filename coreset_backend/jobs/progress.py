@@ -81,7 +81,8 @@ def read_progress(backend: Backend, project_id: int) -> dict[str, Any]:
     Where known also ``phase``, ``done``, ``total``, ``reason``, ``error`` (of the last try, until the next
     begins), ``retry_at`` (when it is tried again by itself at the latest), ``phase_started`` and ``at`` (all
     Unix times) and ``last_failure``, ``{error, at}``, which is kept for good. ``unseen``: how many tasks
-    Label Studio asked about that no round has seen yet; ``held``: why no round starts by itself, else None;
+    Label Studio asked about that no round has seen yet; ``paused_reason``: why no round starts by itself,
+    else None;
     ``demanded``: whether somebody has asked for a round, ``republish``: for the batch to be published again;
     ``queued``: whether a job waits that looks for what is to be done; ``lost``: whether the process of the
     round ended before it could say so;
@@ -115,7 +116,7 @@ def read_progress(backend: Backend, project_id: int) -> dict[str, Any]:
         "unseen": unseen,
         "demanded": demanded,
         "republish": republish,
-        "held": held.reason if held else None,
+        "paused_reason": held.reason if held else None,
         "pretraining": pretraining,
     }
 

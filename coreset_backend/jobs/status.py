@@ -117,8 +117,8 @@ def sentence(known: Mapping[str, Any], newest: StoredRound | None, settings: Set
         return f"The last round failed: {known['error']} {_next_try(known)}"
     if known["state"] == "waiting":
         return _waiting(known)
-    if known["held"]:
-        return f"{known['held']} Start a round to go on."
+    if known["paused_reason"]:
+        return f"{known['paused_reason']} Start a round to go on."
     words = _idle(known, newest, settings)
     pretraining = known["pretraining"] or {}
     return (

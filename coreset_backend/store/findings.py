@@ -42,7 +42,7 @@ def suspects(stored: StoredRound) -> list[Json]:
         strict=True,
     )
     return [
-        {"task_id": int(task_id), "label": given.get(task_id), "neighbors_say": labels.names[code]}
+        {"task_id": int(task_id), "label": given.get(task_id), "suggested_label": labels.names[code]}
         | {"share": float(share)}
         for task_id, code, share in found
     ]

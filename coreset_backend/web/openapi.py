@@ -78,7 +78,7 @@ ANSWERS: dict[str, Json] = {
     "protocol.versions": _object(versions=_list(TEXT)),
     "api.status": _object(
         project=WHOLE,
-        progress={**PROGRESS, "required": ["held", "sentence", "state", "unseen", "workers"]},
+        progress={**PROGRESS, "required": ["paused_reason", "sentence", "state", "unseen", "workers"]},
         round=_or_null(
             _object(
                 number=WHOLE,

@@ -46,7 +46,7 @@ CHOICE_WORDS = {
     "robust_k_center": "Together they leave as little of the pool as possible far from a labelled image",
     "max_herding": STANDS_FOR,
     "uncertainty_herding": f"{STANDS_FOR}, above all for what the model is unsure of",
-    "random": "Chance drew them",
+    "random": "They were sampled at random",
 }
 """How a batch was chosen, by strategy, as the beginning of a sentence."""
 
@@ -240,7 +240,7 @@ def class_table(stored: StoredRound) -> list[Json]:
     return [
         {
             "name": name,
-            **{key: columns.get(key, missing)[code] for key in ("labeled", "said", "held_out", "right")},
+            **{key: columns.get(key, missing)[code] for key in ("labeled", "predicted", "held_out", "right")},
         }
         for code, name in enumerate(names)
     ]
@@ -268,7 +268,7 @@ def _answers_by_class(
     rows = np.searchsorted(stored.array("task_ids"), embedded)
     said = named_classes(stored.array("probabilities"), labels.multiple)
     said = _with_none(said) if labels.multiple else said
-    columns = {"said": said[~known[rows]].sum(0).tolist()}
+    columns = {"predicted": said[~known[rows]].sum(0).tolist()}
     if labels.multiple:
         return columns
     held = carried[rows] & (np.isin(embedded, stored.record.holdout) & known[rows])[:, None]
@@ -336,7 +336,7 @@ def steps(known: Json) -> list[Json]:
         {
             "phase": name,
             "name": PHASE_WORDS.get(name, name.capitalize()),
-            "is": "done" if number < place else "current" if number == place else "ahead",
+            "status": "done" if number < place else "current" if number == place else "pending",
         }
         for number, name in enumerate(phases)
     ]

@@ -30,7 +30,7 @@ def projects() -> str:
 
 @pages.get("/projects/<int:project_id>")
 def project(project_id: int) -> str:
-    """One project: what is happening, what the labels bought, when to stop."""
+    """One project: what runs, how accurate the model is, when to stop."""
     return render_template(
         "project.html", view=project_overview(current_backend(), connected_project(project_id))
     )

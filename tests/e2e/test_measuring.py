@@ -79,8 +79,12 @@ def test_the_history_sets_the_picks_against_the_random_slice_of_the_same_batch(
     assert [line["labels"] for line in history["rounds"]] == [0, 16, 32]
     assert first["accuracy"] is None and 1 <= third["accuracy"]["n"] <= 6
     # Round 1 had no model: only the batch of round 2 had been answered by one before people did.
-    assert first["random_slice"] == second["random_slice"] == {"tasks": 4, "pool": None, "picks": None}
-    pool, picks = third["random_slice"]["pool"], third["random_slice"]["picks"]
+    assert (
+        first["random_slice"]
+        == second["random_slice"]
+        == {"tasks": 4, "pool_accuracy": None, "picked_accuracy": None}
+    )
+    pool, picks = third["random_slice"]["pool_accuracy"], third["random_slice"]["picked_accuracy"]
     assert (pool["n"], picks["n"]) == (4, 12)
     assert 0 <= pool["low"] <= pool["value"] <= pool["high"] <= 1
     assert history["advice"]["sentence"].startswith("Too early to say")

@@ -175,7 +175,7 @@ def test_starting_a_round_asks_once_and_says_what_it_did(
     wait_for(page, "!document.querySelector('[data-action=start]').disabled")
     start.click()
     page.find_element(By.CSS_SELECTOR, "#ask [value=no]").click()
-    assert page.find_element(By.ID, "said").text == ""
+    assert page.find_element(By.ID, "messages").text == ""
     start.click()
     assert "Start a round now?" in page.find_element(By.ID, "ask-words").text
     page.find_element(By.ID, "ask-yes").click()

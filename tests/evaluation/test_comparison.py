@@ -14,7 +14,7 @@ def line(pool: tuple[int, int] | None, picks: tuple[int, int] | None) -> dict[st
     """A round of the history whose slice had (hits, images)."""
     shares = {
         name: counted and {"value": counted[0] / counted[1], "low": 0, "high": 1, "n": counted[1]}
-        for name, counted in (("pool", pool), ("picks", picks))
+        for name, counted in (("pool_accuracy", pool), ("picked_accuracy", picks))
     }
     return {"random_slice": {"tasks": 5, **shares}}
 
@@ -22,11 +22,14 @@ def line(pool: tuple[int, int] | None, picks: tuple[int, int] | None) -> dict[st
 def test_the_slices_of_all_rounds_are_counted_together() -> None:
     rounds = [{"random_slice": None}, line(None, None), line((3, 4), (2, 11)), line((5, 6), (3, 13))]
     summary = slice_summary(rounds)
-    assert (summary["pool"]["value"], summary["pool"]["n"]) == (0.8, 10)
-    assert (summary["picks"]["value"], summary["picks"]["n"]) == (pytest.approx(5 / 24), 24)
-    assert summary["pool"]["low"] < 0.8 < summary["pool"]["high"]
+    assert (summary["pool_accuracy"]["value"], summary["pool_accuracy"]["n"]) == (0.8, 10)
+    assert (summary["picked_accuracy"]["value"], summary["picked_accuracy"]["n"]) == (
+        pytest.approx(5 / 24),
+        24,
+    )
+    assert summary["pool_accuracy"]["low"] < 0.8 < summary["pool_accuracy"]["high"]
     assert (
-        "right about 80 % of the 10 images that chance drew and about 21 % of the 24" in summary["sentence"]
+        "right about 80 % of the 10 images sampled at random and about 21 % of the 24" in summary["sentence"]
     )
     assert "harder than the pool" in summary["sentence"]
 
@@ -34,9 +37,9 @@ def test_the_slices_of_all_rounds_are_counted_together() -> None:
 @pytest.mark.parametrize(
     ("pool", "picks", "words"),
     [
-        ((2, 4), (2, 5), "do not stand apart"),
+        ((2, 4), (2, 5), "intervals still overlap"),
         ((5, 50), (40, 50), "easier than the pool"),
-        ((3, 4), None, "75 % of the 4 images that chance drew: that is its accuracy on the pool"),
+        ((3, 4), None, "75 % of the 4 images sampled at random: that is its accuracy on the pool"),
     ],
 )
 def test_the_sentence_says_no_more_than_the_intervals_allow(pool: Any, picks: Any, words: str) -> None:

@@ -84,6 +84,6 @@ def test_a_random_slice_shows_in_its_line_and_after_the_round_is_pruned(
             draft.save(record(draft.number, **given), {})
     backend.store.prune(7, keep=1)
     first, second, third = project_history(backend.store, 7)["rounds"]
-    assert first["random_slice"] == {"tasks": 1, "pool": None, "picks": None}
-    assert second["random_slice"] == {"tasks": 0, "pool": share, "picks": None}
+    assert first["random_slice"] == {"tasks": 1, "pool_accuracy": None, "picked_accuracy": None}
+    assert second["random_slice"] == {"tasks": 0, "pool_accuracy": share, "picked_accuracy": None}
     assert third["random_slice"] is None

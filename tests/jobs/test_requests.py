@@ -171,7 +171,7 @@ def test_cancel_ends_the_round_and_rollback_and_publish_tell_label_studio_the_ba
     slow = site.studio.fail("slow", "import/predictions", seconds=60, times=1)
     wait_until(lambda: slow.times == 0, "the poll to find the labels and the import to begin", 240)
     assert (client.post(f"/api/projects/{project_id}/cancel").json or {})["status"] == "cancelled"
-    assert site.state(project_id)["held"] == "The last round was cancelled by hand."
+    assert site.state(project_id)["paused_reason"] == "The last round was cancelled by hand."
     assert site.studio.projects[project_id]["model_version"] == first.record.model_version
     assert not cancel_round(site.backend, project_id)
 
@@ -182,7 +182,7 @@ def test_cancel_ends_the_round_and_rollback_and_publish_tell_label_studio_the_ba
     second = site.wait_for_round(project_id, 2)
     site.wait_until_idle(project_id)
     assert_nothing_lost(site.backend, site.studio, project_id, [1, 2])
-    assert site.state(project_id)["held"] is None
+    assert site.state(project_id)["paused_reason"] is None
     counts = read_counts(site.backend)
     assert counts["coreset_rounds"] == {(str(project_id), "done", ""): 2}
     assert {phase for (phase,) in counts["coreset_round_phase_seconds"]} == set(PHASES)

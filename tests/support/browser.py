@@ -67,7 +67,7 @@ def press(page: webdriver.Chrome, button: str, words: str) -> None:
 
 def wait_until_said(page: webdriver.Chrome, words: str) -> None:
     """Return when the page's live region says so."""
-    wait_for(page, f"document.getElementById('said').textContent.includes({words!r})")
+    wait_for(page, f"document.getElementById('messages').textContent.includes({words!r})")
 
 
 def draw_lasso(page: webdriver.Chrome, width: float = 1.0) -> None:

@@ -238,7 +238,7 @@ def test_suspects_and_duplicates_are_listed(backend: Backend, client: FlaskClien
     found = (client.get("/api/projects/7/overview").json or {})["round"]
     assert found["duplicates"] == [[1, 4]]
     assert found["suspects"] == [
-        {"task_id": 4, "label": "dog", "neighbors_say": "cat", "share": pytest.approx(0.9)}
+        {"task_id": 4, "label": "dog", "suggested_label": "cat", "share": pytest.approx(0.9)}
     ]
     shown = text(client.get("/projects/7").text)
     assert "1 suspected label error " in shown
@@ -248,8 +248,8 @@ def test_suspects_and_duplicates_are_listed(backend: Backend, client: FlaskClien
 def test_the_class_table_adds_up_and_measures_on_the_hold_out(backend: Backend, client: FlaskClient) -> None:
     save_round(backend, holdout=(4,))
     cat, dog = (client.get("/api/projects/7/overview").json or {})["round"]["classes"]
-    assert cat == {"name": "cat", "labeled": 0, "said": 1, "held_out": 0, "right": 0}
-    assert dog == {"name": "dog", "labeled": 1, "said": 1, "held_out": 1, "right": 0}
+    assert cat == {"name": "cat", "labeled": 0, "predicted": 1, "held_out": 0, "right": 0}
+    assert dog == {"name": "dog", "labeled": 1, "predicted": 1, "held_out": 1, "right": 0}
     assert "dog 1 1 0 of 1" in text(client.get("/projects/7").text)
 
 
@@ -260,7 +260,7 @@ def test_every_phase_of_a_round_has_words() -> None:
 def test_the_page_says_how_the_batch_was_chosen(backend: Backend, client: FlaskClient) -> None:
     for strategy, words in (
         ("k_center", "farthest from"),
-        ("random", "Chance drew"),
+        ("random", "sampled at random"),
         ("mine:f", "mine:f chose"),
     ):
         save_round(backend, strategy=strategy)

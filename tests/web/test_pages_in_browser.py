@@ -204,7 +204,7 @@ def test_hovering_the_map_shows_the_image_and_the_lasso_lists_and_exports(
     lines = list(csv.DictReader(file.read_text().splitlines()))
     file.unlink()
     assert [int(line["task_id"]) for line in lines] == cats
-    assert lines[0]["label"] == lines[0]["model_says"] == "cat"
+    assert lines[0]["label"] == lines[0]["predicted"] == "cat"
     assert lines[20]["pick"] == "2"
     page.find_element(By.ID, "chosen-clear").click()
     assert not title.is_displayed()
@@ -299,7 +299,7 @@ def test_core_set_stands_against_random_where_it_was_measured(
     prefer_colours(page, "dark")
     open_project(page, address)
     assert page.find_element(By.ID, "replay-words").text == "Best here: k_center."
-    assert "80 % of the 40 images that chance drew" in page.find_element(By.ID, "slice-words").text
+    assert "80 % of the 40 images sampled at random" in page.find_element(By.ID, "slice-words").text
     for plot, colours in (("replay-plot", ("8b8cf9", "a3a9c6")), ("slice-plot", ("8b8cf9", "a3a9c6"))):
         drawn = pixels(page.find_element(By.ID, plot))
         for colour in colours:
@@ -354,7 +354,7 @@ def test_the_page_follows_a_round_without_a_reload(
     assert "Nothing chosen yet" in page.find_element(By.TAG_NAME, "main").text
     save_round(backend)
     wait_for(page, "document.getElementById('map')?.dataset.ready")
-    assert "Round 1 is ready." in page.find_element(By.ID, "said").text
+    assert "Round 1 is ready." in page.find_element(By.ID, "messages").text
     first = page.find_elements(By.CSS_SELECTOR, "[data-pick]")[0]
     save_round(backend)
     wait_for(page, "document.getElementById('live').dataset.round === '2'")
@@ -370,7 +370,7 @@ def test_every_action_asks_once_by_keyboard_and_says_what_it_did(
     for number in (1, 2):
         backend.store.open(7, number).mark_published({"at": f"2026-01-01T00:0{number}:00+00:00"})
     open_project(page, address)
-    assert page.find_element(By.ID, "said").get_attribute("aria-live") == "polite"
+    assert page.find_element(By.ID, "messages").get_attribute("aria-live") == "polite"
     press(page, "[data-action=start]", "A round is queued.")
     wait_for(page, "document.getElementById('state').textContent === 'waiting'")
     wait_for(page, "document.querySelector('[data-action=start]').disabled")
@@ -397,5 +397,5 @@ def test_an_action_that_fails_says_the_reason_of_the_server(
     (backend.store.open(7, 1).path / "layout.npy").write_bytes(b"damaged")
     open_project(page, address)
     press(page, "[data-action=rollback]", "layout.npy does not match its hash")
-    assert page.find_element(By.CSS_SELECTOR, "#said .bad").text
+    assert page.find_element(By.CSS_SELECTOR, "#messages .bad").text
     assert page.find_element(By.ID, "live").get_attribute("data-round") == "2"

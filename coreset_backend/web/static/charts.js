@@ -85,7 +85,7 @@ function drawRadius({ history }) {
 
 // ---------------------------------------------------------------- core-set against random
 
-// Chance is grey; what is compared with it has colours that stay apart.
+// Random is grey; what is compared with it has colours that stay apart.
 const inks = (name, place) => name === "random" ? shade("soft") : [shade("accent"), "#d97706", "#0d9488", "#db2777"][place % 4];
 
 function key(list, names) {
@@ -115,9 +115,9 @@ function drawReplay({ replay }) {
 }
 
 function drawSlice({ history }) {
-  const rounds = history.filter(({ random_slice }) => random_slice?.pool);
+  const rounds = history.filter(({ random_slice }) => random_slice?.pool_accuracy);
   if (!$("slice-plot") || !rounds.length) return;
-  const sides = [["pool", "drawn by chance", shade("soft"), -0.08], ["picks", "picked by the strategy", shade("accent"), 0.08]];
+  const sides = [["pool_accuracy", "sampled at random", shade("soft"), -0.08], ["picked_accuracy", "picked by the strategy", shade("accent"), 0.08]];
   const place = ({ number }, shift) => number + shift;
   const numbers = rounds.flatMap((round) => sides.map(([, , , shift]) => place(round, shift)));
   const data = sides.map(([name]) => rounds.flatMap((round) => sides.map(([side]) => side === name ? round.random_slice[name]?.value ?? null : null)));

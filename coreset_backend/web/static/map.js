@@ -24,7 +24,7 @@ function readPoints(buffer) {
     at += values.byteLength;
     return values;
   };
-  return { n, task: take(Float64Array, n), place: take(Uint16Array, 2 * n), label: take(Int16Array, n), said: take(Int16Array, n), state: take(Uint8Array, n) };
+  return { n, task: take(Float64Array, n), place: take(Uint16Array, 2 * n), label: take(Int16Array, n), predicted: take(Int16Array, n), state: take(Uint8Array, n) };
 }
 
 function program(gl) {
@@ -112,7 +112,7 @@ class EmbeddingMap {
 
   colourBy(by) {
     this.by = by;
-    this.codes = { state: this.state, label: this.label, said: this.said }[by];
+    this.codes = { state: this.state, label: this.label, predicted: this.predicted }[by];
     const groups = this.groups();
     const colours = new Map(groups.map(({ code, colour }) => [code, rgb(colour)]));
     const shown = new Uint8Array(3 * this.n);
@@ -328,7 +328,7 @@ class EmbeddingMap {
     const rank = this.rank.get(this.task[row]);
     const words = [`Task ${this.task[row]}: ${STATE_NAMES[this.state[row]].toLowerCase()}${rank ? `, pick ${rank}` : ""}`];
     if (this.label[row] >= 0) words.push(`labelled “${this.classes[this.label[row]]}”`);
-    if (this.said[row] >= 0) words.push(`model says “${this.classes[this.said[row]]}”`);
+    if (this.predicted[row] >= 0) words.push(`predicted “${this.classes[this.predicted[row]]}”`);
     return words.join("; ");
   }
 
@@ -366,8 +366,8 @@ class EmbeddingMap {
   exportChosen() {
     const quoted = (text) => `"${fitCell(String(text)).replaceAll('"', '""')}"`;
     const name = (code) => code < 0 ? "" : quoted(this.classes[code]);
-    const lines = [...this.chosen].map((row) => [this.task[row], STATES[this.state[row]], name(this.label[row]), name(this.said[row]), this.rank.get(this.task[row]) || "", quoted(this.page.label_studio ? this.link(row) : "")].join(","));
-    const file = new Blob([["task_id,state,label,model_says,pick,link", ...lines].join("\n") + "\n"], { type: "text/csv" });
+    const lines = [...this.chosen].map((row) => [this.task[row], STATES[this.state[row]], name(this.label[row]), name(this.predicted[row]), this.rank.get(this.task[row]) || "", quoted(this.page.label_studio ? this.link(row) : "")].join(","));
+    const file = new Blob([["task_id,state,label,predicted,pick,link", ...lines].join("\n") + "\n"], { type: "text/csv" });
     const link = Object.assign(document.createElement("a"), { href: URL.createObjectURL(file), download: `project-${this.page.project}-round-${this.page.round.number}.csv` });
     link.click();
     URL.revokeObjectURL(link.href);

@@ -13,7 +13,7 @@ function element(name, attributes = {}, ...children) {
 
 function say(words, bad = false) {
   const line = element("p", { textContent: words, className: bad ? "bad" : "" });
-  $("said").append(line);
+  $("messages").append(line);
   setTimeout(() => line.remove(), 12000);
 }
 
@@ -42,8 +42,8 @@ function showProgress(progress) {
   for (const button of document.querySelectorAll('[data-action="start"]')) button.disabled = !progress.startable;
   for (const button of document.querySelectorAll('[data-action="cancel"]')) button.disabled = !running && progress.state !== "waiting";
   if (running) $("steps").replaceChildren(...progress.steps.map((step) => {
-    const item = element("li", { className: step.is, textContent: step.name });
-    if (step.is === "current") item.setAttribute("aria-current", "step");
+    const item = element("li", { className: step.status, textContent: step.name });
+    if (step.status === "current") item.setAttribute("aria-current", "step");
     return item;
   }));
   if (learning) showMeter(progress.pretraining.seen, progress.pretraining.budget, null); // its sentence has the time
