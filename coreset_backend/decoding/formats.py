@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from PIL import AvifImagePlugin, Image, UnidentifiedImageError
 
 from coreset_backend.decoding.repair import essential_chunks
-from coreset_backend.decoding.tiff import TIFF_SIGNATURES, described_tiff, strip_bytes
+from coreset_backend.decoding.tiff import TIFF_SIGNATURES, described_tiff, reduced_tiff, strip_bytes
 from coreset_backend.errors import ImageError
 
 with contextlib.suppress(ImportError):  # the extra `heic`
@@ -105,6 +105,10 @@ def opened_image(data: bytes, size: int, max_pixels: int, admit: Callable[[int, 
     pixels = image.width * image.height
     if image.format in ("JPEG", "MPO"):
         _reduce_jpeg(image, data, size, max_pixels)
+    if image.format == "TIFF" and pixels > max_pixels:
+        reduced = reduced_tiff(image, data, size, max_pixels, admit)
+        if reduced is not None:
+            return reduced
     _refuse_too_large(*image.size, max_pixels)
     if not webp:
         admit(pixels, _cost(image))

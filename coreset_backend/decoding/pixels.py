@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from coreset_backend.decoding.formats import DAMAGED, damage, opened_image
+from coreset_backend.decoding.modes import converted
 from coreset_backend.decoding.repair import loaded
 from coreset_backend.errors import ImageError
 
@@ -88,11 +89,11 @@ def _resized(image: Image.Image, size: int) -> Image.Image:
     across, down = max(1, width // (2 * size)), max(1, height // (2 * size))
     rows = max(1, STRIP_BYTES // (4 * width * down)) * down
     if across == down == 1 and rows >= height:
-        return _converted(image).resize((size, size), Image.Resampling.BILINEAR)
+        return converted(image).resize((size, size), Image.Resampling.BILINEAR)
     small: Image.Image | None = None
     for top in range(0, height, rows):
         strip = image.crop((0, top, width, min(top + rows, height)))
-        part = _converted(strip).reduce((across, down))
+        part = converted(strip).reduce((across, down))
         if small is None:
             small = Image.new(part.mode, (part.width, -(-height // down)))
         small.paste(part, (0, top // down))
@@ -100,23 +101,6 @@ def _resized(image: Image.Image, size: int) -> Image.Image:
     # The last column and row may stand for fewer pixels than the others.
     box = (0, 0, width / across, height / down)
     return small.resize((size, size), Image.Resampling.BILINEAR, box=box)
-
-
-def _converted(image: Image.Image) -> Image.Image:
-    """``image`` in mode RGB, or F where its values have more than 8 bits.
-
-    Transparency is laid over white, as Label Studio shows it.
-    """
-    if image.mode == "RGB" and "transparency" not in image.info:
-        return image
-    if image.mode.startswith("I;16") or image.mode in ("I", "F"):
-        values = np.asarray(image, dtype=np.float32)
-        return Image.fromarray(np.nan_to_num(values, nan=0.0, posinf=0.0, neginf=0.0))
-    if image.has_transparency_data:
-        over_white = Image.new("RGBA", image.size, "white")
-        over_white.alpha_composite(image.convert("RGBA"))
-        return over_white.convert("RGB")
-    return image.convert("RGB")
 
 
 def _in_eight_bits(image: Image.Image, least_range: float) -> Image.Image:
