@@ -12,7 +12,7 @@ from rq.serializers import JSONSerializer
 from coreset_backend import redaction
 from coreset_backend.backend import Backend, OurJob
 from coreset_backend.errors import CoresetError, ProjectGone, Rejected, Unreachable
-from coreset_backend.jobs.tasks import ROUND_JOB
+from coreset_backend.jobs.queue import ROUND_JOB
 from coreset_backend.jobs.worker import RoundWorker
 from coreset_backend.label_studio.auth import TokenAuth
 from coreset_backend.redaction import keep_secret, redacted
@@ -136,6 +136,7 @@ def test_the_traceback_that_rq_keeps_in_redis_holds_no_secret(make_backend: Call
     keep_secret("seeded-secret")
     job = backend.queue.enqueue(ROUND_JOB, 7)
     worker = RoundWorker([backend.queue], connection=backend.redis, serializer=JSONSerializer)
+    worker.backend = backend
     worker.handle_job_failure(job, backend.queue, exc_string="httpx.LocalProtocolError: b'seeded-secret'")
     kept = OurJob.fetch(job.id, connection=backend.redis, serializer=JSONSerializer).latest_result()
     assert kept and kept.exc_string == "httpx.LocalProtocolError: b'***'"

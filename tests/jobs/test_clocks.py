@@ -53,7 +53,7 @@ def test_the_clock_really_is_another(clock: Clock) -> None:
 @pytest.mark.parametrize(
     ("seconds", "phase"),
     [
-        pytest.param(HOUR, "fit", marks=pytest.mark.fault("the worker's clock jumps an hour ahead", "fit")),
+        pytest.param(HOUR, "train", marks=pytest.mark.fault("the worker's clock jumps an hour ahead", "train")),
         pytest.param(
             -HOUR,
             "select",
@@ -75,13 +75,13 @@ def test_the_workers_clock_jumps(site: Site, clock: Clock, seconds: int, phase: 
 
 
 @pytest.mark.soak
-@pytest.mark.fault("Redis' clock jumps an hour ahead, so that every lease ends", "fit")
+@pytest.mark.fault("Redis' clock jumps an hour ahead, so that every lease ends", "train")
 def test_the_clock_of_redis_jumps(site: Site, clock: Clock) -> None:
     site.kill_redis()
     site.redis.environment = {**site.redis.environment, **clock.environment}
     site.start_redis()
     site.start_worker()
-    with stopped_at(site, "fit") as project_id:
+    with stopped_at(site, "train") as project_id:
         clock.shift(HOUR)
         wait_until(
             lambda: not site.backend.redis.exists(f"coreset:{project_id}:lease"), "the end of the lease"

@@ -21,10 +21,9 @@ from worker_site import Site, assert_recovers
 
 from coreset_backend.jobs.monitoring import workers_alive
 from coreset_backend.jobs.progress import redis_key
-from coreset_backend.jobs.queue import request_round
+from coreset_backend.jobs.queue import ROUND_JOB, request_round
 from coreset_backend.jobs.requests import cancel_round
 from coreset_backend.jobs.status import PHASES
-from coreset_backend.jobs.tasks import ROUND_JOB
 
 pytestmark = pytest.mark.slow
 KILLED = r"ended in the middle \(signal 9\)"
@@ -67,7 +66,7 @@ def stopped_at(site: Site, phase: str) -> Iterator[int]:
 # ---------------------------------------------------------------- processes
 
 
-@faults("the round's process is killed (SIGKILL)", "fit", "publish")
+@faults("the round's process is killed (SIGKILL)", "train", "publish")
 def test_a_killed_round(site: Site, phase: str) -> None:
     site.start_worker()
     with stopped_at(site, phase) as project_id:
@@ -86,7 +85,7 @@ def test_a_killed_worker(site: Site, phase: str) -> None:
     assert_recovers(site, project_id, [1], r"ended in the middle \(its worker was killed\)")
 
 
-@faults("the same, and the poll has the round run again before RQ knows of it", "fit", among=["fit"])
+@faults("the same, and the poll has the round run again before RQ knows of it", "train", among=["train"])
 def test_a_killed_worker_that_the_poll_is_the_first_to_miss(site: Site, phase: str) -> None:
     worker = site.start_worker()
     with stopped_at(site, phase) as project_id:
@@ -106,7 +105,7 @@ def test_a_killed_worker_that_the_poll_is_the_first_to_miss(site: Site, phase: s
     assert_recovers(site, project_id, [1], "its worker was killed")
 
 
-@faults("memory runs out (RLIMIT_AS)", "fit", among=("fit", "embed"))
+@faults("memory runs out (RLIMIT_AS)", "train", among=("train", "embed"))
 def test_memory_runs_out(site: Site, phase: str) -> None:
     site.start_worker(CORESET_POLL_SECONDS="3600")
     with stopped_at(site, phase) as project_id:
@@ -168,7 +167,7 @@ def test_a_round_hangs(site: Site) -> None:
     recovers_with_another_strategy(site, worker, project_id, "CORESET_JOB_TIMEOUT")
 
 
-@faults("two workers, the round of one is killed", among=("fit", "publish"))
+@faults("two workers, the round of one is killed", among=("train", "publish"))
 def test_two_workers(site: Site, phase: str) -> None:
     site.start_worker()
     with stopped_at(site, phase) as project_id:
@@ -202,7 +201,7 @@ def goes_on_and_drops_its_round(
 
 @faults(
     "a worker stands still (SIGSTOP) until another has taken over, then goes on",
-    among=("images", "fit", "save", "publish"),
+    among=("images", "train", "save", "publish"),
 )
 def test_a_worker_stands_still(site: Site, phase: str) -> None:
     worker = site.start_worker()
@@ -212,7 +211,7 @@ def test_a_worker_stands_still(site: Site, phase: str) -> None:
     goes_on_and_drops_its_round(site, still, project_id, [1])
 
 
-@faults("it is cancelled by a person", "fit")
+@faults("it is cancelled by a person", "train")
 def test_a_round_is_cancelled(site: Site, phase: str) -> None:
     site.start_worker()
     with stopped_at(site, phase) as project_id:
@@ -277,7 +276,7 @@ def test_the_disk_is_full(site: Site, phase: str) -> None:
 # ---------------------------------------------------------------- Redis
 
 
-@faults("Redis is killed (SIGKILL) and started again", "fit")
+@faults("Redis is killed (SIGKILL) and started again", "train")
 def test_redis_is_killed(site: Site, phase: str) -> None:
     site.start_worker()
     with stopped_at(site, phase) as project_id:
@@ -309,7 +308,7 @@ def test_redis_is_full(site: Site, phase: str) -> None:
     assert worker.poll() is None
 
 
-@faults("Redis is slow (0.2 s an answer)", among=("snapshot", "fit", "publish"))
+@faults("Redis is slow (0.2 s an answer)", among=("snapshot", "train", "publish"))
 def test_redis_is_slow(site: Site, phase: str) -> None:
     site.start_worker()
     with stopped_at(site, phase) as project_id:
@@ -345,7 +344,7 @@ def test_a_round_is_published_while_redis_is_away(site: Site, phase: str, lose: 
     assert_recovers(site, project_id, [1], "^$|its worker was killed")
 
 
-@faults("the network to Redis falls silent for ten seconds", among=("fit", "publish"))
+@faults("the network to Redis falls silent for ten seconds", among=("train", "publish"))
 def test_the_way_to_redis_is_silent(site: Site, phase: str) -> None:
     redis_is_lost(site, phase, site.redis_wire.silence, 10)
 
@@ -363,7 +362,7 @@ def test_label_studio_dies(site: Site, phase: str) -> None:
     assert_recovers(site, project_id, [1], rf"{AWAY}|could not be read")
 
 
-@faults("the network to Label Studio is cut and heals", among=("snapshot", "images", "fit", "publish"))
+@faults("the network to Label Studio is cut and heals", among=("snapshot", "images", "train", "publish"))
 def test_the_way_to_label_studio_is_cut(site: Site, phase: str) -> None:
     site.start_worker()
     with stopped_at(site, phase) as project_id:

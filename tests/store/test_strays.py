@@ -693,8 +693,10 @@ KINDS_OF_KEYS = ("string", "list", "set", "hash", "zset")
 @pytest.fixture
 def poll(two: Backend, redis_url: str, studio: FakeLabelStudio, monkeypatch: pytest.MonkeyPatch) -> Any:
     """The poll as a worker runs it, on a Label Studio that has projects 5 and 6."""
-    while studio.create_project(3) < 6:
+    while studio.create_project() < 6:
         pass
+    for project_id, number in itertools.product((5, 6), range(3)):
+        studio.add_task(project_id, {"image": f"/data/upload/{project_id}/{number}.png"})
     for name, value in (
         ("REDIS_URL", redis_url),
         ("MODEL_DIR", two.settings.model_dir),

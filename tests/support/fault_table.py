@@ -11,9 +11,11 @@ import sys
 import pytest
 from paths import ROOT
 
+from coreset_backend.jobs.status import PHASES
+
 DOCUMENT = ROOT / "docs/reliability.md"
 BEGIN, END = "<!-- faults -->", "<!-- /faults -->"
-COLUMNS = ("between", "snapshot", "images", "fit", "embed", "neighbors", "select", "map", "save", "publish")
+COLUMNS = ("between", *PHASES)
 
 
 class Faults:
