@@ -34,7 +34,7 @@ def advice(records: Sequence[Round]) -> Json:
     points = [
         Point(record.counts.get("labeled", 0), accuracy["value"], accuracy["n"])
         for record in alike
-        if record.evaluation and (accuracy := record.evaluation["accuracy"])
+        if record.evaluation and (accuracy := record.evaluation.get("accuracy"))
     ]
     radii = [
         (record.radius_before, record.radius_after)

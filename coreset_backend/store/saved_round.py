@@ -16,6 +16,16 @@ from coreset_backend.store.record import PUBLICATION, taken
 from coreset_backend.store.record import Round as Round
 
 log = logging.getLogger(__name__)
+_TABLES = (
+    "embeddings",
+    "image_keys",
+    "probabilities",
+    "layout",
+    "label_sets",
+    "pick_neighbors",
+    "pick_distances",
+)
+"""The arrays with two dimensions; all others have one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +47,8 @@ class StoredRound:
             array: NDArray[Any] = np.load(path, allow_pickle=False)
         except (OSError, ValueError) as error:
             raise CorruptRound(self.path, f"{path.name} cannot be read ({error})") from error
+        if array.ndim != (2 if name in _TABLES else 1):
+            raise CorruptRound(self.path, f"{path.name} has {array.ndim} dimensions")
         return array
 
     @contextlib.contextmanager
