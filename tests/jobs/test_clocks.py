@@ -53,7 +53,9 @@ def test_the_clock_really_is_another(clock: Clock) -> None:
 @pytest.mark.parametrize(
     ("seconds", "phase"),
     [
-        pytest.param(HOUR, "train", marks=pytest.mark.fault("the worker's clock jumps an hour ahead", "train")),
+        pytest.param(
+            HOUR, "train", marks=pytest.mark.fault("the worker's clock jumps an hour ahead", "train")
+        ),
         pytest.param(
             -HOUR,
             "select",
