@@ -188,6 +188,7 @@ def test_no_pickle() -> None:
             (module, ("torch", "annoy", "PIL", "scipy", "label_studio_ml"))
             for module in ("web.app", "web.server", "cli.main")
         ),
+        ("cli.run", ("torch", "annoy", "scipy")),
         ("selection", ("torch", "flask", "redis", "annoy", "rq")),
         ("decoding", ("torch", "httpx", "redis", "flask", "rq", "scipy")),
         ("project", ("httpx", "flask", "torch")),
@@ -201,4 +202,4 @@ def test_importing_loads_only_what_is_needed(module: str, absent: tuple[str, ...
 
 def test_only_settings_and_the_process_tree_read_the_environment() -> None:
     readers = {path.stem for path in PACKAGE.rglob("*.py") if "os.environ" in path.read_text()}
-    assert readers <= {"settings", "stack", "main", "decoders"}
+    assert readers <= {"settings", "stack", "main", "demo", "serve", "decoders"}

@@ -41,8 +41,16 @@ def test_every_command_that_is_shown_exists_with_its_options(page: str, words: s
     name, *rest = shlex.split(words)
     command = main.commands.get(name)
     assert isinstance(command, click.Command), f"{page} shows `coreset-backend {name}`, which does not exist"
+    command = command.make_context(name, [], resilient_parsing=True).command  # its module is loaded only now
     known = {option for parameter in command.params for option in parameter.opts} | {"--help", "-h"}
     assert not [word for word in rest if word.startswith("-") and word not in known]
+
+
+@pytest.mark.parametrize("name", main.commands)
+def test_the_list_of_commands_shows_the_first_sentence_of_each_help(name: str) -> None:
+    listed = main.commands[name]
+    help_text = listed.make_context(name, [], resilient_parsing=True).command.help
+    assert help_text and help_text.split("\n")[0] == listed.help
 
 
 def test_every_endpoint_is_documented(make_backend: Callable[..., Backend]) -> None:

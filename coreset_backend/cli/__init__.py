@@ -1,1 +1,1 @@
-"""Everything typed in a terminal. Imports whatever a command needs, when it runs."""
+"""Everything typed in a terminal. `main` lists the commands; each module imports what its command needs."""

@@ -1,21 +1,25 @@
-"""What keeps rounds from running, each with its fix: the checks behind `coreset-backend doctor`."""
+"""`coreset-backend doctor`: what keeps rounds from running, each problem with its fix."""
 
 import errno
 import logging
 import os
 import shutil
 import stat
+import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
+import click
 import httpx
 
-from coreset_backend.backend import Backend
+from coreset_backend.backend import Backend, open_backend
+from coreset_backend.cli.terminal import optional_project, running_settings, say
 from coreset_backend.connection.connect import image_words, supported_release
 from coreset_backend.connection.connect import problems as connection_problems
 from coreset_backend.errors import CoresetError, CorruptRound, ProjectError
+from coreset_backend.foreign_text import one_line
 from coreset_backend.jobs.monitoring import workers_alive
 from coreset_backend.jobs.status import standing
 from coreset_backend.label_studio.annotations import HIDDEN
@@ -31,11 +35,30 @@ Check = Callable[[Backend], Iterator[str]]
 
 
 class Note(str):
-    """A line that says how things are, and is no problem."""
+    """A line that describes a state without being a problem."""
+
+
+@click.command()
+@optional_project
+def doctor(project_id: int | None) -> None:
+    """Check everything and name the fix for each problem.
+
+    It checks store, Redis, worker, web, Label Studio and each project, and ends with exit status 1 if
+    there is a problem.
+    """
+    backend = open_backend(running_settings())
+    all_sound = True
+    for name, lines in examine(backend, [project_id] if project_id else backend.store.projects()):
+        sound = all(isinstance(line, Note) for line in lines)
+        say(f"{'ok     ' if sound else 'PROBLEM'}  {name}")
+        for line in lines:
+            say(f"         {one_line(line)}")
+        all_sound = all_sound and sound
+    sys.exit(0 if all_sound else 1)
 
 
 def examine(backend: Backend, project_ids: list[int]) -> Iterator[tuple[str, list[str]]]:
-    """(what was checked, a line for each problem, with its fix, and each ``Note``) for every check."""
+    """(name of the check, its problems and notes), check by check; a problem names its fix."""
     for name, check in CHECKS.items():
         yield name, _found(check, backend)
     for project_id in project_ids:
@@ -50,7 +73,7 @@ def _found(check: Check, backend: Backend) -> list[str]:
     except CoresetError as error:
         found.append(str(error))
     except Exception as error:
-        log.exception("a check ended in an error that nobody foresaw")
+        log.exception("a check ended in an unexpected error")
         found.append(f"The check could not be made ({type(error).__name__}: {error}).")
     return found
 
@@ -154,7 +177,7 @@ def _project(backend: Backend, project_id: int) -> Iterator[str]:
 
 
 def _unusable(backend: Backend, project_id: int) -> Iterator[str]:
-    """What of the project in the store is passed over."""
+    """Rounds and settings of the project in the store that cannot be used."""
     store = backend.store
     for number in store.numbers(project_id):
         try:

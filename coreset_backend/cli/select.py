@@ -1,4 +1,4 @@
-"""`coreset-backend select`: vectors and labelled rows from files, the chosen rows as CSV or JSON."""
+"""`coreset-backend select`: embeddings and labelled rows from files; the chosen rows as CSV or JSON."""
 
 import inspect
 import json
@@ -7,9 +7,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import click
 import numpy as np
 
 from coreset_backend.arrays import PhaseProgress, Rows, Vectors
+from coreset_backend.cli.terminal import file_option
 from coreset_backend.errors import ConfigError
 from coreset_backend.selection import (
     MOST_ROWS,
@@ -23,8 +25,46 @@ from coreset_backend.selection import (
     strategy_named,
     with_options,
 )
+from coreset_backend.selection.annoy_index import build_index
 
 GRAPH_STRATEGIES = ("annoy", "max_herding", "uncertainty_herding")
+
+
+@click.command()
+@click.option("--embeddings", type=file_option, required=True, help="float[n, d] as .npy.")
+@click.option("--labeled", type=file_option, help="Text file, one row number per line; the first row is 0.")
+@click.option("--probabilities", type=file_option, help="float[n, classes] as .npy, for uncertainty.")
+@click.option("--batch", type=click.IntRange(1), required=True, help="Number of rows to choose.")
+@click.option("--strategy", default="k_center", show_default=True, help="Name, or package.module:function.")
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
+@click.option("--group-duplicates", is_flag=True, help="Choose at most one of a group of near-duplicates.")
+@click.option(
+    "--outlier-share",
+    type=click.FloatRange(0, 1),
+    default=1.0,
+    show_default=True,
+    help="Largest share of the batch that may be outliers.",
+)
+@click.option("--json", "json_wanted", is_flag=True, help="Print JSON instead of CSV.")
+def select(json_wanted: bool, **given: Any) -> None:
+    """Choose rows of a file of embeddings, without Label Studio.
+
+    The chosen rows go to standard output; progress and the covering radius go to standard error.
+    """
+    selection = select_from_files(**given, progress=_show_progress)
+    click.echo(err=True)
+    click.echo(as_json(selection) if json_wanted else as_csv(selection))
+    if not json_wanted:
+        before, after = selection.radius_before, selection.radius_after
+        click.echo(f"covering radius {before:.6g} before, {after:.6g} after", err=True)
+        if selection.status:
+            least = selection.lower_bound or 0.0
+            click.echo(f"{selection.status}; no choice of as many rows gets below {least:.6g}", err=True)
+
+
+def _show_progress(phase: str, done: int, total: int) -> None:
+    count = f"{done} of {total}" if total else "..."
+    click.echo(f"\r{phase} {count}", err=True, nl=False)
 
 
 def select_from_files(
@@ -39,10 +79,11 @@ def select_from_files(
     outlier_share: float,
     progress: PhaseProgress,
 ) -> Selection:
-    """What ``strategy`` chooses from a .npy file of float[n, d], read as a memory map; with all radii.
+    """The rows that ``strategy`` chooses from a .npy file of float[n, d], with the radius after every pick.
 
-    ``labeled`` is a text file of row numbers, one a line, the first row being 0; ``probabilities`` a
-    .npy file of float[n, classes]. Raises ConfigError for files that cannot be read or do not fit.
+    The file is read as a memory map. ``labeled`` is a text file, one row number per line, counted from 0;
+    ``probabilities`` is a .npy file of float[n, classes]. Raises ConfigError for files that cannot be read
+    or do not fit.
     """
     choose = strategy_named(strategy)
     vectors = _array(embeddings)
@@ -75,7 +116,7 @@ def _with_radii(pool: Pool, selection: Selection) -> Selection:
 
 
 def as_csv(selection: Selection) -> str:
-    """``rank,row,distance,radius``, one line a pick: how far it was, and the radius with it as a center."""
+    """``rank,row,distance,radius`` per pick: its distance to the nearest center, the radius after it."""
     assert selection.radii is not None
     picks = zip(selection.rows.tolist(), selection.distances.tolist(), selection.radii.tolist(), strict=True)
     lines = [f"{rank},{row},{far:.7g},{radius:.7g}" for rank, (row, far, radius) in enumerate(picks)]
@@ -103,8 +144,6 @@ def _finite(value: float) -> float | None:
 
 
 def _graph(vectors: Vectors, seed: int, progress: PhaseProgress) -> NeighborGraph:
-    from coreset_backend.selection.annoy_index import build_index
-
     with tempfile.TemporaryDirectory() as folder:
         index = build_index(
             vectors,
@@ -128,4 +167,4 @@ def _rows(path: Path) -> Rows:
     try:
         return np.array([int(line) for line in path.read_text().split()], dtype=np.int64)
     except (OSError, ValueError) as error:
-        raise ConfigError(f"{path} must hold one row number a line: {error}") from error
+        raise ConfigError(f"{path} must hold one row number per line: {error}") from error

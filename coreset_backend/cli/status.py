@@ -1,13 +1,35 @@
-"""How a project stands, as lines for a terminal."""
+"""`coreset-backend status`: how each project stands, as lines for a terminal."""
 
+import json
 from datetime import UTC, datetime
 from typing import Any
 
+import click
+
+from coreset_backend.backend import open_backend
+from coreset_backend.cli.terminal import optional_project, running_settings, say
+from coreset_backend.foreign_text import one_line
 from coreset_backend.jobs.progress import span
+from coreset_backend.jobs.status import all_statuses, project_status
+
+
+@click.command()
+@optional_project
+@click.option("--json", "as_json", is_flag=True, help="Print JSON, in the form of the API.")
+def status(project_id: int | None, as_json: bool) -> None:
+    """Show round, progress and task counts of each project."""
+    backend = open_backend(running_settings())
+    found = all_statuses(backend) if project_id is None else [project_status(backend, project_id)]
+    if as_json:
+        say(json.dumps(found, indent=2))
+    elif not found:
+        say("No project is connected. Run `coreset-backend connect --project N`.")
+    else:
+        say("\n".join(one_line(line) for each in found for line in status_lines(each)))
 
 
 def status_lines(status: dict[str, Any]) -> list[str]:
-    """The status for a terminal."""
+    """The lines of one project's status, in the API's form."""
     if "error" in status:
         return [f"Project {status['project']}: unknown", f"  {status['error']}"]
     progress, newest = status["progress"], status["round"]
@@ -31,7 +53,7 @@ def _state_line(progress: dict[str, Any]) -> str:
 
 
 def _failure_before(progress: dict[str, Any]) -> list[str]:
-    """Why the try before failed, while the next runs or waits."""
+    """Why the last attempt failed, while the next one runs or waits."""
     failure = progress.get("last_failure")
     if not failure or progress.get("error") or progress["state"] == "idle":
         return []

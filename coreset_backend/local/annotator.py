@@ -1,7 +1,7 @@
-"""`coreset-backend demo`: the demo project labelled by itself, to watch the queue, the curve and the advice.
+"""`coreset-backend demo`: an annotator that labels the demo project, to watch queue, curve and advice.
 
-The annotator knows what every image was drawn to show, and presses the same buttons as a person. It ends
-with core-set against random in one plot: both replayed on the demo's images by the code of production.
+It knows the class of every image and calls the same endpoints as a person's browser. At the end core-set and
+random selection are both replayed on the demo's images, and one plot compares them.
 """
 
 import threading
@@ -17,23 +17,24 @@ from coreset_backend.evaluation.comparison import keep_replay
 from coreset_backend.evaluation.history import project_history
 from coreset_backend.local import demo_project
 from coreset_backend.local import label_studio as demo
-from coreset_backend.local.demo_images import CLASSES, make_even_images
+from coreset_backend.local.demo_images import CLASSES, DEMO_FOLDER, make_even_images
+from coreset_backend.model import choose_backbone
 from coreset_backend.simulation.cells import Cell
-from coreset_backend.simulation.images import read_files
+from coreset_backend.simulation.images import LabeledImages, read_files
 from coreset_backend.simulation.replay import simulate
 from coreset_backend.simulation.report import recommendation, write_results
 from coreset_backend.store.saved_round import StoredRound
 
 SETTINGS = {"CORESET_BATCH_SIZE": "24", "CORESET_RANDOM_SLICE": "0.25", "CORESET_DEBOUNCE_SECONDS": "1"}
-"""The environment of the demo, where it says nothing else: small batches, so that there is much to watch."""
-DEMO_FOLDER, TEST_FOLDER = "demo", "demo-tests"
-TESTED = 30  # images of each class that measure; a rare class counts as much as a common one
+"""Defaults of the demo's environment: small batches, so that several rounds can be watched."""
+TEST_FOLDER = "demo-tests"
+TESTED = 30  # test images of each class: a rare class counts as much as a common one
 ROUND_SECONDS = 600.0
 
 
 @dataclass(frozen=True, slots=True)
 class Show:
-    """How long the demo is: batches to label, seconds before each answer, repetitions of the replay."""
+    """Length of the demo: batches to label, seconds before each answer, repetitions of the replay."""
 
     rounds: int
     pause: float
@@ -51,7 +52,7 @@ def perform(
 ) -> None:
     """Label round after round, then compare. ``drawn``: (file name, class) of the demo's images.
 
-    Returns early when the stop is asked for; an error ends it with a report.
+    Returns early when ``stopping`` is set; an error is reported and ends it.
     """
     try:
         label_rounds(show, backend, server, project_id, dict(drawn), report, stopping)
@@ -77,25 +78,25 @@ def label_rounds(
     report: demo.Report,
     stopping: threading.Event,
 ) -> None:
-    """Label ``show.rounds`` batches as Label Studio serves them, and say what each round brought."""
+    """Label ``show.rounds`` batches in the order that Label Studio serves, and report each round."""
     stored = _next_round(backend, project_id, 0, stopping)
     with demo_project.open_session(server.url, server.login.token) as session:
         for _ in range(show.rounds):
             if stored is None or not stored.record.batch:
                 return
-            report(round_words(backend, stored))
+            report(round_sentence(backend, stored))
             for _ in stored.record.batch:
                 if stopping.wait(show.pause) or not annotate_next(session, project_id, truth):
                     break
             stored = _next_round(backend, project_id, stored.record.number, stopping)
     if stored:
-        report(round_words(backend, stored))
+        report(round_sentence(backend, stored))
 
 
 def annotate_next(session: httpx.Client, project_id: int, truth: Mapping[str, str]) -> int | None:
     """Label the task that Label Studio serves next; its id, or None where it serves none.
 
-    A task whose image shows nothing known is skipped, as a person would.
+    A task whose image has no known class is skipped.
     """
     served = session.post(
         "/api/dm/actions/", params={"id": "next_task", "project": project_id}, json={"project": project_id}
@@ -123,8 +124,8 @@ def _next_round(
     return None
 
 
-def round_words(backend: Backend, stored: StoredRound) -> str:
-    """What the round knows, in a line for the terminal."""
+def round_sentence(backend: Backend, stored: StoredRound) -> str:
+    """One line about the round: labels, accuracy, advice."""
     history = project_history(backend.store, stored.record.project_id)
     newest = history["rounds"][-1]
     accuracy = newest["accuracy"]
@@ -143,26 +144,20 @@ def compare(
     drawn: Sequence[tuple[str, str]],
     out: Path,
 ) -> Iterator[str]:
-    """Replay the settings' strategy and random choice on the images that were ``drawn`` below ``root``.
+    """Replay the settings' strategy and random selection on the images ``drawn`` below ``root``.
 
-    Line by line; the curves go to the folder ``out`` and to the project's page.
+    Yields lines to print; the curves go to the folder ``out`` and to the project's page.
     """
-    from coreset_backend import model
-
     settings = backend.settings.model_copy(update={"random_slice": 0.0})
+    backbone = choose_backbone(settings.backbone, settings.weights)
+    size = settings.image_size or backbone.backbone.size
     tests = make_even_images(root / TEST_FOLDER, TESTED)
+    pool = _read(root / DEMO_FOLDER, drawn, size, out)
+    test = _read(root / TEST_FOLDER, tests, size, out)
     cells: list[Cell] = []
-    chosen = model.choose_backbone(settings.backbone, settings.weights)
-    size = settings.image_size or chosen.backbone.size
-    pool, test = (
-        read_files(
-            [(root / folder / name, kind) for name, kind in made], CLASSES, size, out / f"{folder}.npy"
-        )
-        for folder, made in ((DEMO_FOLDER, drawn), (TEST_FOLDER, tests))
-    )
     for done in simulate(
         settings,
-        chosen,
+        backbone,
         pool,
         test,
         strategies=(settings.strategy, "random"),
@@ -176,7 +171,13 @@ def compare(
         else:
             cells.append(done)
     lines = write_results(cells, out)
-    words = recommendation(lines, None)
-    keep_replay(backend.store, project_id, lines, words)
-    yield words
+    advice = recommendation(lines, None)
+    keep_replay(backend.store, project_id, lines, advice)
+    yield advice
     yield f"The plot: {out / 'curves.svg'}, and on the page of the project."
+
+
+def _read(folder: Path, drawn: Sequence[tuple[str, str]], size: int, out: Path) -> LabeledImages:
+    """The images of ``folder``, each with its class; their pixels are kept in ``out``."""
+    files = [(folder / name, kind) for name, kind in drawn]
+    return read_files(files, CLASSES, size, out / f"{folder.name}.npy")

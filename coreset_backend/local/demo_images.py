@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageEnhance, ImageFilter
 
+DEMO_FOLDER = "demo"
 CLASSES = ("apple", "orange", "lemon", "pear", "banana", "cherry", "strawberry", "mushroom")
 # Of fifty fruits in a row, so many are of each class.
 PER_FIFTY = (14, 11, 8, 6, 4, 3, 2, 2)

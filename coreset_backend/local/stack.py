@@ -2,15 +2,13 @@
 
 import contextlib
 import fcntl
-import json
-import logging
 import os
 import shutil
 import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -22,21 +20,22 @@ from coreset_backend.errors import ConfigError, CoresetError, LabelStudioError
 from coreset_backend.files import saving
 from coreset_backend.local import demo_project
 from coreset_backend.local import label_studio as demo
-from coreset_backend.local.annotator import DEMO_FOLDER, Show, perform
-from coreset_backend.local.demo_images import CLASSES, add_broken_files, make_images
+from coreset_backend.local.demo_images import CLASSES, DEMO_FOLDER, add_broken_files, make_images
 from coreset_backend.local.processes import Child, Tree
 from coreset_backend.local.redis_server import _unwatched, embedded_redis, wait_for_redis
+from coreset_backend.local.run_file import announced
 from coreset_backend.local.studio_environment import golden_cache, install_label_studio
-from coreset_backend.settings import Settings, absolute_paths, read_settings
+from coreset_backend.settings import Settings, absolute_paths, environment_names, read_settings
 from coreset_backend.web.server import PACKAGES, gunicorn_command, local_address
 
-log = logging.getLogger(__name__)
-
-
 Report = demo.Report
+Perform = Callable[
+    [Backend, demo.LabelStudioServer, int, Sequence[tuple[str, str]], Report, threading.Event], None
+]
+"""Called with the demo's project id and (file name, class) of its images, in a thread of its own."""
 DEMO_IMAGES = 400
 DEMO_TITLE = "Core-Set demo"
-RUN_FILE = "run.json"
+FIRST_BATCH_SECONDS = 300.0
 
 
 def run(
@@ -44,75 +43,111 @@ def run(
     root: Path,
     report: Report,
     label_studio_command: str | None = None,
-    show: Show | None = None,
+    perform: Perform | None = None,
 ) -> None:
-    """Run everything until Ctrl-C or SIGTERM. Raises ConfigError when a part cannot be had.
+    """Run everything until Ctrl-C or SIGTERM. Raises ConfigError if a part is missing or does not start.
 
-    Without REDIS_URL a private Redis is started, without LABEL_STUDIO_URL a local Label Studio with a
-    demo project, which ``show`` labels by itself.
+    Without REDIS_URL it starts a private Redis; without LABEL_STUDIO_URL a local Label Studio with a demo
+    project, which ``perform`` then labels.
     """
-    if show and settings.label_studio_url:
-        raise ConfigError(
-            "The demo labels by itself, so it runs on a Label Studio of its own: unset LABEL_STUDIO_URL."
-        )
+    _require_own_label_studio(settings, perform)
     tree = Tree(threading.Event())
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: tree.stopping.set())
+    _stop_on_signals(tree.stopping)
     with contextlib.ExitStack() as stack:
         stack.enter_context(_alone_in(settings.model_dir))
         _require_free_port(settings)
-        environment = dict(os.environ) | absolute_paths()
         stack.callback(tree.stop)
-        if not settings.redis_url:
-            redis, environment["REDIS_URL"] = embedded_redis(settings.model_dir, stack)
-            tree.start(redis)
-        server = None
-        if not settings.label_studio_url:
-            server = stack.enter_context(local_label_studio(settings, root, report, label_studio_command))
-            tree.also_watch = partial(_require_label_studio, server)
-            environment |= {"LABEL_STUDIO_URL": server.url, "LABEL_STUDIO_API_KEY": server.login.token}
-        os.environ.update(environment)  # from here on this process reads what its children read
-        backend = _opened(read_settings(), stack)
-        _start_parts(tree, backend, environment)
+        started = _start_redis(tree, settings, stack)
+        server = _start_label_studio(tree, settings, root, report, label_studio_command, stack)
+        if server:
+            started |= {"label_studio_url": server.url, "label_studio_api_key": server.login.token}
+        backend = _open(read_settings(**started), stack)
+        _start_worker_and_web(tree, backend, child_environment(started))
         if not tree.stopping.is_set():
-            _say_what_is_next(tree, backend, server, report, show, stack)
+            _introduce_and_perform(tree, backend, server, report, perform, stack)
         while tree.runs():
             pass
         report("Stopping.")
 
 
-def _opened(settings: Settings, stack: contextlib.ExitStack) -> Backend:
-    """The backend, closed with the stack, and its addresses where other commands find them."""
-    stack.enter_context(_announced(settings))
+def _require_own_label_studio(settings: Settings, perform: Perform | None) -> None:
+    if perform and settings.label_studio_url:
+        raise ConfigError(
+            "The demo labels tasks, so it needs a Label Studio of its own: unset LABEL_STUDIO_URL."
+        )
+
+
+def _stop_on_signals(stopping: threading.Event) -> None:
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stopping.set())
+
+
+def _start_redis(tree: Tree, settings: Settings, stack: contextlib.ExitStack) -> dict[str, str]:
+    """Start a private Redis unless the settings name one; the setting that names the private one."""
+    if settings.redis_url:
+        return {}
+    redis, url = embedded_redis(settings.model_dir, stack)
+    tree.start(redis)
+    return {"redis_url": url}
+
+
+def _start_label_studio(
+    tree: Tree,
+    settings: Settings,
+    root: Path,
+    report: Report,
+    command: str | None,
+    stack: contextlib.ExitStack,
+) -> demo.LabelStudioServer | None:
+    """Start a local Label Studio unless the settings name one; the run ends when it ends."""
+    if settings.label_studio_url:
+        return None
+    server = stack.enter_context(local_label_studio(settings, root, report, command))
+    tree.also_watch = partial(_require_label_studio, server)
+    return server
+
+
+def child_environment(started: Mapping[str, str]) -> dict[str, str]:
+    """This process's environment with absolute paths and the settings ``started``, for its children."""
+    names = environment_names()
+    superseded = {f"{name}_FILE" for field in started for name in names[field]}
+    inherited = {name: value for name, value in os.environ.items() if name not in superseded}
+    paths = {name: path for name, path in absolute_paths().items() if name not in superseded}
+    return inherited | paths | {names[field][0]: value for field, value in started.items()}
+
+
+def _open(settings: Settings, stack: contextlib.ExitStack) -> Backend:
+    """The backend, announced to other commands; the stack closes it."""
+    stack.enter_context(announced(settings))
     backend = open_backend(settings)
     stack.callback(backend.close)
     return backend
 
 
-def _start_parts(tree: Tree, backend: Backend, environment: Mapping[str, str]) -> None:
-    """Start worker and web, and wait until the web answers; ConfigError at once when a process ends."""
+def _start_worker_and_web(tree: Tree, backend: Backend, environment: Mapping[str, str]) -> None:
+    """Start both and wait until the web answers; ConfigError at once if a process ends."""
     wait_for_redis(backend.redis, alive=tree.require_alive)
     tree.start(worker_child(environment), web_child(backend.settings, environment))
     wait_for_web(backend.settings, tree.stopping, alive=tree.require_alive)
 
 
-def _say_what_is_next(
+def _introduce_and_perform(
     tree: Tree,
     backend: Backend,
     server: demo.LabelStudioServer | None,
     report: Report,
-    show: Show | None,
+    perform: Perform | None,
     stack: contextlib.ExitStack,
 ) -> None:
-    """Say where everything is; of a Label Studio of our own make the demo, which ``show`` then labels."""
+    """Report the addresses; in a local Label Studio make the demo project and let ``perform`` label it."""
     settings = backend.settings
     report(f"The backend answers at {local_address(settings)}.")
     if server:
         drawn = make_demo_images(server)
         project_id = introduce(backend, server, report, tree)
-        if show and project_id:
-            told = (show, backend, server, project_id, drawn, report, tree.stopping)
-            performance = threading.Thread(target=perform, args=told)
+        if perform and project_id:
+            arguments = (backend, server, project_id, drawn, report, tree.stopping)
+            performance = threading.Thread(target=perform, args=arguments)
             stack.callback(performance.join)
             performance.start()
     else:
@@ -127,7 +162,7 @@ def _require_label_studio(server: demo.LabelStudioServer) -> None:
 
 
 def own_command() -> str:
-    """How a reader can type this command where they are: its name where the PATH has it, else its path."""
+    """What to type for this command in the current folder: its name if the PATH has it, else its path."""
     ours, on_path = Path(sys.executable).with_name("coreset-backend"), shutil.which("coreset-backend")
     if on_path and (not ours.exists() or Path(on_path).samefile(ours)):
         return ours.name
@@ -139,9 +174,9 @@ def own_command() -> str:
 
 @contextlib.contextmanager
 def _alone_in(model_dir: Path) -> Iterator[None]:
-    """Hold the folder's lock; ConfigError when another run holds it: two would tear one Redis apart.
+    """Hold the folder's lock; ConfigError if another run holds it: two would corrupt one Redis.
 
-    What this process and its children write from here on, no other user of the machine can read.
+    From here on, files of this process and its children are readable by their owner only.
     """
     os.umask(0o077)
     with saving(model_dir / ".run.lock"):
@@ -156,41 +191,6 @@ def _alone_in(model_dir: Path) -> Iterator[None]:
                 "folder."
             ) from None
         yield
-
-
-@contextlib.contextmanager
-def _announced(settings: Settings) -> Iterator[None]:
-    """Keep in the store's folder, for the owner's eyes only, how other commands reach what runs here."""
-    path = settings.model_dir / RUN_FILE
-    key = settings.label_studio_api_key
-    found = {
-        "pid": os.getpid(),
-        "redis_url": settings.redis_url,
-        "label_studio_url": settings.label_studio_url,
-        "label_studio_api_key": key.get_secret_value() if key else None,
-        "url": settings.url,
-    }
-    settings.model_dir.mkdir(parents=True, exist_ok=True)
-    path.unlink(missing_ok=True)
-    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-        json.dump(found, file)
-    try:
-        yield
-    finally:
-        path.unlink(missing_ok=True)
-
-
-def settings_of_run(model_dir: Path) -> dict[str, str]:
-    """How to reach what a running `coreset-backend run` started below ``model_dir``; empty if none runs."""
-    try:
-        found = json.loads((model_dir / RUN_FILE).read_text())
-        os.kill(found.pop("pid"), 0)
-    except (OSError, ValueError):
-        return {}
-    return {name: value for name, value in found.items() if value}
-
-
-# ---------------------------------------------------------------- Redis
 
 
 # ---------------------------------------------------------------- worker and web
@@ -208,7 +208,7 @@ def web_child(settings: Settings, environment: Mapping[str, str]) -> Child:
 
 
 def _require_free_port(settings: Settings) -> None:
-    """ConfigError when somebody listens there, who would answer in place of our web server."""
+    """ConfigError if another program listens there: it would answer in place of our web server."""
     port, address = settings.port, httpx.URL(local_address(settings))
     if not demo.is_free(port, address.host):
         raise ConfigError(f"Port {port} is in use by another program. Stop that, or set PORT to another one.")
@@ -220,8 +220,9 @@ def wait_for_web(
     patience: float = 60.0,
     alive: Callable[[], None] = _unwatched,
 ) -> None:
-    """Return when /health is 200 or the stop was asked for; ConfigError after ``patience`` seconds, or what
-    ``alive`` raises.
+    """Return when /health answers 200 or ``stopping`` is set.
+
+    Raises ConfigError after ``patience`` seconds, and whatever ``alive`` raises.
     """
     deadline = time.monotonic() + patience
     while not stopping.wait(0.1):
@@ -260,7 +261,7 @@ def local_label_studio(
 
 
 def make_demo_images(server: demo.LabelStudioServer) -> list[tuple[str, str]]:
-    """Draw the demo's images where Label Studio serves them, broken files among them; (file name, class)."""
+    """Draw the demo's images, and some broken files, where Label Studio serves them; (file name, class)."""
     folder = server.document_root / DEMO_FOLDER
     drawn = make_images(folder, DEMO_IMAGES)
     add_broken_files(folder)
@@ -268,43 +269,50 @@ def make_demo_images(server: demo.LabelStudioServer) -> list[tuple[str, str]]:
 
 
 def introduce(backend: Backend, server: demo.LabelStudioServer, report: Report, tree: Tree) -> int | None:
-    """Make the demo project, connect it, wait for its first batch, and say where to label.
+    """Make the demo project, connect it, wait for its first batch, and report where to label.
 
-    The project's id; None where it could not be connected, or the stop was asked for.
+    Returns the project's id; None if it could not be connected or a stop was requested.
     """
     folder = server.document_root / DEMO_FOLDER
     project_id = demo_project.create_demo_project(server.url, server.login.token, folder, DEMO_TITLE, CLASSES)
-    settings = backend.settings
     try:
-        for done in connect(
-            backend.label_studio,
-            backend.store,
-            project_id,
-            url=settings.url,
-            secret=backend.webhook_secret,
-            basic_auth=backend.basic_auth,
-            override_version=settings.override_version,
-        ):
-            report(f"  {done}")
+        _connect(backend, project_id, report)
     except CoresetError as error:
         report(f"The demo project could not be connected: {error}")
         return None
     report("Choosing the first batch.")
-    deadline = time.monotonic() + 300
-    while tree.runs() and time.monotonic() < deadline:
-        stored = backend.store.latest(project_id)
-        if stored and stored.publication:
-            radius = stored.record.radius_after
-            strategy = stored.record.strategy
-            report(f"{len(stored.record.batch)} tasks chosen by {strategy}, covering radius {radius:.3f}.")
-            break
+    _await_first_batch(backend, project_id, report, tree)
     if tree.stopping.is_set():
         return None
     report(
         f"\nOpen   {server.url}/projects/{project_id}/data\n"
         f"User   {server.login.email}\nPassword   {server.login.password}\n"
         "and press 'Label All Tasks'. "
-        f"After {settings.batch_size} labels the next batch is chosen by itself.\n"
-        f"What is chosen and why: {local_address(settings)}/projects/{project_id}\n"
+        f"After {backend.settings.batch_size} labels the next batch is chosen by itself.\n"
+        f"What is chosen and why: {local_address(backend.settings)}/projects/{project_id}\n"
     )
     return project_id
+
+
+def _connect(backend: Backend, project_id: int, report: Report) -> None:
+    for done in connect(
+        backend.label_studio,
+        backend.store,
+        project_id,
+        url=backend.settings.url,
+        secret=backend.webhook_secret,
+        basic_auth=backend.basic_auth,
+        override_version=backend.settings.override_version,
+    ):
+        report(f"  {done}")
+
+
+def _await_first_batch(backend: Backend, project_id: int, report: Report, tree: Tree) -> None:
+    """Return once a batch is published, after FIRST_BATCH_SECONDS, or when a stop was requested."""
+    deadline = time.monotonic() + FIRST_BATCH_SECONDS
+    while tree.runs() and time.monotonic() < deadline:
+        stored = backend.store.latest(project_id)
+        if stored and stored.publication:
+            size, record = len(stored.record.batch), stored.record
+            report(f"{size} tasks chosen by {record.strategy}, covering radius {record.radius_after:.3f}.")
+            return

@@ -75,7 +75,7 @@ def test_options_leave_copies_and_outliers_out_and_progress_is_told(folder: Path
 
 
 @pytest.mark.parametrize(
-    ("rows", "complaint"), [("3\n300\n", "must lie in"), ("three\n", "one row number a line")]
+    ("rows", "complaint"), [("3\n300\n", "must lie in"), ("three\n", "one row number per line")]
 )
 def test_files_that_do_not_fit_are_refused_with_the_reason(folder: Path, rows: str, complaint: str) -> None:
     (folder / "rows.txt").write_text(rows)

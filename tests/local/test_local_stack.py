@@ -21,7 +21,8 @@ from waiting import wait_until
 from coreset_backend.errors import LabelStudioError
 from coreset_backend.local import label_studio as demo
 from coreset_backend.local.processes import Child, Tree
-from coreset_backend.local.stack import _require_label_studio, settings_of_run
+from coreset_backend.local.run_file import settings_of_run
+from coreset_backend.local.stack import _require_label_studio
 
 PARTS = ("redis-server", "work", "gunicorn")
 

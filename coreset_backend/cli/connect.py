@@ -1,0 +1,46 @@
+"""`coreset-backend connect` and `disconnect`."""
+
+import click
+
+from coreset_backend.backend import open_backend
+from coreset_backend.cli.terminal import project_option, running_settings, say
+from coreset_backend.connection.connect import connect as connection_steps
+from coreset_backend.foreign_text import one_line
+from coreset_backend.jobs.queue import request_round
+from coreset_backend.jobs.requests import disconnect_project
+
+
+@click.command()
+@project_option
+def connect(project_id: int) -> None:
+    """Connect a Label Studio project and start its first round.
+
+    It adds the backend, the signed webhook, the sampling and the tab; run again, it repairs what is missing.
+    """
+    backend = open_backend(running_settings())
+    for done in connection_steps(
+        backend.label_studio,
+        backend.store,
+        project_id,
+        url=backend.settings.url,
+        secret=backend.webhook_secret,
+        basic_auth=backend.basic_auth,
+        override_version=backend.settings.override_version,
+        control=backend.settings_for(project_id, {}).control,
+    ):
+        say(one_line(done))
+    backend.store.register(project_id)
+    request_round(backend, project_id, "connected")
+    say("The first batch is being chosen; then press 'Label All Tasks' in Label Studio.")
+
+
+@click.command()
+@project_option
+def disconnect(project_id: int) -> None:
+    """Undo in Label Studio all that `connect` and the rounds did.
+
+    Labels and saved rounds are kept.
+    """
+    for done in disconnect_project(open_backend(running_settings()), project_id):
+        say(one_line(done))
+    say(f"Project {project_id} is disconnected. `coreset-backend connect` resumes it with its saved rounds.")

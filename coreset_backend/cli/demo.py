@@ -1,0 +1,31 @@
+"""`coreset-backend demo`: everything on this machine, labelled by an annotator of its own."""
+
+import os
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import click
+
+from coreset_backend.cli.terminal import label_studio_option, say
+from coreset_backend.local import stack
+from coreset_backend.local.annotator import SETTINGS, Show, perform
+from coreset_backend.settings import read_settings
+
+
+@click.command()
+@click.option("--rounds", type=click.IntRange(1), default=7, show_default=True, help="Batches to label.")
+@click.option("--pause", default=0.3, show_default=True, help="Seconds before each answer.")
+@click.option(
+    "--seeds", type=click.IntRange(1), default=3, show_default=True, help="Repetitions of the comparison."
+)
+@label_studio_option
+def demo(label_studio_command: str | None, **given: Any) -> None:
+    """Run everything, and label the demo project by itself.
+
+    At the end one plot compares core-set with random selection.
+    """
+    for name, value in SETTINGS.items():
+        os.environ.setdefault(name, value)
+    labels_itself = partial(perform, Show(**given))
+    stack.run(read_settings(), Path.cwd(), say, label_studio_command, labels_itself)

@@ -1,0 +1,19 @@
+"""`coreset-backend serve`: this process becomes gunicorn."""
+
+import os
+
+import click
+
+from coreset_backend.settings import absolute_paths, read_settings
+from coreset_backend.web.server import PACKAGES, gunicorn_command
+
+
+@click.command()
+def serve() -> None:
+    """Run the web process.
+
+    It answers Label Studio, the pages and the API on HOST and PORT, by gunicorn.
+    """
+    command, environment = gunicorn_command(read_settings()), dict(os.environ) | absolute_paths()
+    os.chdir(PACKAGES)
+    os.execve(command[0], command, environment)
