@@ -16,8 +16,9 @@ from coreset_backend.selection import (
     Selection,
     covering_radius,
     near_duplicate_groups,
+    nearest_center_distances,
     normalized,
-    stand_behind,
+    redundant_rows,
     strategy_named,
     with_options,
 )
@@ -79,7 +80,7 @@ def choose_batch(
         None if graph is None else graph.among(eligible),
     )
     groups = _groups(settings, pool, None if groups is None else groups[eligible])
-    behind = stand_behind(groups, pool)
+    behind = redundant_rows(groups, pool)
     free = np.setdiff1d(pool.unlabeled_rows, np.flatnonzero(behind))
     by_chance = round(settings.random_slice * settings.batch_size)
     drawn = random_rows_of(free, by_chance, settings.seed, len(pool.labeled_rows))
@@ -211,11 +212,6 @@ def _codes(*states: str) -> list[int]:
 
 def _scores(vectors: Floats, center_rows: Rows) -> Floats:
     """float32[n]: 1 at a center, falling to 0 at the row farthest from all of them."""
-    centers = vectors[center_rows].astype(np.float64)
-    distances = np.empty(len(vectors))
-    for start in range(0, len(vectors), 1024):
-        block = vectors[start : start + 1024].astype(np.float64)
-        squared = (block**2).sum(1)[:, None] + (centers**2).sum(1)[None] - 2 * block @ centers.T
-        distances[start : start + 1024] = np.sqrt(np.maximum(squared, 0)).min(1)
+    distances = nearest_center_distances(vectors, center_rows, precise=True)
     farthest = distances.max()
-    return (1 - distances / farthest if farthest else np.ones(len(vectors))).astype(np.float32)
+    return 1 - distances / farthest if farthest else np.ones(len(vectors), dtype=np.float32)

@@ -1,56 +1,49 @@
-"""Labels that their neighbours contradict."""
+"""Label errors: labels that the nearest labelled images contradict."""
 
 import numpy as np
 from numpy.typing import NDArray
 
 from coreset_backend.arrays import Floats, Rows
+from coreset_backend.selection import nearest_others
 
-ASKED = 10  # labelled neighbours that a label is compared with
-
-
+ASKED = 10
+"""Labelled neighbours that a label is compared with."""
+LEAST_ASKED = 4
+"""With fewer neighbours to ask, as in a rare class, no label is suspect."""
+MOST_SHARING = 0.1
+LEAST_AGREEING = 0.75
 LABELS_COMPARED = 20_000
+"""Neighbours are looked for among so many labels, a random sample where there are more: time is n²."""
 
 
 def label_suspects(
     vectors: Floats, codes: NDArray[np.int16], seed: int
 ) -> tuple[Rows, NDArray[np.int16], Floats]:
-    """Labels that their neighbours contradict, the worst first: rows int64[s], the class that the
-    neighbours name int16[s], and the share of them that does float32[s].
+    """Suspect labels, the worst first: rows int64[s], the class that the neighbours suggest int16[s], and
+    the share of the neighbours that have it float32[s].
 
     ``vectors`` float32[l, d] and ``codes`` int16[l] are of the labelled images. A label is suspect when, of
     its nearest labelled images (ASKED, but no more than its class has others, or rare classes would always
     be suspect), at most a tenth share it and three quarters agree on one other class.
     """
-    classes, n = int(codes.max(initial=-1)) + 1, len(codes)
-    asked = np.minimum(np.bincount(codes, minlength=classes)[codes] - 1, ASKED) if n else np.zeros(0, int)
-    compared = np.random.default_rng(seed).permutation(n)[:LABELS_COMPARED]
-    near = _nearest_codes(vectors, codes, compared)
-    shares = np.stack(
-        [
-            np.bincount(near[row, : max(asked[row], 1)], minlength=classes)[:classes] / max(asked[row], 1)
-            for row in range(n)
-        ]
-        or [np.zeros(classes)]
-    )[:n]
-    own = shares[np.arange(n), codes] if n else np.zeros(0)
-    shares[np.arange(n), codes] = 0
-    other = shares.argmax(1) if classes else np.zeros(0, dtype=np.int64)
-    agreeing = shares.max(1, initial=0)
-    rows = np.flatnonzero((asked >= 4) & (own <= 0.1) & (agreeing >= 0.75))
+    if not len(codes):
+        return np.empty(0, np.int64), np.empty(0, np.int16), np.empty(0, np.float32)
+    asked = np.minimum(np.bincount(codes)[codes] - 1, ASKED)
+    compared = np.random.default_rng(seed).permutation(len(codes))[:LABELS_COMPARED]
+    near, _ = nearest_others(vectors, ASKED, among=compared)
+    shares = _class_shares(codes[near], asked, int(codes.max()) + 1)
+    every = np.arange(len(codes))
+    own = shares[every, codes]
+    shares[every, codes] = 0
+    suggested, agreeing = shares.argmax(1), shares.max(1)
+    rows = np.flatnonzero((asked >= LEAST_ASKED) & (own <= MOST_SHARING) & (agreeing >= LEAST_AGREEING))
     rows = rows[np.argsort(-agreeing[rows], kind="stable")]
-    return rows, other[rows].astype(np.int16), agreeing[rows].astype(np.float32)
+    return rows, suggested[rows].astype(np.int16), agreeing[rows].astype(np.float32)
 
 
-def _nearest_codes(vectors: Floats, codes: NDArray[np.int16], compared: Rows) -> NDArray[np.int16]:
-    """int16[l, ASKED]: the classes of each row's nearest others among ``compared``, nearest first."""
-    others = vectors[compared]
-    squares = np.einsum("ij,ij->i", others, others)
-    near = np.zeros((len(vectors), ASKED), dtype=np.int16)
-    for start in range(0, len(vectors), 512):
-        rows = np.arange(start, min(start + 512, len(vectors)))
-        far = squares - 2 * vectors[rows] @ others.T  # the row's own square changes no order
-        far[rows[:, None] == compared] = np.inf
-        few = np.argpartition(far, min(ASKED, len(others) - 1), axis=1)[:, :ASKED]
-        found = np.take_along_axis(few, np.argsort(np.take_along_axis(far, few, 1), axis=1), 1)
-        near[rows, : found.shape[1]] = codes[compared[found]]
-    return near
+def _class_shares(near: NDArray[np.int16], asked: Rows, classes: int) -> NDArray[np.float64]:
+    """float64[l, classes]: the share of each class in the first ``asked`` (int64[l]) neighbours."""
+    shares = np.zeros((len(near), classes))
+    for row, count in enumerate(asked):
+        shares[row] = np.bincount(near[row, :count], minlength=classes) / max(count, 1)
+    return shares

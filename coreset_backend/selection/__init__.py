@@ -11,18 +11,14 @@ import importlib
 from coreset_backend.errors import ConfigError
 from coreset_backend.selection.approximate import approximate_k_center
 from coreset_backend.selection.baselines import random_rows
+from coreset_backend.selection.coverage import Coverage, covering_radius, radii_in_order
 from coreset_backend.selection.duplicates import near_duplicate_groups, near_duplicate_reach
 from coreset_backend.selection.geometry import normalized
-from coreset_backend.selection.graph import exact_graph
-from coreset_backend.selection.greedy import (
-    Coverage,
-    covering_radius,
-    k_center_cosine,
-    k_center_greedy,
-    radii_in_order,
-)
+from coreset_backend.selection.graph import exact_graph, nearest_others
+from coreset_backend.selection.greedy import k_center_cosine, k_center_greedy
 from coreset_backend.selection.herding import max_herding, neighbors_for, uncertainty_herding
-from coreset_backend.selection.options import outliers, stand_behind, with_options
+from coreset_backend.selection.nearest import nearest_center_distances
+from coreset_backend.selection.options import outliers, redundant_rows, with_options
 from coreset_backend.selection.pool import NeighborGraph, Pool, Selection, Strategy
 from coreset_backend.selection.robust import MOST_ROWS, robust_k_center
 from coreset_backend.selection.typicality import typiclust
@@ -64,13 +60,15 @@ __all__ = [
     "max_herding",
     "near_duplicate_groups",
     "near_duplicate_reach",
+    "nearest_center_distances",
+    "nearest_others",
     "neighbors_for",
     "normalized",
     "outliers",
     "radii_in_order",
     "random_rows",
+    "redundant_rows",
     "robust_k_center",
-    "stand_behind",
     "strategy_named",
     "uncertainty_herding",
     "with_options",

@@ -3,17 +3,16 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from coreset_backend.arrays import Floats, Progress, Rows, Vectors
+from coreset_backend.arrays import Floats, Progress
+from coreset_backend.selection.coverage import measured
 from coreset_backend.selection.geometry import (
-    blocks,
     nearest_to_mean,
-    require_finite,
     sample_mean,
     shifted,
     squared_norms,
 )
-from coreset_backend.selection.greedy import CENTER_BLOCK, measured, require_batch
-from coreset_backend.selection.pool import NeighborGraph, Pool, Selection
+from coreset_backend.selection.nearest import nearest_center_distances
+from coreset_backend.selection.pool import NeighborGraph, Pool, Selection, require_batch
 
 CHECKS_PER_PICK = 16
 """How many far rows are compared with all earlier picks before the farthest of them is taken."""
@@ -64,41 +63,9 @@ def required_graph(pool: Pool, strategy: str) -> NeighborGraph:
 
 def distances_to_labeled(pool: Pool) -> Floats:
     """Distance to the nearest labelled row, -1 for the labelled, inf where there are none: float32[n]."""
-    shift = sample_mean(pool.vectors)
-    labeled = np.unique(pool.labeled_rows)
-    centers = shifted(pool.vectors, labeled, shift)
-    nearest = np.full(len(pool.vectors), np.inf, dtype=np.float32)
-    for block in blocks(*pool.vectors.shape):
-        with np.errstate(over="ignore", invalid="ignore"):
-            points = shifted(pool.vectors, block, shift)
-            norms = squared_norms(points)
-        require_finite(pool.vectors[block], norms)
-        for start in range(0, len(centers), CENTER_BLOCK):
-            part = centers[start : start + CENTER_BLOCK]
-            squared = norms[:, None] + squared_norms(part) - 2 * (points @ part.T)
-            np.minimum(nearest[block], squared.min(axis=1), out=nearest[block])
-    nearest = np.sqrt(np.maximum(nearest, 0))
-    nearest[labeled] = -1
+    nearest = nearest_center_distances(pool.vectors, pool.labeled_rows)
+    nearest[pool.labeled_rows] = -1
     return nearest
-
-
-def beyond(vectors: Vectors, rows: Rows, center_rows: Rows, distance: float) -> NDArray[np.bool_]:
-    """Which of ``rows`` (int64[m]) lie farther than ``distance`` from all centers: bool[m].
-
-    A row is compared until a center is near, which for most is soon.
-    """
-    shift = sample_mean(vectors)
-    centers = shifted(vectors, center_rows, shift)
-    norms = squared_norms(centers)
-    far = np.zeros(len(rows), dtype=bool)
-    for block in blocks(len(rows), vectors.shape[1]):
-        left, points = np.arange(block.start, block.stop), shifted(vectors, rows[block], shift)
-        for start in range(0, len(centers), CENTER_BLOCK):
-            part = slice(start, start + CENTER_BLOCK)
-            nearest = (norms[part, None] - 2 * (centers[part] @ points.T)).min(axis=0) + squared_norms(points)
-            left, points = left[nearest > distance**2], points[nearest > distance**2]
-        far[left] = True
-    return far
 
 
 def _farthest(pool: Pool, bounds: Floats, centers: Floats, shift: NDArray[np.floating]) -> int:

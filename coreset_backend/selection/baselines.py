@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from coreset_backend.selection.greedy import measured, require_batch
-from coreset_backend.selection.pool import Pool, Selection
+from coreset_backend.selection.coverage import measured
+from coreset_backend.selection.pool import Pool, Selection, require_batch
 
 
 def random_rows(pool: Pool, batch: int, rng: np.random.Generator) -> Selection:

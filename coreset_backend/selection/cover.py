@@ -57,7 +57,7 @@ def exact_reach(vectors: Vectors, distance: float) -> Reach:
     counts, rows, distances = [], [], []
     for start in range(0, n, QUERIES):
         block = slice(start, min(start + QUERIES, n))
-        squared = squared_distances(points, norms, block)
+        squared = squared_distances(points[block], norms[block], points, norms)
         squared[np.arange(len(squared)), np.arange(block.start, block.stop)] = 0
         near = squared <= np.float32(distance) ** 2 * (1 + 1e-6)
         counts.append(np.count_nonzero(near, axis=1))

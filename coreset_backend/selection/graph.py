@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from coreset_backend.arrays import Floats, Vectors
+from coreset_backend.arrays import Floats, Rows, Vectors
 from coreset_backend.selection.geometry import (
     BLOCK_VALUES,
     blocks,
@@ -24,32 +24,46 @@ def exact_graph(vectors: Vectors, k: int, *, normalized: bool = False) -> Neighb
     approximate graph takes 12 s. ``normalized`` says that the vectors are, and is passed on.
     Raises NotFinite for values that cannot be compared.
     """
-    n, k = len(vectors), min(k, len(vectors) - 1)
-    shift = sample_mean(vectors)
+    rows, distances = nearest_others(vectors, k)
+    return NeighborGraph(rows.astype(np.int32), distances, normalized)
+
+
+def nearest_others(vectors: Vectors, k: int, among: Rows | None = None) -> tuple[Rows, Floats]:
+    """The k nearest other rows of every row of float[n, d], nearest first: rows int64[n, k], float32[n, k].
+
+    ``among``: int64[m], the rows that are looked among, all by default; at most m - 1 of them are found.
+    Distances are Euclidean. Raises NotFinite for values that cannot be compared.
+    """
+    n, shift = len(vectors), sample_mean(vectors)
     with np.errstate(over="ignore", invalid="ignore"):
         points = shifted(vectors, slice(0, n), shift)
         norms = squared_norms(points)
     require_finite(vectors, norms)
-    rows, distances = np.empty((n, k), dtype=np.int32), np.empty((n, k), dtype=np.float32)
+    found = slice(0, n) if among is None else among
+    others, other_norms = points[found], norms[found]
+    place = np.full(n, -1, dtype=np.int64)  # of each row among the others
+    place[found] = np.arange(len(others))
+    k = min(k, len(others) - 1)
+    places, distances = np.empty((n, k), dtype=np.int64), np.empty((n, k), dtype=np.float32)
     for start in range(0, n if k else 0, QUERIES):
         block = slice(start, min(start + QUERIES, n))
-        squared = squared_distances(points, norms, block)
-        squared[np.arange(len(squared)), np.arange(block.start, block.stop)] = np.inf
+        squared = squared_distances(points[block], norms[block], others, other_norms)
+        itself = np.flatnonzero(place[block] >= 0)
+        squared[itself, place[block][itself]] = np.inf
         near = np.argpartition(squared, k - 1, axis=1)[:, :k]
         far = np.take_along_axis(squared, near, axis=1)
         order = np.argsort(far, axis=1, kind="stable")
-        rows[block] = np.take_along_axis(near, order, axis=1)
+        places[block] = np.take_along_axis(near, order, axis=1)
         distances[block] = np.sqrt(np.take_along_axis(far, order, axis=1))
-    return NeighborGraph(rows, distances, normalized)
+    return places if among is None else among[places], distances
 
 
-def squared_distances(points: Vectors, norms: Floats, queries: slice) -> Floats:
-    """Squared distances of the rows ``queries`` to all: float32[m, n], never negative."""
-    squared = np.empty((queries.stop - queries.start, len(points)), dtype=np.float32)
-    own = points[queries]
+def squared_distances(queries: Vectors, query_norms: Floats, points: Vectors, norms: Floats) -> Floats:
+    """Squared distances of float32[m, d] to float32[n, d] by their squared lengths: float32[m, n], >= 0."""
+    squared = np.empty((len(queries), len(points)), dtype=np.float32)
     for part in blocks(len(points), max(points.shape[1], BLOCK_VALUES // 4096)):
-        products = own @ points[part].T
+        products = queries @ points[part].T
         products *= -2
         products += norms[part]
-        np.add(products, norms[queries, None], out=squared[:, part])
+        np.add(products, query_norms[:, None], out=squared[:, part])
     return np.maximum(squared, 0, out=squared)

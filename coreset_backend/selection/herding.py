@@ -10,21 +10,16 @@ rows only, which are kept exact.
 """
 
 import heapq
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
 
 from coreset_backend.arrays import Floats, Progress, Rows
+from coreset_backend.selection.coverage import measured
 from coreset_backend.selection.geometry import blocks, lengths, normalized
 from coreset_backend.selection.graph import exact_graph
-from coreset_backend.selection.greedy import CENTER_BLOCK, measured, require_batch
-from coreset_backend.selection.pool import NeighborGraph, Pool, Selection
+from coreset_backend.selection.nearest import CENTER_BLOCK
+from coreset_backend.selection.pool import Pool, Selection, require_batch
 from coreset_backend.selection.uncertainty import LEAST_WEIGHT, class_balance, margins, required_probabilities
-
-if TYPE_CHECKING:
-    from scipy.sparse import csr_array  # type: ignore[import-untyped]
 
 WIDTH = 0.5
 """The kernel's width, squared; coverage learns the same over a factor of four around it."""
@@ -83,8 +78,10 @@ def _herded(
         units = normalized(pool.vectors[part])
         rows = part[_picked_on_whole_kernel(units, covered[part], weights[part], batch, progress)]
         return measured(pool.vectors, pool.labeled_rows, rows)
+    from coreset_backend.selection.herd import Herd, near_kernel  # scipy, which the web process lacks
+
     graph = exact_graph(normalized(pool.vectors), width, normalized=True) if graph is None else graph
-    herd = Herd.begin(_kernel(graph, lengths(pool.vectors)), covered, weights)
+    herd = Herd.begin(near_kernel(graph, lengths(pool.vectors), WIDTH), covered, weights)
     herd.gains[pool.labeled_rows] = -np.inf
     return measured(pool.vectors, pool.labeled_rows, herd.pick(batch, progress))
 
@@ -132,71 +129,3 @@ def _coverage_by_labeled(pool: Pool) -> Floats:
             cosine = (points @ centers[start : start + CENTER_BLOCK].T).max(axis=1) / length[block]
             covered[block] = np.maximum(covered[block], np.exp((2 * cosine - 2) / WIDTH))
     return covered
-
-
-def _kernel(graph: NeighborGraph, length: Floats) -> "csr_array":
-    """The kernel between near rows and of each with itself, symmetric: sparse float32[n, n].
-
-    ``length`` (float32[n]) turns Euclidean distances of a graph into those between normalised rows:
-    |a - b|² = (|a| - |b|)² + |a| |b| |a/|a| - b/|b||².
-    """
-    from scipy.sparse import csr_array
-
-    n = len(graph.rows)
-    found = np.pad(graph.rows >= 0, ((0, 0), (1, 0)), constant_values=True)
-    columns = np.concatenate([np.arange(n, dtype=np.int32)[:, None], graph.rows], axis=1)[found]
-    values = np.square(np.pad(graph.distances, ((0, 0), (1, 0)))[found])
-    starts = np.concatenate([[0], np.cumsum(found.sum(axis=1))]).astype(np.int32)
-    if not graph.normalized:
-        own, other = np.repeat(length, np.diff(starts)), length[columns]
-        values -= np.square(own - other)
-        values /= own * other
-    np.exp(np.maximum(values, 0) / -WIDTH, out=values)
-    near = csr_array((values, columns, starts), shape=(n, n))
-    return near.maximum(near.T.tocsr())
-
-
-@dataclass(slots=True)
-class Herd:
-    """How well each row is covered, and by how much each would raise the weighted coverage."""
-
-    kernel: "csr_array"
-    covered: Floats
-    weights: Floats
-    gains: NDArray[np.float64]
-
-    @classmethod
-    def begin(cls, kernel: "csr_array", covered: Floats, weights: Floats) -> "Herd":
-        gains = np.empty(len(covered), dtype=np.float64)
-        for block in blocks(len(covered), 4 * NEIGHBORS):
-            part = kernel[block]
-            raised = np.maximum(part.data - covered[part.indices], 0) * weights[part.indices]
-            gains[block] = np.add.reduceat(raised, part.indptr[:-1])  # no row is empty: it holds itself
-        return cls(kernel, covered.copy(), weights, gains)
-
-    def pick(self, batch: int, progress: Progress | None) -> Rows:
-        """The row of largest gain, ``batch`` times, the lowest among equals: int64[batch]."""
-        rows = np.empty(batch, dtype=np.int64)
-        for done in range(batch):
-            rows[done] = row = int(np.argmax(self.gains))
-            self._cover_from(row)
-            self.gains[row] = -np.inf
-            if progress:
-                progress(done + 1, batch)
-        return rows
-
-    def _cover_from(self, row: int) -> None:
-        """Makes ``row`` a center, and takes from every row the gain that it no longer has."""
-        starts, columns, values = self.kernel.indptr, self.kernel.indices, self.kernel.data
-        near, value = (array[starts[row] : starts[row + 1]] for array in (columns, values))
-        better = value > self.covered[near]
-        near, after = near[better], value[better]
-        before, self.covered[near] = self.covered[near], after
-        counts = starts[near + 1] - starts[near]
-        ends = np.cumsum(counts)
-        entries = np.arange(ends[-1] if len(ends) else 0) + np.repeat(starts[near] - ends + counts, counts)
-        value = values[entries]
-        lost = np.maximum(value - np.repeat(before, counts), 0)
-        lost -= np.maximum(value - np.repeat(after, counts), 0)
-        lost *= np.repeat(self.weights[near], counts)
-        np.subtract.at(self.gains, columns[entries], lost)

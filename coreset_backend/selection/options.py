@@ -8,9 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from coreset_backend.arrays import Rows, Vectors
+from coreset_backend.selection.coverage import covering_radius
 from coreset_backend.selection.geometry import normalized
 from coreset_backend.selection.graph import exact_graph
-from coreset_backend.selection.greedy import covering_radius, distances_in_order
+from coreset_backend.selection.nearest import distances_in_order
 from coreset_backend.selection.pool import NeighborGraph, Pool, Selection
 
 ISOLATED = 0.95
@@ -38,7 +39,7 @@ def with_options(
         raise ValueError(f"the share of outliers lies in [0, 1], not {outlier_share}")
 
     def choose(pool: Pool, batch: int, rng: np.random.Generator, **more: Any) -> Selection:
-        kept = np.ones(len(pool.vectors), dtype=bool) if groups is None else ~stand_behind(groups, pool)
+        kept = np.ones(len(pool.vectors), dtype=bool) if groups is None else ~redundant_rows(groups, pool)
         selection = _among(strategy, pool, kept, batch, rng, more)
         if outlier_share == 1 or not len(selection.rows):
             return selection
@@ -56,10 +57,10 @@ def with_options(
     return choose
 
 
-def stand_behind(groups: NDArray[np.int32], pool: Pool) -> NDArray[np.bool_]:
-    """The unlabelled rows that another row of their group speaks for: bool[n].
+def redundant_rows(groups: NDArray[np.int32], pool: Pool) -> NDArray[np.bool_]:
+    """Redundant rows: unlabelled near-duplicates already represented by another row of their group: bool[n].
 
-    That is a labelled one or else the first of the group: the only one a batch may hold.
+    A labelled row represents its group, else the first row does: the only one that a batch may hold.
     """
     if len(groups) != len(pool.vectors):
         raise ValueError(f"groups has {len(groups)} rows, vectors has {len(pool.vectors)}")
@@ -68,8 +69,8 @@ def stand_behind(groups: NDArray[np.int32], pool: Pool) -> NDArray[np.bool_]:
     order = np.lexsort((~labeled, groups))
     first = np.ones(len(groups), dtype=bool)
     first[order[1:]] = np.diff(groups[order]) > 0
-    behind: NDArray[np.bool_] = (groups >= 0) & ~first & ~labeled
-    return behind
+    redundant: NDArray[np.bool_] = (groups >= 0) & ~first & ~labeled
+    return redundant
 
 
 def outliers(vectors: Vectors, graph: NeighborGraph | None = None) -> NDArray[np.bool_]:

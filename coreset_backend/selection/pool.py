@@ -106,6 +106,12 @@ class Selection:
 Strategy = Callable[[Pool, int, np.random.Generator], Selection]
 
 
+def require_batch(batch: int) -> None:
+    """Raises ValueError for a negative batch."""
+    if batch < 0:
+        raise ValueError(f"a batch has 0 rows or more, not {batch}")
+
+
 def _require_matrix(vectors: Vectors) -> None:
     if vectors.ndim != 2 or not np.issubdtype(vectors.dtype, np.floating):
         raise ValueError(f"vectors must be float[n, d], not {vectors.dtype}{list(vectors.shape)}")

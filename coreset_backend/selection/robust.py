@@ -6,19 +6,16 @@ on small pools HiGHS decides the question exactly, as a set cover, until radius 
 """
 
 import time
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from coreset_backend.arrays import Progress, Rows
-from coreset_backend.selection.approximate import beyond, distances_to_labeled
+from coreset_backend.selection.approximate import distances_to_labeled
 from coreset_backend.selection.cover import Cover, Reach, exact_reach, graph_reach
-from coreset_backend.selection.greedy import distances_in_order, k_center_greedy, require_batch
-from coreset_backend.selection.pool import Pool, Selection
-
-if TYPE_CHECKING:
-    from scipy.sparse import csr_array  # type: ignore[import-untyped]
+from coreset_backend.selection.greedy import k_center_greedy
+from coreset_backend.selection.nearest import beyond, distances_in_order, nearest_center_distances
+from coreset_backend.selection.pool import Pool, Selection, require_batch
 
 OUTLIERS = 1e-4
 """Share of the rows that may stay uncovered (the paper's)."""
@@ -75,7 +72,7 @@ def _radius(pool: Pool, rows: Rows, outliers: int) -> float:
     centers = np.concatenate([np.asarray(pool.labeled_rows, dtype=np.int64), rows])
     if not len(centers):
         return float("inf")
-    nearest = np.maximum(distances_to_labeled(Pool(pool.vectors, centers)), 0)
+    nearest = nearest_center_distances(pool.vectors, centers)
     place = max(len(nearest) - 1 - outliers, 0)
     return float(np.partition(nearest, place)[place])
 
@@ -163,11 +160,15 @@ class _Search:
 
     def _decide(self, rows: Rows, radius: float, lower: float) -> tuple[Rows, float, float]:
         """Bisects the distances that occur, by questions that HiGHS answers with yes or no."""
+        from coreset_backend.selection.exact_cover import find_cover  # scipy, which the web process lacks
+
         steps = np.unique(self.reach.distances)
         low, high = np.searchsorted(steps, [lower, radius * (1 - 1e-5)])
         while low < high and (left := self.deadline - time.monotonic()) > 0:
             middle = (low + high) // 2
-            answer = self._cover(float(steps[middle]), left)
+            reach = self.reach.within(float(steps[middle]))
+            required = self.to_labeled > steps[middle]
+            answer = find_cover(reach, required, self.free, self.batch, self.outliers, seconds=left)
             if answer is None:
                 return rows, radius, max(lower, float(steps[low]))
             if len(answer):
@@ -177,42 +178,3 @@ class _Search:
                 low = middle + 1
         proven = radius if low >= high else float(steps[low])
         return rows, radius, max(lower, min(proven, radius))
-
-    def _cover(self, distance: float, seconds: float) -> Rows | None:
-        """Rows that cover all but the outliers within it; none if there are no such; None: no answer.
-
-        u_i chosen or not, y_j covered: y_j <= Σ u_i near j, Σ u <= batch, Σ (1 - y) <= outliers.
-        """
-        from scipy.optimize import Bounds, LinearConstraint, milp  # type: ignore[import-untyped]
-        from scipy.sparse import block_array, eye_array
-
-        open_rows, free = np.flatnonzero(self.to_labeled > distance), self.free
-        near = _ones(self.reach.within(distance))[open_rows][:, free]
-        m = len(open_rows)
-        total = np.concatenate([np.ones(len(free)), np.zeros(m)])
-        matrix = block_array([[near, -eye_array(m)]], format="csr")
-        answer = milp(
-            total,
-            integrality=np.concatenate([np.ones(len(free)), np.zeros(m)]),
-            bounds=Bounds(0, 1),
-            constraints=[
-                LinearConstraint(matrix, lb=0),
-                LinearConstraint(total[None], ub=self.batch),
-                LinearConstraint(1 - total[None], lb=m - self.outliers),
-            ],
-            options={"time_limit": max(seconds, 0.1), "mip_rel_gap": 1.0},
-        )
-        if answer.x is None:
-            return np.empty(0, dtype=np.int64) if answer.status == 2 else None
-        chosen = free[answer.x[: len(free)] > 0.5]
-        rest = np.setdiff1d(free, chosen)[: self.batch - len(chosen)]
-        return np.concatenate([chosen, rest])
-
-
-def _ones(reach: Reach) -> "csr_array":
-    """Which rows are near each other: sparse float64[n, n]."""
-    from scipy.sparse import csr_array
-
-    n = len(reach.is_whole)
-    values: NDArray[np.float64] = np.ones(len(reach.rows))
-    return csr_array((values, reach.rows, reach.starts), shape=(n, n))

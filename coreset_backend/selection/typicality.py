@@ -4,9 +4,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from coreset_backend.arrays import Floats, Progress, Rows
+from coreset_backend.selection.coverage import measured
 from coreset_backend.selection.geometry import blocks, normalized
-from coreset_backend.selection.greedy import measured, require_batch
-from coreset_backend.selection.pool import Pool, Selection
+from coreset_backend.selection.pool import Pool, Selection, require_batch
 
 MOST_CLUSTERS = 500
 ITERATIONS = 10

@@ -4,9 +4,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from coreset_backend.arrays import Floats, Progress, Rows
+from coreset_backend.selection.coverage import Coverage, measured
 from coreset_backend.selection.geometry import require_finite, shifted, squared_norms
-from coreset_backend.selection.greedy import Coverage, k_center_greedy, measured, require_batch
-from coreset_backend.selection.pool import Pool, Selection
+from coreset_backend.selection.greedy import k_center_greedy
+from coreset_backend.selection.pool import Pool, Selection, require_batch
 
 CANDIDATES_PER_PICK = 4
 """margin_k_center keeps this many uncertain rows for each one it picks (Citovsky et al. 2021)."""

@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from coreset_backend.selection import Pool, exact_graph, k_center_greedy, robust_k_center
-from coreset_backend.selection.approximate import beyond
 from coreset_backend.selection.cover import Cover, Reach, exact_reach, graph_reach
+from coreset_backend.selection.nearest import beyond
 
 
 def cloud(n: int, seed: int) -> np.ndarray:
