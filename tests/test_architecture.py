@@ -84,7 +84,7 @@ DOORS = {
     "rq": {"backend", "jobs", "rounds"},
     "redis": {"backend", "jobs", "local", "rounds", "web"},
     "httpx": {"cli", "errors", "images", "label_studio", "local", "network"},
-    "pydantic": {"connection", "jobs", "project_settings", "settings", "store"},
+    "pydantic": {"connection", "jobs", "project_settings", "settings", "store", "web"},
     "PIL": {"decoding", "images", "local"},
     "pillow_heif": {"decoding"},
 }

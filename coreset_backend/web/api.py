@@ -1,6 +1,8 @@
 """The JSON API of this backend: a project's state, the four actions on it, and what monitoring asks."""
 
-from flask import Blueprint, Response, current_app, jsonify
+from typing import Any, Literal
+
+from flask import Blueprint, Response, current_app
 from werkzeug.exceptions import BadRequest
 
 from coreset_backend.evaluation.history import project_history
@@ -8,87 +10,107 @@ from coreset_backend.jobs.monitoring import heartbeat_ages
 from coreset_backend.jobs.queue import request_round
 from coreset_backend.jobs.requests import cancel_round, publish_again, roll_back
 from coreset_backend.jobs.status import project_status
+from coreset_backend.project import Json
 from coreset_backend.web.metrics import CONTENT_TYPE, metrics_text
 from coreset_backend.web.openapi import description
 from coreset_backend.web.overview import progress, project_overview
 from coreset_backend.web.requests import connected_project, current_backend, json_body
+from coreset_backend.web.schemas import (
+    Cancelled,
+    Description,
+    History,
+    LiveProgress,
+    ProjectStatus,
+    Readiness,
+    Requested,
+    RollbackBody,
+    RolledBack,
+    answers,
+)
 
 api = Blueprint("api", __name__)
 
 
 @api.get("/api/projects/<project>/status")
-def status(project: str) -> Response:
+@answers(ProjectStatus)
+def status(project: str) -> Json:
     """Progress and the newest round of the project."""
-    return jsonify(project_status(current_backend(), connected_project(project)))
+    return project_status(current_backend(), connected_project(project))
 
 
 @api.get("/api/projects/<project>/history")
-def history(project: str) -> Response:
+@answers(History)
+def history(project: str) -> Json:
     """What every round measured, also those whose files are gone; `project_history` has the shape."""
-    return jsonify(project_history(current_backend().store, connected_project(project)))
+    return project_history(current_backend().store, connected_project(project))
 
 
 @api.get("/api/projects/<project>/overview")
-def overview(project: str) -> Response:
+@answers(dict[str, Any])
+def overview(project: str) -> Json:
     """Every number of the project's page."""
-    return jsonify(project_overview(current_backend(), connected_project(project)))
+    return project_overview(current_backend(), connected_project(project))
 
 
 @api.get("/api/projects/<project>/progress")
-def live_progress(project: str) -> Response:
+@answers(LiveProgress)
+def live_progress(project: str) -> Json:
     """How far the running round is, the number of the round that speaks for the project, and when it was
     published; asked for every second.
     """
     project_id, backend = connected_project(project), current_backend()
     newest = backend.store.latest(project_id)
-    return jsonify(
-        project=project_id,
-        progress=progress(backend, project_id, newest),
-        number=newest.record.number if newest else 0,
-        published_at=(newest.publication or {}).get("at") if newest else None,
-    )
+    return {
+        "project": project_id,
+        "progress": progress(backend, project_id, newest),
+        "number": newest.record.number if newest else 0,
+        "published_at": (newest.publication or {}).get("at") if newest else None,
+    }
 
 
 @api.post("/api/projects/<project>/start")
-def start(project: str) -> tuple[Response, int]:
+@answers(Requested, status=202)
+def start(project: str) -> Requested:
     """Start a round now, due or not."""
     queued = request_round(current_backend(), connected_project(project), "started by hand", force=True)
-    return jsonify(status="queued" if queued else "already waiting"), 202
+    return Requested(status="queued" if queued else "already waiting")
 
 
 @api.post("/api/projects/<project>/cancel")
-def cancel(project: str) -> tuple[Response, int]:
+@answers(Cancelled)
+def cancel(project: str) -> Cancelled:
     """End the running round and drop the waiting one."""
     stopped = cancel_round(current_backend(), connected_project(project))
-    return jsonify(status="cancelled" if stopped else "nothing to cancel"), 200
+    return Cancelled(status="cancelled" if stopped else "nothing to cancel")
 
 
 @api.post("/api/projects/<project>/publish")
-def publish(project: str) -> tuple[Response, int]:
+@answers(Requested, status=202)
+def publish(project: str) -> Requested:
     """Have the current batch published again."""
     queued = publish_again(current_backend(), connected_project(project))
-    return jsonify(status="queued" if queued else "already waiting"), 202
+    return Requested(status="queued" if queued else "already waiting")
 
 
 @api.post("/api/projects/<project>/rollback")
-def rollback(project: str) -> tuple[Response, int]:
+@answers(RolledBack, status=202, takes=RollbackBody)
+def rollback(project: str) -> RolledBack:
     """Roll back to ``{"round": n}``."""
     number = json_body().get("round")
     if not isinstance(number, int) or isinstance(number, bool) or number < 1:
         raise BadRequest("`round` must be the number of a round, as in 3.")
     roll_back(current_backend(), connected_project(project), number)
-    return jsonify(status="queued", round=number), 202
+    return RolledBack(status="queued", round=number)
 
 
 @api.get("/ready")
-def ready() -> tuple[Response, int]:
+@answers(Readiness)
+def ready() -> tuple[Readiness, int]:
     """Whether rounds can run: Redis answers, and a worker showed within half a minute that it lives."""
     ages = heartbeat_ages(current_backend())
-    return jsonify(
-        status="READY" if ages else "NO WORKER",
-        workers=len(ages),
-        heartbeat_age_seconds=round(min(ages.values()), 1) if ages else None,
-    ), 200 if ages else 503
+    youngest = round(min(ages.values()), 1) if ages else None
+    status: Literal["READY", "NO WORKER"] = "READY" if ages else "NO WORKER"
+    return Readiness(status=status, workers=len(ages), heartbeat_age_seconds=youngest), 200 if ages else 503
 
 
 @api.get("/metrics")
@@ -98,6 +120,7 @@ def metrics() -> Response:
 
 
 @api.get("/openapi.json")
-def openapi() -> Response:
+@answers(Description)
+def openapi() -> Json:
     """This description of the API, for machines."""
-    return jsonify(description(current_app))
+    return description(current_app)

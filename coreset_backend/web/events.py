@@ -1,4 +1,6 @@
-"""What Label Studio says that people did: hints to go and look, never the truth itself."""
+"""Which events of Label Studio call for a round. An event is a hint to go and look, never the truth."""
+
+from typing import Literal
 
 from coreset_backend.backend import Backend
 from coreset_backend.jobs.queue import request_round
@@ -17,17 +19,20 @@ WORK_EVENTS = {
 version fires it, and training on it would never end."""
 
 
+Taken = Literal["queued", "already waiting", "manual", "disconnected"]
+
+
 def concerns_us(action: str) -> bool:
     """Whether an event can call for a round."""
     return action in WORK_EVENTS or action == START_TRAINING
 
 
-def take_event(backend: Backend, project_id: int, action: str) -> str:
-    """Remember the project and ask for a look at it: "queued", "already waiting", "manual" or "disconnected".
+def take_event(backend: Backend, project_id: int, action: str) -> Taken:
+    """Remember the project and ask for a look at it; what became of the request.
 
-    "manual" says that the project's ``trigger`` lets only Start Training start rounds. Raises QueueError.
+    "manual": the project's ``trigger`` lets only Start Training start rounds. Raises QueueError.
     """
-    if backend.store.is_disconnected(project_id):  # an event that was under way
+    if backend.store.is_disconnected(project_id):  # an event sent before that
         return "disconnected"
     backend.store.register(project_id)
     forced = action == START_TRAINING

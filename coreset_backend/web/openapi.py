@@ -5,108 +5,15 @@ import re
 from typing import Any
 
 from flask import Flask
+from pydantic import TypeAdapter
 from werkzeug.routing import IntegerConverter, Rule
 
 from coreset_backend import __version__
 from coreset_backend.connection.connect import SECRET_HEADER
 from coreset_backend.web.access import OPEN_TO_ALL, SIGNED
+from coreset_backend.web.schemas import ANSWER, BODY, Error
 
 Json = Any
-PROJECT = {
-    "description": "The project's id, as 7 or '7.1795444315'",
-    "oneOf": [{"type": "integer", "minimum": 0}, {"type": "string", "pattern": r"^\d{1,18}(\..*)?$"}],
-}
-REQUESTS: dict[str, Json] = {
-    "protocol.setup": {
-        "type": "object",
-        "required": ["project"],
-        "properties": {"project": PROJECT, "schema": {"type": "string"}, "extra_params": {}},
-    },
-    "protocol.predict": {
-        "type": "object",
-        "required": ["project", "tasks"],
-        "properties": {
-            "project": PROJECT,
-            "tasks": {
-                "type": "array",
-                "items": {"type": "object", "properties": {"id": {"type": "integer"}}},
-            },
-        },
-    },
-    "protocol.webhook": {
-        "type": "object",
-        "required": ["action"],
-        "properties": {
-            "action": {"type": "string", "examples": ["ANNOTATION_CREATED", "START_TRAINING"]},
-            "project": {"oneOf": [PROJECT, {"type": "object", "properties": {"id": PROJECT}}]},
-        },
-    },
-    "api.rollback": {
-        "type": "object",
-        "required": ["round"],
-        "properties": {"round": {"type": "integer", "minimum": 1}},
-    },
-}
-"""What a body must look like, by endpoint; the other routes read none."""
-TEXT, WHOLE, NUMBER = {"type": "string"}, {"type": "integer"}, {"type": "number"}
-
-
-def _list(of: Json) -> Json:
-    return {"type": "array", "items": of}
-
-
-def _object(**properties: Json) -> Json:
-    """An object that always has these; it may have more."""
-    return {"type": "object", "required": sorted(properties), "properties": properties}
-
-
-def _or_null(schema: Json) -> Json:
-    return {**schema, "type": [schema["type"], "null"]}
-
-
-PROGRESS = _object(state={"type": "string", "enum": ["idle", "waiting", "running", "failed", "unknown"]})
-ADVICE = _or_null(_object(sentence=TEXT))
-ANSWERS: dict[str, Json] = {
-    "protocol.health": _object(status=TEXT, model_class=TEXT, version=TEXT),
-    "api.ready": _object(status=TEXT, workers=WHOLE, heartbeat_age_seconds=_or_null(NUMBER)),
-    "api.openapi": _object(openapi=TEXT, info=_object(title=TEXT, version=TEXT), paths=_object()),
-    "protocol.setup": _object(model_version=TEXT),
-    "protocol.predict": _object(
-        results=_list(_object(result=_list(_object()), score=NUMBER, model_version=TEXT))
-    ),
-    "protocol.webhook": _object(status=TEXT),
-    "protocol.versions": _object(versions=_list(TEXT)),
-    "api.status": _object(
-        project=WHOLE,
-        progress={**PROGRESS, "required": ["paused_reason", "sentence", "state", "unseen", "workers"]},
-        round=_or_null(
-            _object(
-                number=WHOLE,
-                model_version=TEXT,
-                batch=_list(WHOLE),
-                counts=_object(),
-                remarks=_list(TEXT),
-            )
-        ),
-        advice=ADVICE,
-    ),
-    "api.history": _object(
-        project=WHOLE, title=TEXT, rounds=_list(_object(number=WHOLE, labels=WHOLE)), advice=ADVICE
-    ),
-    "api.overview": _object(
-        project=WHOLE,
-        title=TEXT,
-        progress=PROGRESS,
-        round=_or_null(_object(number=WHOLE)),
-        rounds=_list(_object()),
-    ),
-    "api.live_progress": _object(project=WHOLE, progress=PROGRESS, number=WHOLE),
-    "api.start": _object(status=TEXT),
-    "api.cancel": _object(status=TEXT),
-    "api.publish": _object(status=TEXT),
-    "api.rollback": _object(status=TEXT, round=WHOLE),
-}
-"""What is answered with 200 or 202, by endpoint, in outline; docs/api.md says what the fields mean."""
 MEDIA = {
     "api.metrics": "text/plain",
     "pages.projects": "text/html",
@@ -132,31 +39,26 @@ STATUSES = {
     "502": "Label Studio did not do what was asked",
     "503": "Redis does not answer, no worker listens, or the store cannot be written",
 }
-ERROR = {
-    "type": "object",
-    "required": ["error"],
-    "properties": {
-        "error": {"type": "string"},
-        "status": {"type": "integer"},
-        "error_id": {"type": "string"},
-    },
-}
+Schemas = dict[tuple[str, str], Json]
+ERROR = "error"
+REFERENCE = "#/components/schemas/{model}"
 
 
 def description(app: Flask) -> Json:
     """The OpenAPI document of every route of ``app``."""
+    schemas, components = _schemas(app)
     paths: dict[str, Json] = {}
     for rule in app.url_map.iter_rules():
         path = re.sub(r"<(?:\w+:)?(\w+)>", r"{\1}", rule.rule)
         for method in sorted(rule.methods or ()):
             if method not in ("HEAD", "OPTIONS"):
-                paths.setdefault(path, {})[method.lower()] = _operation(app, rule)
+                paths.setdefault(path, {})[method.lower()] = _operation(app, rule, schemas)
     return {
         "openapi": "3.1.0",
         "info": {"title": "coreset_backend", "version": __version__},
         "paths": dict(sorted(paths.items())),
         "components": {
-            "schemas": {"Error": ERROR},
+            "schemas": components,
             "securitySchemes": {
                 "login": {"type": "http", "scheme": "basic"},
                 "webhook": {"type": "apiKey", "in": "header", "name": SECRET_HEADER},
@@ -165,23 +67,36 @@ def description(app: Flask) -> Json:
     }
 
 
-def _operation(app: Flask, rule: Rule) -> Json:
-    told = (
+def _schemas(app: Flask) -> tuple[Schemas, Json]:
+    """The JSON schema of each view's answer and body by (endpoint, kind), and the models named in them."""
+    models = {(ERROR, ANSWER): Error}
+    for endpoint, view in app.view_functions.items():
+        for kind in (ANSWER, BODY):
+            if model := getattr(view, kind, None):
+                models[endpoint, kind] = model
+    schemas, shared = TypeAdapter.json_schemas(
+        [(key, "validation", TypeAdapter(model)) for key, model in models.items()], ref_template=REFERENCE
+    )
+    return {key: schema for (key, _), schema in schemas.items()}, shared.get("$defs", {})
+
+
+def _operation(app: Flask, rule: Rule, schemas: Schemas) -> Json:
+    summary = (
         "A file of the pages."
         if rule.endpoint == "static"
         else inspect.getdoc(app.view_functions[rule.endpoint]) or ""
     )
     security: list[Json] = [{"login": []}, *([{"webhook": []}] if rule.endpoint == SIGNED else [])]
     operation: dict[str, Json] = {
-        "summary": " ".join(told.partition("\n\n")[0].split()),
+        "summary": " ".join(summary.partition("\n\n")[0].split()),
         "security": [] if rule.endpoint == OPEN_TO_ALL else security,
         "parameters": [_parameter(rule, name) for name in sorted(rule.arguments)],
         "responses": {
-            status: {"description": meaning} | _content(rule.endpoint, status)
+            status: {"description": meaning} | _content(rule.endpoint, status, schemas)
             for status, meaning in STATUSES.items()
         },
     }
-    if schema := REQUESTS.get(rule.endpoint):
+    if schema := schemas.get((rule.endpoint, BODY)):
         operation["requestBody"] = {"required": True, "content": {"application/json": {"schema": schema}}}
     return operation
 
@@ -192,13 +107,11 @@ def _parameter(rule: Rule, name: str) -> Json:
     return {"name": name, "in": "path", "required": True, "schema": schema}
 
 
-def _content(endpoint: str, status: str) -> Json:
-    if endpoint == "api.ready" and status == "503":
-        status = "200"  # the same figures, whether a worker listens or not; without Redis an error
-        schema: Json = {"anyOf": [ANSWERS[endpoint], {"$ref": "#/components/schemas/Error"}]}
-    elif status >= "400":
-        schema = {"$ref": "#/components/schemas/Error"}
+def _content(endpoint: str, status: str, schemas: Schemas) -> Json:
+    error, answer = schemas[ERROR, ANSWER], schemas.get((endpoint, ANSWER))
+    if endpoint == "api.ready" and status == "503":  # no worker listens, or Redis does not answer
+        schema: Json = {"anyOf": [answer, error]}
     else:
-        schema = ANSWERS.get(endpoint, {})
+        schema = error if status >= "400" else answer
     media = "application/json" if status >= "400" else MEDIA.get(endpoint, "application/json")
     return {"content": {media: {"schema": schema} if schema else {}}}

@@ -8,7 +8,7 @@ computes: predictions come from the store, work goes to the queue.
 import logging
 from collections.abc import Sequence
 
-from flask import Blueprint, Response, jsonify, request
+from flask import Blueprint, Response, request
 from werkzeug.exceptions import BadRequest
 
 from coreset_backend import __version__
@@ -25,6 +25,17 @@ from coreset_backend.web.access import require_signature
 from coreset_backend.web.errors import refused_in_the_form
 from coreset_backend.web.events import concerns_us, take_event
 from coreset_backend.web.requests import current_answers, current_backend, json_body, named_project
+from coreset_backend.web.schemas import (
+    Health,
+    PredictBody,
+    Predictions,
+    SetupAnswer,
+    SetupBody,
+    Versions,
+    WebhookAnswer,
+    WebhookBody,
+    answers,
+)
 
 log = logging.getLogger(__name__)
 IGNORED = {
@@ -37,13 +48,15 @@ protocol = Blueprint("protocol", __name__)
 
 @protocol.get("/")
 @protocol.get("/health")
-def health() -> Response:
+@answers(Health)
+def health() -> Health:
     """Liveness: this process answers. It asks nobody else and no login."""
-    return jsonify(status="UP", model_class="Coreset", version=__version__)
+    return Health(status="UP", model_class="Coreset", version=__version__)
 
 
 @protocol.post("/setup")
-def setup() -> Response:
+@answers(SetupAnswer, takes=SetupBody)
+def setup() -> SetupAnswer | Response:
     """Label Studio connects a project, or checks on it: remember it and name the version of /predict."""
     body = json_body()
     project_id, schema = named_project(body.get("project")), str(body.get("schema") or "")
@@ -53,21 +66,23 @@ def setup() -> Response:
         )
     except (ConfigError, UnsupportedLabelConfig) as error:
         return refused_in_the_form(error)
-    return jsonify(model_version=version)
+    return SetupAnswer(model_version=version)
 
 
 @protocol.post("/predict")
-def predict() -> Response:
+@answers(Predictions, takes=PredictBody)
+def predict() -> Json:
     """One result for each task, in order, from the newest round; unseen tasks get an empty one."""
     body = json_body()
     project_id, tasks = named_project(body.get("project")), body.get("tasks")
     if not isinstance(tasks, list) or not all(isinstance(task, dict) for task in tasks):
         raise BadRequest("`tasks` must be a list of task objects, as Label Studio sends them.")
-    return jsonify(results=predict_tasks(current_backend(), current_answers(), project_id, tasks))
+    return {"results": predict_tasks(current_backend(), current_answers(), project_id, tasks)}
 
 
 @protocol.post("/webhook")
-def webhook() -> tuple[Response, int]:
+@answers(WebhookAnswer, takes=WebhookBody)
+def webhook() -> tuple[WebhookAnswer, int]:
     """Label Studio reports an event: a hint to go and look, never the truth itself."""
     body = json_body()
     action = body.get("action")
@@ -75,23 +90,24 @@ def webhook() -> tuple[Response, int]:
         raise BadRequest("`action` must name the event, as in ANNOTATION_CREATED.")
     require_signature(action)
     if not concerns_us(action):
-        return jsonify(status="ignored", action=action), 200
+        return WebhookAnswer(status="ignored", action=action), 200
     project = body.get("project")
     project_id = named_project(project.get("id") if isinstance(project, dict) else project)
     taken = take_event(current_backend(), project_id, action)
-    if taken in IGNORED:
-        return jsonify(status="ignored", reason=IGNORED[taken]), 200
-    return jsonify(status=taken), 202
+    if taken == "manual" or taken == "disconnected":
+        return WebhookAnswer(status="ignored", reason=IGNORED[taken]), 200
+    return WebhookAnswer(status=taken), 202
 
 
 @protocol.get("/versions")
-def versions() -> Response:
+@answers(Versions)
+def versions() -> Versions:
     """The versions of /predict, newest first; Label Studio asks without naming a project."""
     if "project" not in request.args:
-        return jsonify(versions=[])
+        return Versions(versions=[])
     rounds = current_backend().store.readable(named_project(request.args["project"]))
     newest_first = sorted(rounds, key=lambda stored: -stored.record.number)
-    return jsonify(versions=[stored.record.pool_version for stored in newest_first])
+    return Versions(versions=[stored.record.pool_version for stored in newest_first])
 
 
 # ---------------------------------------------------------------- what they do

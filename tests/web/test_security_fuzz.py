@@ -100,6 +100,7 @@ TYPES = {
     "object": dict,
     "array": list,
     "string": str,
+    "boolean": bool,
     "integer": int,
     "number": (int, float),
     "null": type(None),
@@ -115,14 +116,17 @@ def fits(value: Any, schema: Any, described: Any) -> bool:
     kinds = schema.get("type", list(TYPES))
     if not any(isinstance(value, TYPES[kind]) for kind in ([kinds] if isinstance(kinds, str) else kinds)):
         return False
-    if value not in schema.get("enum", [value]):
+    if value not in schema.get("enum", [value]) or value != schema.get("const", value):
         return False
     if isinstance(value, list):
         return all(fits(each, schema.get("items", {}), described) for each in value)
     if isinstance(value, dict):
-        inner = schema.get("properties", {})
-        return set(schema.get("required", ())) <= set(value) and all(
-            fits(each, inner.get(name, {}), described) for name, each in value.items()
+        inner, others = schema.get("properties", {}), schema.get("additionalProperties", True)
+        for_others = others if isinstance(others, dict) else {}
+        return (
+            set(schema.get("required", ())) <= set(value)
+            and all(name in inner or others is not False for name in value)
+            and all(fits(each, inner.get(name, for_others), described) for name, each in value.items())
         )
     return True
 
@@ -187,9 +191,11 @@ def test_every_answer_is_of_the_shape_that_is_described(client: FlaskClient) -> 
             assert_described(answer, operation, described)
             shapes += answer.is_json
     assert shapes >= 15
-    assert not fits(
-        {"status": 3}, {"type": "object", "properties": {"status": {"type": "string"}}}, described
-    )
+    health = {"$ref": "#/components/schemas/Health"}
+    assert fits({"status": "UP", "model_class": "Coreset", "version": "1"}, health, described)
+    for wrong in ({"status": "UP"}, {"status": "DOWN", "model_class": "", "version": "1"}):
+        assert not fits(wrong, health, described)
+    assert not fits({"status": "UP", "model_class": "", "version": "1", "more": 1}, health, described)
 
 
 @pytest.mark.slow
@@ -213,10 +219,11 @@ def test_every_route_is_described_in_words(client: FlaskClient) -> None:
 
 
 def test_a_route_that_reads_a_body_describes_it(client: FlaskClient) -> None:
-    paths = (client.get("/openapi.json").json or {})["paths"]
-    for path, operations in paths.items():
+    described = client.get("/openapi.json").json or {}
+    for path, operations in described["paths"].items():
         if "post" in operations and "{" not in path:
-            needed = operations["post"]["requestBody"]["content"]["application/json"]["schema"]["required"]
+            body = operations["post"]["requestBody"]["content"]["application/json"]["schema"]
+            needed = described["components"]["schemas"][body["$ref"].rpartition("/")[2]]["required"]
             answer = client.post(path, json={})
             assert answer.status_code == 400
             assert any(f"`{name}`" in answer.text or name in answer.text for name in needed)

@@ -390,13 +390,17 @@ function inside(trail, x, y) {
   return odd;
 }
 
+let asked = 0;
+
 async function showMap() {
   if (!$("map")) return;
+  const mine = ++asked;
   const view = JSON.parse($("view").textContent);
   try {
     const answer = await fetch(`/projects/${view.project}/rounds/${view.round.number}/map`);
     if (!answer.ok) throw new Error(`the backend answered ${answer.status}`);
-    new EmbeddingMap(readPoints(await answer.arrayBuffer()), view);
+    const points = readPoints(await answer.arrayBuffer());
+    if (mine === asked) new EmbeddingMap(points, view); // else the page was replaced meanwhile, and asked again
   } catch (error) {
     $("map-count").textContent = `The map cannot be shown: ${error.message}`;
   }
