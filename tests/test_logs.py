@@ -8,13 +8,13 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import ThreadingHTTPServer
 from pathlib import Path
 
 import httpx
 import pytest
 from redis import Redis
-from serving import serving
+from serving import Echo, serving
 from waiting import wait_until
 
 from coreset_backend.connection.connect import SECRET_HEADER
@@ -104,21 +104,6 @@ def test_a_long_text_is_redacted_in_time_that_grows_with_its_length_alone(part: 
 
 def test_a_text_line() -> None:
     assert Lines(as_json=False).format(record("x")).endswith(" WARNING coreset_backend.jobs.tasks: x")
-
-
-class Echo(BaseHTTPRequestHandler):
-    """A Label Studio in trouble: it answers 400 with everything that it was sent."""
-
-    def do_GET(self) -> None:
-        body = json.dumps({"detail": f"{self.path}\n{self.headers}"}).encode()
-        self.send_response(400)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, *_: object) -> None:
-        """Say nothing."""
 
 
 @pytest.fixture

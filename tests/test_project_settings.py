@@ -2,7 +2,7 @@ from typing import Any
 
 import pytest
 from flask.testing import FlaskClient
-from test_store import record
+from saved_rounds import record
 
 from coreset_backend.backend import Backend
 from coreset_backend.connection.connect import SECRET_HEADER

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from paths import ROOT
-from test_store import save
+from saved_rounds import save
 
 from coreset_backend.local.label_studio import find_label_studio
 from coreset_backend.store.store import Store

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from fake_label_studio import TOKEN, FakeLabelStudio
 from label_studio_contract import import_by_hand
-from test_store import record
+from saved_rounds import record
 
 from coreset_backend.backend import Backend
 from coreset_backend.cli.doctor import examine

@@ -7,9 +7,11 @@ from pathlib import Path
 
 import httpx
 import pytest
+from browser import open_browser
 from e2e_stack import Annotator, Stack, running_stack, sign_up
 from paths import ROOT
 from postgres import find_postgres, running_postgres
+from selenium import webdriver
 
 from coreset_backend.local import demo_project
 from coreset_backend.local import label_studio as demo
@@ -62,3 +64,10 @@ def stack(label_studio: demo.LabelStudioServer, tmp_path_factory: pytest.TempPat
     url, token = label_studio.url, label_studio.login.token
     with running_stack(folder, url, token, CORESET_ALLOWED_HOSTS="127.0.0.1") as running:
         yield running
+
+
+@pytest.fixture
+def browser(tmp_path: Path) -> Iterator[webdriver.Chrome]:
+    """An annotator's Chromium."""
+    with open_browser(tmp_path) as page:
+        yield page

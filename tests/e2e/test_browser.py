@@ -1,8 +1,6 @@
 """What an annotator sees: the real page in a real browser."""
 
 import re
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 from e2e_stack import Stack
@@ -15,31 +13,6 @@ from coreset_backend.local import label_studio as demo
 from coreset_backend.local.demo_images import CLASSES, make_images
 
 pytestmark = pytest.mark.e2e
-CHROMIUM = Path("/usr/bin/chromium")
-DRIVER = Path("/usr/bin/chromedriver")
-QUIET = ("background-networking", "component-update", "sync", "quic", "gpu", "dev-shm-usage")
-
-
-@pytest.fixture
-def browser(tmp_path: Path) -> Iterator[webdriver.Chrome]:
-    if not (CHROMIUM.exists() and DRIVER.exists()):
-        pytest.skip("Chromium is not installed; `apt-get install chromium chromium-driver`")
-    options = webdriver.ChromeOptions()
-    options.binary_location = str(CHROMIUM)
-    for flag in (
-        "--headless=new",
-        "--no-sandbox",
-        "--no-first-run",
-        f"--user-data-dir={tmp_path / 'profile'}",
-    ):
-        options.add_argument(flag)
-    for part in QUIET:
-        options.add_argument(f"--disable-{part}" if part != "dev-shm-usage" else "--disable-dev-shm-usage")
-    options.add_argument("--window-size=1400,900")
-    driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(str(DRIVER)))
-    yield driver
-    driver.save_screenshot(str(tmp_path / "last.png"))
-    driver.quit()
 
 
 def shown_task(page: webdriver.Chrome) -> int | None:

@@ -9,7 +9,6 @@ from fake_label_studio import picture
 from selenium import webdriver
 from selenium.webdriver.common.by import By
 from selenium.webdriver.support.ui import WebDriverWait
-from test_browser import browser as browser
 
 from coreset_backend.label_studio.client import LabelStudio
 from coreset_backend.label_studio.task_images import image_uris

@@ -5,7 +5,7 @@ import sqlite3
 from pathlib import Path
 
 import pytest
-from test_download import picture
+from image_server import plain_png
 
 from coreset_backend.images import Images, open_images
 from coreset_backend.images.fetch import REVISIONS
@@ -28,7 +28,7 @@ def test_a_replaced_local_file_is_noticed_by_label_studios_etag(
 ) -> None:
     folder = label_studio.document_root / "replaced"
     folder.mkdir()
-    (folder / "a.png").write_bytes(picture(10))
+    (folder / "a.png").write_bytes(plain_png(10))
     url, token = label_studio.url, label_studio.login.token
     demo_project.create_demo_project(url, token, folder, "Replaced files", ("cat", "dog"))
     images = open_images(label_studio_url=url, auth=TokenAuth(url, token), cache_dir=tmp_path)
@@ -38,7 +38,7 @@ def test_a_replaced_local_file_is_noticed_by_label_studios_etag(
         [(before,)] = file.execute("SELECT validator FROM seen").fetchall()
         assert before.startswith("etag:")
         for red, is_same in ((10, True), (20, False)):
-            (folder / "a.png").write_bytes(picture(red)) if not is_same else None
+            (folder / "a.png").write_bytes(plain_png(red)) if not is_same else None
             file.execute("UPDATE seen SET asked = asked - ?", (ASKED_AGAIN_AFTER,))
             assert shade(images, uri) == red
             [(now,)] = file.execute("SELECT validator FROM seen").fetchall()

@@ -3,7 +3,7 @@ from dataclasses import asdict
 from typing import Any
 
 import numpy as np
-from test_store import record
+from saved_rounds import record
 
 from coreset_backend.backend import Backend
 from coreset_backend.cli.status import status_lines

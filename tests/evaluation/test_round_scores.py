@@ -3,7 +3,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from test_store import LABELS, record
+from saved_rounds import LABELS, record
 
 from coreset_backend.evaluation.round_scores import batch_figures, hold_out_figures
 from coreset_backend.project import Snapshot, Task

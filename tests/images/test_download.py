@@ -1,7 +1,6 @@
 """Images over real HTTP: connections used again, limits kept, a reason for whatever a server does wrong."""
 
 import gzip
-import io
 import threading
 import time
 import tracemalloc
@@ -12,18 +11,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
+from image_server import plain_png
 from serving import serving
 
 from coreset_backend.images import Images, Limits, open_images
 
 Answer = Callable[["Handler"], None]
-
-
-def picture(shade: int = 0, side: int = 8) -> bytes:
-    body = io.BytesIO()
-    Image.new("RGB", (side, side), (shade % 256, shade // 256 % 256, 90)).save(body, "PNG")
-    return body.getvalue()
 
 
 class Server(ThreadingHTTPServer):
@@ -117,10 +110,10 @@ def test_a_few_connections_serve_many_images_side_by_side(
 
     def meet(handler: Handler) -> None:
         together.wait()  # breaks unless four are asked for at once
-        handler.send(picture())
+        handler.send(plain_png())
 
     paths = [f"/data/upload/1/{number}.png" for number in range(200)]
-    server.answers = {path: meet if number < 4 else picture(number) for number, path in enumerate(paths)}
+    server.answers = {path: meet if number < 4 else plain_png(number) for number, path in enumerate(paths)}
     pixels, failures = opened(threads=4).fetch(tasks(paths), 16)
     assert failures == [] and len(pixels) == 200
     assert server.requests == 200
@@ -129,8 +122,8 @@ def test_a_few_connections_serve_many_images_side_by_side(
 
 def test_one_bad_file_in_a_thousand_costs_itself_only(server: Server, opened: Callable[..., Images]) -> None:
     paths = [f"/data/upload/1/{number}.png" for number in range(1000)]
-    server.answers = {path: picture(number) for number, path in enumerate(paths)}
-    server.answers[paths[617]] = picture(617)[:40]
+    server.answers = {path: plain_png(number) for number, path in enumerate(paths)}
+    server.answers[paths[617]] = plain_png(617)[:40]
     pixels, failures = opened(threads=16).fetch(tasks(paths), 16)
     assert [failure.task_id for failure in failures] == [618]
     assert "damaged" in failures[0].reason
@@ -208,7 +201,7 @@ def test_too_many_bytes_are_refused_whether_announced_or_not(
 
 
 def test_a_body_that_is_cut_off_is_asked_for_again(server: Server, opened: Callable[..., Images]) -> None:
-    whole, cuts = picture(), 2
+    whole, cuts = plain_png(), 2
 
     def cut(handler: Handler) -> None:
         nonlocal cuts
@@ -248,7 +241,7 @@ def test_what_calls_itself_an_image_and_is_none_is_told_by_its_content(
 def test_the_content_counts_not_the_type_that_the_server_names(
     server: Server, opened: Callable[..., Images]
 ) -> None:
-    server.answers = {"/data/upload/1/x": lambda handler: handler.send(picture(), Content_Type="text/html")}
+    server.answers = {"/data/upload/1/x": lambda handler: handler.send(plain_png(), Content_Type="text/html")}
     pixels, failures = opened().fetch(tasks(["/data/upload/1/x"]), 16)
     assert failures == [] and len(pixels) == 1
 
@@ -263,7 +256,7 @@ def test_a_busy_server_is_given_the_time_that_it_asks_for(
         if len(moments) == 1:
             handler.send(b"", 503, Retry_After="1")
         else:
-            handler.send(picture())
+            handler.send(plain_png())
 
     server.answers = {"/data/upload/1/x": busy_once}
     _, failures = opened().fetch(tasks(["/data/upload/1/x"]), 16)
@@ -280,14 +273,14 @@ def test_a_dead_host_of_many_images_is_not_asked_for_all_of_them(
     _, failures = images.fetch(tasks(paths), 16)
     assert len(failures) == 100 and server.requests == 5
     assert "failed for 5 images in a row" in failures[-1].reason
-    server.answers = dict.fromkeys(paths, picture())
+    server.answers = dict.fromkeys(paths, plain_png())
     assert images.fetch(tasks(paths), 16)[1] == []  # it gets its chance again in the next round
 
 
 def test_a_redirect_is_followed_on_the_same_connection(server: Server, opened: Callable[..., Images]) -> None:
     server.answers = {
         "/data/upload/1/x": lambda handler: handler.send(b"over there", 302, Location="/data/upload/1/y"),
-        "/data/upload/1/y": picture(),
+        "/data/upload/1/y": plain_png(),
     }
     pixels, failures = opened(threads=1).fetch(tasks(["/data/upload/1/x"]), 16)
     assert failures == [] and len(pixels) == 1
@@ -298,7 +291,7 @@ def test_small_images_are_one_array_that_nobody_can_change(
     server: Server, opened: Callable[..., Images]
 ) -> None:
     paths = [f"/data/upload/1/{number}.png" for number in range(30)]
-    server.answers = {path: picture(number) for number, path in enumerate(paths)}
+    server.answers = {path: plain_png(number) for number, path in enumerate(paths)}
     pixels, _ = opened().fetch(tasks(paths), 64)
     assert pixels.shape == (30, 64, 64, 3) and pixels[0:1].dtype == np.uint8
     assert np.shares_memory(pixels[0:20], pixels[10:30])
@@ -310,7 +303,7 @@ def test_a_pool_of_larger_images_is_never_in_memory_as_a_whole(
     server: Server, opened: Callable[..., Images]
 ) -> None:
     paths = [f"/data/upload/1/{number}.png" for number in range(300)]
-    server.answers = {path: picture(number) for number, path in enumerate(paths)}
+    server.answers = {path: plain_png(number) for number, path in enumerate(paths)}
     images = opened()
     whole = 300 * 224 * 224 * 3
     tracemalloc.start()

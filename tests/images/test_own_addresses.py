@@ -8,8 +8,8 @@ from typing import Any
 
 import httpx
 import pytest
+from image_server import Token, Wire, picture
 from serving import serving
-from test_sources import Token, Wire, picture
 
 from coreset_backend.errors import ConfigError
 from coreset_backend.images import Images, open_images

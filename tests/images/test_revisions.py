@@ -14,8 +14,8 @@ from typing import Any, ClassVar
 import numpy as np
 import pytest
 from fake_label_studio import TOKEN, FakeLabelStudio
+from image_server import plain_png
 from serving import serving
-from test_download import picture
 
 from coreset_backend.backend import Backend
 from coreset_backend.images import Images, Limits, open_images
@@ -128,7 +128,7 @@ def test_a_replaced_file_is_read_again_where_its_server_gives_its_word(
 ) -> None:
     Handler.speaks = speaks
     images = opened()
-    Handler.FILES[PATH] = picture(10), 1e9
+    Handler.FILES[PATH] = plain_png(10), 1e9
     assert shade(images, size=size) == 10
     assert shade(images, size=size) == 10
     assert statuses() == [200]  # once a day is enough
@@ -136,7 +136,7 @@ def test_a_replaced_file_is_read_again_where_its_server_gives_its_word(
     assert shade(images, size=size) == 10
     assert statuses() == unchanged
     a_day_later()
-    Handler.FILES[PATH] = picture(20), 1.1e9
+    Handler.FILES[PATH] = plain_png(20), 1.1e9
     found = shade(images, size=size)
     if speaks == "nothing":
         assert (found, statuses()) == (10, [])
@@ -150,7 +150,7 @@ def test_the_key_says_the_content_so_that_embeddings_are_made_anew(
     opened: Callable[..., Images], a_day_later: Callable[[], None]
 ) -> None:
     images, other = opened(), "/data/upload/1/copy.png"
-    Handler.FILES |= {PATH: (picture(10), 1e9), other: (picture(10), 1e9)}
+    Handler.FILES |= {PATH: (plain_png(10), 1e9), other: (plain_png(10), 1e9)}
 
     def keys() -> list[bytes]:
         pixels, _ = images.fetch([(1, PATH), (2, other)], 16)
@@ -161,11 +161,11 @@ def test_the_key_says_the_content_so_that_embeddings_are_made_anew(
     a_day_later()
     assert keys() == [first, first]
     a_day_later()
-    Handler.FILES[PATH] = picture(20), 1e9
+    Handler.FILES[PATH] = plain_png(20), 1e9
     changed, unchanged = keys()
     assert changed != first and unchanged == first
     a_day_later()
-    Handler.FILES[PATH] = picture(10), 1e9
+    Handler.FILES[PATH] = plain_png(10), 1e9
     assert keys() == [first, first]
 
 
@@ -173,7 +173,7 @@ def test_what_cannot_be_asked_for_serves_on_from_the_cache(
     opened: Callable[..., Images], a_day_later: Callable[[], None]
 ) -> None:
     images = opened()
-    Handler.FILES[PATH] = picture(10), 1e9
+    Handler.FILES[PATH] = plain_png(10), 1e9
     shade(images)
     for Handler.fails in (404, 500, 401):
         statuses()
@@ -191,11 +191,11 @@ def test_another_size_of_a_replaced_file_is_new_too(
     opened: Callable[..., Images], a_day_later: Callable[[], None]
 ) -> None:
     images = opened()
-    Handler.FILES[PATH] = picture(10), 1e9
+    Handler.FILES[PATH] = plain_png(10), 1e9
     assert [shade(images, size=size) for size in (16, 32)] == [10, 10]
     statuses()
     a_day_later()
-    Handler.FILES[PATH] = picture(20), 1e9
+    Handler.FILES[PATH] = plain_png(20), 1e9
     assert [shade(images, size=size) for size in (16, 32)] == [20, 20]
     assert statuses() == [200, 200]
 
@@ -206,14 +206,14 @@ def test_another_size_of_a_replaced_file_is_new_too(
 def test_a_local_file_is_looked_at_in_every_round(opened: Callable[..., Images], tmp_path: Path) -> None:
     file, uri = tmp_path / "root/set/a.png", "/data/local-files/?d=set/a.png"
     file.parent.mkdir(parents=True)
-    file.write_bytes(picture(10))
+    file.write_bytes(plain_png(10))
     images = opened(local_files_root=tmp_path / "root")
     assert shade(images, uri) == 10
-    file.write_bytes(picture(20))
+    file.write_bytes(plain_png(20))
     assert shade(images, uri) == 20
     before = file.stat()
     replacement = file.with_name("b.png")  # of the same size and time
-    replacement.write_bytes(picture(30))
+    replacement.write_bytes(plain_png(30))
     os.utime(replacement, ns=(before.st_atime_ns, before.st_mtime_ns))
     replacement.replace(file)
     assert file.stat().st_size == before.st_size
@@ -247,7 +247,7 @@ def test_a_round_waits_no_longer_than_its_share_for_answers(
 ) -> None:
     images = opened()
     paths = [f"/data/upload/1/{n}.png" for n in range(50)]
-    Handler.FILES |= {path: (picture(n), 1e9) for n, path in enumerate(paths)}
+    Handler.FILES |= {path: (plain_png(n), 1e9) for n, path in enumerate(paths)}
     images.fetch(enumerate(paths), 16)
     a_day_later()
     statuses()
@@ -269,7 +269,7 @@ def test_a_round_waits_no_longer_than_its_share_for_answers(
 def test_a_damaged_file_of_revisions_costs_fetches_only(
     opened: Callable[..., Images], tmp_path: Path, harm: bytes | None
 ) -> None:
-    Handler.FILES[PATH] = picture(10), 1e9
+    Handler.FILES[PATH] = plain_png(10), 1e9
     images = opened()
     assert shade(images) == 10
     images.close()
@@ -286,7 +286,7 @@ def test_a_damaged_file_of_revisions_costs_fetches_only(
 def test_a_file_of_revisions_that_cannot_be_made_costs_fetches_only(
     opened: Callable[..., Images], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    Handler.FILES[PATH] = picture(10), 1e9
+    Handler.FILES[PATH] = plain_png(10), 1e9
     (tmp_path / "cache" / REVISIONS / "a folder").mkdir(parents=True)
     images = opened()
     assert [shade(images), shade(images)] == [10, 10]
@@ -308,10 +308,10 @@ def test_pixels_are_those_of_the_new_file(
     """In a pool of which one file of many was replaced."""
     images = opened()
     paths = [f"/data/upload/1/{n}.png" for n in range(20)]
-    Handler.FILES |= {path: (picture(n), 1e9) for n, path in enumerate(paths)}
+    Handler.FILES |= {path: (plain_png(n), 1e9) for n, path in enumerate(paths)}
     images.fetch(enumerate(paths), 16)
     a_day_later()
-    Handler.FILES[paths[7]] = picture(99), 1e9
+    Handler.FILES[paths[7]] = plain_png(99), 1e9
     pixels, failures = images.fetch(enumerate(paths), 16)
     assert failures == []
     expected = [99 if n == 7 else n for n in range(20)]
@@ -331,7 +331,7 @@ def test_refresh_has_a_round_ask_for_all_images_of_the_project(
     uris = [(task.task_id, task.uri) for task in snapshot.tasks]
     before, _ = backend.images.fetch(uris, 16)
     path = str(snapshot.tasks[1].uri)
-    studio.files[path] = picture(77)
+    studio.files[path] = plain_png(77)
     unnoticed, _ = backend.images.fetch(uris, 16)  # its server gives no word for its files
     np.testing.assert_array_equal(unnoticed.keys, before.keys)
     assert refresh_images(backend, project_id) == 3

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from image_server import picture
 from serving import serving
-from test_sources import picture
 
 from coreset_backend.errors import Unauthorized
 from coreset_backend.images import SOURCES, Images, Limits, open_images, shown_uri

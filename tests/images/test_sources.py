@@ -1,55 +1,23 @@
 import base64
-import io
 import re
 import textwrap
 import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import ThreadingHTTPServer
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 from urllib.parse import quote
 
-import httpx
 import numpy as np
 import pytest
-from PIL import Image
+from image_server import Token, Wire, picture
 from serving import serving
 
 from coreset_backend.errors import TooManyImageFailures
 from coreset_backend.images import open_images
 from coreset_backend.images.file_budget import FileBudget
-
-
-def picture(kind: str = "JPEG", mode: str = "RGB", size: tuple[int, int] = (80, 60), **options: Any) -> bytes:
-    body = io.BytesIO()
-    Image.new("RGB", size, (200, 40, 40)).convert(mode).save(body, kind, **options)
-    return body.getvalue()
-
-
-class Wire(BaseHTTPRequestHandler):
-    """A web server that serves FILES, asks for the token below /data/, and remembers what it was asked."""
-
-    FILES: ClassVar[dict[str, bytes]] = {}
-    asked: ClassVar[list[tuple[str, str | None]]] = []
-
-    def do_GET(self) -> None:
-        self.asked.append((self.path, self.headers.get("Authorization")))
-        body = self.FILES.get(self.path)
-        locked = self.path.startswith("/data/") and self.headers.get("Authorization") != "Token t"
-        self.send_response(401 if locked else 404 if body is None else 200)
-        self.end_headers()
-        self.wfile.write(b"" if locked or body is None else body)
-
-    def log_message(self, *_: object) -> None:
-        """Say nothing."""
-
-
-class Token(httpx.Auth):
-    def auth_flow(self, request: httpx.Request) -> Any:
-        request.headers["Authorization"] = "Token t"
-        yield request
 
 
 @pytest.fixture

@@ -8,9 +8,8 @@ from pathlib import Path
 
 import pytest
 from paths import SUPPORT
-from test_faults import stopped_at
 from waiting import wait_until
-from worker_site import Site, assert_recovers
+from worker_site import Site, assert_recovers, stopped_at
 
 from coreset_backend.jobs.queue import request_round
 from coreset_backend.web.app import create_app

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 from waiting import wait_until
-from worker_site import Site, assert_recovers
+from worker_site import Site, assert_recovers, stopped_at
 
 from coreset_backend.jobs.monitoring import workers_alive
 from coreset_backend.jobs.progress import redis_key
@@ -47,20 +47,6 @@ def faults(what: str, *quick: str, among: Iterable[str] = PHASES) -> pytest.Mark
             for phase in among
         ],
     )
-
-
-@contextlib.contextmanager
-def stopped_at(site: Site, phase: str) -> Iterator[int]:
-    """A project with labels, whose first round has come to ``phase`` and goes on at the end of the block."""
-    project_id = site.new_project(labeled=6)
-    hold = site.hold_at(phase)
-    request_round(site.backend, project_id, "asked by a test")
-    assert hold.reached.wait(240), f"the round did not come to {phase}: {site.log.read_text()}"
-    assert site.state(project_id)["phase"] == phase
-    try:
-        yield project_id
-    finally:
-        hold.release()
 
 
 # ---------------------------------------------------------------- processes

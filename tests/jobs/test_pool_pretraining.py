@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from fake_label_studio import TOKEN, FakeLabelStudio
-from test_store import record
+from saved_rounds import record
 from waiting import wait_until
 from worker_site import Site
 

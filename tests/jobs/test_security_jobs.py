@@ -10,8 +10,7 @@ import pytest
 from redis import Redis
 from rq import Queue, SimpleWorker
 from rq.serializers import JSONSerializer
-from serving import serving
-from test_logs import Echo
+from serving import Echo, serving
 from waiting import wait_until
 from worker_site import Site
 

@@ -11,7 +11,7 @@ import pytest
 from fake_label_studio import TOKEN, FakeLabelStudio
 from flask.testing import FlaskClient
 from listening import no_worker_listens, worker_listens
-from test_store import record
+from saved_rounds import record
 
 from coreset_backend.backend import Backend
 from coreset_backend.cli.doctor import examine

@@ -4,7 +4,7 @@ from collections.abc import Callable
 import pytest
 from rq import Worker
 from rq.serializers import JSONSerializer
-from test_store import record
+from saved_rounds import record
 
 from coreset_backend.backend import Backend
 from coreset_backend.cli.status import status_lines

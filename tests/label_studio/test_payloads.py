@@ -17,7 +17,7 @@ import httpx
 import numpy as np
 import pytest
 from paths import SUPPORT
-from test_store import record
+from saved_rounds import record
 from waiting import wait_until
 
 from coreset_backend.backend import Backend

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 from fake_label_studio import FakeLabelStudio
-from test_store import record
+from saved_rounds import record
 
 from coreset_backend.connection.publication import show_findings
 from coreset_backend.label_studio.client import LabelStudio

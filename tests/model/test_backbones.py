@@ -11,7 +11,7 @@ import pytest
 import torch
 import torchvision  # type: ignore[import-untyped]
 from safetensors.torch import save_file
-from test_classifier import SMALL, shapes
+from training_images import SMALL, shapes
 
 from coreset_backend import model
 from coreset_backend.errors import ConfigError

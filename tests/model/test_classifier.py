@@ -3,35 +3,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from training_images import SMALL, shapes, trained
 
 from coreset_backend import model
 from coreset_backend.errors import ConfigError, CorruptRound, ImageError, TooFewLabels
 
-
-def shapes(n: int, seed: int = 0, size: int = 32) -> tuple[np.ndarray, np.ndarray]:
-    """Dark squares and bright stripes on noise: uint8[n, size, size, 3], one-hot float32[n, 2]."""
-    rng = np.random.default_rng(seed)
-    pixels = rng.integers(60, 190, (n, size, size, 3), dtype=np.uint8)
-    kinds = rng.permutation(np.arange(n) % 2)
-    for row, kind in enumerate(kinds):
-        y, x = rng.integers(0, size - 12, 2)
-        if kind:
-            pixels[row, y : y + 12, x : x + 12] = 10
-        else:
-            pixels[row, :, x : x + 12 : 3] = 240
-    return pixels, np.eye(2, dtype=np.float32)[kinds]
-
-
-SMALL = model.choose_backbone("small_cnn", None)
 SHORT = model.Recipe(images=3000)
-
-
-def trained(pixels: np.ndarray, targets: np.ndarray, seed: int, recipe: model.Recipe) -> model.Classifier:
-    """Fitted on all of them."""
-    nobody = np.zeros(len(pixels), bool)
-    return model.fit(
-        SMALL, pixels, targets, multiple=False, holdout=nobody, seed=seed, device="cpu", recipe=recipe
-    )[0]
 
 
 @pytest.fixture(scope="module")

@@ -2,45 +2,14 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
-from safetensors.numpy import load_file
+from training_images import SHORT_PRETRAINING as SHORT
+from training_images import begin, features, keys, textures
 
 from coreset_backend import model
 from coreset_backend.errors import NotFinite
-
-SHORT = model.PretrainingRecipe(epochs=4, least_images=64, batch=32)
-
-
-def textures(n: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """Four textures at a random place, angle of light and contrast: uint8[n, 32, 32, 3], kinds int64[n]."""
-    rng = np.random.default_rng(seed)
-    kinds = rng.permutation(np.arange(n) % 4)
-    y, x = np.mgrid[:32, :32]
-    pixels = np.empty((n, 32, 32, 3))
-    for row, kind in enumerate(kinds):
-        shift, period = rng.uniform(0, 32, 2), rng.uniform(5, 9)
-        wave = ((x, y, x + y, np.hypot(x - 16, y - 16))[kind] + shift[0]) / period
-        pixels[row] = 128 + rng.uniform(25, 90) * np.sin(2 * np.pi * wave)[..., None]
-        pixels[row] += rng.normal(0, 35, 3) + rng.normal(0, 25, (32, 32, 3))
-    return np.clip(pixels, 0, 255).astype(np.uint8), kinds
-
-
-def keys(n: int, first: int = 0) -> np.ndarray:
-    """A key for each image, uint8[n, 32]: equal numbers, equal keys."""
-    return np.stack([np.random.default_rng(first + row).integers(0, 256, 32, np.uint8) for row in range(n)])
-
-
-def features(folder: Path) -> dict[str, np.ndarray]:
-    loaded: dict[str, np.ndarray] = load_file(folder / "features.safetensors")
-    return loaded
-
-
-def begin(folder: Path, pixels: np.ndarray, **given: Any) -> model.PretrainingState:
-    known: dict[str, Any] = {"keys": keys(len(pixels)), "seed": 3, "device": "cpu", "recipe": SHORT}
-    return model.pretrain(pixels, folder=folder, **{**known, **given})
 
 
 def after(steps: int) -> Callable[[], bool]:

@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from test_classifier import SMALL, shapes
-from test_pretraining import begin, features, textures
+from training_images import SMALL, begin, features, shapes, textures
 
 from coreset_backend import model
 from coreset_backend.errors import NotFinite

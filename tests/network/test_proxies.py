@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 from fake_label_studio import TOKEN, FakeLabelStudio
+from image_server import Wire, picture
 from serving import serving
-from test_sources import Wire, picture
 from web_proxy import WebProxy, certificate, serving_tls
 
 from coreset_backend.backend import Backend

@@ -12,8 +12,7 @@ import torch
 from fake_label_studio import TOKEN, FakeLabelStudio, picture
 from PIL import Image
 from safetensors.torch import load_file, save_file
-from test_classifier import shapes, trained
-from test_pretraining import begin, textures
+from training_images import begin, shapes, textures, trained
 
 from coreset_backend import model
 from coreset_backend.backend import Backend

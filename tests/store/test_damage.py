@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from fake_label_studio import TOKEN, FakeLabelStudio, running
 from paths import SUPPORT
-from test_store import flip_a_byte
+from saved_rounds import flip_a_byte
 from worker_site import assert_nothing_lost
 
 from coreset_backend import model

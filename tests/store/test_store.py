@@ -9,50 +9,18 @@ from typing import Any
 import numpy as np
 import pytest
 from paths import SUPPORT
+from saved_rounds import flip_a_byte, record, save
 
 from coreset_backend.errors import CorruptRound, RoundNotFound
 from coreset_backend.evaluation.holdout import named_classes
 from coreset_backend.evaluation.predictions import Answers
 from coreset_backend.project import Labels
-from coreset_backend.store.saved_round import StoredRound
-from coreset_backend.store.store import Round, Store
-
-LABELS = Labels("label", "image", ("cat", "dog"), multiple=False)
-
-
-def record(number: int = 1, **given: Any) -> Round:
-    known: dict[str, Any] = {
-        "project_id": 7,
-        "number": number,
-        "model_version": f"coreset-{number}-now",
-        "fingerprint": "f",
-        "taken_at": "2026-01-01T00:00:00+00:00",
-        "strategy": "k_center",
-        "backbone": "small_cnn",
-        "seed": 0,
-        "labels": LABELS,
-        "batch": (3, 1),
-        "reserve": (2,),
-        "distances": (3.0, 2.0, 1.0),
-        "radius_before": None,
-        "radius_after": 1.5,
-        "training": None,
-        "holdout": (),
-        "counts": {"pool": 0},
-        "failures": (),
-        "timings": {"fit": 0.5},
-    }
-    return Round(**{**known, **given})
+from coreset_backend.store.store import Store
 
 
 @pytest.fixture
 def store(tmp_path: Path) -> Store:
     return Store(tmp_path / "data")
-
-
-def save(store: Store, **given: Any) -> StoredRound:
-    with store.draft(7) as draft:
-        return draft.save(record(draft.number, **given), {"task_ids": np.array([1, 2, 3])})
 
 
 def test_nested_choices_and_remarks_are_read_back_as_they_were(store: Store) -> None:
@@ -74,13 +42,6 @@ def test_a_class_is_named_above_a_half_and_none_may_be(store: Store) -> None:
     assert [answer and answer[0] for answer in said] == [("b",), (), ()]
     assert [answer and round(answer[1], 2) for answer in said] == [0.5, 0.5, 0.8]
     assert named_classes(odds, multiple=True).tolist() == [[False, True], [False, False], [False, False]]
-
-
-def flip_a_byte(path: Path, place: float = 0.5) -> None:
-    """Alter one bit, ``place`` of the way through the file."""
-    content = bytearray(path.read_bytes())
-    content[int(place * (len(content) - 1))] ^= 1
-    path.write_bytes(content)
 
 
 def test_a_round_comes_back_as_it_was_saved(store: Store) -> None:

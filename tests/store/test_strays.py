@@ -19,7 +19,7 @@ from click.testing import CliRunner
 from fake_label_studio import TOKEN, FakeLabelStudio
 from flask.testing import FlaskClient
 from listening import worker_listens
-from test_store import record
+from saved_rounds import record
 from waiting import wait_until
 
 from coreset_backend.backend import Backend

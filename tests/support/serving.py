@@ -1,11 +1,13 @@
 """HTTP servers of the tests' own: small ones, and the web process as it is deployed."""
 
 import contextlib
+import json
 import os
 import subprocess
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from socketserver import TCPServer
 
@@ -28,6 +30,21 @@ def serving(server: TCPServer) -> Iterator[str]:
         server.shutdown()
         thread.join()
         server.server_close()
+
+
+class Echo(BaseHTTPRequestHandler):
+    """A Label Studio in trouble: it answers 400 with everything that it was sent."""
+
+    def do_GET(self) -> None:
+        body = json.dumps({"detail": f"{self.path}\n{self.headers}"}).encode()
+        self.send_response(400)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_: object) -> None:
+        """Say nothing."""
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ from waiting import wait_until
 from coreset_backend.backend import Backend, open_backend
 from coreset_backend.jobs.monitoring import job_counts
 from coreset_backend.jobs.progress import read_progress
+from coreset_backend.jobs.queue import request_round
 from coreset_backend.local.processes import Child
 from coreset_backend.local.redis_server import embedded_redis, wait_for_redis
 from coreset_backend.settings import Settings
@@ -131,6 +132,20 @@ class Site:
     def start_redis(self) -> None:
         self.redis.start()
         wait_for_redis(self.backend.redis)
+
+
+@contextlib.contextmanager
+def stopped_at(site: Site, phase: str) -> Iterator[int]:
+    """A project with labels, whose first round has come to ``phase`` and goes on at the end of the block."""
+    project_id = site.new_project(labeled=6)
+    hold = site.hold_at(phase)
+    request_round(site.backend, project_id, "asked by a test")
+    assert hold.reached.wait(240), f"the round did not come to {phase}: {site.log.read_text()}"
+    assert site.state(project_id)["phase"] == phase
+    try:
+        yield project_id
+    finally:
+        hold.release()
 
 
 def assert_recovers(

@@ -3,11 +3,10 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
 import pytest
 from flask.testing import FlaskClient
 from paths import ROOT
-from test_store import LABELS, record
+from saved_rounds import LABELS, save_round
 
 from coreset_backend.backend import Backend
 from coreset_backend.connection.connect import SECRET_HEADER
@@ -23,20 +22,6 @@ def signed(backend: Backend) -> dict[str, str]:
 
 def waiting_jobs(backend: Backend) -> int:
     return backend.jobs_waiting
-
-
-def save_round(backend: Backend, **training: Any) -> None:
-    with backend.store.draft(7) as draft:
-        draft.save(
-            record(draft.number, training={"holdout_accuracy": 0.95, "n_holdout": 60, **training}),
-            {
-                "task_ids": np.array([1, 2, 3, 4]),
-                "states": np.array([1, 2, 1, 3], dtype=np.uint8),
-                "scores": np.array([0.1, 0.2, 0.3, 0.4], dtype=np.float32),
-                "embedded_task_ids": np.array([1, 2, 3]),
-                "probabilities": np.array([[0.05, 0.95], [0.6, 0.4], [0.92, 0.08]], dtype=np.float32),
-            },
-        )
 
 
 @pytest.mark.parametrize("path", ["/", "/health"])

@@ -14,7 +14,7 @@ import pytest
 from flask.testing import FlaskClient
 from paths import ROOT
 from prometheus_client.parser import text_string_to_metric_families
-from test_store import record
+from saved_rounds import record
 from waiting import wait_until
 
 from coreset_backend.backend import Backend

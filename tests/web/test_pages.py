@@ -11,7 +11,7 @@ import pytest
 from flask.testing import FlaskClient
 from listening import worker_listens
 from PIL import Image
-from test_store import record
+from saved_rounds import record
 
 from coreset_backend.backend import Backend
 from coreset_backend.images.cache import PixelCache

@@ -22,13 +22,13 @@ from browser import (
 )
 from numpy.typing import NDArray
 from PIL import Image
+from saved_rounds import record
 from selenium import webdriver
 from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.remote.webelement import WebElement
 from serving import serving
-from test_store import record
 from waiting import wait_until
 from werkzeug.serving import make_server
 

@@ -12,7 +12,7 @@ from flask.testing import FlaskClient
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from paths import SUPPORT
-from test_app import save_round
+from saved_rounds import save_round
 from werkzeug.exceptions import HTTPException
 from werkzeug.test import TestResponse
 
