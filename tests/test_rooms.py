@@ -1,0 +1,148 @@
+"""The tests stand in the rooms of the package, none imports another, and every module has its test."""
+
+import ast
+from pathlib import Path
+
+from paths import ROOT
+
+TESTS, PACKAGE = ROOT / "tests", ROOT / "coreset_backend"
+OTHER_ROOMS = {"docker", "e2e", "support"}
+TESTED_IN = {
+    "cli/test_select.py": ("it types the commands in a terminal", {"cli/main"}),
+    "jobs/test_status.py": ("a state is one value, and these are its lines and its parts", {"cli/status"}),
+    "connection/test_connect.py": ("the record is what connecting leaves", {"connection/record"}),
+    "connection/test_queue.py": ("the queue is what is published", {"connection/publication"}),
+    "decoding/test_formats.py": (
+        "a file of each format goes through all of them",
+        {"decoding/decoders", "decoding/pixels", "decoding/repair", "decoding/tiff"},
+    ),
+    "decoding/test_process.py": ("processes are bounded by their machine", {"decoding/machine"}),
+    "evaluation/test_learning_curve.py": ("advice is read off the curve", {"evaluation/stop_advice"}),
+    "store/test_store.py": (
+        "the store is asked for all of them",
+        {"evaluation/predictions", "store/record", "store/saved_round", "store/secret"},
+    ),
+    "images/test_sources.py": (
+        "a pool is fetched from every source",
+        {"images/fetch", "images/file_budget", "images/pixels"},
+    ),
+    "images/test_security_fetch.py": ("it tries the guard with hostile servers", {"images/transport"}),
+    "web/test_pages.py": (
+        "the pages are made of them",
+        {"images/thumbnails", "store/findings", "web/overview"},
+    ),
+    "jobs/test_faults.py": (
+        "real workers run rounds that break at every phase",
+        {"jobs/lease", "jobs/tasks", "jobs/worker"},
+    ),
+    "jobs/test_states.py": ("each state has its retry, its words and its place", {"jobs/outcome"}),
+    "jobs/test_requests.py": (
+        "what people ask for goes through the queue and shows as progress",
+        {"jobs/progress", "jobs/queue"},
+    ),
+    "web/test_metrics.py": ("the counters are read where Prometheus reads them", {"jobs/monitoring"}),
+    "label_studio/test_hostile_label_studio.py": ("bounds on every answer", {"label_studio/answers"}),
+    "label_studio/test_client.py": ("every call of it is signed", {"label_studio/auth"}),
+    "label_studio/test_label_config.py": ("the config names the image", {"label_studio/task_images"}),
+    "local/test_local_label_studio.py": (
+        "a program stands in for Label Studio; tests/e2e has the real one",
+        {"local/demo_images", "local/demo_project"},
+    ),
+    "local/test_local_stack.py": (
+        "a real process tree with its Redis",
+        {"local/processes", "local/redis_server"},
+    ),
+    "e2e/test_run_demo.py": ("it needs a real Label Studio", {"local/annotator"}),
+    "test_wheel.py": ("an environment is made where only the wheel is", {"local/studio_environment"}),
+    "model/test_training.py": (
+        "a fit is augmentation, descent and a network",
+        {"model/augmentation", "model/descent", "model/networks"},
+    ),
+    "model/test_pretraining.py": ("it stops and goes on from it", {"model/pretraining_checkpoint"}),
+    "model/test_classifier.py": ("a classifier is saved and loaded", {"model/saving"}),
+    "rounds/test_run.py": (
+        "whole rounds, one after another",
+        {"rounds/due", "rounds/embeddings", "rounds/learn"},
+    ),
+    "jobs/test_pool_pretraining.py": ("a round uses the features a worker learned", {"rounds/features"}),
+    "rounds/test_explain.py": (
+        "one pool whose answers are known",
+        {"rounds/label_errors", "rounds/near_duplicates", "rounds/pool_map"},
+    ),
+    "selection/test_selection.py": (
+        "one contract for all strategies",
+        {"selection/baselines", "selection/geometry", "selection/greedy", "selection/pool"}
+        | {"selection/typicality", "selection/uncertainty"},
+    ),
+    "selection/test_options.py": ("near-duplicates are an option", {"selection/duplicates"}),
+    "selection/test_robust.py": (
+        "they solve it together, against brute force",
+        {"selection/approximate", "selection/cover"},
+    ),
+    "selection/test_annoy_index.py": ("the graph is read off the index", {"selection/graph"}),
+    "simulation/test_replay.py": (
+        "one replay from images to report",
+        {"simulation/cells", "simulation/images", "simulation/report"},
+    ),
+    "web/test_app.py": (
+        "every route is called through the app",
+        {"web/api", "web/errors", "web/events", "web/openapi", "web/protocol", "web/requests"},
+    ),
+    "web/test_sockets.py": ("callers are told apart by their connections", {"web/callers"}),
+    "label_studio/test_payloads.py": ("recorded requests, through our app and theirs", {"web/sdk_model"}),
+    "web/test_server.py": ("a real process serves it", {"web/wsgi"}),
+    "test_redaction.py": ("each error is made and its text read", {"errors"}),
+    "store/test_damage.py": ("files are altered, cut short and removed", {"files"}),
+    "rounds/test_choose.py": ("names of types, without code", {"arrays"}),
+}
+"""Modules without a test of their name: (why, which), by the test that has them."""
+
+
+def modules() -> set[str]:
+    """Every module of the package as `room/module`, or `module` at the top."""
+    found = {path.relative_to(PACKAGE).with_suffix("").as_posix() for path in PACKAGE.rglob("*.py")}
+    return {name for name in found if not name.endswith(("__init__", "__main__"))}
+
+
+def has_test_of_its_name(module: str) -> bool:
+    room, _, name = module.rpartition("/")
+    return any((TESTS / room / f"test_{named}.py").exists() for named in (name, f"{room}_{name}"))
+
+
+def imported(path: Path) -> set[str]:
+    """The modules that the file imports by their first name."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name.partition(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found.add(node.module.partition(".")[0])
+    return found
+
+
+TEST_FILES = sorted(TESTS.rglob("test_*.py"))
+
+
+def test_no_test_imports_a_test() -> None:
+    tests = {path.stem for path in TEST_FILES}
+    wrong = {path.name: imported(path) & tests for path in TESTS.rglob("*.py")}
+    assert not {name: found for name, found in wrong.items() if found}, "put what they share in tests/support"
+
+
+def test_the_rooms_of_the_tests_are_those_of_the_package() -> None:
+    packages = {path.parent.name for path in PACKAGE.glob("*/__init__.py")}
+    assert {path.name for path in TESTS.iterdir() if any(path.glob("*.py"))} == packages | OTHER_ROOMS
+
+
+def test_no_two_tests_have_one_name() -> None:
+    """pytest imports them by it."""
+    assert len({path.stem for path in TEST_FILES}) == len(TEST_FILES)
+
+
+def test_every_module_has_a_test_of_its_name_or_a_reason() -> None:
+    elsewhere = set().union(*(names for _, names in TESTED_IN.values()))
+    own = {module for module in modules() if has_test_of_its_name(module)}
+    assert not modules() - own - elsewhere, "give them a test, or a line in TESTED_IN"
+    assert not elsewhere - modules(), "TESTED_IN names what is not there"
+    assert not elsewhere & own, "TESTED_IN names what has a test of its own"
+    assert not [name for name in TESTED_IN if not (TESTS / name).exists()]
