@@ -8,6 +8,7 @@ import contextlib
 import fcntl
 import json
 import os
+import random
 import secrets
 import shutil
 import signal
@@ -29,6 +30,8 @@ LOCALHOST = "127.0.0.1"
 DATABASE = "label_studio.sqlite3"
 LOG = "label-studio.log"
 EMAIL = "annotator@example.com"
+# Below those that the kernel gives out by itself: none is taken while Label Studio is still starting.
+PORTS = range(20_000, 32_000)
 # Both are needed: with only the first, webhooks are silently not sent.
 PRIVATE_ADDRESSES = {
     "LABEL_STUDIO_ML_BLOCK_LOCAL_IP": "false",
@@ -142,9 +145,11 @@ def start_label_studio(
 
 def free_port() -> int:
     """A port of this machine that nobody listens on now."""
-    with socket.socket() as probe:
-        probe.bind((LOCALHOST, 0))
-        return int(probe.getsockname()[1])
+    while True:
+        port = random.choice(PORTS)
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind((LOCALHOST, port))
+            return port
 
 
 def is_free(port: int, host: str = LOCALHOST) -> bool:
