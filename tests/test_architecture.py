@@ -29,10 +29,10 @@ MAY_IMPORT: dict[str, set[str]] = {
     "label_studio": {"arrays", "errors", "foreign_text", "network", "project", "redaction"},
     "store": {"arrays", "errors", "files", "project"},
     "evaluation": {"arrays", "errors", "files", "project", "store"},
-    "connection": {"arrays", "backend", "errors", "files", "jobs", "label_studio", "project", "store"},
+    "connection": {"arrays", "backend", "errors", "files", "label_studio", "project", "store"},
     "backend": {"errors", "images", "label_studio", "network", "project_settings", "redaction"}
     | {"settings", "store"},
-    "rounds": {"arrays", "backend", "connection", "errors", "evaluation", "files", "images", "jobs"}
+    "rounds": {"arrays", "backend", "connection", "errors", "evaluation", "files", "images"}
     | {"label_studio", "logs", "model", "project", "project_settings", "selection", "settings", "store"},
     "jobs": {"backend", "connection", "errors", "evaluation", "logs", "redaction", "rounds"}
     | {"settings", "store"},
@@ -81,8 +81,8 @@ DOORS = {
     "werkzeug": {"web"},
     "prometheus_client": {"web"},
     "click": {"cli"},
-    "rq": {"backend", "jobs", "rounds"},
-    "redis": {"backend", "jobs", "local", "rounds", "web"},
+    "rq": {"backend", "jobs"},
+    "redis": {"backend", "jobs", "local", "web"},
     "httpx": {"cli", "errors", "images", "label_studio", "local", "network"},
     "pydantic": {"connection", "jobs", "project_settings", "settings", "store", "web"},
     "PIL": {"decoding", "images", "local"},
@@ -145,6 +145,13 @@ def test_the_types_of_arrays_are_defined_once() -> None:
             if path.name != "arrays.py" and named & shared:
                 again.append((path.name, named & shared))
     assert not again
+
+
+def test_of_the_jobs_only_the_tasks_import_rounds() -> None:
+    """So that the web process asks for rounds without what runs them."""
+    name = "from coreset_backend.rounds"
+    importing = {path.stem for path in (PACKAGE / "jobs").glob("*.py") if name in path.read_text()}
+    assert importing == {"tasks"}
 
 
 def test_each_library_has_its_door() -> None:

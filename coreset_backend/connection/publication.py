@@ -16,7 +16,6 @@ from coreset_backend.connection.record import (
     written_versions,
 )
 from coreset_backend.errors import CoresetError, LabelStudioError
-from coreset_backend.jobs.progress import read_progress, write_progress
 from coreset_backend.label_studio.client import LabelStudio
 from coreset_backend.label_studio.tabs import DUPLICATES, SUSPECTS, UNREADABLE, refresh_tabs
 from coreset_backend.project import Json
@@ -83,15 +82,17 @@ def show_findings(label_studio: LabelStudio, stored: StoredRound) -> None:
     refresh_tabs(label_studio, stored.record.project_id, findings, below=below)
 
 
-def note_connection(backend: Backend, stored: StoredRound) -> None:
-    """Have the state say what keeps the published batch from being served, and what it stands instead of."""
+def connection_remarks(backend: Backend, stored: StoredRound) -> list[str] | None:
+    """What keeps the published batch from being served, and which version it replaced: a sentence each.
+
+    None where Label Studio could not be asked.
+    """
     project_id = stored.record.project_id
     try:
-        found = [*_connection_problems(backend, project_id), *_what_was_replaced(stored)]
+        return [*_connection_problems(backend, project_id), *_what_was_replaced(stored)]
     except CoresetError as error:
         log.warning("project %d: its connection could not be looked at: %s", project_id, error)
-        return
-    write_progress(backend, project_id, connection=found)
+        return None
 
 
 def _connection_problems(backend: Backend, project_id: int) -> Iterator[str]:
@@ -127,8 +128,6 @@ def why_to_publish_again(backend: Backend, project_id: int) -> str | None:
         return None
     written = written_versions(backend.store, project_id)
     found = why_not_served(backend.label_studio, stored, written, backend.settings.url)
-    if read_progress(backend, project_id).get("connection"):  # it may be mended by now
-        note_connection(backend, stored)
     if found:
         return None if found[1] else found[0]
     if (published := stored.publication or {}).get("sent") and queue_is_short(

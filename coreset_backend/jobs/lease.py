@@ -1,40 +1,64 @@
-"""Who may work on a project: a lock in Redis that a living process keeps and a killed one loses in 20 s."""
+"""Who may work on a project: a lock in Redis that a living process renews and a killed one loses in 20 s."""
 
 import contextlib
 import logging
 import secrets
 import threading
+import time
 from collections.abc import Callable, Iterator
 
 from redis.exceptions import LockNotOwnedError, RedisError
 from redis.lock import Lock
+from rq import get_current_job
 
 from coreset_backend.backend import Backend
-from coreset_backend.jobs.progress import DAY, redis_key
+from coreset_backend.jobs.keys import DAY, ROUND_LEASE, redis_key
 
 log = logging.getLogger(__name__)
 LEASE_SECONDS = 20
-
-
-def project_lease(backend: Backend, project_id: int, name: str = "lease") -> Lock:
-    """The lock to hold while writing to the project's rounds; its value is the id of the job that runs.
-
-    ``name`` "pretraining-lease": to hold while writing to its pretraining.
-    """
-    lease: Lock = backend.redis.lock(redis_key(project_id, name), timeout=LEASE_SECONDS, thread_local=False)
-    return lease
+IsOurs = Callable[[], bool]
 
 
 @contextlib.contextmanager
-def kept_alive(backend: Backend, lease: Lock) -> Iterator[Callable[[], bool]]:
-    """Renew the lease while the block runs; a killed process stops renewing and frees it in 20 s.
+def project_lease(
+    backend: Backend,
+    project_id: int,
+    name: str = ROUND_LEASE,
+    *,
+    patience: float = 0,
+    give_up: Callable[[], bool] = lambda: False,
+) -> Iterator[IsOurs | None]:
+    """Hold a lease of the project while the block runs: acquired, renewed, and released at its end.
 
-    The value given says whether no other process has been let in, because this one had stood still for longer
-    than that, as on a machine that slept; it raises RedisError. The lease itself cannot tell: a job that is
-    run again has the same id.
+    Yields a function that tells whether this process still holds it, which raises RedisError; None where
+    another process holds the lease after ``patience`` seconds, or once ``give_up()`` is true, which is asked
+    each second.
+    """
+    lease: Lock = backend.redis.lock(redis_key(project_id, name), timeout=LEASE_SECONDS, thread_local=False)
+    if not _acquired(lease, patience, give_up):
+        yield None
+        return
+    with _renewed(backend, lease) as is_ours:
+        yield is_ours
+
+
+def _acquired(lease: Lock, patience: float, give_up: Callable[[], bool]) -> bool:
+    job, deadline = get_current_job(), time.monotonic() + patience
+    token = job.id if job else None
+    while not lease.acquire(blocking_timeout=min(patience, 1), token=token):
+        if time.monotonic() >= deadline or give_up():
+            return False
+    return True
+
+
+@contextlib.contextmanager
+def _renewed(backend: Backend, lease: Lock) -> Iterator[IsOurs]:
+    """Renew the lease while the block runs, then release it.
+
+    A process that stands still for longer than the lease lasts, as on a machine that slept, finds another one
+    in. The lease alone does not tell: a job that is run again has the same id.
     """
     done, redis, holder, mine = threading.Event(), lease.redis, f"{lease.name}-holder", secrets.token_bytes(8)
-    redis.set(holder, mine, ex=DAY)
 
     def is_ours() -> bool:
         return backend.brief_redis.get(holder) in (None, mine)
@@ -52,12 +76,14 @@ def kept_alive(backend: Backend, lease: Lock) -> Iterator[Callable[[], bool]]:
                 log.warning("the lease could not be renewed: %s", error)
 
     thread = threading.Thread(target=renew, name="lease", daemon=True)
-    thread.start()
     try:
+        redis.set(holder, mine, ex=DAY)
+        thread.start()
         yield is_ours
     finally:
         done.set()
-        thread.join()
+        if thread.is_alive():
+            thread.join()
         with contextlib.suppress(RedisError):
             if is_ours():
                 lease.release()

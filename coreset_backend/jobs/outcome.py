@@ -21,18 +21,17 @@ from coreset_backend.errors import (
     TooManyImageFailures,
     memory_ran_out,
 )
-from coreset_backend.jobs.monitoring import count
-from coreset_backend.jobs.progress import (
+from coreset_backend.jobs.keys import (
     DAY,
+    PRETRAINING_JOB,
     PRETRAINING_LEASE,
-    read_progress,
+    ROUND_JOB,
+    ROUND_LEASE,
     redis_key,
-    write_idle,
-    write_pretraining,
-    write_progress,
 )
-from coreset_backend.jobs.queue import ROUND_JOB, is_demanded
-from coreset_backend.rounds.features import PRETRAINING_JOB
+from coreset_backend.jobs.monitoring import count
+from coreset_backend.jobs.progress import read_progress, write_idle, write_pretraining, write_progress
+from coreset_backend.jobs.queue import is_demanded
 
 log = logging.getLogger(__name__)
 
@@ -74,7 +73,7 @@ def lost(backend: Backend, job: Job, how: str, *, dead: bool) -> None:
         )
         return
     error = f"The process of the round ended in the middle ({how}). {usual_cause(how)}"
-    if backend.redis.get(redis_key(project_id, "lease")) not in (None, job.id.encode()):
+    if backend.redis.get(redis_key(project_id, ROUND_LEASE)) not in (None, job.id.encode()):
         log.error("project %d: %s Another is at work by now.", project_id, error)
         write_progress(backend, project_id, last_failure={"error": error, "at": time.time()})
         return
@@ -158,7 +157,7 @@ def settle(backend: Backend, project_id: int) -> None:
 
 def free_lease(backend: Backend, job: Job) -> None:
     """Let the next job of the project in: this one's process is known to have ended."""
-    name = PRETRAINING_LEASE if job.func_name == PRETRAINING_JOB else "lease"
+    name = PRETRAINING_LEASE if job.func_name == PRETRAINING_JOB else ROUND_LEASE
     key = redis_key(int(job.args[0]), name) if job.args else ""
     if key and backend.redis.get(key) == job.id.encode():
         backend.redis.delete(key)

@@ -14,12 +14,11 @@ from typing_extensions import TypedDict
 
 from coreset_backend.backend import Backend
 from coreset_backend.errors import QueueError, TakenOver
+from coreset_backend.jobs.keys import DAY, PRETRAINING_LEASE, ROUND_LEASE, redis_key
 
 log = logging.getLogger(__name__)
-DAY = 86_400
 AWAY_SECONDS = 5.0
 FEW_STEPS = 10
-PRETRAINING_LEASE = "pretraining-lease"
 
 
 Count = Annotated[int, Field(ge=0)]
@@ -97,7 +96,7 @@ def read_progress(backend: Backend, project_id: int) -> dict[str, Any]:
         written = _written(backend.redis, project_id, "progress")
         leased, queued, demanded, republish = (
             bool(backend.redis.exists(redis_key(project_id, name)))
-            for name in ("lease", "waiting", "demands", "republish")
+            for name in (ROUND_LEASE, "waiting", "demands", "republish")
         )
         unseen: int = backend.redis.scard(redis_key(project_id, "unseen"))
         pretraining = _read_pretraining(backend, project_id)
@@ -173,12 +172,12 @@ def write_pretraining(backend: Backend, project_id: int, **news: Any) -> None:
         backend.redis.set(key, json.dumps({**fresh, **known, **news, "at": time.time()}))
 
 
-def pretraining_reporter(backend: Backend, project_id: int, images: int) -> Callable[[int, int], None]:
-    """Progress of a pretraining on a pool of so many ``images``, written at most once a second."""
+def pretraining_reporter(backend: Backend, project_id: int) -> Callable[[int, int, int], None]:
+    """Progress of a pretraining as (images in the pool, seen, to see), written at most once a second."""
     begun: tuple[int, float] | None = None
     written = 0.0
 
-    def report(seen: int, budget: int) -> None:
+    def report(images: int, seen: int, budget: int) -> None:
         nonlocal begun, written
         now = time.monotonic()
         begun = begun or (seen, now)
@@ -253,8 +252,3 @@ def note_unseen(backend: Backend, project_id: int, task_ids: list[int]) -> None:
             key = redis_key(project_id, "unseen")
             backend.redis.sadd(key, *task_ids)
             backend.redis.expire(key, DAY)
-
-
-def redis_key(project_id: int, name: str) -> str:
-    """Where Redis keeps what is called ``name`` of the project."""
-    return f"coreset:{project_id}:{name}"

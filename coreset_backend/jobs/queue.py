@@ -15,24 +15,15 @@ from rq.serializers import JSONSerializer
 
 from coreset_backend.backend import Backend, OurJob
 from coreset_backend.errors import QueueError
+from coreset_backend.jobs.keys import DAY, PRETRAINING_JOB, ROUND_JOB, ROUND_LEASE, redis_key
 from coreset_backend.jobs.lease import project_lease
-from coreset_backend.jobs.progress import DAY, redis_key, write_idle
+from coreset_backend.jobs.progress import write_idle
 
 log = logging.getLogger(__name__)
-
-
 RESERVED_SECONDS = 10
-
-
 OVERDUE_SECONDS = 60
-
-
 BY_HAND = "start-"
 """How the id of a job begins that a person has started."""
-
-
-NEVER_ENDS = -1
-"""What Redis gives as the time to live of a key that has none."""
 
 
 def request_round(backend: Backend, project_id: int, reason: str, *, force: bool = False) -> bool:
@@ -63,13 +54,20 @@ def _queue_once(
     if not backend.redis.set(waiting, job_id, nx=True, ex=DAY):
         known: bytes = backend.redis.get(waiting) or b""  # type: ignore[assignment]
         stands_behind = by_hand and not known.startswith(BY_HAND.encode())
-        if _still_waits(backend, waiting) and not stands_behind:
+        if still_waits(backend, waiting) and not stands_behind:
             return False
         backend.redis.set(waiting, job_id, ex=DAY)
         _drop(backend, known)
     _queue(backend, project_id, job_id, delay)
     log.info("project %d: %s; job %s in %.0f s", project_id, reason, job_id, delay)
     return True
+
+
+def queue_again(backend: Backend, project_id: int, delay: float) -> None:
+    """Queue a job of the project whatever else waits: one that found another at work."""
+    job_id = _job_id(project_id, by_hand=is_demanded(backend, project_id))
+    backend.redis.set(redis_key(project_id, "waiting"), job_id, ex=DAY)
+    _queue(backend, project_id, job_id, delay)
 
 
 def _job_id(project_id: int, *, by_hand: bool) -> str:
@@ -91,7 +89,7 @@ def _fetch(backend: Backend, job_id: bytes) -> Job | None:
         return None
 
 
-def _still_waits(backend: Backend, waiting: str) -> bool:
+def still_waits(backend: Backend, waiting: str) -> bool:
     """Whether the job that the key names is still to run; Redis or its worker may have lost it."""
     age: int = DAY - backend.redis.ttl(waiting)
     if age < RESERVED_SECONDS:  # another process may be about to queue it
@@ -133,8 +131,7 @@ def stop_round(backend: Backend, project_id: int, patience: float) -> bool:
 
     Raises QueueError when a worker has not ended it after ``patience`` seconds.
     """
-    lease = project_lease(backend, project_id)
-    running: bytes | None = backend.redis.get(redis_key(project_id, "lease"))  # type: ignore[assignment]
+    running: bytes | None = backend.redis.get(redis_key(project_id, ROUND_LEASE))  # type: ignore[assignment]
     dropped = backend.redis.delete(
         *(redis_key(project_id, name) for name in ("waiting", "demands", "republish"))
     )
@@ -142,13 +139,13 @@ def stop_round(backend: Backend, project_id: int, patience: float) -> bool:
         return bool(dropped)
     with contextlib.suppress(NoSuchJobError, InvalidJobOperation):  # it ends by itself
         send_stop_job_command(backend.redis, running.decode(), serializer=JSONSerializer)
-    if not lease.acquire(blocking_timeout=patience):
-        raise QueueError(
-            f"The worker has not ended the round of project {project_id} within {patience:.0f} s. "
-            "Is the worker alive? `coreset-backend doctor` knows; then cancel again."
-        )
-    write_idle(backend, project_id)
-    lease.release()
+    with project_lease(backend, project_id, patience=patience) as is_ours:
+        if not is_ours:
+            raise QueueError(
+                f"The worker has not ended the round of project {project_id} within {patience:.0f} s. "
+                "Is the worker alive? `coreset-backend doctor` knows; then cancel again."
+            )
+        write_idle(backend, project_id)
     return True
 
 
@@ -158,7 +155,18 @@ def forget_state(backend: Backend, project_id: int) -> None:
         backend.redis.delete(*keys)
 
 
-ROUND_JOB = "coreset_backend.jobs.tasks.run_round_job"
+def request_pretraining(backend: Backend, project_id: int) -> None:
+    """Have a worker pretrain on the project's pool, a slice at a time, whenever no round waits."""
+    name = f"pretraining-{project_id}-"
+    if not any(job_id.startswith(name) for job_id in backend.spare_queue.job_ids):
+        backend.spare_queue.enqueue(
+            PRETRAINING_JOB,
+            project_id,
+            job_id=f"{name}{secrets.token_hex(4)}",
+            retry=Retry(max=3),
+            result_ttl=3600,
+            failure_ttl=DAY,
+        )
 
 
 def is_demanded(backend: Backend, project_id: int) -> bool:

@@ -8,7 +8,7 @@ from redis.exceptions import RedisError
 from coreset_backend.backend import Backend
 from coreset_backend.connection.connect import disconnect
 from coreset_backend.errors import ProjectError, QueueError, RoundNotFound, StoreError
-from coreset_backend.jobs.lease import kept_alive, project_lease
+from coreset_backend.jobs.lease import project_lease
 from coreset_backend.jobs.queue import forget_state, request_publication, request_round, stop_round
 
 PATIENCE = 10.0
@@ -67,14 +67,11 @@ def roll_back(backend: Backend, project_id: int, number: int) -> None:
     stored.verify()
     try:
         stop_round(backend, project_id, PATIENCE)
-        lease = project_lease(backend, project_id)
-        if not lease.acquire(blocking_timeout=PATIENCE):
-            raise QueueError(f"Another round of project {project_id} has just begun. Roll back once more.")
-        try:
+        with project_lease(backend, project_id, patience=PATIENCE) as is_ours:
+            if not is_ours:
+                raise QueueError(f"A round of project {project_id} has just begun. Roll back once more.")
             backend.store.hold(project_id, f"Rolled back to round {number} by hand.", number)
             stored.mark_unpublished()
-        finally:
-            lease.release()
         request_publication(backend, project_id)
     except RedisError as error:
         raise _away(error) from error
@@ -88,10 +85,9 @@ def disconnect_project(backend: Backend, project_id: int) -> Iterator[str]:
     """
     try:
         stop_round(backend, project_id, PATIENCE)
-        lease = project_lease(backend, project_id)
-        if not lease.acquire(blocking_timeout=PATIENCE):
-            raise QueueError(f"A round of project {project_id} has just begun. Disconnect once more.")
-        with kept_alive(backend, lease):
+        with project_lease(backend, project_id, patience=PATIENCE) as is_ours:
+            if not is_ours:
+                raise QueueError(f"A round of project {project_id} has just begun. Disconnect once more.")
             yield from disconnect(backend.label_studio, backend.store, project_id, url=backend.settings.url)
         forget_state(backend, project_id)
         for number in backend.store.numbers(project_id)[-1:]:  # so that connecting again publishes it

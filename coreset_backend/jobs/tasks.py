@@ -6,34 +6,44 @@ the truth about rounds is in the store, the truth about labels in Label Studio.
 
 import contextlib
 import logging
-import time
-from collections.abc import Callable
 from functools import partial
 
 from redis.exceptions import RedisError
-from redis.lock import Lock
-from rq import get_current_job
 
 from coreset_backend.backend import Backend, open_backend
-from coreset_backend.connection.publication import why_to_publish_again
+from coreset_backend.connection.publication import connection_remarks, why_to_publish_again
 from coreset_backend.errors import CoresetError, LabelStudioError, ProjectGone
-from coreset_backend.jobs.lease import LEASE_SECONDS, kept_alive, project_lease
+from coreset_backend.jobs.keys import NEVER_ENDS, PRETRAINING_LEASE, ROUND_LEASE, redis_key
+from coreset_backend.jobs.lease import LEASE_SECONDS, IsOurs, project_lease
 from coreset_backend.jobs.monitoring import count
 from coreset_backend.jobs.outcome import answer_demands, explained, note_failure, settle
-from coreset_backend.jobs.progress import DAY, PRETRAINING_LEASE, redis_key, reporter, write_idle
+from coreset_backend.jobs.progress import (
+    pretraining_reporter,
+    read_progress,
+    reporter,
+    write_idle,
+    write_pretraining,
+    write_progress,
+)
 from coreset_backend.jobs.queue import (
-    NEVER_ENDS,
-    _job_id,
-    _queue,
-    _still_waits,
     forget_state,
     is_demanded,
+    queue_again,
+    request_pretraining,
     request_publication,
     request_round,
+    still_waits,
 )
 from coreset_backend.logs import about
-from coreset_backend.rounds.features import is_left_behind, may_pretrain, request_pretraining, run_slice
+from coreset_backend.rounds.due import round_due
+from coreset_backend.rounds.features import (
+    features_at_hand,
+    is_pretraining_unfinished,
+    may_pretrain,
+    pretrain_slice,
+)
 from coreset_backend.settings import read_settings
+from coreset_backend.store.saved_round import StoredRound
 
 log = logging.getLogger(__name__)
 
@@ -41,56 +51,40 @@ BUSY_RETRY_SECONDS = 5
 
 
 def run_round_job(project_id: int) -> str:
-    """The job: run a round if one is due or forced. Returns in words what was done.
+    """The job: run a round if one is due or demanded. Returns in words what was done.
 
     Safe to run twice and at the same time: a lease lets one job of a project in, the other comes back later.
     """
     about(project=project_id)
     backend = open_backend(read_settings(), patient=True)
     with contextlib.closing(backend):
-        lease = project_lease(backend, project_id)
-        if not _waited_for(backend, lease):
-            job_id = _job_id(project_id, by_hand=is_demanded(backend, project_id))
-            backend.redis.set(redis_key(project_id, "waiting"), job_id, ex=DAY)
-            _queue(backend, project_id, job_id, BUSY_RETRY_SECONDS)
-            return "another job of this project is running; waiting for it"
-        with kept_alive(backend, lease) as is_ours:
-            backend.redis.delete(redis_key(project_id, "waiting"))
-            return _advance(backend, project_id, is_ours)
+        # Long enough for the lease of a killed worker to run out; nobody waits who would hold up what a
+        # person has started of another project.
+        patience, give_up = LEASE_SECONDS + 5, lambda: bool(backend.first_queue.count)
+        with project_lease(backend, project_id, patience=patience, give_up=give_up) as is_ours:
+            if is_ours:
+                backend.redis.delete(redis_key(project_id, "waiting"))
+                return _advance(backend, project_id, is_ours)
+        queue_again(backend, project_id, BUSY_RETRY_SECONDS)
+        return "another job of this project is running; waiting for it"
 
 
-def _waited_for(backend: Backend, lease: Lock) -> bool:
-    """Whether the lease could be had before a killed worker's would have run out; nobody waits who would hold
-    up what a person has started of another project.
-    """
-    job, deadline = get_current_job(), time.monotonic() + LEASE_SECONDS + 5
-    while time.monotonic() < deadline:
-        if lease.acquire(blocking_timeout=1, token=job.id if job else None):
-            return True
-        if backend.first_queue.count:
-            break
-    return False
-
-
-def _advance(backend: Backend, project_id: int, is_ours: Callable[[], bool]) -> str:
-    from coreset_backend.rounds.due import round_due
-    from coreset_backend.rounds.run import run_round
-
-    forced: list[bytes] = backend.redis.lrange(redis_key(project_id, "demands"), 0, -1)  # type: ignore[assignment]
-    held = backend.store.held(project_id)
+def _advance(backend: Backend, project_id: int, is_ours: IsOurs) -> str:
+    """Do what the project needs most; what was done, in words."""
     if backend.store.is_disconnected(project_id):
         return "the project is disconnected"
+    demands: list[bytes] = backend.redis.lrange(redis_key(project_id, "demands"), 0, -1)  # type: ignore[assignment]
     try:
-        if backend.redis.exists(redis_key(project_id, "republish")) and not forced:
+        if demands:
+            return _run(backend, project_id, demands[-1].decode(errors="replace"), len(demands), is_ours)
+        if backend.redis.exists(redis_key(project_id, "republish")):
             return _republish(backend, project_id, is_ours)
-        if held and not forced:
+        if held := backend.store.held(project_id):
             return held.reason
-        reason = forced[-1].decode(errors="replace") if forced else round_due(backend, project_id)
-        if reason is None:
-            settle(backend, project_id)
-            return "no round is due"
-        log.info("project %d: a round starts: %s", project_id, reason)
-        stored = run_round(backend, project_id, reporter(backend, project_id, reason, is_ours))
+        if reason := _why_due(backend, project_id):
+            return _run(backend, project_id, reason, 0, is_ours)
+        settle(backend, project_id)
+        return "no round is due"
     except ProjectGone as error:
         return _forget(backend, project_id, error)
     except Exception as error:  # whatever it was, the state must say it
@@ -99,12 +93,22 @@ def _advance(backend: Backend, project_id: int, is_ours: Callable[[], bool]) -> 
                 log.warning("project %d: another process has taken the round over: %s", project_id, error)
                 return "another process has taken over"
         ours = explained(backend, error)
-        note_failure(backend, project_id, ours, len(forced))
+        note_failure(backend, project_id, ours, len(demands))
         raise ours from error
+
+
+def _run(backend: Backend, project_id: int, reason: str, demands: int, is_ours: IsOurs) -> str:
+    """Run a round that answers the oldest ``demands`` of those who started one."""
+    from coreset_backend.rounds.run import run_round
+
+    log.info("project %d: a round starts: %s", project_id, reason)
+    held = backend.store.held(project_id)
+    stored = run_round(backend, project_id, reporter(backend, project_id, reason, is_ours))
+    _note_connection(backend, stored)
     count(backend, "coreset_rounds", str(project_id), "done", "")
     for phase, seconds in stored.record.timings.items():
         count(backend, "coreset_round_phase_seconds", phase, amount=seconds)
-    answer_demands(backend, project_id, len(forced))
+    answer_demands(backend, project_id, demands)
     if held and stored.record.number != held.number:
         backend.store.release(project_id)
     backend.redis.delete(*(redis_key(project_id, name) for name in ("unseen", "failures", "spared")))
@@ -114,13 +118,29 @@ def _advance(backend: Backend, project_id: int, is_ours: Callable[[], bool]) -> 
     return f"round {stored.record.number}: {reason}"
 
 
-def _republish(backend: Backend, project_id: int, is_ours: Callable[[], bool]) -> str:
+def _why_due(backend: Backend, project_id: int) -> str | None:
+    """Why a round is due, None if it is not; how far the batch is labelled is written to the state."""
+    due = round_due(backend, project_id)
+    if due.done is not None:
+        write_progress(backend, project_id, labeling={"round": due.number, "done": due.done})
+    return due.reason
+
+
+def _note_connection(backend: Backend, stored: StoredRound) -> None:
+    """Have the state say what keeps the published batch from being served, and what it replaced."""
+    remarks = connection_remarks(backend, stored)
+    if remarks is not None:
+        write_progress(backend, stored.record.project_id, connection=remarks)
+
+
+def _republish(backend: Backend, project_id: int, is_ours: IsOurs) -> str:
     from coreset_backend.rounds.run import publish_round
 
     stored = backend.store.latest(project_id, verified=True)
     if stored:
         progress = reporter(backend, project_id, "published again", is_ours)
         publish_round(backend, stored, partial(progress, "publish"))
+        _note_connection(backend, stored)
     backend.redis.delete(redis_key(project_id, "republish"))
     write_idle(backend, project_id)
     return f"round {stored.record.number} is published again" if stored else "there is no round to publish"
@@ -134,16 +154,58 @@ def pretrain_job(project_id: int) -> str:
     about(project=project_id)
     backend = open_backend(read_settings(), patient=True)
     with contextlib.closing(backend):
-        lease, job = project_lease(backend, project_id, PRETRAINING_LEASE), get_current_job()
-        if not lease.acquire(blocking=False, token=job.id if job else None):
-            return "another worker is at it"
-        with kept_alive(backend, lease):
-            done = run_slice(backend, project_id)
-        if done.better:
+        before = features_at_hand(backend.store, project_id)
+        with project_lease(backend, project_id, PRETRAINING_LEASE) as is_ours:
+            if not is_ours:
+                return "another worker is at it"
+            told, goes_on = _pretrain(backend, project_id)
+        if features_at_hand(backend.store, project_id) != before:
             request_round(backend, project_id, "features were learned on the pool")
-        if done.goes_on:
+        if goes_on:
             request_pretraining(backend, project_id)
-    return done.told
+    return told
+
+
+def _pretrain(backend: Backend, project_id: int) -> tuple[str, bool]:
+    """What a slice came to, in words, and whether there is more to do.
+
+    What goes wrong is said in the log and the state: the rounds do without.
+    """
+    report = pretraining_reporter(backend, project_id)
+    try:
+        state = pretrain_slice(
+            backend.store, backend.settings, project_id, report, lambda: backend.jobs_waiting > 0
+        )
+    except (CoresetError, OSError, MemoryError) as error:
+        why = f"{error}" or "memory ran out"
+        log.error("project %d, pretraining: %s: %s", project_id, type(error).__name__, why)
+        write_pretraining(backend, project_id, state="failed", error=why)
+        return why, False
+    if state is None:
+        return "there is nothing to pretrain", False
+    write_pretraining(
+        backend,
+        project_id,
+        state="done" if state.finished else "waiting",
+        images=state.images,
+        seen=state.seen,
+        budget=state.budget,
+        error=None,
+    )
+    if state.finished:
+        log.info("project %d: pretrained on %d images in %.0f s", project_id, state.images, state.seconds)
+    return f"{state.seen} of {state.budget} images seen", not state.finished
+
+
+def is_pretraining_left_behind(backend: Backend, project_id: int) -> bool:
+    """Whether a first pretraining was begun that nobody is at, as when Redis lost its job.
+
+    One that failed is left alone until the next round.
+    """
+    if not is_pretraining_unfinished(backend.store, project_id):
+        return False
+    known = read_progress(backend, project_id)["pretraining"] or {}
+    return known.get("state") not in ("running", "failed")
 
 
 def _forget(backend: Backend, project_id: int, error: ProjectGone) -> str:
@@ -157,7 +219,11 @@ def _forget(backend: Backend, project_id: int, error: ProjectGone) -> str:
 def _publish_what_was_lost(backend: Backend, project_id: int) -> None:
     """Have the batch published again where Label Studio does not serve it any more. Raises ProjectGone."""
     try:
-        if why := why_to_publish_again(backend, project_id):
+        why = why_to_publish_again(backend, project_id)
+        newest = backend.store.latest(project_id)
+        if newest and read_progress(backend, project_id).get("connection"):  # it may be mended by now
+            _note_connection(backend, newest)
+        if why:
             log.warning("project %d: %s; it is published again", project_id, why)
             request_publication(backend, project_id, by_hand=False)
     except ProjectGone:
@@ -187,21 +253,19 @@ def reconcile_job() -> str:
 
 def _look_after(backend: Backend, project_id: int) -> bool:
     """Ask for what the project needs; whether that is a round."""
-    from coreset_backend.rounds.due import round_due
-
     _drop_what_is_stuck(backend, project_id)
-    if backend.redis.exists(redis_key(project_id, "lease"), redis_key(project_id, "spared")):
+    if backend.redis.exists(redis_key(project_id, ROUND_LEASE), redis_key(project_id, "spared")):
         return False
     try:
         automatic = backend.trigger_of(project_id) == "auto" and not backend.store.held(project_id)
-        if is_demanded(backend, project_id) or (automatic and round_due(backend, project_id)):
+        if is_demanded(backend, project_id) or (automatic and _why_due(backend, project_id)):
             request_round(backend, project_id, "found by polling")
             return True
         if not backend.redis.exists(redis_key(project_id, "waiting")):
             if automatic:
                 settle(backend, project_id)
             _publish_what_was_lost(backend, project_id)
-        if is_left_behind(backend, project_id):
+        if is_pretraining_left_behind(backend, project_id):
             request_pretraining(backend, project_id)
     except ProjectGone as error:
         _forget(backend, project_id, error)
@@ -210,11 +274,11 @@ def _look_after(backend: Backend, project_id: int) -> bool:
 
 def _drop_what_is_stuck(backend: Backend, project_id: int) -> None:
     """Remove keys that would stand in the way for good: each that we set ends by itself."""
-    for name in ("lease", "waiting", "spared", "republish"):
+    for name in (ROUND_LEASE, "waiting", "spared", "republish"):
         key = redis_key(project_id, name)
         if backend.redis.ttl(key) == NEVER_ENDS:
             log.error("%s in Redis would never end, so it is not ours; it is dropped", key)
             backend.redis.delete(key)
     waiting = redis_key(project_id, "waiting")
-    if backend.redis.exists(waiting) and not _still_waits(backend, waiting):
+    if backend.redis.exists(waiting) and not still_waits(backend, waiting):
         backend.redis.delete(waiting)

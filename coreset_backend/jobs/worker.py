@@ -21,15 +21,13 @@ from rq.serializers import JSONSerializer
 
 from coreset_backend.backend import Backend, OurJob, OurQueue
 from coreset_backend.errors import CoresetError, memory_ran_out
+from coreset_backend.jobs.keys import NEVER_ENDS, PRETRAINING_JOB, RECONCILE_JOB, ROUND_JOB
 from coreset_backend.jobs.monitoring import HEARTBEAT_SECONDS, alive_key
 from coreset_backend.jobs.outcome import OVERDUE, free_lease, lost
-from coreset_backend.jobs.queue import NEVER_ENDS, ROUND_JOB
 from coreset_backend.redaction import redacted
-from coreset_backend.rounds.features import PRETRAINING_JOB
 
 log = logging.getLogger(__name__)
 PR_SET_PDEATHSIG = 1
-RECONCILE_JOB = "coreset_backend.jobs.tasks.reconcile_job"
 FULL_PAUSE = 5.0
 POLL_KEY = "coreset:poll"
 """There while no poll is due; it expires by itself."""

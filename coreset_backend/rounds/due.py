@@ -1,49 +1,54 @@
 """Whether a project needs a round, and why."""
 
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
 
-from coreset_backend.store.saved_round import StoredRound
-
-if TYPE_CHECKING:
-    from coreset_backend.backend import Backend
-
-from typing import TYPE_CHECKING
-
+from coreset_backend.backend import Backend
 from coreset_backend.errors import CorruptRound
-from coreset_backend.jobs.progress import write_progress
+from coreset_backend.label_studio.client import LabelStudio
 from coreset_backend.rounds.choose import state_code
 from coreset_backend.rounds.features import features_at_hand
-
-if TYPE_CHECKING:
-    from coreset_backend.backend import Backend
-    from coreset_backend.settings import Settings
+from coreset_backend.settings import Settings
+from coreset_backend.store.saved_round import StoredRound
 
 
-def round_due(backend: "Backend", project_id: int) -> str | None:
-    """Why the project needs a round now, in words; None if it does not.
+@dataclass(frozen=True, slots=True)
+class Due:
+    """Why a project needs a round now, in words; None if it does not.
+
+    ``done``: how many tasks of the batch of round ``number`` are annotated; None where nobody had to count.
+    """
+
+    reason: str | None
+    number: int = 0
+    done: int | None = None
+
+
+def round_due(backend: Backend, project_id: int) -> Due:
+    """Whether the project needs a round now, and how far its batch is labelled.
 
     Asks Label Studio for what has been annotated, which takes a fraction of a second.
     """
     stored = backend.store.latest(project_id)
     if stored is None:
-        return "the project has no round yet"
+        return Due("the project has no round yet")
+    number = stored.record.number
     if stored.publication is None:
-        return f"round {stored.record.number} is not published yet"
+        return Due(f"round {number} is not published yet")
     settings = backend.settings_of(project_id, stored.record)
     if settings.trigger == "manual":
-        return None
-    if new := _new_tasks(backend, stored):
-        return f"{new} new tasks, and nothing was left to choose"
+        return Due(None)
+    if new := _new_tasks(backend.label_studio, stored):
+        return Due(f"{new} new tasks, and nothing was left to choose")
     annotated = backend.label_studio.fetch_annotated(project_id)
     done = sum(task_id in annotated for task_id in stored.record.batch)
-    write_progress(backend, project_id, labeling={"round": stored.record.number, "done": done})
     try:
-        return _due(settings, stored, annotated, features_at_hand(backend.store, project_id))
+        reason = _due(settings, stored, annotated, features_at_hand(backend.store, project_id))
     except CorruptRound as error:
-        return f"round {stored.record.number} is damaged: {error.why}"
+        reason = f"round {number} is damaged: {error.why}"
+    return Due(reason, number, done)
 
 
-def _due(settings: "Settings", stored: StoredRound, annotated: dict[int, bool], features: str) -> str | None:
+def _due(settings: Settings, stored: StoredRound, annotated: dict[int, bool], features: str) -> str | None:
     batch = stored.record.batch
     done = sum(task_id in annotated for task_id in batch)
     if batch and done >= settings.batch_done * len(batch):
@@ -58,9 +63,9 @@ def _due(settings: "Settings", stored: StoredRound, annotated: dict[int, bool], 
     return "better features were learned on the pool" if better else None
 
 
-def _new_tasks(backend: "Backend", stored: StoredRound) -> int:
+def _new_tasks(label_studio: LabelStudio, stored: StoredRound) -> int:
     """How many tasks came after a round that found none left to choose; 0 where a batch is served."""
     if stored.record.batch:
         return 0
-    found = backend.label_studio.fetch_project(stored.record.project_id).get("task_number") or 0
+    found = label_studio.fetch_project(stored.record.project_id).get("task_number") or 0
     return max(int(found) - sum(stored.record.counts.values()), 0)

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from coreset_backend.arrays import Floats, PhaseProgress, Progress, Rows, unwatched
-from coreset_backend.connection.publication import note_connection, prepare_publication, show_findings
+from coreset_backend.connection.publication import prepare_publication, show_findings
 from coreset_backend.connection.queue import publish_queue
 from coreset_backend.connection.record import regions_shown
 from coreset_backend.errors import CorruptRound, EmptyPool, LabelStudioError
@@ -267,7 +267,6 @@ def publish_round(backend: "Backend", stored: StoredRound, step: Progress) -> No
         show_findings(backend.label_studio, stored)
     except LabelStudioError as error:  # the batch is served; a tab less does not undo that
         log.warning("project %d: the tabs could not be brought up to date: %s", record.project_id, error)
-    note_connection(backend, stored)
 
 
 @dataclass(slots=True)

@@ -8,7 +8,7 @@ from waiting import wait_until
 from worker_site import Site
 
 from coreset_backend.backend import Backend
-from coreset_backend.jobs.progress import redis_key
+from coreset_backend.jobs.keys import redis_key
 from coreset_backend.jobs.queue import request_round
 
 

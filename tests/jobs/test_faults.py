@@ -19,9 +19,9 @@ import pytest
 from waiting import wait_until
 from worker_site import Site, assert_recovers, stopped_at
 
+from coreset_backend.jobs.keys import ROUND_JOB, redis_key
 from coreset_backend.jobs.monitoring import workers_alive
-from coreset_backend.jobs.progress import redis_key
-from coreset_backend.jobs.queue import ROUND_JOB, request_round
+from coreset_backend.jobs.queue import request_round
 from coreset_backend.jobs.requests import cancel_round
 from coreset_backend.jobs.status import PHASES
 

@@ -17,15 +17,14 @@ from worker_site import Site
 from coreset_backend.backend import Backend
 from coreset_backend.cli.status import status_lines
 from coreset_backend.jobs.progress import pretraining_reporter, read_progress, write_pretraining
-from coreset_backend.jobs.queue import request_round
+from coreset_backend.jobs.queue import request_pretraining, request_round
 from coreset_backend.jobs.status import project_status
+from coreset_backend.jobs.tasks import is_pretraining_left_behind
 from coreset_backend.rounds.due import round_due
 from coreset_backend.rounds.features import (
     LEAST_IMAGES,
     features_at_hand,
-    is_left_behind,
     may_pretrain,
-    request_pretraining,
 )
 
 
@@ -72,7 +71,7 @@ def test_the_first_batch_is_served_at_once_and_a_better_one_when_the_pool_was_le
     chosen = [*second.record.batch, *second.record.reserve]
     assert site.studio.queue(large)[: len(chosen)] == chosen
     site.wait_until_idle(large)
-    assert round_due(site.backend, large) is None
+    assert round_due(site.backend, large).reason is None
     assert pretraining(site.backend, large)["state"] == "done"
 
     for number, task_id in enumerate(second.record.batch):
@@ -103,16 +102,16 @@ def test_new_features_make_one_round_due_and_only_while_nobody_labels(
         arrays = {"task_ids": np.array(tasks), "states": np.full(8, 3, np.uint8)}
         saved = draft.save(record(1, project_id=project_id, batch=tuple(tasks[:4])), arrays)
     saved.mark_published({})
-    assert round_due(backend, project_id) is None
+    assert round_due(backend, project_id).reason is None
     name = learn(backend, project_id, b"learned")
-    assert round_due(backend, project_id) == "better features were learned on the pool"
+    assert round_due(backend, project_id).reason == "better features were learned on the pool"
     studio.annotate(tasks[0], "cat")
-    assert round_due(backend, project_id) is None  # somebody has begun the batch
+    assert round_due(backend, project_id).reason is None  # somebody has begun the batch
     studio.tasks[tasks[0]]["annotations"].clear()
     with backend.store.draft(project_id) as draft:
         saved = draft.save(record(2, project_id=project_id, batch=tuple(tasks[:4]), features=name), arrays)
     saved.mark_published({})
-    assert round_due(backend, project_id) is None  # used already
+    assert round_due(backend, project_id).reason is None  # used already
 
 
 @pytest.mark.parametrize(
@@ -138,28 +137,28 @@ def test_a_pool_is_learned_where_that_is_asked_for_and_it_is_large_enough(
 def test_a_pretraining_that_redis_forgot_is_taken_up_again(backend: Backend) -> None:
     folder = backend.store.pretraining(7)
     folder.mkdir(parents=True)
-    assert not is_left_behind(backend, 7)
+    assert not is_pretraining_left_behind(backend, 7)
     (folder / "checkpoint.safetensors").touch()
-    assert is_left_behind(backend, 7)
+    assert is_pretraining_left_behind(backend, 7)
     write_pretraining(backend, 7, state="running")
     backend.redis.set("coreset:7:pretraining-lease", "held")
-    assert not is_left_behind(backend, 7)  # somebody is at it
+    assert not is_pretraining_left_behind(backend, 7)  # somebody is at it
     backend.redis.delete("coreset:7:pretraining-lease")
-    assert is_left_behind(backend, 7)
+    assert is_pretraining_left_behind(backend, 7)
     for _ in range(3):
         request_pretraining(backend, 7)
     assert len(backend.spare_queue) == 1 and len(backend.queue) == 0
     write_pretraining(backend, 7, state="failed", error="The loss was not finite.")
-    assert not is_left_behind(backend, 7)
+    assert not is_pretraining_left_behind(backend, 7)
     write_pretraining(backend, 7, state="waiting")
     learn(backend, 7, b"learned")
-    assert not is_left_behind(backend, 7)
+    assert not is_pretraining_left_behind(backend, 7)
 
 
 def test_progress_is_told_in_epochs_and_minutes(backend: Backend) -> None:
     assert read_progress(backend, 7)["pretraining"] is None
-    report = pretraining_reporter(backend, 7, images=500)
-    report(5_700, 20_000)
+    report = pretraining_reporter(backend, 7)
+    report(500, 5_700, 20_000)
     backend.redis.set("coreset:7:pretraining-lease", "held")
     known = pretraining(backend, 7)
     assert known["sentence"] == "Pretraining on the pool: epoch 12 of 40."

@@ -14,8 +14,7 @@ from serving import Echo, serving
 from waiting import wait_until
 from worker_site import Site
 
-from coreset_backend.jobs.queue import ROUND_JOB
-from coreset_backend.jobs.worker import RECONCILE_JOB
+from coreset_backend.jobs.keys import RECONCILE_JOB, ROUND_JOB
 
 OURS = json.dumps([RECONCILE_JOB, None, [], {}]).encode()
 

@@ -18,8 +18,9 @@ from coreset_backend.cli.doctor import examine
 from coreset_backend.cli.status import status_lines
 from coreset_backend.connection.connect import SAMPLING, SECRET_HEADER
 from coreset_backend.errors import NotFinite, Unreachable
+from coreset_backend.jobs.keys import redis_key
 from coreset_backend.jobs.outcome import note_failure
-from coreset_backend.jobs.progress import redis_key, write_progress
+from coreset_backend.jobs.progress import write_progress
 from coreset_backend.jobs.queue import request_round
 from coreset_backend.jobs.status import project_status
 from coreset_backend.rounds.due import round_due
@@ -321,9 +322,9 @@ def test_after_everything_was_labelled_new_images_start_a_round(
     given = {"project_id": project_id, "batch": (), "reserve": (), "counts": {"labeled": 4}}
     with backend.store.draft(project_id) as draft:
         draft.save(record(1, **given), {"task_ids": [0], "states": [0]}).mark_published({})
-    assert round_due(backend, project_id) is None
+    assert round_due(backend, project_id).reason is None
     studio.add_task(project_id, {"image": "/data/upload/new.png"})
-    assert round_due(backend, project_id) == "1 new tasks, and nothing was left to choose"
+    assert round_due(backend, project_id).reason == "1 new tasks, and nothing was left to choose"
 
 
 def test_what_only_a_person_can_repeat_is_not_said_to_be_tried_again(

@@ -58,7 +58,7 @@ def test_labels_added_between_rounds_are_trained_on_and_never_served(
 ) -> None:
     backend, project_id = make(weights), studio.create_project(POOL)
     first = run_round(backend, project_id)
-    assert round_due(backend, project_id) is None
+    assert round_due(backend, project_id).reason is None
     kept = backend.store.open(project_id, 1)
     timings = kept.timings(kept.publication)
     assert kept.publication and timings["publish"] == kept.publication["seconds"] > 0
@@ -68,7 +68,7 @@ def test_labels_added_between_rounds_are_trained_on_and_never_served(
         studio.annotate(task_id, LABELS[number % 2])
     studio.annotate(elsewhere[6], None, cancelled=True)
     late = studio.add_task(project_id, {"image": f"/data/upload/{project_id}/0.png"})
-    assert round_due(backend, project_id) == "4 of the batch's 4 tasks are done"
+    assert round_due(backend, project_id).reason == "4 of the batch's 4 tasks are done"
 
     second = run_round(backend, project_id)
     training = second.record.training

@@ -28,8 +28,9 @@ from coreset_backend.cli.main import main
 from coreset_backend.connection.connect import SECRET_HEADER
 from coreset_backend.errors import Unwritable
 from coreset_backend.files import write_sealed
+from coreset_backend.jobs.keys import redis_key
 from coreset_backend.jobs.monitoring import count, read_counts
-from coreset_backend.jobs.progress import redis_key, write_progress
+from coreset_backend.jobs.progress import write_progress
 from coreset_backend.jobs.status import project_status
 from coreset_backend.jobs.tasks import reconcile_job
 from coreset_backend.local.label_studio import free_port, is_free

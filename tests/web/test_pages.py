@@ -15,7 +15,8 @@ from saved_rounds import record
 
 from coreset_backend.backend import Backend
 from coreset_backend.images.cache import PixelCache
-from coreset_backend.jobs.progress import redis_key, write_progress
+from coreset_backend.jobs.keys import redis_key
+from coreset_backend.jobs.progress import write_progress
 from coreset_backend.jobs.status import PHASE_WORDS, PHASES
 from coreset_backend.selection import STRATEGIES
 from coreset_backend.settings import Settings

@@ -36,8 +36,9 @@ from coreset_backend.backend import Backend
 from coreset_backend.evaluation.comparison import MeanCurve, keep_replay
 from coreset_backend.foreign_text import fit_cell
 from coreset_backend.images.cache import PixelCache
+from coreset_backend.jobs.keys import PRETRAINING_LEASE, redis_key
 from coreset_backend.jobs.monitoring import alive_key
-from coreset_backend.jobs.progress import PRETRAINING_LEASE, redis_key, write_pretraining, write_progress
+from coreset_backend.jobs.progress import write_pretraining, write_progress
 from coreset_backend.project import Labels
 from coreset_backend.store.record import STATES
 from coreset_backend.web.app import create_app
