@@ -85,7 +85,7 @@ def _fetch(backend: Backend, job_id: bytes) -> Job | None:
     try:
         name = job_id.decode(errors="replace")
         return OurJob.fetch(name, connection=backend.redis, serializer=JSONSerializer)
-    except NoSuchJobError:
+    except (NoSuchJobError, ValueError):  # or no name of a job at all
         return None
 
 

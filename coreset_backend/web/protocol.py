@@ -121,7 +121,7 @@ def set_up_project(
     ``schema`` is its label config, ``extra_params`` what its lead has set, or None. Safe to repeat. Raises
     ConfigError or UnsupportedLabelConfig for what cannot be, and then remembers nothing.
     """
-    known = extra_params if extra_params is not None else backend.store.extra_params(project_id)
+    known = extra_params if extra_params is not None else backend.known_params(project_id)
     settings = project_settings(backend.settings, known, label_config_attributes(schema))
     if not is_unwritten(schema):
         parse_label_config(schema, settings.control)

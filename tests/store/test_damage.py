@@ -1,5 +1,6 @@
 """Files of the store that are altered, cut short or missing: said, passed over, made again."""
 
+import copy
 import shutil
 import tarfile
 from collections.abc import Callable, Iterator
@@ -81,10 +82,13 @@ def fill_what_is_beside(backend: Backend, project_id: int) -> None:
 @pytest.fixture
 def copied(
     three_rounds: tuple[Path, FakeLabelStudio], make_backend: Callable[..., Backend], tmp_path: Path
-) -> tuple[Backend, FakeLabelStudio]:
+) -> Iterator[tuple[Backend, FakeLabelStudio]]:
+    """A copy of the store of its own, and the Label Studio as the three rounds have left it."""
     folder, studio = three_rounds
     shutil.copytree(folder, tmp_path / "data")
-    return make_backend(label_studio_url=studio.url, label_studio_api_key=TOKEN, **SMALL), studio
+    predictions, projects = copy.deepcopy((studio.predictions, studio.projects))
+    yield make_backend(label_studio_url=studio.url, label_studio_api_key=TOKEN, **SMALL), studio
+    studio.predictions, studio.projects = predictions, projects
 
 
 def newest(backend: Backend) -> Path:

@@ -482,7 +482,7 @@ def test_arrays_that_do_not_fit_together_are_passed_over(
 
 
 def test_settings_of_a_newer_release_are_passed_over_and_named(two: Backend, client: FlaskClient) -> None:
-    kept = {"batch_size": 7, "curriculum": "hard first", "strategy": "badge", "trigger": 5}
+    kept = {"batch_size": 7, "curriculum": "hard first", "strategy": "clairvoyant", "trigger": 5}
     write_sealed(two.store.root / "projects/5" / EXTRA, kept)
     save(two, attributes={"novelty": "1", "holdout": "0.3"})
     assert set(answers(two, client, 5).values()) <= {200, 202, 404}
@@ -737,7 +737,8 @@ def test_what_would_stand_in_the_way_for_ever_is_dropped_by_the_poll(
 ) -> None:
     put(two, redis_key(5, name), "string", b"\xff")
     poll()
-    assert not two.redis.exists(redis_key(5, name))
+    left = two.redis.get(redis_key(5, name))
+    assert left is None or (name == "waiting" and left.startswith(b"round-5-")), "or what the poll asked for"
 
 
 @pytest.mark.parametrize("kind", KINDS_OF_KEYS)
