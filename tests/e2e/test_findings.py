@@ -203,18 +203,25 @@ def test_what_is_wrong_is_found_shown_in_tabs_and_gone_when_mended(
 def test_answers_are_shown_as_the_lead_has_set_it_with_the_confidence_as_score(
     stack: Stack, admin: httpx.Client, project_id: int
 ) -> None:
-    """Goes on where the test before ended: round 3 shows every answer."""
-    for number, preannotate in ((3, "on"), (4, "off"), (5, "auto")):
+    """Goes on where the test before ended: round 3 shows every answer.
+
+    `auto` shows none while 8 images are held out, as right as they are, and the sure ones once 20 are.
+    """
+    for number, preannotate, held_out, least in (
+        (3, "on", 0.2, 0.0),
+        (4, "off", 0.2, None),
+        (5, "auto", 0.2, None),
+        (6, "auto", 0.5, 0.9),
+    ):
         if number > 3:
-            set_in_form(admin, project_id, trigger="manual", preannotate=preannotate)
+            set_in_form(admin, project_id, trigger="manual", preannotate=preannotate, holdout=held_out)
             start_and_wait(stack, project_id, number)
         newest = stack.status(project_id)["round"]
+        measured = newest["training"]["n_holdout"], newest["training"]["holdout_accuracy"]
+        assert measured == (2 * LABELED * held_out, 1)
         model = answers_of_the_model(stack, project_id)
-        sure = newest["training"]["holdout_accuracy"] >= 0.8
         expected = {
-            task_id: answer
-            if preannotate == "on" or (preannotate == "auto" and sure and answer[1] >= 0.9)
-            else None
+            task_id: answer if least is not None and answer[1] >= least else None
             for task_id, answer in model.items()
         }
         carried = shown_answers(admin, project_id, newest["published"]["version"])
@@ -222,5 +229,6 @@ def test_answers_are_shown_as_the_lead_has_set_it_with_the_confidence_as_score(
         assert {task_id: answer and answer[0] for task_id, answer in shown.items()} == {
             task_id: expected[task_id] and expected[task_id][0] for task_id in shown
         }
+        assert any(shown.values()) == (least is not None)
         for task_id, answer in shown.items():
             assert answer is None or answer[1] == pytest.approx(model[task_id][1], abs=1e-4)
