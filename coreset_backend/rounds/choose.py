@@ -1,8 +1,16 @@
-"""From embeddings to the batch: what is chosen, and where every task of the snapshot then stands."""
+"""From embeddings to the batch: what is chosen, and where every task of the snapshot then stands.
+
+Four index spaces meet here:
+
+- a *task id* is Label Studio's number,
+- a *snapshot row* is a position in ``Snapshot.tasks``: states and scores are by it,
+- an *image row* is a position among the readable images: embeddings, probabilities, graph and groups,
+- a *pool row* is a position in the Pool that the batch is chosen from, which leaves out skipped tasks and
+  tasks that show the same file as an earlier one: the only rows that selection knows.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,11 +30,9 @@ from coreset_backend.selection import (
     strategy_named,
     with_options,
 )
+from coreset_backend.settings import Settings
 from coreset_backend.store.record import STATES
 from coreset_backend.store.saved_round import StoredRound
-
-if TYPE_CHECKING:
-    from coreset_backend.settings import Settings
 
 COLD_START = "max_herding"
 """Chooses where the strategy asks a classifier and there is none: a first batch, a project without classes.
@@ -37,10 +43,11 @@ It is uncertainty_herding with every task equally uncertain, and first by the ta
 class Choice:
     """What was chosen, in task ids, and where every task of the snapshot stands.
 
-    ``strategy``: the one that chose. ``states``: uint8[n], positions in STATES. ``scores``: float32[n] in
-    [0, 1], by distance to the nearest center: 0 is the farthest of the pool, 1 a center or a task without an
-    embedding. Both radii are of all embedded tasks, in the space that the strategy measures in.
-    ``random_slice``: those of the batch that chance drew; their distance is inf.
+    ``strategy``: the one that chose. ``states``: uint8[n] by snapshot row, positions in STATES. ``scores``:
+    float32[n] by snapshot row, in [0, 1], by distance to the nearest center: 0 is the farthest of the pool, 1
+    a center or a task without an embedding. Both radii are of all rows of the pool, in the space that the
+    strategy measures in. ``random_slice``: task ids of the batch sampled uniformly at random; their distance
+    is inf.
     """
 
     strategy: str
@@ -55,7 +62,7 @@ class Choice:
 
 
 def choose_batch(
-    settings: "Settings",
+    settings: Settings,
     snapshot: Snapshot,
     readable: Rows,
     embeddings: Floats,
@@ -65,131 +72,118 @@ def choose_batch(
 ) -> Choice:
     """The batch and, as its continuation, the reserve: a greedy order may be cut anywhere.
 
-    ``readable``: int64[m], the snapshot's rows whose image could be read. ``embeddings`` float32[m, d],
-    ``probabilities`` float32[m, classes], ``graph`` and ``groups`` (of near_duplicate_groups) are of those
-    rows, in that order; without a graph near rows are found exactly, without groups they are made if the
-    settings ask for them.
+    ``readable``: int64[m], image row -> snapshot row. By image row are ``embeddings`` float32[m, d],
+    ``probabilities`` float32[m, classes], ``graph`` and ``groups`` int32[m], made where missing and needed.
     """
     states = _states_before(snapshot.tasks, readable)
-    eligible = np.flatnonzero(np.isin(states[readable], _codes("pool", "labeled")))
-    rows = readable[eligible]  # row of the pool -> row of the snapshot
-    pool = Pool(
-        embeddings[eligible],
-        np.flatnonzero(states[rows] == state_code("labeled")).astype(np.int64),
-        None if probabilities is None else _odds(probabilities[eligible], snapshot),
-        None if graph is None else graph.among(eligible),
-    )
-    groups = _groups(settings, pool, None if groups is None else groups[eligible])
-    behind = redundant_rows(groups, pool)
-    free = np.setdiff1d(pool.unlabeled_rows, np.flatnonzero(behind))
-    by_chance = round(settings.random_slice * settings.batch_size)
-    drawn = random_rows_of(free, by_chance, settings.seed, len(pool.labeled_rows))
-    strategy = _strategy(settings, pool)
-    selection = _select(settings, strategy, pool, groups, drawn) if len(drawn) < len(free) else _nothing()
-    own, reserve = np.split(selection.rows, [settings.batch_size - len(drawn)])
-    batch, distances = spread(own, drawn, selection.distances)
-    for state, those in (("duplicate", behind), ("selected", batch), ("reserve", reserve)):
-        states[rows[those]] = state_code(state)
-    chosen = np.concatenate([pool.labeled_rows, batch])
+    labeled = _rows_in(states[readable], "labeled")
+    images = Pool(embeddings, labeled, _single_choice(probabilities, snapshot), graph)
+    image_rows = _rows_in(states[readable], "pool", "labeled")  # pool row -> image row
+    snapshot_rows = readable[image_rows]  # pool row -> snapshot row
+    pool = images.among(image_rows)
+    groups = _groups(settings, pool, None if groups is None else groups[image_rows])
+    redundant = redundant_rows(groups, pool)
+    strategy, selection, drawn = _select(settings, pool, groups, redundant)
+    picked, reserve = np.split(selection.rows, [settings.batch_size - len(drawn)])
+    batch, distances = spread(picked, drawn, selection.distances)
+    _mark(states, snapshot_rows, duplicate=np.flatnonzero(redundant), selected=batch, reserve=reserve)
+    centers = np.concatenate([pool.labeled_rows, batch])
     space = normalized(pool.vectors) if selection.normalized else pool.vectors
-    scores = np.ones(len(states), dtype=np.float32)
-    scores[rows] = _scores(pool.vectors, chosen)
+    ids = snapshot.task_ids[snapshot_rows]  # pool row -> task id
     return Choice(
         strategy=strategy,
-        batch=tuple(snapshot.task_ids[rows[batch]].tolist()),
-        reserve=tuple(snapshot.task_ids[rows[reserve]].tolist()),
+        batch=tuple(ids[batch].tolist()),
+        reserve=tuple(ids[reserve].tolist()),
         distances=distances,
         radius_before=covering_radius(space, pool.labeled_rows),
-        radius_after=covering_radius(space, chosen),
+        radius_after=covering_radius(space, centers),
         states=states,
-        scores=scores,
-        random_slice=tuple(snapshot.task_ids[rows[drawn]].tolist()),
+        scores=_scores(pool.vectors, centers, snapshot_rows, len(states)),
+        random_slice=tuple(ids[drawn].tolist()),
     )
 
 
-def _odds(probabilities: Floats, snapshot: Snapshot) -> Floats:
-    """Probabilities that add up to 1, as strategies ask for: in multiple choice of the class in most doubt.
+def _single_choice(probabilities: Floats | None, snapshot: Snapshot) -> Floats | None:
+    """Probabilities that add up to 1, as strategies ask for: in multiple choice of the most doubtful class.
 
     The margin between two classes says nothing where an image may have both, or none.
     """
-    if snapshot.labels is None or not snapshot.labels.multiple:
+    if probabilities is None or snapshot.labels is None or not snapshot.labels.multiple:
         return probabilities
     doubtful = np.abs(probabilities - 0.5).argmin(1)
-    chance = probabilities[np.arange(len(probabilities)), doubtful]
-    return np.stack([1 - chance, chance], 1)
+    present = probabilities[np.arange(len(probabilities)), doubtful]
+    return np.stack([1 - present, present], 1)
 
 
 def order_behind(stored: StoredRound, task_ids: Sequence[int]) -> list[int]:
     """The tasks in the order in which they are served behind batch and reserve.
 
-    First the pool, and what the round does not know, at random: the farthest first would be a row of outliers
-    near to each other. Then what is likely wasted or cannot be seen, last what somebody has labelled.
+    First the rest of the pool and tasks that the round does not know, in random order: farthest first would
+    serve outliers that lie close together. Then duplicates, skipped and unreadable tasks, last labelled ones.
     """
     known, states = stored.array("task_ids"), stored.array("states")
     ids = np.array(task_ids, dtype=np.int64)
     rows = np.searchsorted(known, ids).clip(max=len(known) - 1)
     state = np.where(known[rows] == ids, states[rows], state_code("pool"))
     place = np.zeros(len(STATES), dtype=np.int64)
-    place[_codes("duplicate", "skipped", "unreadable", "labeled")] = range(1, 5)
-    chance = np.random.default_rng([stored.record.seed, stored.record.number]).permutation(len(ids))
-    ordered: list[int] = ids[np.lexsort((chance, place[state]))].tolist()
+    for after, name in enumerate(("duplicate", "skipped", "unreadable", "labeled"), start=1):
+        place[state_code(name)] = after
+    shuffled = np.random.default_rng([stored.record.seed, stored.record.number]).permutation(len(ids))
+    ordered: list[int] = ids[np.lexsort((shuffled, place[state]))].tolist()
     return ordered
 
 
-def _groups(settings: "Settings", pool: Pool, known: NDArray[np.int32] | None) -> NDArray[np.int32]:
+def _groups(settings: Settings, pool: Pool, known: NDArray[np.int32] | None) -> NDArray[np.int32]:
     """int32[n]: the group of near-duplicates of every row of the pool; all -1 where nobody asks for them."""
     if not settings.group_duplicates:
         return np.full(len(pool.vectors), -1, dtype=np.int32)
     return near_duplicate_groups(pool.vectors, pool.labeled_rows, pool.neighbors) if known is None else known
 
 
-def _strategy(settings: "Settings", pool: Pool) -> str:
-    needs_a_classifier = settings.strategy in NEED_PROBABILITIES
-    return COLD_START if needs_a_classifier and pool.probabilities is None else settings.strategy
-
-
 def _select(
-    settings: "Settings", strategy: str, pool: Pool, groups: NDArray[np.int32], drawn: Rows
-) -> Selection:
-    """The rest of the batch, and the reserve."""
-    # What chance drew will be labelled too: the strategy need not cover it again.
+    settings: Settings, pool: Pool, groups: NDArray[np.int32], redundant: NDArray[np.bool_]
+) -> tuple[str, Selection, Rows]:
+    """The strategy's name, its picks for batch and reserve, and the random slice, in pool rows."""
+    cold = settings.strategy in NEED_PROBABILITIES and pool.probabilities is None
+    strategy = COLD_START if cold else settings.strategy
+    free = np.setdiff1d(pool.unlabeled_rows, np.flatnonzero(redundant))
+    slice_size = round(settings.random_slice * settings.batch_size)
+    drawn = random_rows_of(free, slice_size, settings.seed, len(pool.labeled_rows))
+    if len(drawn) == len(free):
+        return strategy, Selection(np.empty(0, np.int64), np.empty(0, np.float32), 0, 0), drawn
+    # The random slice will be labelled too: the strategy need not cover it again.
     rest = replace(pool, labeled_rows=np.concatenate([pool.labeled_rows, drawn]))
     choose = with_options(strategy_named(strategy), groups=groups, outlier_share=settings.outlier_share)
-    asked = settings.batch_size + settings.reserve_size - len(drawn)
-    return choose(rest, asked, np.random.default_rng(settings.seed))
+    wanted = settings.batch_size + settings.reserve_size - len(drawn)
+    return strategy, choose(rest, wanted, np.random.default_rng(settings.seed)), drawn
 
 
 def random_rows_of(free: Rows, size: int, seed: int, labels: int) -> Rows:
-    """int64[<= size]: some of ``free``, each as likely as any other, whatever the strategy would choose.
+    """int64[<= size]: some of ``free``, sampled uniformly at random, whatever the strategy would choose.
 
-    Another stretch of the seed than the strategy's, or they would be what `random` picks; it moves on with
-    the labels, or the same places of the pool would be drawn in every round.
+    The strategy uses the seed itself, so this uses another stream, or both would draw alike. The number of
+    labels is part of it, or the same places of the pool would be drawn in every round.
     """
     return np.random.default_rng([seed, 1, labels]).permutation(free)[:size]
 
 
-def spread(own: Rows, drawn: Rows, distances: Floats) -> tuple[Rows, Floats]:
-    """The batch int64[own + drawn] with the drawn rows evenly among the strategy's own, and the distances.
+def spread(picked: Rows, drawn: Rows, distances: Floats) -> tuple[Rows, Floats]:
+    """The batch int64[picked + drawn], the drawn rows evenly spread among the picked, and the distances.
 
-    A batch that is labelled in part then has its share of both. ``distances`` are of ``own`` and of the
-    reserve behind it; a drawn row has none: inf.
+    So a batch that is labelled in part holds its share of both. ``distances`` are of ``picked`` and of the
+    reserve behind it; that of a drawn row is inf.
     """
-    batch = np.empty(len(own) + len(drawn), dtype=np.int64)
-    by_chance = np.zeros(len(batch), dtype=bool)
-    by_chance[((np.arange(len(drawn)) + 0.5) * len(batch) / max(len(drawn), 1)).astype(int)] = True
-    batch[by_chance], batch[~by_chance] = drawn, own
+    batch = np.empty(len(picked) + len(drawn), dtype=np.int64)
+    is_drawn = np.zeros(len(batch), dtype=bool)
+    is_drawn[((np.arange(len(drawn)) + 0.5) * len(batch) / max(len(drawn), 1)).astype(int)] = True
+    batch[is_drawn], batch[~is_drawn] = drawn, picked
     far = np.full(len(batch), np.inf, dtype=np.float32)
-    far[~by_chance] = distances[: len(own)]
-    return batch, np.concatenate([far, distances[len(own) :]])
-
-
-def _nothing() -> Selection:
-    """The selection from a pool that has nothing left to label."""
-    return Selection(np.empty(0, np.int64), np.empty(0, np.float32), 0, 0)
+    far[~is_drawn] = distances[: len(picked)]
+    return batch, np.concatenate([far, distances[len(picked) :]])
 
 
 def _states_before(tasks: Sequence[Task], readable: Rows) -> NDArray[np.uint8]:
-    """uint8[n]: where each task stands before the choice; of equal images only the first is in the pool."""
+    """uint8[n] by snapshot row: states before the choice; of one URI only the first task is in the pool."""
     states = np.full(len(tasks), state_code("unreadable"), dtype=np.uint8)
     seen = {tasks[row].uri for row in readable if tasks[row].state == "labeled"}
     for row in readable:
@@ -202,16 +196,25 @@ def _states_before(tasks: Sequence[Task], readable: Rows) -> NDArray[np.uint8]:
     return states
 
 
+def _mark(states: NDArray[np.uint8], snapshot_rows: Rows, **pool_rows: Rows) -> None:
+    """Set the states of pool rows, by the state's name."""
+    for name, rows in pool_rows.items():
+        states[snapshot_rows[rows]] = state_code(name)
+
+
 def state_code(state: str) -> int:
     return STATES.index(state)
 
 
-def _codes(*states: str) -> list[int]:
-    return [state_code(state) for state in states]
+def _rows_in(states: NDArray[np.uint8], *names: str) -> Rows:
+    """The rows whose state is one of those, ascending."""
+    return np.flatnonzero(np.isin(states, [state_code(name) for name in names])).astype(np.int64)
 
 
-def _scores(vectors: Floats, center_rows: Rows) -> Floats:
-    """float32[n]: 1 at a center, falling to 0 at the row farthest from all of them."""
-    distances = nearest_center_distances(vectors, center_rows, precise=True)
-    farthest = distances.max()
-    return 1 - distances / farthest if farthest else np.ones(len(vectors), dtype=np.float32)
+def _scores(vectors: Floats, centers: Rows, snapshot_rows: Rows, n: int) -> Floats:
+    """float32[n] by snapshot row: 1 at a center, falling to 0 at the farthest row; 1 outside the pool."""
+    scores = np.ones(n, dtype=np.float32)
+    distances = nearest_center_distances(vectors, centers, precise=True)
+    if farthest := distances.max():
+        scores[snapshot_rows] -= distances / farthest
+    return scores

@@ -98,13 +98,7 @@ def _among(
     if kept.all():
         return strategy(pool, batch, rng, **more)
     rows = np.flatnonzero(kept)
-    part = Pool(
-        pool.vectors[rows],
-        np.searchsorted(rows, pool.labeled_rows),
-        None if pool.probabilities is None else pool.probabilities[rows],
-        None if pool.neighbors is None else pool.neighbors.among(rows),
-    )
-    selection = strategy(part, batch, rng, **more)
+    selection = strategy(pool.among(rows), batch, rng, **more)
     return _measured_again(pool, replace(selection, rows=rows[selection.rows]))
 
 

@@ -68,6 +68,15 @@ class Pool:
             if given not in (None, len(self.vectors)):
                 raise ValueError(f"{name} has {given} rows, vectors has {len(self.vectors)}")
 
+    def among(self, kept: Rows) -> "Pool":
+        """The pool of the rows ``kept`` (int64[m], ascending, all labelled rows among them) alone."""
+        return Pool(
+            self.vectors[kept],
+            np.searchsorted(kept, self.labeled_rows),
+            None if self.probabilities is None else self.probabilities[kept],
+            None if self.neighbors is None else self.neighbors.among(kept),
+        )
+
     @property
     def unlabeled_rows(self) -> Rows:
         """The rows a strategy may choose: int64[n - distinct labelled], ascending."""
