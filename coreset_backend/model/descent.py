@@ -18,31 +18,38 @@ from coreset_backend.errors import NotFinite
 from coreset_backend.model.backbones import Backbone
 from coreset_backend.model.classifier import EMBED_BATCH, half_precision, halved, images_from
 
-FROM, APART = 0.5, 0.1
-"""The hold-out is looked at before a fit, and after each tenth of its second half: the first is too rough."""
+FIRST_CHECK, CHECK_EVERY = 0.5, 0.1
+"""The hold-out is measured before a fit, then after these shares of it: early accuracies vary too much."""
 MOST_WORSE = 3
-CLEARLY = 1.5
-"""Standard errors, at most, times the root of the number of images: three of them are no accident."""
+"""Checks in a row that are clearly worse than the best one, after which the fit ends."""
+STANDARD_ERRORS = 3
+"""A check is clearly worse if it is lower by more than so many standard errors of an accuracy on n images."""
+LARGEST_DEVIATION = 0.5
+"""The standard deviation of right or wrong, at most: that at an accuracy of 50 %."""
 LEAST_HOLDOUT = 50
-"""Fewer held-out images say too little about when to stop."""
+"""With fewer held-out images the accuracy is too uncertain to end a fit by."""
 
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """How a network is trained. ``images``: how many are seen in all, augmented; None: by the labels.
-
-    ``shift`` is a share of the image's side. ``mirror`` shows half the images mirrored: switch it off
-    where left and right are different classes.
-    """
+    """The hyper-parameters of a fit. The defaults train the small CNN from scratch."""
 
     images: int | None = None
+    """Images seen in all, each time augmented; None: `images_for` the number of labels."""
     batch: int = 64
+    """Images per step; halved where memory runs out."""
     learning_rate: float = 4e-3
+    """AdamW's, at its highest."""
     warm_up: float = 0.2
+    """The share of the fit in which the learning rate rises to that; then it falls linearly to 0."""
     weight_decay: float = 0.05
+    """AdamW's, on all weights."""
     label_smoothing: float = 0.1
+    """The share of each target that is spread over all classes; single choice only."""
     shift: float = 0.1
+    """Each image is shifted by up to this share of its side, the edge reflected."""
     mirror: bool = True
+    """Half of the images are mirrored: switch it off where left and right are different classes."""
 
     def images_for(self, labels: int) -> int:
         """How many images are seen in a fit on that many labels."""
@@ -79,8 +86,8 @@ def descend(
 ) -> Descent:
     """Train ``network`` (of its parameters those that ask for a gradient) and ``head`` in place.
 
-    A fit that is clearly worse on the hold-out than it was, three looks in a row, ends there with the weights
-    of the best look. (Anything less is noise: the last, slow tenths gain most.)
+    Where three checks of the hold-out in a row are clearly worse than the best one, the fit ends with the
+    weights of the best check. (Smaller differences are noise: the last, slow tenths gain most.)
     Raises NotFinite, OutOfMemory.
     """
     device = head.weight.device
@@ -127,7 +134,7 @@ def descend(
 
 
 class _Watch:
-    """How often the hold-out is right now and then, and the weights where it was most."""
+    """Measures the accuracy on the hold-out from time to time, and keeps the weights of the best check."""
 
     def __init__(
         self, network: nn.Module, head: nn.Linear, backbone: Backbone, held_out: Examples, multiple: bool
@@ -139,18 +146,19 @@ class _Watch:
         self._best: list[dict[str, Tensor]] = []
 
     def says_stop(self, done: float) -> bool:
-        """Whether to end the training of which the share ``done`` is behind us."""
+        """Whether to end the fit, of which the share ``done`` is over."""
         if done < self._next:
             return False
-        self._next = max(self._next + APART, FROM)
-        right, n = self._accuracy(), len(self._held_out.targets)
+        self._next = max(self._next + CHECK_EVERY, FIRST_CHECK)
+        right = self._accuracy()
+        margin = STANDARD_ERRORS * LARGEST_DEVIATION / len(self._held_out.targets) ** 0.5
         if right >= self._most:
             self._most = right
             self._best = [
                 {name: value.detach().clone() for name, value in part.state_dict().items()}
                 for part in self._parts
             ]
-        self._worse = self._worse + 1 if right < self._most - CLEARLY / n**0.5 else 0
+        self._worse = self._worse + 1 if right < self._most - margin else 0
         return self._worse == MOST_WORSE
 
     def restore_best(self) -> None:

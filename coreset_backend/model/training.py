@@ -27,7 +27,8 @@ from coreset_backend.model.descent import Examples, Recipe, descend
 from coreset_backend.model.heads import STEPS, anchored_head, linear_head, temperature_of
 from coreset_backend.model.networks import PretrainedCnn, patch_features_for, small_cnn_for, zero_head
 
-SAMPLE = 2000  # images that stems and patch features are fitted on
+SAMPLE = 2000
+"""Images that stems and patch features are fitted on."""
 FINE_TUNED_FROM = 500
 """Labels from which a pretrained network is trained as a whole; with fewer, its head alone is."""
 FINE = Recipe(learning_rate=2e-3)
@@ -78,29 +79,44 @@ def fit(
     if not len(pixels) == len(targets) == len(holdout):
         raise ValueError(f"{len(pixels)} images, {len(targets)} targets, {len(holdout)} hold-out flags")
     size_of(pixels, chosen.backbone)
-    rows = np.flatnonzero(~holdout).astype(np.int64)
-    _require_labels(targets[rows], multiple)
-    started = time.monotonic()
-    task = _Task(chosen, pixels, targets, multiple, rows, holdout, seed, device_named(device), progress)
-    if chosen.weights is None:
-        fitted = _fit_small_cnn(task, recipe or Recipe())
-    elif is_fine_tuned(chosen.backbone, len(rows), task.device):
-        fitted = _fit_all(task, recipe or (GENTLE if chosen.backbone.published else FINE))
-    else:
-        fitted = _fit_head(task)
-    accuracy = _holdout_accuracy(fitted.classifier, pixels, targets, holdout)
-    report = TrainingReport(
+    _require_labels(targets[~holdout], multiple)
+    task = _Task(
+        chosen=chosen,
+        pixels=pixels,
+        targets=targets,
+        multiple=multiple,
+        holdout=holdout,
+        seed=seed,
+        device=device_named(device),
+        progress=progress,
+        started=time.monotonic(),
+    )
+    fitted = _fitted(task, recipe)
+    return fitted.classifier, _report(task, fitted)
+
+
+def _fitted(task: "_Task", recipe: Recipe | None) -> "_Fitted":
+    backbone = task.chosen.backbone
+    if task.chosen.weights is None:
+        return _fit_small_cnn(task, recipe or Recipe())
+    if is_fine_tuned(backbone, len(task.rows), task.device):
+        return _fit_all(task, recipe or (GENTLE if backbone.published else FINE))
+    return _fit_head(task)
+
+
+def _report(task: "_Task", fitted: "_Fitted") -> TrainingReport:
+    accuracy = _holdout_accuracy(fitted.classifier, task.pixels, task.targets, task.holdout)
+    return TrainingReport(
         epochs=round(fitted.epochs, 2),
-        seconds=round(time.monotonic() - started, 3),
+        seconds=round(time.monotonic() - task.started, 3),
         train_loss=fitted.loss,
         holdout_accuracy=accuracy,
-        n_train=len(rows),
-        n_holdout=int(holdout.sum()),
+        n_train=len(task.rows),
+        n_holdout=int(task.holdout.sum()),
         device=str(task.device),
-        seed=seed,
+        seed=task.seed,
         note=fitted.note,
     )
-    return fitted.classifier, report
 
 
 def trains_network(chosen: ChosenBackbone, labels: int, device: str = "auto") -> bool:
@@ -137,17 +153,24 @@ def untrained(
     return _classifier(patches, network, None, size, False, seed, place)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class _Task:
+    """What a fit is given: ``pixels``, ``targets`` and ``holdout`` have the same n rows."""
+
     chosen: ChosenBackbone
     pixels: PixelRows
     targets: Floats
     multiple: bool
-    rows: Rows
     holdout: NDArray[np.bool_]
     seed: int
     device: torch.device
     progress: Progress | None
+    started: float
+
+    @property
+    def rows(self) -> Rows:
+        """The rows that are trained on, int64[l]: those outside the hold-out."""
+        return np.flatnonzero(~self.holdout).astype(np.int64)
 
 
 @dataclass(frozen=True, slots=True)
@@ -270,13 +293,13 @@ def fit_head(
     _require_labels(targets[rows], multiple)
     head, loss, temperature = _head(frozen, embeddings[rows], targets[rows], multiple)
     classifier = replace(frozen, head=_still(head, frozen.device), multiple=multiple, temperature=temperature)
-    said = probabilities_of(classifier, embeddings[holdout])
-    assert said is not None
+    predicted = probabilities_of(classifier, embeddings[holdout])
+    assert predicted is not None
     report = TrainingReport(
         epochs=STEPS,
         seconds=round(time.monotonic() - started, 3),
         train_loss=loss,
-        holdout_accuracy=_share_right(said, targets[holdout], multiple) if holdout.any() else None,
+        holdout_accuracy=_share_right(predicted, targets[holdout], multiple) if holdout.any() else None,
         n_train=len(rows),
         n_holdout=int(holdout.sum()),
         device=str(frozen.device),

@@ -6,17 +6,15 @@ only; a network that was trained in the round has other weights, and with them a
 
 import logging
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from coreset_backend import model
 from coreset_backend.arrays import Floats, PixelRows, PixelSubset, Progress, Rows
 from coreset_backend.errors import CorruptRound
 from coreset_backend.store.saved_round import StoredRound
-
-if TYPE_CHECKING:
-    from coreset_backend.model import Classifier, Preparation
 
 log = logging.getLogger(__name__)
 
@@ -28,7 +26,7 @@ class KeyedPixels(PixelRows, Protocol):
 
 
 def embed_round(
-    classifier: "Classifier",
+    classifier: model.Classifier,
     pixels: KeyedPixels,
     previous: StoredRound | None,
     step: Progress | None = None,
@@ -37,8 +35,6 @@ def embed_round(
 
     Raises NotFinite, OutOfMemory.
     """
-    from coreset_backend import model
-
     known, vectors = _known(model.network_name(classifier), pixels, previous)
     fresh = np.flatnonzero(known < 0)
     embeddings = np.empty((len(pixels), classifier.dimension), np.float32)
@@ -51,19 +47,17 @@ def embed_round(
 
 
 def embed_prepared(
-    frozen: "Classifier",
+    frozen: model.Classifier,
     pixels: KeyedPixels,
     previous: StoredRound | None,
     seed: int,
     step: Progress | None = None,
-) -> tuple["Classifier", Floats]:
+) -> tuple[model.Classifier, Floats]:
     """``frozen`` with the preparation of its features, and the embeddings float32[n, dimension].
 
     The preparation is that of the round before while it fits, so that only new images are embedded; else one
     is fitted on all images. Raises NotFinite, OutOfMemory.
     """
-    from coreset_backend import model
-
     before = _preparation_before(model.features_name(frozen), previous)
     if before:
         classifier = replace(frozen, preparation=before)
@@ -81,22 +75,18 @@ def embed_prepared(
 
 
 def prepare_all(
-    frozen: "Classifier", pixels: PixelRows, seed: int, step: Progress | None = None
-) -> tuple["Classifier", Floats]:
+    frozen: model.Classifier, pixels: PixelRows, seed: int, step: Progress | None = None
+) -> tuple[model.Classifier, Floats]:
     """``frozen`` with a preparation fitted on these images, and their embeddings float32[n, dimension]."""
-    from coreset_backend import model
-
     features = model.embed(frozen, pixels, progress=step)
     preparation = model.fit_preparation(features, seed)
     return replace(frozen, preparation=preparation), model.prepared(preparation, features)
 
 
-def _preparation_before(features: str, previous: StoredRound | None) -> "Preparation | None":
+def _preparation_before(features: str, previous: StoredRound | None) -> model.Preparation | None:
     """What the round before prepared the same features with; None where it had others, or none."""
     if previous is None:
         return None
-    from coreset_backend import model
-
     try:
         return model.load_preparation(previous.path / "model.safetensors", features)
     except CorruptRound as error:

@@ -7,19 +7,17 @@ network that is trained on the labels embeds afterwards.
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from coreset_backend import model
 from coreset_backend.arrays import Floats, PixelRows, PixelSubset, Progress, Rows
 from coreset_backend.project import Snapshot, class_targets
 from coreset_backend.rounds.embeddings import KeyedPixels, embed_prepared, embed_round
-
-if TYPE_CHECKING:
-    from coreset_backend.model import ChosenBackbone, Classifier
-    from coreset_backend.settings import Settings
-    from coreset_backend.store.saved_round import StoredRound
+from coreset_backend.settings import Settings
+from coreset_backend.store.saved_round import StoredRound
 
 Phase = Callable[[str], AbstractContextManager[Progress]]
 
@@ -57,19 +55,17 @@ def labeled_among(snapshot: Snapshot, readable: Rows, holdout: frozenset[int]) -
 
 
 def learn_snapshot(
-    settings: "Settings",
-    chosen: "ChosenBackbone",
+    settings: Settings,
+    chosen: model.ChosenBackbone,
     pixels: KeyedPixels,
     labeled: Labeled | None,
-    previous: "StoredRound | None",
+    previous: StoredRound | None,
     phase: Phase,
-) -> tuple["Classifier", Floats, dict[str, Any] | None]:
+) -> tuple[model.Classifier, Floats, dict[str, Any] | None]:
     """A classifier, the embeddings float32[m, dimension] of the pixels by it, and the report of its fit.
 
     Without labels the classifier has no head and the report is None. ``phase`` times and reports a part.
     """
-    from coreset_backend import model
-
     training = None
     with phase("train") as step:
         is_trained = labeled and model.trains_network(chosen, labeled.trained, settings.device)
@@ -87,15 +83,13 @@ def learn_snapshot(
 
 
 def train_network(
-    settings: "Settings",
-    chosen: "ChosenBackbone",
+    settings: Settings,
+    chosen: model.ChosenBackbone,
     pixels: PixelRows,
     labeled: Labeled,
     step: Progress | None = None,
-) -> tuple["Classifier", dict[str, Any]]:
+) -> tuple[model.Classifier, dict[str, Any]]:
     """A classifier whose network was trained on the labels, and the report."""
-    from coreset_backend import model
-
     classifier, report = model.fit(
         chosen,
         PixelSubset(pixels, labeled.rows),
@@ -110,18 +104,16 @@ def train_network(
 
 
 def embed_frozen(
-    settings: "Settings",
-    chosen: "ChosenBackbone",
+    settings: Settings,
+    chosen: model.ChosenBackbone,
     pixels: KeyedPixels,
-    previous: "StoredRound | None",
+    previous: StoredRound | None,
     step: Progress | None = None,
-) -> tuple["Classifier", Floats]:
+) -> tuple[model.Classifier, Floats]:
     """A classifier without a head on the network as it is, and the embeddings float32[n, dimension].
 
     What the round before has embedded alike is taken from there.
     """
-    from coreset_backend import model
-
     frozen = model.untrained(chosen, pixels, seed=settings.seed, device=settings.device)
     if frozen.backbone.published:
         return embed_prepared(frozen, pixels, previous, settings.seed, step)
@@ -129,11 +121,9 @@ def embed_frozen(
 
 
 def fit_head(
-    frozen: "Classifier", embeddings: Floats, labeled: Labeled
-) -> tuple["Classifier", dict[str, Any]]:
+    frozen: model.Classifier, embeddings: Floats, labeled: Labeled
+) -> tuple[model.Classifier, dict[str, Any]]:
     """``frozen`` with a head fitted on its embeddings of the labelled images, and the report."""
-    from coreset_backend import model
-
     classifier, report = model.fit_head(
         frozen,
         embeddings[labeled.rows],

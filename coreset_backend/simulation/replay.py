@@ -15,12 +15,11 @@ from functools import partial
 from itertools import product
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from coreset_backend import __version__
+from coreset_backend import __version__, model
 from coreset_backend.arrays import Floats
 from coreset_backend.errors import ConfigError
 from coreset_backend.evaluation.holdout import evaluate
@@ -38,21 +37,16 @@ from coreset_backend.simulation.cells import Cell, Measured
 from coreset_backend.simulation.images import LabeledImages, read_folder, split
 from coreset_backend.simulation.report import recommendation, table, write_results
 
-if TYPE_CHECKING:
-    from coreset_backend.model import ChosenBackbone, Classifier
-
 SLICE_SECONDS = 20.0  # of pretraining between two lines of progress
 
 
 def pretrained_on(
     settings: Settings, pool: LabeledImages, folder: Path
-) -> Generator[str, None, "ChosenBackbone"]:
+) -> Generator[str, None, model.ChosenBackbone]:
     """The backbone of a project with these images: where no weights are at hand, pretrained on the pool.
 
     Yields lines of progress; killed, it goes on from ``folder``. Raises ConfigError.
     """
-    from coreset_backend import model
-
     chosen = model.choose_backbone(settings.backbone, settings.weights)
     own = settings.backbone in ("auto", "self_supervised") and len(pool) >= LEAST_IMAGES
     if chosen.weights or not own:
@@ -76,7 +70,7 @@ def _is_past(end: float) -> bool:
 
 def replay(
     settings: Settings,
-    chosen: "ChosenBackbone",
+    chosen: model.ChosenBackbone,
     pool: LabeledImages,
     test: LabeledImages,
     budgets: Sequence[int],
@@ -88,8 +82,6 @@ def replay(
     when the pool is used up. The first batch is chosen without labels, as in production. ``frozen``: what
     `frozen_features` gives, for replays that share them.
     """
-    from coreset_backend import model
-
     everything, is_labeled = np.arange(len(pool), dtype=np.int64), np.zeros(len(pool), dtype=bool)
     pool_targets, targets = (class_targets(_tasks(part), part.labels) for part in (pool, test))
     snapshot = _snapshot(pool, is_labeled)
@@ -119,17 +111,15 @@ def replay(
 class Learned:
     """A classifier with its embeddings of the pool and of the test images, float32[n, dimension]."""
 
-    classifier: "Classifier"
+    classifier: model.Classifier
     embeddings: Floats
     test: Floats
 
 
 def frozen_features(
-    settings: Settings, chosen: "ChosenBackbone", pool: LabeledImages, test: LabeledImages
+    settings: Settings, chosen: model.ChosenBackbone, pool: LabeledImages, test: LabeledImages
 ) -> Learned:
     """What is learned without labels: the embeddings of all images, and a classifier without a head."""
-    from coreset_backend import model
-
     classifier = model.untrained(chosen, pool.pixels, seed=settings.seed, device=settings.device)
     if classifier.backbone.published:
         classifier, embeddings = prepare_all(classifier, pool.pixels, settings.seed)
@@ -140,15 +130,13 @@ def frozen_features(
 
 def _learn(
     settings: Settings,
-    chosen: "ChosenBackbone",
+    chosen: model.ChosenBackbone,
     pool: LabeledImages,
     test: LabeledImages,
     labeled: Labeled | None,
     frozen: Learned,
 ) -> Learned:
     """What a round learns of the labels; on a frozen network no image is embedded twice."""
-    from coreset_backend import model
-
     if labeled is None:
         return frozen
     if model.trains_network(chosen, labeled.trained, settings.device):
@@ -197,8 +185,6 @@ def run_simulation(
 
     ``read`` gives the labelled images at a number of pixels a side.
     """
-    from coreset_backend import model
-
     size = settings.image_size or model.choose_backbone(settings.backbone, settings.weights).backbone.size
     pool = read(size)
     pool, test = (pool, read_folder(test_folder, size, out / "test.npy")) if test_folder else split(pool)
@@ -239,7 +225,7 @@ def _batch_size(text: str) -> int:
 
 def simulate(
     settings: Settings,
-    chosen: "ChosenBackbone",
+    chosen: model.ChosenBackbone,
     pool: LabeledImages,
     test: LabeledImages,
     *,
@@ -280,7 +266,7 @@ def simulate(
 
 
 def _origin(
-    settings: Settings, chosen: "ChosenBackbone", pool: LabeledImages, test: LabeledImages, rounds: int
+    settings: Settings, chosen: model.ChosenBackbone, pool: LabeledImages, test: LabeledImages, rounds: int
 ) -> str:
     """A digest of everything but strategy, batch and seed that a cell's points depend on."""
     options = (settings.random_slice, settings.group_duplicates, settings.outlier_share, rounds)
