@@ -185,13 +185,7 @@ def run_simulation(
 
     ``read`` gives the labelled images at a number of pixels a side.
     """
-    size = settings.image_size or model.choose_backbone(settings.backbone, settings.weights).backbone.size
-    pool = read(size)
-    pool, test = (pool, read_folder(test_folder, size, out / "test.npy")) if test_folder else split(pool)
-    if pool.names != test.names:
-        raise ConfigError(f"{test_folder} has the classes {test.names}, not {pool.names}.")
-    if pool.multiple != test.multiple:
-        raise ConfigError("--test gives one class an image, where the project allows several: leave it out.")
+    pool, test = _pool_and_test(settings, read, test_folder, out)
     yield f"{len(pool):,} images to choose from, {len(test):,} to measure."
     chosen = yield from pretrained_on(settings, pool, out / f"pretraining-{pool.digest()[:16]}")
     yield f"Backbone: {chosen.description}."
@@ -215,6 +209,21 @@ def run_simulation(
     yield table(found)
     yield recommendation(found, target)
     yield f"Written: {out / 'results.csv'}, {out / 'curves.svg'}"
+
+
+def _pool_and_test(
+    settings: Settings, read: Callable[[int], LabeledImages], test_folder: Path | None, out: Path
+) -> tuple[LabeledImages, LabeledImages]:
+    size = settings.image_size or model.choose_backbone(settings.backbone, settings.weights).backbone.size
+    pool = read(size)
+    if test_folder is None:
+        return split(pool)
+    test = read_folder(test_folder, size, out / "test.npy")
+    if pool.names != test.names:
+        raise ConfigError(f"{test_folder} has the classes {test.names}, not {pool.names}.")
+    if pool.multiple != test.multiple:
+        raise ConfigError("--test gives one class an image, where the project allows several: leave it out.")
+    return pool, test
 
 
 def _batch_size(text: str) -> int:
