@@ -4,7 +4,9 @@ import contextlib
 import logging
 import signal
 import time
+from dataclasses import dataclass
 
+from redis import Redis
 from redis.exceptions import RedisError, ResponseError
 from rq import get_current_job
 from rq.job import Job
@@ -30,29 +32,77 @@ from coreset_backend.jobs.keys import (
     redis_key,
 )
 from coreset_backend.jobs.monitoring import count
-from coreset_backend.jobs.progress import read_progress, write_idle, write_pretraining, write_progress
-from coreset_backend.jobs.queue import is_demanded
+from coreset_backend.jobs.progress import (
+    is_demanded,
+    read_progress,
+    write_idle,
+    write_pretraining,
+    write_progress,
+)
 
 log = logging.getLogger(__name__)
 
 
-def note_failure(backend: Backend, project_id: int, error: CoresetError, forced: int = 0) -> None:
+@dataclass(frozen=True, slots=True)
+class RetryPolicy:
+    """What becomes of a round that failed.
+
+    ``by_queue``: the queue runs it again, after each of QUEUE_DELAYS, and who started it still waits for it.
+    Else who started it has this failure for an answer.
+    ``backs_off``: the poll skips the project for a while, twice as long at each failure in a row; else it
+    looks at the project again after CORESET_POLL_SECONDS. A person's start waits for neither.
+    """
+
+    by_queue: bool
+    backs_off: bool
+
+
+QUEUE_DELAYS = (0, 30, 60)
+"""Seconds before each retry by the queue. The first at once: a killed worker's scheduler holds its lock for
+another minute."""
+FIRST_PAUSE, LONGEST_PAUSE = 60, 3600
+"""Exponential back-off: the poll skips a project for 1, 2, 4 ... 60 minutes."""
+RETRIES: tuple[tuple[type[CoresetError], RetryPolicy], ...] = (
+    (LabelStudioError, RetryPolicy(by_queue=True, backs_off=False)),  # it may be back in a moment
+    (TooManyImageFailures, RetryPolicy(by_queue=True, backs_off=True)),
+    (StoreError, RetryPolicy(by_queue=True, backs_off=True)),
+    (
+        ProjectError,
+        RetryPolicy(by_queue=False, backs_off=False),
+    ),  # more labels may come; cheap to see
+    (CoresetError, RetryPolicy(by_queue=False, backs_off=True)),  # a person has to change something
+)
+"""The first row that holds the error counts. The round of a process that was lost is run again by the queue;
+after the last retry the poll backs off."""
+
+
+def retry_policy(error: CoresetError) -> RetryPolicy:
+    """The row of RETRIES that holds for the error."""
+    return next(policy for kind, policy in RETRIES if isinstance(error, kind))
+
+
+def note_failure(backend: Backend, project_id: int, error: CoresetError, demands: int = 0) -> None:
+    """Log and count the failure, write it to the state, and act by the error's policy.
+
+    ``demands``: how many of those who started a round it was to answer.
+    """
     log.error(
         "project %d, %s: %s: %s", project_id, _round_name(backend, project_id), type(error).__name__, error
     )
     count(backend, "coreset_rounds", str(project_id), "failed", type(error).__name__)
-    if not isinstance(error, LabelStudioError | ProjectError):
-        _spare(backend, project_id)
-    job = get_current_job()
-    passing = isinstance(error, LabelStudioError | StoreError | TooManyImageFailures)
-    if job and not passing:  # trying again cannot help: wait for a person or for more labels
-        answer_demands(backend, project_id, forced)
+    policy, job = retry_policy(error), get_current_job()
+    if policy.backs_off:
+        _back_off(backend.redis, project_id)
+    if job and not policy.by_queue:
+        answer_demands(backend, project_id, demands)
         job.retries_left = 0
         job.save()
-    _say_failure(backend, project_id, str(error), job, passing, by_itself=passing or not forced)
+    _say_failure(
+        backend, project_id, str(error), job, policy.by_queue, by_itself=policy.by_queue or not demands
+    )
 
 
-def lost(backend: Backend, job: Job, how: str, *, dead: bool) -> None:
+def note_lost_process(backend: Backend, job: Job, how: str, *, dead: bool) -> None:
     """Say that a round's process ended before it could say so itself.
 
     ``dead``: it is known to have ended, so that its lease is free at once. Where another job has the project,
@@ -80,7 +130,7 @@ def lost(backend: Backend, job: Job, how: str, *, dead: bool) -> None:
     name = _round_name(backend, project_id)
     log.error("project %d, %s: %s%s", project_id, name, error, " It is run again." if again else "")
     if not again:
-        _spare(backend, project_id)
+        _back_off(backend.redis, project_id)
     _say_failure(backend, project_id, error, job, True)
 
 
@@ -112,7 +162,7 @@ def _say_failure(
 
 def _seconds_to_poll(backend: Backend, project_id: int) -> float | None:
     """When the poll looks at the project again at the latest; None where only a person starts a round."""
-    if not is_demanded(backend, project_id):
+    if not is_demanded(backend.redis, project_id):
         if backend.store.held(project_id):
             return None
         with contextlib.suppress(ConfigError):  # the failure that is being said may be this one
@@ -137,19 +187,21 @@ def _round_name(backend: Backend, project_id: int) -> str:
     return f"round {max(backend.store.numbers(project_id), default=0) + 1}"
 
 
-def _spare(backend: Backend, project_id: int) -> None:
-    """Keep the poll from repeating a costly failure: for a minute, then two, four, up to an hour."""
+def _back_off(redis: Redis, project_id: int) -> None:
+    """Have the poll skip the project for a while: FIRST_PAUSE, doubled at each failure in a row."""
+    key = redis_key(project_id, "failures")
     with contextlib.suppress(RedisError):
         try:
-            failures: int = backend.redis.incr(redis_key(project_id, "failures"))
+            failures: int = redis.incr(key)
         except ResponseError:  # it held no number
-            backend.redis.set(redis_key(project_id, "failures"), failures := 1)
-        backend.redis.expire(redis_key(project_id, "failures"), DAY)
-        backend.redis.set(redis_key(project_id, "spared"), "1", ex=min(30 * 2 ** min(failures, 10), 3600))
+            redis.set(key, failures := 1)
+        redis.expire(key, DAY)
+        doublings = min(max(failures - 1, 0), 10)
+        redis.set(redis_key(project_id, "spared"), "1", ex=min(FIRST_PAUSE * 2**doublings, LONGEST_PAUSE))
 
 
 def settle(backend: Backend, project_id: int) -> None:
-    """Have the state say that all is well, where a failure that has passed or a lost process left another."""
+    """Reset the progress to idle if it still shows a resolved failure or a process that is gone."""
     known = read_progress(backend, project_id)
     if known["state"] != "idle" and known.get("passing", True):
         write_idle(backend, project_id)
@@ -169,8 +221,6 @@ def answer_demands(backend: Backend, project_id: int, count: int) -> None:
 
 
 OUT_OF_MEMORY = "The usual cause is that memory ran out: give the worker more, or lower CORESET_IMAGE_SIZE."
-
-
 OVERDUE = "killed, for CORESET_JOB_TIMEOUT had passed"
 
 

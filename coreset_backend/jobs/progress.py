@@ -252,3 +252,8 @@ def note_unseen(backend: Backend, project_id: int, task_ids: list[int]) -> None:
             key = redis_key(project_id, "unseen")
             backend.redis.sadd(key, *task_ids)
             backend.redis.expire(key, DAY)
+
+
+def is_demanded(redis: Redis, project_id: int) -> bool:
+    """Whether somebody started a round that has not been answered yet."""
+    return bool(redis.exists(redis_key(project_id, "demands")))

@@ -17,7 +17,8 @@ from coreset_backend.backend import Backend, OurJob
 from coreset_backend.errors import QueueError
 from coreset_backend.jobs.keys import DAY, PRETRAINING_JOB, ROUND_JOB, ROUND_LEASE, redis_key
 from coreset_backend.jobs.lease import project_lease
-from coreset_backend.jobs.progress import write_idle
+from coreset_backend.jobs.outcome import QUEUE_DELAYS
+from coreset_backend.jobs.progress import is_demanded, write_idle
 
 log = logging.getLogger(__name__)
 RESERVED_SECONDS = 10
@@ -65,7 +66,7 @@ def _queue_once(
 
 def queue_again(backend: Backend, project_id: int, delay: float) -> None:
     """Queue a job of the project whatever else waits: one that found another at work."""
-    job_id = _job_id(project_id, by_hand=is_demanded(backend, project_id))
+    job_id = _job_id(project_id, by_hand=is_demanded(backend.redis, project_id))
     backend.redis.set(redis_key(project_id, "waiting"), job_id, ex=DAY)
     _queue(backend, project_id, job_id, delay)
 
@@ -109,8 +110,7 @@ def _queue(backend: Backend, project_id: int, job_id: str, delay: float) -> None
     queue = backend.first_queue if job_id.startswith(BY_HAND) else backend.queue
     options: dict[str, Any] = {
         "job_id": job_id,
-        # The first at once: a killed worker's scheduler holds its lock for another minute.
-        "retry": Retry(max=3, interval=[0, 30, 60]),
+        "retry": Retry(max=len(QUEUE_DELAYS), interval=list(QUEUE_DELAYS)),
         "result_ttl": 3600,
         "failure_ttl": DAY,
     }
@@ -163,12 +163,7 @@ def request_pretraining(backend: Backend, project_id: int) -> None:
             PRETRAINING_JOB,
             project_id,
             job_id=f"{name}{secrets.token_hex(4)}",
-            retry=Retry(max=3),
+            retry=Retry(max=len(QUEUE_DELAYS)),
             result_ttl=3600,
             failure_ttl=DAY,
         )
-
-
-def is_demanded(backend: Backend, project_id: int) -> bool:
-    """Whether somebody started a round that has not been answered yet."""
-    return bool(backend.redis.exists(redis_key(project_id, "demands")))

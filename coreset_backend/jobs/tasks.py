@@ -18,6 +18,7 @@ from coreset_backend.jobs.lease import LEASE_SECONDS, IsOurs, project_lease
 from coreset_backend.jobs.monitoring import count
 from coreset_backend.jobs.outcome import answer_demands, explained, note_failure, settle
 from coreset_backend.jobs.progress import (
+    is_demanded,
     pretraining_reporter,
     read_progress,
     reporter,
@@ -27,7 +28,6 @@ from coreset_backend.jobs.progress import (
 )
 from coreset_backend.jobs.queue import (
     forget_state,
-    is_demanded,
     queue_again,
     request_pretraining,
     request_publication,
@@ -258,7 +258,7 @@ def _look_after(backend: Backend, project_id: int) -> bool:
         return False
     try:
         automatic = backend.trigger_of(project_id) == "auto" and not backend.store.held(project_id)
-        if is_demanded(backend, project_id) or (automatic and _why_due(backend, project_id)):
+        if is_demanded(backend.redis, project_id) or (automatic and _why_due(backend, project_id)):
             request_round(backend, project_id, "found by polling")
             return True
         if not backend.redis.exists(redis_key(project_id, "waiting")):

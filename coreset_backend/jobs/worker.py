@@ -23,7 +23,7 @@ from coreset_backend.backend import Backend, OurJob, OurQueue
 from coreset_backend.errors import CoresetError, memory_ran_out
 from coreset_backend.jobs.keys import NEVER_ENDS, PRETRAINING_JOB, RECONCILE_JOB, ROUND_JOB
 from coreset_backend.jobs.monitoring import HEARTBEAT_SECONDS, alive_key
-from coreset_backend.jobs.outcome import OVERDUE, free_lease, lost
+from coreset_backend.jobs.outcome import OVERDUE, free_lease, note_lost_process
 from coreset_backend.redaction import redacted
 
 log = logging.getLogger(__name__)
@@ -110,7 +110,7 @@ class RoundWorker(Worker):
 
     def handle_work_horse_killed(self, job: Job, retpid: int, ret_val: int | None, rusage: Any) -> None:
         """Have the state say how the process ended; RQ gives None where it has killed it for its timeout."""
-        lost(self.backend, job, OVERDUE if ret_val is None else _ending(ret_val), dead=True)
+        note_lost_process(self.backend, job, OVERDUE if ret_val is None else _ending(ret_val), dead=True)
 
     def _handle_stopped_job(self, job: Job, queue: Queue, execution: Execution) -> None:
         super()._handle_stopped_job(job, queue, execution)
@@ -159,7 +159,7 @@ def _ending(wait_status: int) -> str:
 def _abandoned(backend: Backend, job: Job, kind: type[BaseException], *_: object) -> None:
     """RQ found a job whose worker sends no heartbeat any more."""
     if kind is AbandonedJobError and is_ours(job):
-        lost(backend, job, "its worker was killed", dead=False)
+        note_lost_process(backend, job, "its worker was killed", dead=False)
 
 
 def work(backend: Backend) -> None:
