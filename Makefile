@@ -1,12 +1,12 @@
 # make run    set everything up and run it: Redis, worker, web, and a Label Studio with a demo project
 # make demo   the same, labelled by itself to watch it: ends with core-set against random in one plot
 # make dist   dist/: wheel and sdist
-# make test   set everything up and run all tests
+# make test   set everything up and run all tests; `make test-fast`: those without Label Studio, browser and Docker
 PYTHON ?= python3
 LABEL_STUDIO_VERSION := 1.23.2
 BIN := .venv/bin
 
-.PHONY: run demo test docker-test soak matrix check lock dist install label-studio clean
+.PHONY: run demo test test-fast docker-test soak matrix check lock dist install label-studio clean
 
 run: install $(if $(LABEL_STUDIO_URL),,label-studio)
 	$(BIN)/coreset-backend run
@@ -14,8 +14,14 @@ run: install $(if $(LABEL_STUDIO_URL),,label-studio)
 demo: install label-studio
 	MODEL_DIR=data/demo $(BIN)/coreset-backend demo
 
+# Many tests wait for processes, so four files at a time keep two cores busy; the longest files begin first.
+PARALLEL := -n 4 --dist loadfile --no-loadscope-reorder
+
 test: install label-studio .venv/.dev check
-	$(BIN)/pytest
+	$(BIN)/pytest $(PARALLEL) --durations=20
+
+test-fast: install .venv/.dev
+	$(BIN)/pytest $(PARALLEL) -m "not e2e and not slow and not browser" --ignore=tests/docker
 
 # The images built, the stack brought up, killed and upgraded; takes a Docker engine, or root to start one.
 docker-test: install label-studio .venv/.dev

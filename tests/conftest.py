@@ -24,7 +24,10 @@ ONLY_WHERE_NAMED = ("docker", "soak")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """What takes many minutes runs only where its marker is named, as in `pytest -m soak`."""
+    """What takes many minutes runs only where its marker is named, as in `pytest -m soak`.
+
+    Where files run side by side, the longest begin first, so that none is left over at the end.
+    """
     left_out = [
         item
         for item in items
@@ -34,6 +37,17 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if left_out:
         config.hook.pytest_deselected(items=left_out)
         items[:] = [item for item in items if item not in left_out]
+    if hasattr(config, "workerinput"):  # a process of pytest-xdist
+        items.sort(key=longest_files_first(items))
+
+
+def longest_files_first(items: list[pytest.Item]) -> Callable[[pytest.Item], int]:
+    """The place of an item: files with a real Label Studio, then slow ones, then all others."""
+    places: dict[Path, int] = {}
+    for item in items:
+        place = next((at for at, name in enumerate(("e2e", "slow")) if item.get_closest_marker(name)), 2)
+        places[item.path] = min(place, places.get(item.path, 2))
+    return lambda item: places[item.path]
 
 
 @pytest.fixture(autouse=True)

@@ -43,6 +43,7 @@ from coreset_backend.project import Labels
 from coreset_backend.store.record import STATES
 from coreset_backend.web.app import create_app
 
+pytestmark = pytest.mark.browser
 N = 400
 LABELED, PICKED = np.arange(1, 41), np.arange(41, 61)
 
