@@ -234,7 +234,9 @@ def test_cancel_publish_again_and_roll_back_do_what_they_say(
     press(page, "[data-action=publish]", "The batch is published in a moment.")
     wait_until_said(page, f"of round {before['number']} is published")
     versions = admin.get(f"/api/projects/{project_id}/model-versions/").json()
-    assert versions[before["model_version"]] == before["published"]["sent"]
+    waiting = known_to_label_studio(admin, project_id)
+    assert versions == {before["model_version"]: waiting["tasks"] - waiting["labeled"]}
+    assert waiting["queue"] == waiting["tasks"] - waiting["labeled"] == N + TORN - 6
 
     press(page, "[data-action=rollback][data-number='1']", "Rolled back to round 1.")
     wait_until_said(page, "of round 1 is published")
