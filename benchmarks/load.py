@@ -32,6 +32,7 @@ from coreset_backend.local.label_studio import free_port, tied_to_parent
 from coreset_backend.local.redis_server import embedded_redis, wait_for_redis
 from coreset_backend.local.stack import wait_for_web
 from coreset_backend.project import Labels
+from coreset_backend.reports import TrainingReport
 from coreset_backend.settings import Settings
 from coreset_backend.store.record import STATES
 from coreset_backend.store.store import Round
@@ -221,7 +222,7 @@ def save_round(backend: Backend, project_id: int, n: int) -> None:
             distances=(1.0,) * 100,
             radius_before=None,
             radius_after=1.0,
-            training={"holdout_accuracy": 0.9},
+            training=TrainingReport(holdout_accuracy=0.9, n_holdout=100),
             holdout=(),
             counts={"pool": n},
             failures=(),

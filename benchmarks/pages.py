@@ -27,6 +27,7 @@ from coreset_backend.backend import Backend, open_backend
 from coreset_backend.images.cache import PixelCache
 from coreset_backend.local.demo_images import CLASSES, make_images
 from coreset_backend.project import Labels
+from coreset_backend.reports import ImageFailure, TrainingReport
 from coreset_backend.settings import Settings
 from coreset_backend.store.record import STATES
 from coreset_backend.store.store import Round
@@ -81,15 +82,11 @@ def save_round(backend: Backend, n: int, keys: np.ndarray, kinds: np.ndarray) ->
         distances=tuple(np.linspace(9, 4, BATCH + RESERVE).tolist()),
         radius_before=9.1,
         radius_after=6.5,
-        training={"holdout_accuracy": 0.871, "n_holdout": 180, "n_train": 720},
+        training=TrainingReport(holdout_accuracy=0.871, n_holdout=180, n_train=720),
         holdout=(),
         counts=dict(zip(STATES, np.bincount(states, minlength=len(STATES)).tolist(), strict=True)),
         failures=tuple(
-            {
-                "task_id": int(task_ids[row]),
-                "uri": f"/data/local-files/?d=pool/{row}.jpg",
-                "reason": "no JPEG",
-            }
+            ImageFailure(int(task_ids[row]), f"/data/local-files/?d=pool/{row}.jpg", "no JPEG")
             for row in parts[3]
         ),
         timings={"images": 40.0, "fit": 60.0, "embed": 30.0, "publish": 5.0},

@@ -15,6 +15,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "arrays": set(),
     "foreign_text": set(),
     "redaction": set(),
+    "reports": set(),
     "errors": {"foreign_text", "redaction"},
     "files": {"errors"},
     "settings": {"errors", "redaction"},
@@ -23,17 +24,18 @@ MAY_IMPORT: dict[str, set[str]] = {
     "project_settings": {"errors", "selection", "settings"},
     "network": {"errors", "redaction"},
     "decoding": {"errors"},
-    "images": {"arrays", "decoding", "errors", "foreign_text", "network"},
-    "model": {"arrays", "errors"},
+    "images": {"arrays", "decoding", "errors", "foreign_text", "network", "reports"},
+    "model": {"arrays", "errors", "reports"},
     "selection": {"arrays", "errors", "files"},
-    "label_studio": {"arrays", "errors", "foreign_text", "network", "project", "redaction"},
-    "store": {"arrays", "errors", "files", "project"},
+    "label_studio": {"arrays", "errors", "foreign_text", "network", "project", "redaction", "reports"},
+    "store": {"errors", "files", "project", "reports"},
     "evaluation": {"arrays", "errors", "files", "project", "store"},
-    "connection": {"arrays", "backend", "errors", "files", "label_studio", "project", "store"},
+    "connection": {"arrays", "backend", "errors", "files", "label_studio", "project", "reports", "store"},
     "backend": {"errors", "images", "label_studio", "network", "project_settings", "redaction"}
     | {"settings", "store"},
     "rounds": {"arrays", "backend", "connection", "errors", "evaluation", "files", "images"}
-    | {"label_studio", "logs", "model", "project", "project_settings", "selection", "settings", "store"},
+    | {"label_studio", "logs", "model", "project", "project_settings", "reports", "selection"}
+    | {"settings", "store"},
     "jobs": {"backend", "connection", "errors", "evaluation", "logs", "redaction", "rounds"}
     | {"settings", "store"},
     "web": {"backend", "connection", "errors", "evaluation", "foreign_text", "images", "jobs"}
@@ -84,7 +86,7 @@ DOORS = {
     "rq": {"backend", "jobs"},
     "redis": {"backend", "jobs", "local", "web"},
     "httpx": {"cli", "errors", "images", "label_studio", "local", "network"},
-    "pydantic": {"connection", "jobs", "project_settings", "settings", "store", "web"},
+    "pydantic": {"connection", "jobs", "project_settings", "reports", "settings", "store", "web"},
     "PIL": {"decoding", "images", "local"},
     "pillow_heif": {"decoding"},
 }

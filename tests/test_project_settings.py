@@ -8,6 +8,7 @@ from coreset_backend.backend import Backend
 from coreset_backend.connection.connect import SECRET_HEADER
 from coreset_backend.errors import ConfigError
 from coreset_backend.project_settings import label_config_attributes, project_settings, settings_table
+from coreset_backend.reports import Publication
 from coreset_backend.settings import Settings
 from coreset_backend.web.app import create_app
 
@@ -90,7 +91,7 @@ def test_a_lead_can_have_rounds_start_by_hand_only(make_backend: Any) -> None:
         return client.post("/webhook", json=event, headers=signed).json["status"]
 
     with backend.store.draft(7) as draft:
-        draft.save(record(1), {}).mark_published({})
+        draft.save(record(1), {}).mark_published(Publication())
     assert look() == "queued"
     setup = {"project": "7.1", "schema": CONFIG.format(""), "extra_params": {"trigger": "manual"}}
     assert client.post("/setup", json=setup).status_code == 200

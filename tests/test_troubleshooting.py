@@ -12,6 +12,7 @@ from paths import ROOT
 from saved_rounds import save
 
 from coreset_backend.local.label_studio import find_label_studio
+from coreset_backend.reports import Publication
 from coreset_backend.store.store import Store
 
 DOCUMENT = (ROOT / "docs/troubleshooting.md").read_text()
@@ -63,14 +64,14 @@ def test_a_backup_made_by_the_documented_lines_restores_every_round(tmp_path: Pa
     lines = re.findall(r"tar -[cx]zf coreset\.tgz [^`\n]+", (ROOT / "docs/reliability.md").read_text())
     store = Store(tmp_path / "data")
     saved, secret = save(store), store.webhook_secret()
-    saved.mark_published({"sent": 3})
+    saved.mark_published(Publication(sent=3))
     (store.root / "projects/7/.draft-2-half").mkdir()
     subprocess.run(lines[0], shell=True, check=True, cwd=tmp_path)
     store.root.rename(tmp_path / "lost")
     store.root.mkdir()
     subprocess.run(lines[1], shell=True, check=True, cwd=tmp_path)
     found = store.latest(7)
-    assert found and found.record == saved.record and found.publication == {"sent": 3}
+    assert found and found.record == saved.record and found.publication == Publication(sent=3)
     found.verify()
     assert np.array_equal(found.array("task_ids"), [1, 2, 3])
     assert store.webhook_secret() == secret

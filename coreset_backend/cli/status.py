@@ -63,12 +63,12 @@ def _failure_before(progress: dict[str, Any]) -> list[str]:
 
 def _round_lines(newest: dict[str, Any]) -> list[str]:
     counts = newest["counts"]
-    accuracy = (newest["training"] or {}).get("holdout_accuracy")
+    accuracy = newest["accuracy"]
     shown = "published" if newest["published"] else "not published yet"
     return [
         f"  Round {newest['number']} of {newest['taken_at'][:19]}, {newest['strategy']}, {shown}",
         f"  Model: {newest['backbone']}"
-        + ("" if accuracy is None else f"; {accuracy:.0%} right on the hold-out"),
+        + ("" if accuracy is None else f"; {accuracy['value']:.0%} right on the hold-out"),
         f"  Tasks: {sum(counts.values())} = "
         + " + ".join(f"{n} {state}" for state, n in counts.items() if n),
         *(f"  {remark}" for remark in newest["remarks"]),

@@ -19,6 +19,7 @@ from coreset_backend.errors import CoresetError, LabelStudioError
 from coreset_backend.label_studio.client import LabelStudio
 from coreset_backend.label_studio.tabs import DUPLICATES, SUSPECTS, UNREADABLE, refresh_tabs
 from coreset_backend.project import Json
+from coreset_backend.reports import Publication
 from coreset_backend.store.findings import duplicates, suspects
 from coreset_backend.store.saved_round import StoredRound
 
@@ -74,11 +75,11 @@ def show_findings(label_studio: LabelStudio, stored: StoredRound) -> None:
     Raises LabelStudioError.
     """
     findings = {
-        SUSPECTS: [suspect["task_id"] for suspect in suspects(stored)],
+        SUSPECTS: [suspect.task_id for suspect in suspects(stored)],
         DUPLICATES: [task_id for group in duplicates(stored) for task_id in group],
-        UNREADABLE: [failure["task_id"] for failure in stored.record.failures],
+        UNREADABLE: [failure.task_id for failure in stored.record.failures],
     }
-    below = (stored.publication or {}).get("below", 1.0)
+    below = stored.publication.below if stored.publication else 1.0
     refresh_tabs(label_studio, stored.record.project_id, findings, below=below)
 
 
@@ -107,14 +108,14 @@ def _connection_problems(backend: Backend, project_id: int) -> Iterator[str]:
 
 
 def _what_was_replaced(stored: StoredRound) -> Iterator[str]:
-    published = stored.publication or {}
-    if version := published.get("shown_before"):
+    published = stored.publication or Publication()
+    if version := published.shown_before:
         yield (
             f"The batch is shown instead of version '{version}', whose regions are shown too on "
-            f"{published['carried']} tasks that wait. "
+            f"{published.carried} tasks that wait. "
             f"`coreset-backend disconnect --project {stored.record.project_id}` shows that version again."
         )
-    if kept := published.get("kept"):
+    if kept := published.kept:
         yield f"Old predictions of version '{kept[0]}' could not be deleted; the worker's log says why."
 
 
@@ -130,8 +131,7 @@ def why_to_publish_again(backend: Backend, project_id: int) -> str | None:
     found = why_not_served(backend.label_studio, stored, written, backend.settings.url)
     if found:
         return None if found[1] else found[0]
-    if (published := stored.publication or {}).get("sent") and queue_is_short(
-        backend.label_studio, project_id, published["version"]
-    ):
+    published = stored.publication
+    if published and published.sent and queue_is_short(backend.label_studio, project_id, published.version):
         return "tasks wait that Label Studio does not serve yet"
     return None

@@ -13,8 +13,9 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 
 from coreset_backend.arrays import Progress
-from coreset_backend.label_studio.client import LabelStudio, Publication
+from coreset_backend.label_studio.client import LabelStudio
 from coreset_backend.project import Json, Labels, Prediction
+from coreset_backend.reports import Publication
 
 QUEUE = 5_000
 SMALL = 100

@@ -116,12 +116,12 @@ def why_not_served(
 
     Asks Label Studio for the project and, of each hundred tasks of batch and reserve, for a count.
     """
-    record, published = stored.record, stored.publication or {}
-    if not published.get("sent"):
+    record, published = stored.record, stored.publication
+    if not published or not published.sent:
         return None
     project = label_studio.fetch_project(record.project_id)
     shown = project.get("model_version") or ""
-    if shown != published.get("version"):
+    if shown != published.version:
         if chosen := chosen_version(label_studio, project, written, url):
             return f"somebody has the project show version '{chosen}' instead of the batch", True
         return f"the project shows version '{shown}' instead of the batch", False

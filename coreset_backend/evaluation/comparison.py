@@ -6,60 +6,68 @@ the model does not know. How good models become that learn from one or the other
 """
 
 import logging
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from collections.abc import Iterable
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from coreset_backend.errors import CorruptFile
-from coreset_backend.evaluation.holdout import Interval, proportion
+from coreset_backend.evaluation.history import HistoryLine
 from coreset_backend.evaluation.learning_curve import area_under
+from coreset_backend.evaluation.scores import proportion
 from coreset_backend.files import is_there, read_sealed, write_sealed
-from coreset_backend.store.record import REPLAY, taken
+from coreset_backend.store.record import (
+    REPLAY,
+    Interval,
+    Replay,
+    ReplayLine,
+    ReplayPoint,
+    as_saved,
+    taken,
+)
 from coreset_backend.store.store import Store
 
 log = logging.getLogger(__name__)
-Json = Any
 
 
-def slice_summary(rounds: Iterable[Json]) -> Json:
-    """All rounds' ``random_slice`` of the history together; None as long as none has been labelled.
+@dataclass(frozen=True, slots=True)
+class SliceSummary:
+    """The random slices of all rounds together; ``sentence`` says it in words.
 
-    ``pool_accuracy`` and ``picked_accuracy``: ``{value, low, high, n}``, how accurate the previous model's
-    predictions were on the images sampled at random and on those that the strategy picked, before anybody
-    labelled them; ``picked_accuracy`` is None where the strategy picked none. ``sentence`` says it in words.
+    How accurate the previous model's predictions were before anybody labelled the images: ``pool_accuracy``
+    on those sampled at random, ``picked_accuracy`` on those that the strategy picked, None where it picked
+    none.
     """
-    slices = [line["random_slice"] for line in rounds if line["random_slice"]]
-    pool, picks = (
-        _together(each[name] for each in slices if each[name])
-        for name in ("pool_accuracy", "picked_accuracy")
-    )
-    if pool is None:
-        return None
-    return {
-        "sentence": _sentence(pool, picks),
-        "pool_accuracy": asdict(pool),
-        "picked_accuracy": asdict(picks) if picks else None,
-    }
+
+    sentence: str
+    pool_accuracy: Interval
+    picked_accuracy: Interval | None
 
 
-def _together(intervals: Iterable[Json]) -> Interval | None:
+def slice_summary(rounds: Iterable[HistoryLine]) -> SliceSummary | None:
+    """What the random slices of a history say together; None as long as none has been labelled."""
+    slices = [line.random_slice for line in rounds if line.random_slice]
+    pool = _together(each.pool_accuracy for each in slices)
+    picked = _together(each.picked_accuracy for each in slices)
+    return SliceSummary(_sentence(pool, picked), pool, picked) if pool else None
+
+
+def _together(intervals: Iterable[Interval | None]) -> Interval | None:
     """The share over all of them."""
-    counted = [(round(each["value"] * each["n"]), each["n"]) for each in intervals]
+    counted = [(round(each.value * each.n), each.n) for each in intervals if each]
     n = sum(count for _, count in counted)
     return proportion(sum(hits for hits, _ in counted), n) if n else None
 
 
-def _sentence(pool: Interval, picks: Interval | None) -> str:
+def _sentence(pool: Interval, picked: Interval | None) -> str:
     words = f"The model was right about {100 * pool.value:.0f} % of the {pool.n:,} images sampled at random"
-    if picks is None:
+    if picked is None:
         return f"{words}: that is its accuracy on the pool."
-    words += f" and about {100 * picks.value:.0f} % of the {picks.n:,} that the strategy picked: "
-    if picks.high < pool.low:
+    words += f" and about {100 * picked.value:.0f} % of the {picked.n:,} that the strategy picked: "
+    if picked.high < pool.low:
         return words + "its picks are harder than the pool, as they should be."
-    if picks.low > pool.high:
+    if picked.low > pool.high:
         return words + "its picks are easier than the pool, so a random sample would teach the model more."
     return words + "their intervals still overlap."
 
@@ -93,32 +101,20 @@ class MeanCurve:
         return int(self.labels[reached[0]]) if len(reached) else None
 
 
-def keep_replay(store: Store, project_id: int, lines: Sequence[MeanCurve], sentence: str) -> None:
-    """Remember what a replay on the project's images measured, for its page."""
-    body = {
-        "sentence": sentence,
-        "lines": [
-            {
-                "strategy": line.strategy,
-                "batch": line.batch,
-                "seeds": line.seeds,
-                "points": [
-                    {"labels": labels, "value": mean, "low": mean - spread, "high": mean + spread}
-                    for labels, mean, spread in zip(
-                        line.labels.tolist(), line.mean.tolist(), line.deviation.tolist(), strict=True
-                    )
-                ],
-            }
-            for line in lines
-        ],
-    }
-    write_sealed(store.replay_path(project_id), body)
+def keep_replay(store: Store, project_id: int, curves: Iterable[MeanCurve], sentence: str) -> None:
+    """Remember what a replay on the project's images measured, for its page; raises Unwritable."""
+    replay = Replay(sentence, tuple(map(_replay_line, curves)))
+    write_sealed(store.replay_path(project_id), as_saved(REPLAY, replay))
 
 
-def read_replay(store: Store, project_id: int) -> Json:
-    """``{sentence, lines}``, each line ``{strategy, batch, seeds, points}`` with ``points`` ``{labels, value,
-    low, high}``: mean accuracy, and a standard deviation to either side. None without a whole one.
-    """
+def _replay_line(curve: MeanCurve) -> ReplayLine:
+    measured = zip(curve.labels.tolist(), curve.mean.tolist(), curve.deviation.tolist(), strict=True)
+    points = (ReplayPoint(labels, mean, mean - spread, mean + spread) for labels, mean, spread in measured)
+    return ReplayLine(curve.strategy, curve.batch, curve.seeds, tuple(points))
+
+
+def read_replay(store: Store, project_id: int) -> Replay | None:
+    """The last replay that was kept; None without one that can be read."""
     path = store.replay_path(project_id)
     if not is_there(path):
         return None

@@ -1,30 +1,78 @@
-"""What a project's rounds have measured, pruned ones included, as the API answers it."""
+"""What a project's rounds have measured, pruned ones included."""
 
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import dataclass
 
 from coreset_backend.evaluation.learning_curve import Point
-from coreset_backend.evaluation.stop_advice import stop_advice
-from coreset_backend.store.store import Round, Store
+from coreset_backend.evaluation.round_scores import holdout_accuracy
+from coreset_backend.evaluation.stop_advice import Advice, stop_advice
+from coreset_backend.store.record import ClassScores, Interval, Round
+from coreset_backend.store.store import Store
 
-Json = Any
 
+@dataclass(frozen=True, slots=True)
+class RandomSlice:
+    """``tasks`` of this batch were sampled at random; and how the model before answered the batch before.
 
-def project_history(store: Store, project_id: int) -> Json:
-    """``{project, title, rounds, advice}``; ``rounds`` are :func:`history_line`, the oldest first.
-
-    ``advice`` is that of ``stop_advice``, None before a first round.
+    ``pool_accuracy`` on the tasks sampled at random (an unbiased estimate for the pool), ``picked_accuracy``
+    on those that the strategy picked. A strategy works where its picks are harder than the pool.
     """
+
+    tasks: int
+    pool_accuracy: Interval | None
+    picked_accuracy: Interval | None
+
+
+@dataclass(frozen=True, slots=True)
+class HistoryLine:
+    """A point of the learning curve.
+
+    ``taken_at`` is ISO 8601 in UTC. ``labels`` tasks were annotated, the model was fitted on ``trained`` of
+    them, and ``selected`` tasks were then chosen. ``accuracy`` and ``macro_f1`` are shares of the hold-out,
+    ``gain`` in [-1, 1] is the accuracy minus that of the round before on the same images; None without a
+    model or a hold-out. ``radius_before`` and ``radius_after`` the batch are covering radii in the space of
+    this round's embeddings, None without a label: compare the two of one round, not those of several.
+    """
+
+    number: int
+    taken_at: str
+    strategy: str
+    backbone: str
+    model_version: str
+    labels: int
+    trained: int
+    selected: int
+    accuracy: Interval | None
+    macro_f1: Interval | None
+    gain: Interval | None
+    per_class: tuple[ClassScores, ...]
+    radius_before: float | None
+    radius_after: float | None
+    random_slice: RandomSlice | None
+
+
+@dataclass(frozen=True, slots=True)
+class History:
+    """All rounds of a project, the oldest first; ``advice`` is None before a first."""
+
+    project: int
+    title: str
+    rounds: tuple[HistoryLine, ...]
+    advice: Advice | None
+
+
+def project_history(store: Store, project_id: int) -> History:
+    """The history of a project; raises StoreError."""
     records = store.history(project_id)
-    return {
-        "project": project_id,
-        "title": records[-1].title if records else "",
-        "rounds": [history_line(record) for record in records],
-        "advice": advice(records) if records else None,
-    }
+    return History(
+        project=project_id,
+        title=records[-1].title if records else "",
+        rounds=tuple(history_line(record) for record in records),
+        advice=advice(records) if records else None,
+    )
 
 
-def advice(records: Sequence[Round]) -> Json:
+def advice(records: Sequence[Round]) -> Advice:
     """When to stop, from the records of all rounds, oldest first; at least one.
 
     Rounds of another label config measured something else and are left out.
@@ -32,9 +80,9 @@ def advice(records: Sequence[Round]) -> Json:
     newest = records[-1]
     alike = [record for record in records if record.labels == newest.labels]
     points = [
-        Point(record.counts.get("labeled", 0), accuracy["value"], accuracy["n"])
+        Point(record.counts.get("labeled", 0), accuracy.value, accuracy.n)
         for record in alike
-        if record.evaluation and (accuracy := record.evaluation.get("accuracy"))
+        if (accuracy := holdout_accuracy(record))
     ]
     radii = [
         (record.radius_before, record.radius_after)
@@ -44,50 +92,35 @@ def advice(records: Sequence[Round]) -> Json:
     return stop_advice(points, max(newest.counts.get("selected", 0), 1), radii)
 
 
-def history_line(record: Round) -> Json:
-    """A point of the learning curve:
-
-    ``number``, ``taken_at`` (ISO 8601, UTC), ``strategy``, ``backbone``, ``model_version``;
-    ``labels``: tasks that somebody had annotated, ``trained``: those of them that the model was fitted on,
-    ``selected``: tasks in the batch that it then chose;
-    ``accuracy``, ``macro_f1``: ``{value, low, high, n}`` on the hold-out, shares in [0, 1] with their 95 %
-    interval and the number of images, None without a model or a hold-out;
-    ``gain``: alike in [-1, 1], the accuracy minus that of the round before on the same images, or None;
-    ``per_class``: ``[{name, n, precision, recall, f1}]``, the figures None where ``n`` images cannot tell;
-    ``radius_before``, ``radius_after``: the covering radius before and after the batch, in the space of this
-    round's embeddings; None without a label. Compare the two of one round, not those of different rounds;
-    ``random_slice``: None, or ``{tasks, pool_accuracy, picked_accuracy}``: how many tasks of this batch were
-    sampled at random, and how accurate the previous model's predictions were on its own batch: on the tasks
-    sampled at random (an unbiased estimate for the pool) and on those that the strategy picked, each
-    ``{value, low, high, n}`` or None. A strategy works where its picks are harder than the pool.
-    """
-    training, figures = record.training or {}, record.evaluation or {}
-    return {
-        "number": record.number,
-        "taken_at": record.taken_at,
-        "strategy": record.strategy,
-        "backbone": record.backbone,
-        "model_version": record.model_version,
-        "labels": record.counts.get("labeled", 0),
-        "trained": training.get("n_train", 0),
-        "selected": record.counts.get("selected", 0),
-        "accuracy": figures.get("accuracy"),
-        "macro_f1": figures.get("macro_f1"),
-        "gain": figures.get("gain"),
-        "per_class": figures.get("per_class", []),
-        "radius_before": record.radius_before,
-        "radius_after": record.radius_after,
-        "random_slice": slice_line(record),
-    }
+def history_line(record: Round) -> HistoryLine:
+    """The line of one round."""
+    evaluation = record.evaluation
+    return HistoryLine(
+        number=record.number,
+        taken_at=record.taken_at,
+        strategy=record.strategy,
+        backbone=record.backbone,
+        model_version=record.model_version,
+        labels=record.counts.get("labeled", 0),
+        trained=record.training.n_train if record.training else 0,
+        selected=record.counts.get("selected", 0),
+        accuracy=holdout_accuracy(record),
+        macro_f1=evaluation.macro_f1 if evaluation else None,
+        gain=evaluation.gain if evaluation else None,
+        per_class=evaluation.per_class if evaluation else (),
+        radius_before=record.radius_before,
+        radius_after=record.radius_after,
+        random_slice=random_slice(record),
+    )
 
 
-def slice_line(record: Round) -> Json:
-    """The ``random_slice`` of :func:`history_line`."""
-    if not record.random_slice and not record.batch_figures:
+def random_slice(record: Round) -> RandomSlice | None:
+    """None where neither this batch nor the one before has a random slice."""
+    before = record.batch_figures
+    if not record.random_slice and before is None:
         return None
-    figures = record.batch_figures or {}
-    return {
-        "tasks": len(record.random_slice),
-        "pool_accuracy": figures.get("pool"),
-        "picked_accuracy": figures.get("picks"),
-    }
+    return RandomSlice(
+        len(record.random_slice),
+        before.pool_accuracy if before else None,
+        before.picked_accuracy if before else None,
+    )

@@ -8,12 +8,10 @@ sure that is comes from fitting it again and again to accuracies redrawn from wh
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-Json = Any
 Floats = NDArray[np.float64]
 
 FITS = 400

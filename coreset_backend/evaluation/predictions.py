@@ -7,7 +7,8 @@ import numpy as np
 
 from coreset_backend.arrays import TaskIds
 from coreset_backend.errors import CorruptRound
-from coreset_backend.evaluation.holdout import named_classes, proportion
+from coreset_backend.evaluation.round_scores import holdout_accuracy
+from coreset_backend.evaluation.scores import named_classes
 from coreset_backend.project import Prediction
 from coreset_backend.store.record import NO_ROUND_VERSION
 from coreset_backend.store.saved_round import StoredRound
@@ -79,11 +80,8 @@ class Answers:
 
     def _is_trusted(self) -> bool:
         """Whether the hold-out is large enough, and the lower end of its 95 % interval high enough."""
-        training = self.record.training or {}
-        accuracy, n = training.get("holdout_accuracy"), training.get("n_holdout") or 0
-        if accuracy is None or n < LEAST_HOLDOUT:
-            return False
-        return proportion(round(accuracy * n), n).low >= RIGHT
+        accuracy = holdout_accuracy(self.record)
+        return accuracy is not None and accuracy.n >= LEAST_HOLDOUT and accuracy.low >= RIGHT
 
 
 class AnswerCache:

@@ -9,14 +9,13 @@ An image that cannot be read becomes an ``ImageFailure`` with a reason; the roun
 
 from coreset_backend.images.cache import CachedPixels
 from coreset_backend.images.download import Limits
-from coreset_backend.images.fetch import ImageFailure, Images, open_images
+from coreset_backend.images.fetch import Images, open_images
 from coreset_backend.images.pixels import Pixels
 from coreset_backend.images.sources import SOURCES, shown_uri
 
 __all__ = [
     "SOURCES",
     "CachedPixels",
-    "ImageFailure",
     "Images",
     "Limits",
     "Pixels",

@@ -8,7 +8,6 @@ import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
@@ -33,21 +32,13 @@ from coreset_backend.images.revisions import Revisions, Seen, due
 from coreset_backend.images.sources import Site, address_digest, local_validator, read_image, shown_uri
 from coreset_backend.network.addresses import Resolve, address_guard, resolved_addresses
 from coreset_backend.network.outbound import Proxies
+from coreset_backend.reports import ImageFailure
 
 logger = logging.getLogger(__name__)
 
 REVISIONS = "revisions.sqlite3"
 _WAITING = 4  # jobs in the queue per thread
 _NO_IMAGE = "the task has no image in this field"
-
-
-@dataclass(frozen=True, slots=True)
-class ImageFailure:
-    """A task whose image cannot be used. ``uri`` is fit to be shown: no password, no signature."""
-
-    task_id: int
-    uri: str | None
-    reason: str
 
 
 class _Reading(NamedTuple):

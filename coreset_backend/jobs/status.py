@@ -3,12 +3,14 @@
 import math
 import time
 from collections.abc import Mapping
+from dataclasses import asdict
 from functools import partial
 from typing import Any
 
 from coreset_backend.backend import Backend
 from coreset_backend.errors import CoresetError
 from coreset_backend.evaluation.history import advice
+from coreset_backend.evaluation.round_scores import holdout_accuracy
 from coreset_backend.jobs.monitoring import workers_alive
 from coreset_backend.jobs.progress import read_progress, span
 from coreset_backend.settings import Settings
@@ -61,7 +63,7 @@ def project_status(backend: Backend, project_id: int) -> dict[str, Any]:
         "project": project_id,
         "progress": standing(backend, project_id, stored),
         "round": round_status(stored) if stored else None,
-        "advice": advice(records) if records else None,
+        "advice": asdict(advice(records)) if records else None,
     }
 
 
@@ -213,6 +215,7 @@ def _labeling(known: Mapping[str, Any], newest: StoredRound, settings: Settings)
 def round_status(stored: StoredRound) -> dict[str, Any]:
     """The record of a round without its longest lists, and what Label Studio took of it."""
     record, publication = stored.record, stored.publication
+    accuracy = holdout_accuracy(record)
     return {
         "number": record.number,
         "taken_at": record.taken_at,
@@ -223,9 +226,10 @@ def round_status(stored: StoredRound) -> dict[str, Any]:
         "counts": record.counts,
         "radius_before": record.radius_before,
         "radius_after": record.radius_after,
-        "training": record.training,
-        "unreadable": record.failures,
+        "accuracy": asdict(accuracy) if accuracy else None,
+        "training": asdict(record.training) if record.training else None,
+        "unreadable": [asdict(failure) for failure in record.failures],
         "remarks": record.remarks,
         "timings": stored.timings(publication),
-        "published": publication,
+        "published": asdict(publication) if publication else None,
     }

@@ -10,7 +10,6 @@ import json
 import logging
 import time
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
@@ -33,6 +32,7 @@ from coreset_backend.label_studio.auth import TokenAuth, read_answer
 from coreset_backend.label_studio.payloads import parse_snapshot, prediction_json
 from coreset_backend.network.outbound import TRUST_ADVICE, Proxy, retry_after, tls_context
 from coreset_backend.project import Json, Labels, Prediction, Snapshot
+from coreset_backend.reports import Publication
 
 log = logging.getLogger(__name__)
 
@@ -62,24 +62,6 @@ def score_filter(operator: str, value: object) -> Json:
         "type": "Number",
         "value": value,
     }
-
-
-@dataclass(frozen=True, slots=True)
-class Publication:
-    """What Label Studio holds after a publish: ``sent`` predictions, tasks that were ``gone``, and the order.
-
-    ``serves`` are the task ids that it will serve first, in order, as read back from it. ``kept``: earlier
-    versions that could not be deleted. Scores of batch and reserve are lower than ``below``; so many tasks
-    wait ``behind`` them in the queue.
-    """
-
-    version: str
-    sent: int
-    gone: tuple[int, ...]
-    serves: tuple[int, ...]
-    kept: tuple[str, ...] = ()
-    below: float = 1.0
-    behind: int = 0
 
 
 class LabelStudio:

@@ -127,10 +127,10 @@ def _next_round(
 def round_sentence(backend: Backend, stored: StoredRound) -> str:
     """One line about the round: labels, accuracy, advice."""
     history = project_history(backend.store, stored.record.project_id)
-    newest = history["rounds"][-1]
-    accuracy = newest["accuracy"]
-    measured = f", {accuracy['value']:.0%} of {accuracy['n']} held-out images right" if accuracy else ""
-    return f"Round {newest['number']}: {newest['labels']} labels{measured}. {history['advice']['sentence']}"
+    newest, advice = history.rounds[-1], history.advice
+    accuracy = newest.accuracy
+    measured = f", {accuracy.value:.0%} of {accuracy.n} held-out images right" if accuracy else ""
+    return f"Round {newest.number}: {newest.labels} labels{measured}. {advice.sentence if advice else ''}"
 
 
 # ---------------------------------------------------------------- core-set against random

@@ -33,7 +33,6 @@ from coreset_backend.model.saving import (
 )
 from coreset_backend.model.training import (
     FINE_TUNED_FROM,
-    TrainingReport,
     fit,
     fit_head,
     trains_network,
@@ -50,7 +49,6 @@ __all__ = [
     "PretrainingRecipe",
     "PretrainingState",
     "Recipe",
-    "TrainingReport",
     "backbone_named",
     "choose_backbone",
     "embed",

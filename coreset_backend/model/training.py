@@ -26,6 +26,7 @@ from coreset_backend.model.classifier import (
 from coreset_backend.model.descent import Examples, Recipe, descend
 from coreset_backend.model.heads import STEPS, anchored_head, linear_head, temperature_of
 from coreset_backend.model.networks import PretrainedCnn, patch_features_for, small_cnn_for, zero_head
+from coreset_backend.reports import TrainingReport
 
 SAMPLE = 2000
 """Images that stems and patch features are fitted on."""
@@ -34,26 +35,6 @@ FINE_TUNED_FROM = 500
 FINE = Recipe(learning_rate=2e-3)
 GENTLE = Recipe(learning_rate=1e-4)
 """For large networks pretrained with labels on other images."""
-
-
-@dataclass(frozen=True, slots=True)
-class TrainingReport:
-    """What a fit was and what came out, in plain values.
-
-    ``epochs``: how often each trained image was seen, on average. ``train_loss``: mean over the last
-    tenth of the fit. ``holdout_accuracy``: share of the hold-out whose label (multiple: whole set of
-    labels) is right; None without a hold-out. ``note`` says what was unusual.
-    """
-
-    epochs: float
-    seconds: float
-    train_loss: float
-    holdout_accuracy: float | None
-    n_train: int
-    n_holdout: int
-    device: str
-    seed: int
-    note: str = ""
 
 
 def fit(

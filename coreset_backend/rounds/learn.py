@@ -6,8 +6,7 @@ network that is trained on the labels embeds afterwards.
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +14,7 @@ from numpy.typing import NDArray
 from coreset_backend import model
 from coreset_backend.arrays import Floats, PixelRows, PixelSubset, Progress, Rows
 from coreset_backend.project import Snapshot, class_targets
+from coreset_backend.reports import TrainingReport
 from coreset_backend.rounds.embeddings import KeyedPixels, embed_prepared, embed_round
 from coreset_backend.settings import Settings
 from coreset_backend.store.saved_round import StoredRound
@@ -61,7 +61,7 @@ def learn_snapshot(
     labeled: Labeled | None,
     previous: StoredRound | None,
     phase: Phase,
-) -> tuple[model.Classifier, Floats, dict[str, Any] | None]:
+) -> tuple[model.Classifier, Floats, TrainingReport | None]:
     """A classifier, the embeddings float32[m, dimension] of the pixels by it, and the report of its fit.
 
     Without labels the classifier has no head and the report is None. ``phase`` times and reports a part.
@@ -88,7 +88,7 @@ def train_network(
     pixels: PixelRows,
     labeled: Labeled,
     step: Progress | None = None,
-) -> tuple[model.Classifier, dict[str, Any]]:
+) -> tuple[model.Classifier, TrainingReport]:
     """A classifier whose network was trained on the labels, and the report."""
     classifier, report = model.fit(
         chosen,
@@ -100,7 +100,7 @@ def train_network(
         device=settings.device,
         progress=step,
     )
-    return classifier, asdict(report)
+    return classifier, report
 
 
 def embed_frozen(
@@ -122,7 +122,7 @@ def embed_frozen(
 
 def fit_head(
     frozen: model.Classifier, embeddings: Floats, labeled: Labeled
-) -> tuple[model.Classifier, dict[str, Any]]:
+) -> tuple[model.Classifier, TrainingReport]:
     """``frozen`` with a head fitted on its embeddings of the labelled images, and the report."""
     classifier, report = model.fit_head(
         frozen,
@@ -131,4 +131,4 @@ def fit_head(
         multiple=labeled.multiple,
         holdout=labeled.holdout,
     )
-    return classifier, asdict(report)
+    return classifier, report

@@ -4,7 +4,7 @@ import contextlib
 import logging
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -18,23 +18,24 @@ from coreset_backend.connection.record import regions_shown
 from coreset_backend.errors import CorruptRound, EmptyPool, LabelStudioError
 from coreset_backend.evaluation.holdout import holdout_task_ids
 from coreset_backend.evaluation.predictions import Answers
-from coreset_backend.evaluation.round_scores import batch_figures, hold_out_figures
+from coreset_backend.evaluation.round_scores import batch_scores, holdout_evaluation
 from coreset_backend.logs import about
 from coreset_backend.project import Prediction, Snapshot
 from coreset_backend.project_settings import label_config_attributes
+from coreset_backend.reports import ImageFailure, Publication, TrainingReport
 from coreset_backend.rounds.choose import Choice, choose_batch, order_behind
 from coreset_backend.rounds.explain import gather_evidence
 from coreset_backend.rounds.features import choose_project_backbone, features_at_hand
 from coreset_backend.rounds.learn import labeled_among, learn_snapshot
 from coreset_backend.rounds.near_duplicates import duplicate_groups
 from coreset_backend.selection import neighbors_for
-from coreset_backend.store.record import STATES
+from coreset_backend.store.record import STATES, Evaluation
 from coreset_backend.store.saved_round import Draft, StoredRound
 from coreset_backend.store.store import Round
 
 if TYPE_CHECKING:
     from coreset_backend.backend import Backend
-    from coreset_backend.images import ImageFailure, Pixels
+    from coreset_backend.images import Pixels
     from coreset_backend.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -84,11 +85,11 @@ class Learned:
     """
 
     pixels: "Pixels"
-    failures: "Sequence[ImageFailure]"
+    failures: Sequence[ImageFailure]
     readable: Rows
     holdout: frozenset[int]
     classifier: Any
-    training: dict[str, Any] | None
+    training: TrainingReport | None
     embeddings: Floats
     probabilities: Floats | None
     odds: Floats | None
@@ -184,6 +185,9 @@ def _record(
     choice: Choice,
     clock: "Clock",
 ) -> Round:
+    evaluation = holdout_evaluation(
+        snapshot, previous, learned.pixels.task_ids, learned.holdout, learned.probabilities
+    )
     counts = np.bincount(choice.states, minlength=len(STATES))
     stamp = snapshot.taken_at.strftime("%Y%m%dT%H%M%S")
     distances = np.where(np.isfinite(choice.distances), choice.distances, -1)
@@ -205,19 +209,24 @@ def _record(
         radius_before=_finite(choice.radius_before),
         radius_after=_finite(choice.radius_after),
         counts=dict(zip(STATES, counts.tolist(), strict=True)),
-        failures=tuple(asdict(failure) for failure in learned.failures),
+        failures=tuple(learned.failures),
         backbone=learned.classifier.description,
         network=learned.network,
         features=learned.features,
-        training=learned.training,
+        training=_with_accuracy(learned.training, evaluation),
         holdout=tuple(sorted(learned.holdout)),
-        evaluation=hold_out_figures(
-            snapshot, previous, learned.pixels.task_ids, learned.holdout, learned.probabilities
-        ),
-        batch_figures=batch_figures(snapshot, previous),
+        evaluation=evaluation,
+        batch_figures=batch_scores(snapshot, previous),
         remarks=snapshot.remarks,
         timings=clock.timings,
     )
+
+
+def _with_accuracy(training: TrainingReport | None, evaluation: Evaluation | None) -> TrainingReport | None:
+    """The report with the accuracy of the evaluation: a record has one accuracy."""
+    if training is None or evaluation is None:
+        return training
+    return replace(training, holdout_accuracy=evaluation.accuracy.value)
 
 
 def _finite(value: float) -> float | None:
@@ -230,7 +239,7 @@ def publish_round(backend: "Backend", stored: StoredRound, step: Progress) -> No
     ``step(done, total)`` is called before each change; what it raises ends the publish.
     """
     record, started = stored.record, time.monotonic()
-    publication: dict[str, Any] = {"version": record.model_version, "sent": 0, "gone": [], "serves": []}
+    publication = Publication(record.model_version)
     if head := [*record.batch, *record.reserve]:
         written, shown_before = prepare_publication(backend, record.project_id)
         carried: dict[int, Any] = {}
@@ -248,21 +257,19 @@ def publish_round(backend: "Backend", stored: StoredRound, step: Progress) -> No
                 for task_id in task_ids
             ]
 
-        publication = asdict(
-            publish_queue(
-                backend.label_studio,
-                record.project_id,
-                head,
-                record.labels,
-                order=lambda waiting: order_behind(stored, waiting),
-                predict=predict,
-                written=written,
-                progress=step,
-            )
+        publication = publish_queue(
+            backend.label_studio,
+            record.project_id,
+            head,
+            record.labels,
+            order=lambda waiting: order_behind(stored, waiting),
+            predict=predict,
+            written=written,
+            progress=step,
         )
-        publication |= {"shown_before": shown_before, "carried": len(carried)}
+        publication = replace(publication, shown_before=shown_before, carried=len(carried))
     seconds = round(time.monotonic() - started, 3)
-    stored.mark_published({**publication, "seconds": seconds, "at": datetime.now(UTC).isoformat()})
+    stored.mark_published(replace(publication, seconds=seconds, at=datetime.now(UTC).isoformat()))
     try:
         show_findings(backend.label_studio, stored)
     except LabelStudioError as error:  # the batch is served; a tab less does not undo that

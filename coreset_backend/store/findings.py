@@ -1,12 +1,20 @@
 """What a round found beside its batch: near-duplicates, and labels that their neighbours contradict."""
 
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 
 from coreset_backend.store.saved_round import StoredRound
 
-Json = Any
+
+@dataclass(frozen=True, slots=True)
+class Suspect:
+    """A label that neighbours contradict: ``share`` of them, in [0, 1], have ``suggested_label``."""
+
+    task_id: int
+    label: str | None
+    suggested_label: str
+    share: float
 
 
 def label_names(stored: StoredRound) -> dict[int, str]:
@@ -29,7 +37,7 @@ def duplicates(stored: StoredRound) -> list[list[int]]:
     return [task_ids[rows].astype(np.int64).tolist() for rows in np.split(by_group, starts) if len(rows)]
 
 
-def suspects(stored: StoredRound) -> list[Json]:
+def suspects(stored: StoredRound) -> list[Suspect]:
     """Labels that their neighbours contradict, the worst first."""
     labels = stored.record.labels
     if labels is None or not stored.has("suspects"):
@@ -42,7 +50,6 @@ def suspects(stored: StoredRound) -> list[Json]:
         strict=True,
     )
     return [
-        {"task_id": int(task_id), "label": given.get(task_id), "suggested_label": labels.names[code]}
-        | {"share": float(share)}
+        Suspect(int(task_id), given.get(task_id), labels.names[code], float(share))
         for task_id, code, share in found
     ]

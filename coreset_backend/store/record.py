@@ -2,30 +2,25 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import datetime
 from typing import Annotated, Any, TypeVar
 
 from pydantic import AfterValidator, Field, TypeAdapter, ValidationError
-from typing_extensions import TypedDict
 
 from coreset_backend.project import Labels
+from coreset_backend.reports import Count, ImageFailure, Moment, Publication, TaskId, TrainingReport
 
-Count = Annotated[int, Field(ge=0)]
-Share = Annotated[float, Field(ge=0, le=1)]
-TaskId = Annotated[int, Field(ge=0, lt=2**63)]
-
-
-class _Interval(TypedDict):
-    """A share of ``n`` images."""
-
-    value: Share
-    low: float
-    high: float
-    n: Count
+T = TypeVar("T")
 
 
-class _Gain(TypedDict):
-    """The difference of two shares."""
+def _require_share(interval: "Interval") -> "Interval":
+    if not 0 <= interval.value <= 1:
+        raise ValueError(f"a share of {interval.value}")
+    return interval
+
+
+@dataclass(frozen=True, slots=True)
+class Interval:
+    """A figure with its 95 % interval, measured on ``n`` images; ``low <= value <= high``."""
 
     value: float
     low: float
@@ -33,7 +28,13 @@ class _Gain(TypedDict):
     n: Count
 
 
-class _ClassFigures(TypedDict):
+ShareInterval = Annotated[Interval, AfterValidator(_require_share)]
+
+
+@dataclass(frozen=True, slots=True)
+class ClassScores:
+    """A class on the hold-out. ``n`` images have it; what cannot be measured on them is None."""
+
     name: str
     n: int
     precision: float | None
@@ -41,70 +42,59 @@ class _ClassFigures(TypedDict):
     f1: float | None
 
 
-class _Evaluation(TypedDict, total=False):
-    accuracy: _Interval | None
-    macro_f1: _Interval | None
-    gain: _Gain | None
-    per_class: list[_ClassFigures] | tuple[_ClassFigures, ...]
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """A model on the hold-out.
+
+    ``accuracy``: share of images whose answer is right; in multiple choice, the whole set of classes.
+    ``macro_f1``: mean F1 of the classes that the hold-out has. ``gain``: accuracy minus that of the round
+    before on the same images, which neither model was trained on; None where there are none.
+    """
+
+    accuracy: ShareInterval
+    macro_f1: ShareInterval
+    per_class: tuple[ClassScores, ...] = ()
+    gain: Interval | None = None
 
 
-class _Training(TypedDict, total=False):
-    holdout_accuracy: float | None
-    n_train: int
-    n_holdout: int
+@dataclass(frozen=True, slots=True)
+class BatchScores:
+    """How the model of the round before answered its batch, before anybody labelled it.
+
+    ``pool_accuracy``: on the tasks sampled at random, a fair sample of the pool; ``picked_accuracy``: on
+    those that the strategy picked. None where none is labelled. On disk they are ``pool`` and ``picks``.
+    """
+
+    pool_accuracy: Annotated[ShareInterval | None, Field(alias="pool")]
+    picked_accuracy: Annotated[ShareInterval | None, Field(alias="picks")]
 
 
-class _BatchFigures(TypedDict):
-    pool: _Interval | None
-    picks: _Interval | None
+@dataclass(frozen=True, slots=True)
+class ReplayPoint:
+    """Mean accuracy after ``labels`` labels, and a standard deviation over the seeds to either side."""
 
-
-class _Failure(TypedDict):
-    task_id: TaskId
-    uri: str | None
-    reason: str
-
-
-class _Publication(TypedDict, total=False):
-    at: Annotated[str, AfterValidator(datetime.fromisoformat)]
-    seconds: float
-    sent: int
-
-
-class _ReplayPoint(TypedDict):
     labels: int
     value: float
     low: float
     high: float
 
 
-class _ReplayLine(TypedDict):
+@dataclass(frozen=True, slots=True)
+class ReplayLine:
+    """The learning curve of one strategy and batch size, over so many seeds."""
+
     strategy: str
     batch: int
     seeds: int
-    points: list[_ReplayPoint]
+    points: tuple[ReplayPoint, ...]
 
 
-class _Replay(TypedDict):
+@dataclass(frozen=True, slots=True)
+class Replay:
+    """Strategies compared on a project's images; ``sentence`` says which is better."""
+
     sentence: str
-    lines: list[_ReplayLine]
-
-
-def _shaped(shape: Any) -> AfterValidator:
-    """Has a value pass as it is, with all that another release may have added, where it has that shape."""
-    adapter = TypeAdapter(shape)
-
-    def check(value: Any) -> Any:
-        adapter.validate_python(value, strict=True)
-        return value
-
-    return AfterValidator(check)
-
-
-T = TypeVar("T")
-Facts = dict[str, Any]
-PUBLICATION: TypeAdapter[Facts] = TypeAdapter(Annotated[Facts, _shaped(_Publication)])
-REPLAY: TypeAdapter[Facts] = TypeAdapter(Annotated[Facts, _shaped(_Replay)])
+    lines: tuple[ReplayLine, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,22 +102,20 @@ class Round:
     """The record of a round. ``batch`` and ``reserve`` are task ids in the order they are served.
 
     ``distances``: from each task of batch and reserve to its nearest center when it was picked.
-    ``counts``: tasks by state; every task of the snapshot is in exactly one. ``training``: the fields of
-    the fit's report, None on a cold start. ``failures``: ``{task_id, uri, reason}`` of unreadable images.
-    ``timings``: seconds by phase. ``hashes``: SHA-256 of every file of the round. ``title``: the project's.
-    ``attributes``: the settings in the label config. ``remarks``: why answers could not be trained on.
-    ``evaluation``: the fields of an ``Evaluation``, None without a hold-out.
-    ``random_slice``: the task ids of the batch that chance drew. ``batch_figures``: what the model of the
-    round before had said of its batch, None without a random slice in it. ``features``: the SHA-256 of
-    the features learned on the pool that were at hand, if any were. ``network``: names what made the
-    embeddings by its weights.
+    ``counts``: tasks by state; every task of the snapshot is in exactly one. ``training`` is None on a cold
+    start. ``timings``: seconds by phase. ``hashes``: SHA-256 of every file of the round. ``title``: the
+    project's. ``attributes``: the settings in the label config. ``remarks``: why answers could not be
+    trained on. ``evaluation`` is None without a hold-out. ``random_slice``: the task ids of the batch that
+    were sampled uniformly at random. ``batch_figures`` is None where the batch of the round before had no
+    random slice. ``features``: the SHA-256 of the features learned on the pool, "" without any.
+    ``network``: names what made the embeddings by its weights.
     """
 
     project_id: int
     number: int
     model_version: str
     fingerprint: str
-    taken_at: Annotated[str, AfterValidator(lambda text: datetime.fromisoformat(text) and text)]
+    taken_at: Moment
     strategy: str
     backbone: str
     seed: int
@@ -137,16 +125,16 @@ class Round:
     distances: tuple[float, ...]
     radius_before: float | None
     radius_after: float | None
-    training: Annotated[Facts | None, _shaped(_Training | None)]
+    training: TrainingReport | None
     holdout: tuple[TaskId, ...]
     counts: dict[str, Count]
-    failures: tuple[Annotated[Facts, _shaped(_Failure)], ...]
+    failures: tuple[ImageFailure, ...]
     timings: dict[str, float]
     hashes: dict[str, str] = field(default_factory=dict)
     title: str = ""
-    evaluation: Annotated[Facts | None, _shaped(_Evaluation | None)] = None
+    evaluation: Evaluation | None = None
     random_slice: tuple[TaskId, ...] = ()
-    batch_figures: Annotated[Facts | None, _shaped(_BatchFigures | None)] = None
+    batch_figures: BatchScores | None = None
     attributes: dict[str, str] = field(default_factory=dict)
     features: str = ""
     network: str = ""
@@ -176,6 +164,8 @@ class Hold:
 
 ROUND = TypeAdapter(Round)
 HOLD = TypeAdapter(Hold)
+PUBLICATION = TypeAdapter(Publication)
+REPLAY = TypeAdapter(Replay)
 
 
 def taken(adapter: TypeAdapter[T], saved: Mapping[str, Any]) -> T:
@@ -189,6 +179,12 @@ def taken(adapter: TypeAdapter[T], saved: Mapping[str, Any]) -> T:
         first = error.errors(include_input=False)[0]
         place = ".".join(str(part) for part in first["loc"]) or "it"
         raise ValueError(f"{place}: {first['msg']}") from None
+
+
+def as_saved(adapter: TypeAdapter[T], record: T) -> dict[str, Any]:
+    """The fields of a record as they are written to disk, for ``taken`` to read back."""
+    fields: dict[str, Any] = adapter.dump_python(record, by_alias=True)
+    return fields
 
 
 NO_ROUND_VERSION = "pool-0-no-round-yet"

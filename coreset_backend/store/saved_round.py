@@ -3,7 +3,7 @@
 import contextlib
 import logging
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 
 from coreset_backend.errors import CorruptFile, CorruptRound
 from coreset_backend.files import check_hash, flush, is_there, read_sealed, saving, sha256, write_sealed
-from coreset_backend.store.record import PUBLICATION, taken
+from coreset_backend.reports import Publication
+from coreset_backend.store.record import PUBLICATION, ROUND, as_saved, taken
 from coreset_backend.store.record import Round as Round
 
 log = logging.getLogger(__name__)
@@ -60,7 +61,7 @@ class StoredRound:
             raise CorruptRound(self.path, f"its files do not fit together ({error})") from error
 
     @property
-    def publication(self) -> dict[str, Any] | None:
+    def publication(self) -> Publication | None:
         """What Label Studio took of it and when; None as long as it has not been published."""
         path = self.path / "published.json"
         if not is_there(path):
@@ -71,10 +72,11 @@ class StoredRound:
             log.error("taken for unpublished: %s: %s", path, error)
             return None
 
-    def timings(self, publication: Mapping[str, Any] | None) -> dict[str, float]:
+    def timings(self, publication: Publication | None) -> dict[str, float]:
         """Seconds by phase, with that of its ``publication``, which comes after the record was written."""
-        spent = (publication or {}).get("seconds")
-        return self.record.timings if spent is None else {**self.record.timings, "publish": spent}
+        if publication is None or publication.seconds is None:
+            return self.record.timings
+        return {**self.record.timings, "publish": publication.seconds}
 
     def mark_unpublished(self) -> None:
         """Have it published again; raises Unwritable."""
@@ -87,8 +89,9 @@ class StoredRound:
         for name, expected in self.record.hashes.items():
             check_hash(self.path / name, expected)
 
-    def mark_published(self, publication: Mapping[str, Any]) -> None:
-        write_sealed(self.path / "published.json", publication)
+    def mark_published(self, publication: Publication) -> None:
+        """Keep what Label Studio took of it; raises Unwritable."""
+        write_sealed(self.path / "published.json", as_saved(PUBLICATION, publication))
 
 
 class Draft:
@@ -104,7 +107,7 @@ class Draft:
             np.save(self.path / f"{name}.npy", array, allow_pickle=False)
         hashes = {path.name: sha256(path) for path in sorted(self.path.iterdir()) if path.is_file()}
         record = replace(record, hashes=hashes)
-        write_sealed(self.path / "round.json", asdict(record))
+        write_sealed(self.path / "round.json", as_saved(ROUND, record))
         for path in self.path.iterdir():
             flush(path)
         final = self.path.with_name(_folder(self.number))

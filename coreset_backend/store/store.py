@@ -21,13 +21,13 @@ import secrets
 import shutil
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from coreset_backend.errors import CorruptFile, CorruptRound, RoundNotFound, StoreError
 from coreset_backend.files import is_there, read_sealed, saving, write_sealed
-from coreset_backend.store.record import HOLD, ROUND, taken
+from coreset_backend.store.record import HOLD, ROUND, as_saved, taken
 from coreset_backend.store.record import Hold as Hold
 from coreset_backend.store.record import Round as Round
 from coreset_backend.store.saved_round import Draft, StoredRound, _folder
@@ -145,7 +145,7 @@ class Store:
     def hold(self, project_id: int, reason: str, number: int | None = None) -> None:
         """Let no round start by itself until ``release``; ``number``: roll back to it. Hold the lock."""
         hold = Hold(reason, number, max(self.numbers(project_id), default=0))
-        write_sealed(self._project(project_id) / "held.json", asdict(hold))
+        write_sealed(self._project(project_id) / "held.json", as_saved(HOLD, hold))
 
     def held(self, project_id: int) -> Hold | None:
         """Why no round starts by itself; None where they do."""
@@ -225,7 +225,7 @@ class Store:
         oldest = min(readable[:keep], default=0)
         dead = [*readable[keep:], *(n for n in self.numbers(project_id) if n < oldest and n not in readable)]
         if dead:
-            history = [asdict(record) for record in self.history(project_id)]
+            history = [as_saved(ROUND, record) for record in self.history(project_id)]
             for name in HISTORIES:
                 write_sealed(folder / name, {"rounds": history})
         for number in dead:

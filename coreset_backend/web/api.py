@@ -64,7 +64,7 @@ def live_progress(project: str) -> Json:
         "project": project_id,
         "progress": progress(backend, project_id, newest),
         "number": newest.record.number if newest else 0,
-        "published_at": (newest.publication or {}).get("at") if newest else None,
+        "published_at": newest.publication.at if newest and newest.publication else None,
     }
 
 

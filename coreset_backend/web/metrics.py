@@ -19,6 +19,7 @@ from prometheus_client.registry import Collector
 from coreset_backend import __version__
 from coreset_backend.backend import Backend
 from coreset_backend.errors import CoresetError, QueueError
+from coreset_backend.evaluation.round_scores import holdout_accuracy
 from coreset_backend.jobs.monitoring import COUNTERS, heartbeat_ages, job_counts, read_counts
 from coreset_backend.jobs.progress import read_progress
 from coreset_backend.store.saved_round import StoredRound
@@ -149,8 +150,8 @@ class Standing(Collector):
                 seconds.add_metric([project, phase], spent)
             if record.radius_after is not None:
                 radius.add_metric([project], record.radius_after)
-            if (right := (record.training or {}).get("holdout_accuracy")) is not None:
-                accuracy.add_metric([project], right)
+            if measured := holdout_accuracy(record):
+                accuracy.add_metric([project], measured.value)
         yield from (number, taken, published, tasks, radius, accuracy, seconds)
 
     def _newest(self) -> Iterator[tuple[str, StoredRound]]:

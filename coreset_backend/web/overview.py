@@ -12,7 +12,8 @@ from coreset_backend.backend import Backend
 from coreset_backend.errors import CoresetError, CorruptRound, QueueError
 from coreset_backend.evaluation.comparison import read_replay, slice_summary
 from coreset_backend.evaluation.history import project_history
-from coreset_backend.evaluation.holdout import named_classes
+from coreset_backend.evaluation.round_scores import holdout_accuracy
+from coreset_backend.evaluation.scores import named_classes
 from coreset_backend.jobs.status import PHASE_WORDS, PHASES, standing
 from coreset_backend.project import Labels
 from coreset_backend.project_settings import LABEL_CONFIG, known_settings, settings_table
@@ -75,13 +76,14 @@ def project_line(backend: Backend, project_id: int) -> Json:
     """What the list of projects says of one."""
     stored = backend.store.latest(project_id)
     counts = stored.record.counts if stored else {}
+    accuracy = holdout_accuracy(stored.record) if stored else None
     return {
         "project": project_id,
         "title": title(stored, project_id),
         "number": stored.record.number if stored else None,
         "labeled": counts.get("labeled", 0),
         "total": sum(counts.values()),
-        "accuracy": (stored.record.training or {}).get("holdout_accuracy") if stored else None,
+        "accuracy": accuracy.value if accuracy else None,
         "progress": progress(backend, project_id, stored),
     }
 
@@ -106,9 +108,9 @@ def project_overview(backend: Backend, project_id: int) -> Json:
             round_line(stored) | {"served": stored.record.number == served}
             for stored in sorted(rounds, key=lambda stored: -stored.record.number)
         ],
-        "history": history["rounds"],
-        "advice": history["advice"],
-        "slice": slice_summary(history["rounds"]),
+        "history": history.rounds,
+        "advice": history.advice,
+        "slice": slice_summary(history.rounds),
         "replay": read_replay(backend.store, project_id),
     }
     for stored in rounds:  # the newest whose files are as they were saved
@@ -146,7 +148,7 @@ def _details(stored: StoredRound, record: Round) -> Json:
 def served_number(rounds: Sequence[StoredRound]) -> int | None:
     """The round whose batch Label Studio serves: what was published last, which need not be the newest."""
     published = [
-        (publication.get("at", ""), stored.record.number)
+        (publication.at or "", stored.record.number)
         for stored in rounds
         if (publication := stored.publication)
     ]
@@ -176,8 +178,7 @@ def counts(record: Round) -> list[Json]:
 def round_line(stored: StoredRound) -> Json:
     """One row of the table of rounds."""
     record = stored.record
-    training, publication = record.training or {}, stored.publication
-    measured = (record.evaluation or {}).get("accuracy")
+    accuracy, publication = holdout_accuracy(record), stored.publication
     return {
         "number": record.number,
         "model_version": record.model_version,
@@ -188,12 +189,12 @@ def round_line(stored: StoredRound) -> Json:
         "selected": len(record.batch),
         "radius_before": record.radius_before,
         "radius_after": record.radius_after,
-        "accuracy": training.get("holdout_accuracy"),
-        "interval": [measured["low"], measured["high"]] if measured else None,
-        "n_holdout": training.get("n_holdout"),
+        "accuracy": accuracy.value if accuracy else None,
+        "interval": [accuracy.low, accuracy.high] if accuracy else None,
+        "n_holdout": accuracy.n if accuracy else None,
         "seconds": round(sum(stored.timings(publication).values()), 1),
         "published": publication is not None,
-        "published_at": (publication or {}).get("at"),
+        "published_at": publication.at if publication else None,
     }
 
 

@@ -288,6 +288,7 @@ class RoundStatus(BaseModel):
     counts: dict[str, Count]
     radius_before: float | None
     radius_after: float | None
+    accuracy: Interval | None
     training: dict[str, Any] | None
     unreadable: list[UnreadableImage]
     remarks: list[str]

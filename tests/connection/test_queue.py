@@ -7,8 +7,9 @@ from fake_label_studio import FakeLabelStudio
 
 from coreset_backend.connection.queue import QUEUE, SMALL, publish_queue, queue_is_short
 from coreset_backend.errors import LabelStudioError
-from coreset_backend.label_studio.client import LabelStudio, Publication
+from coreset_backend.label_studio.client import LabelStudio
 from coreset_backend.project import Labels, Prediction
+from coreset_backend.reports import Publication
 
 LARGE = SMALL + 60
 LABELS = Labels("label", "image", ("cat", "dog"), False)

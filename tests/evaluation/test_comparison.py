@@ -5,33 +5,30 @@ from typing import Any
 
 import numpy as np
 import pytest
+from saved_rounds import record
 
 from coreset_backend.evaluation.comparison import MeanCurve, keep_replay, read_replay, slice_summary
+from coreset_backend.evaluation.history import HistoryLine, history_line
+from coreset_backend.store.record import BatchScores, Interval, Replay, ReplayLine, ReplayPoint
 from coreset_backend.store.store import Store
 
 
-def line(pool: tuple[int, int] | None, picks: tuple[int, int] | None) -> dict[str, Any]:
-    """A round of the history whose slice had (hits, images)."""
-    shares = {
-        name: counted and {"value": counted[0] / counted[1], "low": 0, "high": 1, "n": counted[1]}
-        for name, counted in (("pool_accuracy", pool), ("picked_accuracy", picks))
-    }
-    return {"random_slice": {"tasks": 5, **shares}}
+def line(pool: tuple[int, int] | None, picks: tuple[int, int] | None) -> HistoryLine:
+    """A round of the history; of the batch before, (hits, images) of the random slice and of the picks."""
+    shares = (counted and Interval(counted[0] / counted[1], 0, 1, counted[1]) for counted in (pool, picks))
+    return history_line(record(random_slice=(1, 2), batch_figures=BatchScores(*shares)))
 
 
 def test_the_slices_of_all_rounds_are_counted_together() -> None:
-    rounds = [{"random_slice": None}, line(None, None), line((3, 4), (2, 11)), line((5, 6), (3, 13))]
+    rounds = [history_line(record()), line(None, None), line((3, 4), (2, 11)), line((5, 6), (3, 13))]
     summary = slice_summary(rounds)
-    assert (summary["pool_accuracy"]["value"], summary["pool_accuracy"]["n"]) == (0.8, 10)
-    assert (summary["picked_accuracy"]["value"], summary["picked_accuracy"]["n"]) == (
-        pytest.approx(5 / 24),
-        24,
-    )
-    assert summary["pool_accuracy"]["low"] < 0.8 < summary["pool_accuracy"]["high"]
-    assert (
-        "right about 80 % of the 10 images sampled at random and about 21 % of the 24" in summary["sentence"]
-    )
-    assert "harder than the pool" in summary["sentence"]
+    assert summary and summary.picked_accuracy
+    pool, picked = summary.pool_accuracy, summary.picked_accuracy
+    assert (pool.value, pool.n) == (0.8, 10)
+    assert (picked.value, picked.n) == (pytest.approx(5 / 24), 24)
+    assert pool.low < 0.8 < pool.high
+    assert "right about 80 % of the 10 images sampled at random and about 21 % of the 24" in summary.sentence
+    assert "harder than the pool" in summary.sentence
 
 
 @pytest.mark.parametrize(
@@ -43,12 +40,13 @@ def test_the_slices_of_all_rounds_are_counted_together() -> None:
     ],
 )
 def test_the_sentence_says_no_more_than_the_intervals_allow(pool: Any, picks: Any, words: str) -> None:
-    assert words in slice_summary([line(pool, picks)])["sentence"]
+    summary = slice_summary([line(pool, picks)])
+    assert summary and words in summary.sentence
 
 
 def test_without_a_labelled_slice_there_is_nothing_to_say() -> None:
     assert slice_summary([]) is None
-    assert slice_summary([{"random_slice": None}, line(None, None)]) is None
+    assert slice_summary([history_line(record()), line(None, None)]) is None
 
 
 def test_a_replay_is_kept_whole_and_a_torn_one_is_none(tmp_path: Path) -> None:
@@ -58,10 +56,8 @@ def test_a_replay_is_kept_whole_and_a_torn_one_is_none(tmp_path: Path) -> None:
     labels, mean, spread = np.array([10, 20]), np.array([0.5, 0.75]), np.array([0.25, 0.0])
     keep_replay(store, 7, [MeanCurve("k_center", 10, labels, mean, spread, 2)], "k_center is better.")
     kept = read_replay(store, 7)
-    assert kept["sentence"] == "k_center is better."
-    assert kept["lines"][0]["points"] == [
-        {"labels": 10, "value": 0.5, "low": 0.25, "high": 0.75},
-        {"labels": 20, "value": 0.75, "low": 0.75, "high": 0.75},
-    ]
+    points = (ReplayPoint(10, 0.5, 0.25, 0.75), ReplayPoint(20, 0.75, 0.75, 0.75))
+    line = ReplayLine("k_center", 10, 2, points)
+    assert kept == Replay("k_center is better.", (line,))
     store.replay_path(7).write_text('{"sen')
     assert read_replay(store, 7) is None

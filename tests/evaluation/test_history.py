@@ -1,33 +1,32 @@
 from collections.abc import Callable
-from dataclasses import asdict
-from typing import Any
 
 import numpy as np
 from saved_rounds import record
 
 from coreset_backend.backend import Backend
 from coreset_backend.cli.status import status_lines
-from coreset_backend.evaluation.history import advice, project_history
-from coreset_backend.evaluation.holdout import evaluate, proportion
+from coreset_backend.evaluation.history import RandomSlice, advice, project_history
+from coreset_backend.evaluation.scores import evaluate, proportion
 from coreset_backend.jobs.status import project_status
 from coreset_backend.project import Labels
+from coreset_backend.reports import TrainingReport
+from coreset_backend.store.record import BatchScores, Evaluation
 from coreset_backend.web.app import create_app
 
 
-def figures(right: int, n: int = 40) -> dict[str, Any]:
-    """The figures of a model that names ``right`` of ``n`` images, half cats and half dogs, rightly."""
+def scores(right: int, n: int = 40) -> Evaluation:
+    """The scores of a model that names ``right`` of ``n`` images, half cats and half dogs, rightly."""
     codes = np.arange(n) % 2
     said = np.where(np.arange(n) < right, codes, 1 - codes)
-    found = evaluate(["cat", "dog"], np.eye(2)[codes], np.eye(2)[said], multiple=False)
-    return asdict(found)
+    return evaluate(["cat", "dog"], np.eye(2)[codes], np.eye(2)[said], multiple=False)
 
 
 def test_history_over_http_outlives_pruned_rounds(make_backend: Callable[..., Backend]) -> None:
     backend = make_backend()
     for labels in (0, 50, 100):
         with backend.store.draft(7) as draft:
-            measured = {"evaluation": figures(20 + labels // 10)} if labels else {}
-            training = {"n_train": labels - 10} if labels else None
+            measured = {"evaluation": scores(20 + labels // 10)} if labels else {}
+            training = TrainingReport(n_train=labels - 10) if labels else None
             counts = {"labeled": labels, "selected": 50}
             draft.save(record(draft.number, title="Pets", counts=counts, training=training, **measured), {})
     backend.store.prune(7, keep=1)
@@ -48,15 +47,16 @@ def test_history_over_http_outlives_pruned_rounds(make_backend: Callable[..., Ba
 
 def test_advice_comes_from_the_measured_rounds_of_the_same_label_config() -> None:
     foxes = Labels("label", "image", ("cat", "fox"), multiple=False)
-    other = record(1, labels=foxes, counts={"labeled": 25, "selected": 25}, evaluation=figures(39))
+    other = record(1, labels=foxes, counts={"labeled": 25, "selected": 25}, evaluation=scores(39))
     rounds = [
-        record(n + 1, counts={"labeled": 50 * n, "selected": 50}, evaluation=figures(right))
+        record(n + 1, counts={"labeled": 50 * n, "selected": 50}, evaluation=scores(right))
         for n, right in ((1, 24), (2, 30), (3, 33), (4, 35))
     ]
     found = advice([other, *rounds])
     assert found == advice(rounds)
-    assert found["next_batch"]["labels"] == 50 and found["further"]["labels"] == 100
-    assert advice(rounds[:2])["verdict"] == "too early"
+    assert found.next_batch and found.further
+    assert found.next_batch.labels == 50 and found.further.labels == 100
+    assert advice(rounds[:2]).verdict == "too early"
 
 
 def test_status_ends_with_the_advice(make_backend: Callable[..., Backend]) -> None:
@@ -78,12 +78,12 @@ def test_a_random_slice_shows_in_its_line_and_after_the_round_is_pruned(
     make_backend: Callable[..., Backend],
 ) -> None:
     backend = make_backend()
-    share = asdict(proportion(4, 5))
-    for given in ({"random_slice": (3,)}, {"batch_figures": {"pool": share, "picks": None}}, {}):
+    share = proportion(4, 5)
+    for given in ({"random_slice": (3,)}, {"batch_figures": BatchScores(share, None)}, {}):
         with backend.store.draft(7) as draft:
             draft.save(record(draft.number, **given), {})
     backend.store.prune(7, keep=1)
-    first, second, third = project_history(backend.store, 7)["rounds"]
-    assert first["random_slice"] == {"tasks": 1, "pool_accuracy": None, "picked_accuracy": None}
-    assert second["random_slice"] == {"tasks": 0, "pool_accuracy": share, "picked_accuracy": None}
-    assert third["random_slice"] is None
+    first, second, third = project_history(backend.store, 7).rounds
+    assert first.random_slice == RandomSlice(1, None, None)
+    assert second.random_slice == RandomSlice(0, share, None)
+    assert third.random_slice is None

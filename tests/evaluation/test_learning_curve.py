@@ -71,33 +71,31 @@ def test_the_order_of_the_points_does_not_matter_much_and_the_seed_makes_it_repe
 
 def test_it_is_too_early_before_three_measured_rounds_and_with_a_small_hold_out() -> None:
     early = stop_advice(exact(0.9, 0.4, 0.5, [50, 100], 100), 50, [])
-    assert early["verdict"] == "too early" and early["next_batch"] is None and early["curve"] == []
-    assert early["sentence"] == ("Too early to say: a forecast needs 3 measured rounds, and there are 2.")
+    assert early.verdict == "too early" and early.next_batch is None and early.curve == ()
+    assert early.sentence == ("Too early to say: a forecast needs 3 measured rounds, and there are 2.")
     small = stop_advice(exact(0.9, 0.4, 0.5, [50, 100, 150], 12), 50, [(2.0, 1.8)])
-    assert "the hold-out has 12 images" in small["sentence"]
-    assert small["sentence"].endswith("A batch lately shrinks the covering radius by 10 %.")
+    assert "the hold-out has 12 images" in small.sentence
+    assert small.sentence.endswith("A batch lately shrinks the covering radius by 10 %.")
     nothing = stop_advice([], 50, [])
-    assert "there are 0" in nothing["sentence"] and nothing["radius_fall"] is None
+    assert "there are 0" in nothing.sentence and nothing.radius_fall is None
 
 
 def test_a_steep_curve_says_go_on_and_a_flat_one_says_stop() -> None:
     steep = stop_advice(exact(0.95, 0.5, 0.5, [50, 100, 150, 200], 400), 50, [(4.0, 3.0)])
-    assert steep["verdict"] == "keep labelling" and steep["sentence"].startswith(
-        "Keep labelling: the next 50"
-    )
-    assert steep["further"]["labels"] == 100
-    assert 0.01 < steep["next_batch"]["value"] < steep["further"]["value"]
-    assert steep["curve"][0]["labels"] == 50 and steep["curve"][-1]["labels"] == 400
+    assert steep.verdict == "keep labelling" and steep.sentence.startswith("Keep labelling: the next 50")
+    assert steep.further and steep.next_batch and steep.further.labels == 100
+    assert 0.01 < steep.next_batch.value < steep.further.value
+    assert steep.curve[0].labels == 50 and steep.curve[-1].labels == 400
     flat = stop_advice([Point(50 * n, 0.9, 2000) for n in range(1, 11)], 50, [(1.0, 0.99)] * 4)
-    assert flat["verdict"] == "stop" and flat["sentence"].startswith("More labels will change little")
-    assert flat["further"]["high"] < 0.02
+    assert flat.verdict == "stop" and flat.sentence.startswith("More labels will change little")
+    assert flat.further and flat.further.high < 0.02
 
 
 def test_a_noisy_curve_on_a_small_hold_out_is_hard_to_tell() -> None:
     wild = [Point(50, 0.6, 25), Point(100, 0.72, 25), Point(150, 0.56, 25), Point(200, 0.68, 25)]
     advice = stop_advice(wild, 50, [])
-    assert advice["verdict"] == "hard to tell"
-    assert "with a hold-out of 25 images" in advice["sentence"]
+    assert advice.verdict == "hard to tell"
+    assert "with a hold-out of 25 images" in advice.sentence
 
 
 def test_the_radius_falls_by_the_mean_share_of_the_last_three_batches() -> None:

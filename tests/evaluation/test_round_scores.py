@@ -5,8 +5,11 @@ import numpy as np
 import pytest
 from saved_rounds import LABELS, record
 
-from coreset_backend.evaluation.round_scores import batch_figures, hold_out_figures
+from coreset_backend.evaluation.round_scores import batch_scores, holdout_accuracy, holdout_evaluation
+from coreset_backend.evaluation.scores import proportion
 from coreset_backend.project import Snapshot, Task
+from coreset_backend.reports import TrainingReport
+from coreset_backend.store.record import Evaluation
 from coreset_backend.store.saved_round import StoredRound
 from coreset_backend.store.store import Store
 
@@ -25,16 +28,16 @@ def previous_round(tmp_path: Path, probabilities: np.ndarray) -> StoredRound:
 
 
 def test_a_round_is_measured_on_the_readable_tasks_of_its_hold_out() -> None:
-    figures = hold_out_figures(SNAPSHOT, None, EMBEDDED, frozenset({2, 3, 5, 7}), RIGHT)
-    assert figures and figures["accuracy"]["value"] == 1 and figures["accuracy"]["n"] == 3
-    assert [(each["name"], each["n"]) for each in figures["per_class"]] == [("cat", 1), ("dog", 2)]
-    assert figures["gain"] is None
+    scores = holdout_evaluation(SNAPSHOT, None, EMBEDDED, frozenset({2, 3, 5, 7}), RIGHT)
+    assert scores and scores.accuracy.value == 1 and scores.accuracy.n == 3
+    assert [(each.name, each.n) for each in scores.per_class] == [("cat", 1), ("dog", 2)]
+    assert scores.gain is None
 
 
 def test_two_rounds_are_compared_on_what_neither_was_trained_on(tmp_path: Path) -> None:
     previous = previous_round(tmp_path, WRONG)
-    figures = hold_out_figures(SNAPSHOT, previous, EMBEDDED, frozenset({2, 3, 5, 7}), RIGHT)
-    assert figures and figures["gain"]["value"] == 1 and figures["gain"]["n"] == 2  # tasks 2 and 5
+    scores = holdout_evaluation(SNAPSHOT, previous, EMBEDDED, frozenset({2, 3, 5, 7}), RIGHT)
+    assert scores and scores.gain and scores.gain.value == 1 and scores.gain.n == 2  # tasks 2 and 5
 
 
 def test_a_torn_previous_round_costs_the_comparison_only(
@@ -42,14 +45,14 @@ def test_a_torn_previous_round_costs_the_comparison_only(
 ) -> None:
     previous = previous_round(tmp_path, WRONG)
     (previous.path / "probabilities.npy").write_bytes(b"torn")
-    figures = hold_out_figures(SNAPSHOT, previous, EMBEDDED, frozenset({2, 5}), RIGHT)
-    assert figures and figures["accuracy"]["n"] == 2 and figures["gain"] is None
+    scores = holdout_evaluation(SNAPSHOT, previous, EMBEDDED, frozenset({2, 5}), RIGHT)
+    assert scores and scores.accuracy.n == 2 and scores.gain is None
     assert "round 1 is not compared with" in caplog.text
 
 
 def test_without_a_model_or_a_hold_out_nothing_is_measured() -> None:
-    assert hold_out_figures(SNAPSHOT, None, EMBEDDED, frozenset(), RIGHT) is None
-    assert hold_out_figures(SNAPSHOT, None, EMBEDDED, frozenset({2}), None) is None
+    assert holdout_evaluation(SNAPSHOT, None, EMBEDDED, frozenset(), RIGHT) is None
+    assert holdout_evaluation(SNAPSHOT, None, EMBEDDED, frozenset({2}), None) is None
 
 
 def test_the_last_batch_is_told_apart_by_who_picked_it(tmp_path: Path) -> None:
@@ -60,11 +63,21 @@ def test_the_last_batch_is_told_apart_by_who_picked_it(tmp_path: Path) -> None:
         saved = draft.save(
             record(draft.number, batch=(1, 2, 4, 5, 7, 8, 99), random_slice=(1, 4, 99)), arrays
         )
-    figures = batch_figures(SNAPSHOT, saved)
-    assert figures and (figures["pool"]["value"], figures["pool"]["n"]) == (0.5, 2)  # 1 right, 4 wrong
-    assert figures["picks"]["n"] == 3 and figures["picks"]["value"] == pytest.approx(1 / 3)
+    scores = batch_scores(SNAPSHOT, saved)
+    assert scores and scores.pool_accuracy and scores.picked_accuracy
+    assert (scores.pool_accuracy.value, scores.pool_accuracy.n) == (0.5, 2)  # 1 right, 4 wrong
+    assert scores.picked_accuracy.n == 3 and scores.picked_accuracy.value == pytest.approx(1 / 3)
 
 
 def test_a_batch_without_a_slice_measures_nothing(tmp_path: Path) -> None:
-    assert batch_figures(SNAPSHOT, previous_round(tmp_path, RIGHT)) is None
-    assert batch_figures(SNAPSHOT, None) is None
+    assert batch_scores(SNAPSHOT, previous_round(tmp_path, RIGHT)) is None
+    assert batch_scores(SNAPSHOT, None) is None
+
+
+def test_a_record_has_one_accuracy_and_an_old_one_without_an_evaluation_that_of_its_fit() -> None:
+    fitted = TrainingReport(holdout_accuracy=0.5, n_holdout=40)
+    evaluated = Evaluation(proportion(30, 40), proportion(20, 40))
+    assert holdout_accuracy(record(training=fitted, evaluation=evaluated)) == proportion(30, 40)
+    assert holdout_accuracy(record(training=fitted)) == proportion(20, 40)
+    assert holdout_accuracy(record(training=TrainingReport(n_train=5))) is None
+    assert holdout_accuracy(record()) is None

@@ -20,6 +20,7 @@ from coreset_backend.jobs.progress import pretraining_reporter, read_progress, w
 from coreset_backend.jobs.queue import request_pretraining, request_round
 from coreset_backend.jobs.status import project_status
 from coreset_backend.jobs.tasks import is_pretraining_left_behind
+from coreset_backend.reports import Publication
 from coreset_backend.rounds.due import round_due
 from coreset_backend.rounds.features import (
     LEAST_IMAGES,
@@ -80,7 +81,7 @@ def test_the_first_batch_is_served_at_once_and_a_better_one_when_the_pool_was_le
     third = site.wait_for_round(large, 3)
     assert third.record.features == second.record.features
     assert third.record.backbone == second.record.backbone
-    assert third.record.training["n_train"] + third.record.training["n_holdout"] == 4
+    assert third.record.training.n_train + third.record.training.n_holdout == 4
     assert "Traceback" not in site.log.read_text()
 
 
@@ -101,7 +102,7 @@ def test_new_features_make_one_round_due_and_only_while_nobody_labels(
     with backend.store.draft(project_id) as draft:
         arrays = {"task_ids": np.array(tasks), "states": np.full(8, 3, np.uint8)}
         saved = draft.save(record(1, project_id=project_id, batch=tuple(tasks[:4])), arrays)
-    saved.mark_published({})
+    saved.mark_published(Publication())
     assert round_due(backend, project_id).reason is None
     name = learn(backend, project_id, b"learned")
     assert round_due(backend, project_id).reason == "better features were learned on the pool"
@@ -110,7 +111,7 @@ def test_new_features_make_one_round_due_and_only_while_nobody_labels(
     studio.tasks[tasks[0]]["annotations"].clear()
     with backend.store.draft(project_id) as draft:
         saved = draft.save(record(2, project_id=project_id, batch=tuple(tasks[:4]), features=name), arrays)
-    saved.mark_published({})
+    saved.mark_published(Publication())
     assert round_due(backend, project_id).reason is None  # used already
 
 

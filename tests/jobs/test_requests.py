@@ -22,6 +22,7 @@ from coreset_backend.jobs.requests import cancel_round, publish_again, roll_back
 from coreset_backend.jobs.status import PHASES
 from coreset_backend.jobs.tasks import reconcile_job
 from coreset_backend.jobs.worker import RoundWorker
+from coreset_backend.reports import Publication
 from coreset_backend.web.app import create_app
 
 IMAGES = 12
@@ -78,7 +79,9 @@ def published_round(site: Site) -> int:
     tasks = [task["id"] for task in site.studio.tasks_of(project_id)]
     with site.backend.store.draft(project_id) as draft:
         arrays = {"task_ids": np.array(tasks), "states": np.full(4, 3, np.uint8)}
-        draft.save(record(1, project_id=project_id, batch=tuple(tasks[:2])), arrays).mark_published({})
+        draft.save(record(1, project_id=project_id, batch=tuple(tasks[:2])), arrays).mark_published(
+            Publication()
+        )
     return project_id
 
 

@@ -23,6 +23,7 @@ from coreset_backend.jobs.outcome import note_failure
 from coreset_backend.jobs.progress import write_progress
 from coreset_backend.jobs.queue import request_round
 from coreset_backend.jobs.status import project_status
+from coreset_backend.reports import Publication
 from coreset_backend.rounds.due import round_due
 from coreset_backend.web.app import create_app
 
@@ -60,7 +61,7 @@ def save_rounds(backend: Backend) -> None:
             given = {"project_id": project_id, "batch": batch, "counts": counts, "distances": ()}
             stored = draft.save(record(draft.number, **given), {})
         if name != "unpublished":
-            stored.mark_published({"at": "2026-01-01T00:00:00+00:00"})
+            stored.mark_published(Publication(at="2026-01-01T00:00:00+00:00"))
 
 
 @pytest.fixture
@@ -321,7 +322,7 @@ def test_after_everything_was_labelled_new_images_start_a_round(
     project_id = studio.create_project(4)
     given = {"project_id": project_id, "batch": (), "reserve": (), "counts": {"labeled": 4}}
     with backend.store.draft(project_id) as draft:
-        draft.save(record(1, **given), {"task_ids": [0], "states": [0]}).mark_published({})
+        draft.save(record(1, **given), {"task_ids": [0], "states": [0]}).mark_published(Publication())
     assert round_due(backend, project_id).reason is None
     studio.add_task(project_id, {"image": "/data/upload/new.png"})
     assert round_due(backend, project_id).reason == "1 new tasks, and nothing was left to choose"

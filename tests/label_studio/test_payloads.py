@@ -23,6 +23,7 @@ from waiting import wait_until
 from coreset_backend.backend import Backend
 from coreset_backend.connection.connect import SECRET_HEADER
 from coreset_backend.local import label_studio as demo
+from coreset_backend.reports import TrainingReport
 from coreset_backend.store.record import NO_ROUND_VERSION
 from coreset_backend.web.app import create_app
 
@@ -46,7 +47,7 @@ def save_round(backend: Backend) -> None:
     task_ids = np.array([2, 3, 4])
     with backend.store.draft(1) as draft:
         draft.save(
-            record(draft.number, project_id=1, training={"holdout_accuracy": 0.95, "n_holdout": 60}),
+            record(draft.number, project_id=1, training=TrainingReport(holdout_accuracy=0.95, n_holdout=60)),
             {
                 "task_ids": task_ids,
                 "states": np.ones(3, dtype=np.uint8),

@@ -19,6 +19,7 @@ from coreset_backend.label_studio.tabs import (
     make_batch_tab,
     one_of,
 )
+from coreset_backend.reports import ImageFailure
 from coreset_backend.store.saved_round import StoredRound
 from coreset_backend.store.store import Store
 
@@ -31,7 +32,7 @@ def client(studio: FakeLabelStudio) -> Any:
 
 
 def saved(folder: Path, unreadable: range = range(0), grouped: bool = False) -> StoredRound:
-    failures = tuple({"task_id": each, "uri": "/x.jpg", "reason": "torn"} for each in unreadable)
+    failures = tuple(ImageFailure(each, "/x.jpg", "torn") for each in unreadable)
     arrays = {
         "task_ids": np.array([1, 2, 3]),
         "embedded_task_ids": np.array([1, 2, 3]),

@@ -7,12 +7,13 @@ from training_images import SMALL, shapes, trained
 
 from coreset_backend import model
 from coreset_backend.errors import ConfigError, CorruptRound, ImageError, TooFewLabels
+from coreset_backend.reports import TrainingReport
 
 SHORT = model.Recipe(images=3000)
 
 
 @pytest.fixture(scope="module")
-def fitted() -> tuple[model.Classifier, model.TrainingReport]:
+def fitted() -> tuple[model.Classifier, TrainingReport]:
     pixels, targets = shapes(120)
     holdout = np.arange(120) >= 80
     return model.fit(
@@ -21,7 +22,7 @@ def fitted() -> tuple[model.Classifier, model.TrainingReport]:
 
 
 def test_a_fit_beats_chance_on_what_it_never_saw(
-    fitted: tuple[model.Classifier, model.TrainingReport],
+    fitted: tuple[model.Classifier, TrainingReport],
 ) -> None:
     _, report = fitted
     assert report.n_train == 80 and report.n_holdout == 40
@@ -29,7 +30,7 @@ def test_a_fit_beats_chance_on_what_it_never_saw(
 
 
 def test_embeddings_follow_the_rows_and_probabilities_add_up(
-    fitted: tuple[model.Classifier, model.TrainingReport],
+    fitted: tuple[model.Classifier, TrainingReport],
 ) -> None:
     pixels, _ = shapes(50, seed=9)
     order = np.random.default_rng(0).permutation(50)
@@ -42,7 +43,7 @@ def test_embeddings_follow_the_rows_and_probabilities_add_up(
 
 
 def test_a_saved_classifier_gives_the_same_embeddings_and_a_flipped_byte_is_refused(
-    fitted: tuple[model.Classifier, model.TrainingReport], tmp_path: Path
+    fitted: tuple[model.Classifier, TrainingReport], tmp_path: Path
 ) -> None:
     pixels, _ = shapes(10, seed=3)
     path = tmp_path / "m.safetensors"
@@ -98,7 +99,7 @@ def test_an_unknown_backbone_lists_the_known_and_a_missing_file_is_named(tmp_pat
 
 
 def test_images_are_read_once_and_in_order_beside_the_network(
-    fitted: tuple[model.Classifier, model.TrainingReport],
+    fitted: tuple[model.Classifier, TrainingReport],
 ) -> None:
     """In a thread of its own; what the reading raises reaches the caller."""
     pixels, _ = shapes(50, seed=4)

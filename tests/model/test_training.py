@@ -10,6 +10,7 @@ from training_images import SMALL, begin, features, shapes, textures
 
 from coreset_backend import model
 from coreset_backend.errors import NotFinite
+from coreset_backend.reports import TrainingReport
 
 FEW = model.FINE_TUNED_FROM - 1
 NOBODY = np.zeros(model.FINE_TUNED_FROM, bool)
@@ -29,7 +30,7 @@ def own(folder: Path) -> model.ChosenBackbone:
     return chosen
 
 
-def fit_textures(folder: Path, labels: int) -> tuple[model.Classifier, model.TrainingReport]:
+def fit_textures(folder: Path, labels: int) -> tuple[model.Classifier, TrainingReport]:
     pixels, kinds = textures(labels)
     targets = np.eye(4, dtype=np.float32)[kinds]
     short = model.Recipe(images=1600, learning_rate=1e-3)

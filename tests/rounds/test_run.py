@@ -61,7 +61,7 @@ def test_labels_added_between_rounds_are_trained_on_and_never_served(
     assert round_due(backend, project_id).reason is None
     kept = backend.store.open(project_id, 1)
     timings = kept.timings(kept.publication)
-    assert kept.publication and timings["publish"] == kept.publication["seconds"] > 0
+    assert kept.publication and timings["publish"] == (kept.publication.seconds or 0) > 0
     assert set(PHASES) - set(timings) == {"save"}  # which writes them
     elsewhere = [task["id"] for task in studio.tasks_of(project_id) if task["id"] not in first.record.batch]
     for number, task_id in enumerate([*first.record.batch, *elsewhere[:6]]):
@@ -72,8 +72,8 @@ def test_labels_added_between_rounds_are_trained_on_and_never_served(
 
     second = run_round(backend, project_id)
     training = second.record.training
-    assert training and training["n_train"] + training["n_holdout"] == 10
-    assert training["n_holdout"] == len(second.record.holdout) == 2
+    assert training and training.n_train + training.n_holdout == 10
+    assert training.n_holdout == len(second.record.holdout) == 2
     task_ids, states = second.array("task_ids"), second.array("states")
     labeled = task_ids[states == state_code("labeled")]
     assert set(labeled.tolist()) == {*first.record.batch, *elsewhere[:6]}
@@ -226,10 +226,12 @@ def test_none_of_these_is_learned_measured_and_answered(
         studio.annotate(task_id, None if number % 3 else "red")
     stored = run_round(backend, project_id)
     training, labels = stored.record.training, stored.record.labels
-    assert training and labels and (training["n_train"], training["n_holdout"]) == (30, 6)
+    assert training and labels and (training.n_train, training.n_holdout) == (30, 6)
     held = [tasks.index(task_id) % 3 == 0 for task_id in stored.record.holdout]
     assert (sum(held), len(held)) == (2, 6)  # a fifth of the red ones, and of those that are not
-    assert training["holdout_accuracy"] == stored.record.evaluation["accuracy"]["value"] == 1  # type: ignore[index]
+    assert (
+        stored.record.evaluation and stored.record.evaluation.accuracy.value == training.holdout_accuracy == 1
+    )
     answers = Answers(stored)
     assert [answers.answer(task_id)[0] for task_id in tasks[36:]] == [("red",), (), ()] * 4  # type: ignore[index]
     assert answers.prediction(tasks[37], 0.5, "v", "on").label == ()
@@ -314,7 +316,7 @@ def test_a_round_on_installed_features_embeds_new_images_only_and_prepares_them_
     assert f"1 of {POOL + 1} images were embedded" in caplog.text
     assert second.record.network == first.record.network
     np.testing.assert_array_equal(second.array("embeddings")[:POOL], vectors)
-    assert second.record.training and second.record.training["n_train"] == 4
+    assert second.record.training and second.record.training.n_train == 4
     for _ in range(POOL // 2):
         add_picture(studio, project_id)
     third = run_round(backend, project_id)

@@ -12,9 +12,11 @@ from paths import SUPPORT
 from saved_rounds import flip_a_byte, record, save
 
 from coreset_backend.errors import CorruptRound, RoundNotFound
-from coreset_backend.evaluation.holdout import named_classes
 from coreset_backend.evaluation.predictions import Answers
+from coreset_backend.evaluation.scores import named_classes
 from coreset_backend.project import Labels
+from coreset_backend.reports import Publication
+from coreset_backend.store.record import Evaluation, Interval
 from coreset_backend.store.store import Store
 
 
@@ -50,8 +52,8 @@ def test_a_round_comes_back_as_it_was_saved(store: Store) -> None:
     assert found.record == saved.record
     assert found.array("task_ids").tolist() == [1, 2, 3]
     assert found.publication is None
-    found.mark_published({"sent": 3})
-    assert store.open(7, 1).publication == {"sent": 3}
+    found.mark_published(Publication(sent=3))
+    assert store.open(7, 1).publication == Publication(sent=3)
 
 
 def test_a_draft_that_is_not_saved_leaves_nothing(store: Store) -> None:
@@ -130,7 +132,7 @@ def test_the_record_is_plain_json(store: Store) -> None:
 
 
 def test_what_pruned_rounds_measured_stays_without_their_lists(store: Store) -> None:
-    measured = {"accuracy": {"value": 0.5, "low": 0.3, "high": 0.7, "n": 20}}
+    measured = Evaluation(Interval(0.5, 0.3, 0.7, 20), Interval(0.4, 0.2, 0.6, 20))
     for _ in range(3):
         save(store, evaluation=measured, holdout=(1,))
     before = store.history(7)
@@ -165,7 +167,7 @@ def test_a_damaged_publication_is_none_and_damaged_settings_are_the_common_ones(
     store: Store, caplog: pytest.LogCaptureFixture, place: float
 ) -> None:
     saved = save(store)
-    saved.mark_published({"sent": 3})
+    saved.mark_published(Publication(sent=3))
     flip_a_byte(saved.path / "published.json", place)
     assert saved.publication is None
     store.keep_extra_params(7, {"batch_size": 3})
@@ -181,7 +183,7 @@ def test_a_file_of_an_early_release_without_a_hash_is_read(store: Store) -> None
     saved = save(store)
     (saved.path / "published.json").write_text('{"sent": 3}')
     (store.root / "projects/7/extra-params.json").write_text('{"batch_size": 3}')
-    assert saved.publication == {"sent": 3}
+    assert saved.publication == Publication(sent=3)
     assert store.extra_params(7) == {"batch_size": 3}
 
 
@@ -243,7 +245,7 @@ def test_a_round_saved_by_an_early_release_opens_and_still_answers(tmp_path: Pat
     with tarfile.open(archive) as packed:
         packed.extractall(tmp_path, filter="data")
     found = Store(tmp_path).latest(7)
-    assert found and found.record.batch == (3, 1) and found.publication and found.publication["sent"] == 3
+    assert found and found.record.batch == (3, 1) and found.publication and found.publication.sent == 3
     found.verify()
     prediction = Answers(found).prediction(3, 0.0, "v", "on")
     assert prediction.label == ("dog",) and prediction.confidence == pytest.approx(0.95)

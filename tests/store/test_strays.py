@@ -34,6 +34,7 @@ from coreset_backend.jobs.progress import write_progress
 from coreset_backend.jobs.status import project_status
 from coreset_backend.jobs.tasks import reconcile_job
 from coreset_backend.local.label_studio import free_port, is_free
+from coreset_backend.reports import Publication
 from coreset_backend.settings import Settings
 from coreset_backend.web.app import create_app
 from coreset_backend.web.server import gunicorn_command
@@ -63,7 +64,7 @@ def save(backend: Backend, project_id: int = 5, arrays: Any = None, **given: Any
         stored = draft.save(
             record(draft.number, **{"project_id": project_id, **given}), {**ARRAYS, **(arrays or {})}
         )
-    stored.mark_published({"at": "2026-01-01T00:00:00+00:00", "sent": 3})
+    stored.mark_published(Publication(at="2026-01-01T00:00:00+00:00", sent=3))
     return stored.path
 
 

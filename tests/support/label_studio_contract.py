@@ -8,9 +8,10 @@ import pytest
 
 from coreset_backend.connection.queue import publish_queue
 from coreset_backend.errors import LabelStudioError, ProjectGone, Rejected, Unauthorized
-from coreset_backend.label_studio.client import LabelStudio, Publication
+from coreset_backend.label_studio.client import LabelStudio
 from coreset_backend.local import demo_project
 from coreset_backend.project import Prediction
+from coreset_backend.reports import Publication
 
 CLASSES = ("cat", "dog")
 

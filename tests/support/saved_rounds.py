@@ -6,7 +6,9 @@ from typing import Any
 import numpy as np
 
 from coreset_backend.backend import Backend
+from coreset_backend.evaluation.scores import proportion
 from coreset_backend.project import Labels
+from coreset_backend.store.record import Evaluation
 from coreset_backend.store.saved_round import StoredRound
 from coreset_backend.store.store import Round, Store
 
@@ -45,11 +47,12 @@ def save(store: Store, **given: Any) -> StoredRound:
         return draft.save(record(draft.number, **given), {"task_ids": np.array([1, 2, 3])})
 
 
-def save_round(backend: Backend, **training: Any) -> None:
+def save_round(backend: Backend, accuracy: float = 0.95, n_holdout: int = 60) -> None:
     """A round of project 7: four tasks, three of them embedded, two classes."""
+    share = proportion(round(accuracy * n_holdout), n_holdout)
     with backend.store.draft(7) as draft:
         draft.save(
-            record(draft.number, training={"holdout_accuracy": 0.95, "n_holdout": 60, **training}),
+            record(draft.number, evaluation=Evaluation(share, share)),
             {
                 "task_ids": np.array([1, 2, 3, 4]),
                 "states": np.array([1, 2, 1, 3], dtype=np.uint8),

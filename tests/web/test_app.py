@@ -80,7 +80,7 @@ def test_predict_answers_each_task_once_in_order_under_the_pool_version(
 def test_answers_are_shown_where_the_hold_out_is_large_and_surely_right(
     backend: Backend, client: FlaskClient, accuracy: float, n: int, is_shown: bool
 ) -> None:
-    save_round(backend, holdout_accuracy=accuracy, n_holdout=n)
+    save_round(backend, accuracy, n)
     results = (client.post("/predict", json={"project": "7.1", "tasks": [{"id": 1}]}).json or {})["results"]
     assert bool(results[0]["result"]) == is_shown
 

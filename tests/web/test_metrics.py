@@ -22,6 +22,7 @@ from coreset_backend.cli.status import status_lines
 from coreset_backend.jobs.monitoring import HEARTBEAT_SECONDS, alive_key, count, heartbeat_ages
 from coreset_backend.jobs.queue import request_round
 from coreset_backend.jobs.status import project_status
+from coreset_backend.reports import TrainingReport
 from coreset_backend.web.app import create_app
 
 MakeBackend = Callable[..., Backend]
@@ -47,7 +48,7 @@ def save_round(backend: Backend) -> None:
                 counts={"labeled": 3, "pool": 5},
                 timings={"fit": 2.5},
                 radius_after=0.5,
-                training={"holdout_accuracy": 0.9},
+                training=TrainingReport(holdout_accuracy=0.9, n_holdout=20),
             ),
             {"task_ids": np.arange(8)},
         )

@@ -18,6 +18,7 @@ from coreset_backend.images.cache import PixelCache
 from coreset_backend.jobs.keys import redis_key
 from coreset_backend.jobs.progress import write_progress
 from coreset_backend.jobs.status import PHASE_WORDS, PHASES
+from coreset_backend.reports import ImageFailure, Publication
 from coreset_backend.selection import STRATEGIES
 from coreset_backend.settings import Settings
 from coreset_backend.store.record import STATES
@@ -50,7 +51,7 @@ def save_round(backend: Backend, project_id: int = 7, **given: Any) -> None:
             "project_id": project_id,
             "title": "Pets <b>",
             "counts": COUNTS,
-            "failures": ({"task_id": 9, "uri": "/data/x.jpg", "reason": "no <image>"},),
+            "failures": (ImageFailure(9, "/data/x.jpg", "no <image>"),),
         }
         draft.save(
             record(draft.number, **{**known, **given}),
@@ -160,7 +161,7 @@ def test_pages_ask_for_the_login(make_backend: MakeBackend) -> None:
 def publish_newest(backend: Backend) -> None:
     newest = backend.store.latest(7)
     assert newest
-    newest.mark_published({})
+    newest.mark_published(Publication())
 
 
 def test_the_page_says_how_much_of_the_batch_is_done_and_calls_a_mere_look_no_round(
@@ -223,12 +224,12 @@ def test_the_round_marked_as_served_is_the_one_that_was_published_last(
         save_round(backend)
     assert marked() == [(3, False), (2, False), (1, False)]
     for number, minute in ((1, 1), (2, 2)):
-        backend.store.open(7, number).mark_published({"at": f"2026-01-01T00:0{minute}:00+00:00"})
+        backend.store.open(7, number).mark_published(Publication(at=f"2026-01-01T00:0{minute}:00+00:00"))
     assert marked() == [(3, False), (2, True), (1, False)]
     html = client.get("/projects/7").text
     assert re.findall(r'data-action="rollback" data-number="(\d+)"', html) == ["2", "1"]
     backend.store.hold(7, "Rolled back to round 1 by hand.", 1)
-    backend.store.open(7, 1).mark_published({"at": "2026-01-01T00:03:00+00:00"})
+    backend.store.open(7, 1).mark_published(Publication(at="2026-01-01T00:03:00+00:00"))
     assert marked() == [(3, False), (2, False), (1, True)]
     html = client.get("/projects/7").text
     assert re.findall(r'data-action="rollback" data-number="(\d+)"', html) == ["3", "2"]

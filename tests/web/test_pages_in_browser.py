@@ -40,7 +40,8 @@ from coreset_backend.jobs.keys import PRETRAINING_LEASE, redis_key
 from coreset_backend.jobs.monitoring import alive_key
 from coreset_backend.jobs.progress import write_pretraining, write_progress
 from coreset_backend.project import Labels
-from coreset_backend.store.record import STATES
+from coreset_backend.reports import ImageFailure, Publication
+from coreset_backend.store.record import STATES, BatchScores, Evaluation, Interval
 from coreset_backend.web.app import create_app
 
 pytestmark = pytest.mark.browser
@@ -89,7 +90,7 @@ def save_round(backend: Backend, n: int = N, **given: Any) -> None:
                 holdout=tuple(LABELED[:10].tolist()),
                 counts=dict(zip(STATES, np.bincount(states, minlength=len(STATES)).tolist(), strict=True))
                 | {"labeled": given.pop("labels_so_far", len(LABELED))},
-                failures=({"task_id": n + 1, "uri": "/data/x.jpg", "reason": "no image"},),
+                failures=(ImageFailure(n + 1, "/data/x.jpg", "no image"),),
                 **given,
             ),
             {
@@ -260,10 +261,13 @@ def test_the_learning_curve_is_drawn_with_its_intervals_and_the_radius_by_round(
     backend: Backend, address: str, page: webdriver.Chrome
 ) -> None:
     for count, accuracy, low in ((40, 0.6, 0.2), (80, 0.75, 0.65), (160, 0.84, 0.74), (320, 0.88, 0.78)):
-        interval = {"value": accuracy, "low": low, "high": accuracy + 0.08, "n": 60}
-        figures = {"accuracy": interval, "macro_f1": None, "gain": None, "per_class": []}
+        interval = Interval(accuracy, low, accuracy + 0.08, 60)
         save_round(
-            backend, evaluation=figures, labels_so_far=count, radius_before=9.0 - count / 80, radius_after=4.0
+            backend,
+            evaluation=Evaluation(interval, interval),
+            labels_so_far=count,
+            radius_before=9.0 - count / 80,
+            radius_after=4.0,
         )
     prefer_colours(page, "light")
     open_project(page, address)
@@ -288,8 +292,7 @@ def test_the_learning_curve_is_drawn_with_its_intervals_and_the_radius_by_round(
 def test_core_set_stands_against_random_where_it_was_measured(
     backend: Backend, address: str, page: webdriver.Chrome
 ) -> None:
-    shares = {"pool": {"value": 0.8, "low": 0.6, "high": 0.9, "n": 20}}
-    shares["picks"] = {"value": 0.4, "low": 0.3, "high": 0.5, "n": 80}
+    shares = BatchScores(Interval(0.8, 0.6, 0.9, 20), Interval(0.4, 0.3, 0.5, 80))
     for _ in range(2):
         save_round(backend, random_slice=tuple(PICKED[:5].tolist()), batch_figures=shares)
     labels, spread = np.array([20, 40, 60]), np.array([0.03, 0.02, 0.01])
@@ -370,7 +373,7 @@ def test_every_action_asks_once_by_keyboard_and_says_what_it_did(
     save_round(backend)
     save_round(backend)
     for number in (1, 2):
-        backend.store.open(7, number).mark_published({"at": f"2026-01-01T00:0{number}:00+00:00"})
+        backend.store.open(7, number).mark_published(Publication(at=f"2026-01-01T00:0{number}:00+00:00"))
     open_project(page, address)
     assert page.find_element(By.ID, "messages").get_attribute("aria-live") == "polite"
     press(page, "[data-action=start]", "A round is queued.")
@@ -383,7 +386,7 @@ def test_every_action_asks_once_by_keyboard_and_says_what_it_did(
     press(page, "[data-action=publish]", "The batch is published in a moment.")
     press(page, "[data-action=rollback]", "Rolled back to round 1. Its batch is published in a moment.")
     wait_for(page, "document.getElementById('live').dataset.round === '1'")
-    backend.store.open(7, 1).mark_published({"at": "2026-01-01T00:03:00+00:00"})
+    backend.store.open(7, 1).mark_published(Publication(at="2026-01-01T00:03:00+00:00"))
     wait_until_said(page, "The batch of round 1 is published.")
     rows = [row.text for row in page.find_elements(By.CSS_SELECTOR, "#rounds tbody tr")]
     assert ["served now" in row for row in rows] == [False, True]

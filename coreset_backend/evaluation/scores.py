@@ -1,0 +1,133 @@
+"""How good a model is, measured on labels that it never saw, each score with its interval.
+
+Pure: arrays in, scores out. An interval is a 95 % interval for what the score would be on endless images
+of the hold-out's kind. The hold-out is made of labelled tasks, and a batch is no fair sample of the pool: it
+holds more rare and hard images. Its accuracy compares rounds; it is, as a rule, below that on the pool.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from coreset_backend.store.record import ClassScores, Evaluation, Interval
+
+Z = 1.959964  # of a 95 % interval
+DRAWS = 1000
+NAMED = 0.5  # a class that is likelier is named in multiple choice; so a model that knows nothing names none
+
+Flags = NDArray[np.bool_]
+Counts = NDArray[Any]
+
+
+def evaluate(
+    names: Sequence[str],
+    targets: NDArray[np.floating[Any]],
+    probabilities: NDArray[np.floating[Any]],
+    *,
+    multiple: bool,
+    before: NDArray[np.floating[Any]] | None = None,
+) -> Evaluation:
+    """How well ``probabilities`` float[n, classes] predict ``targets``, of the same shape, 1 where so.
+
+    ``before`` float[n, classes] are the probabilities of the round before, NaN on images that do not compare
+    the two. Raises ValueError for no image, or for shapes that differ.
+    """
+    if not len(targets) or targets.shape != probabilities.shape or targets.shape[1] != len(names):
+        raise ValueError(f"targets {targets.shape}, probabilities {probabilities.shape}, {len(names)} names")
+    actual, predicted = targets > NAMED, named_classes(probabilities, multiple)
+    right = (actual == predicted).all(1)
+    gain = None
+    if before is not None and (both := ~np.isnan(before).any(1)).any():
+        gain = paired_gain((actual[both] == named_classes(before[both], multiple)).all(1), right[both])
+    return Evaluation(
+        accuracy=proportion(int(right.sum()), len(right)),
+        macro_f1=macro_f1(actual, predicted),
+        per_class=class_scores(names, actual, predicted),
+        gain=gain,
+    )
+
+
+def named_classes(probabilities: NDArray[np.floating[Any]], multiple: bool) -> Flags:
+    """bool[n, classes]: what a model predicts for each image, the one rule for it.
+
+    In single choice the likeliest class; in multiple choice every class likelier than not, perhaps none.
+    """
+    if multiple:
+        return np.asarray(probabilities > NAMED)
+    predicted = np.zeros(probabilities.shape, dtype=bool)
+    predicted[np.arange(len(predicted)), probabilities.argmax(1)] = True
+    return predicted
+
+
+def proportion(hits: int, n: int) -> Interval:
+    """``hits`` of ``n`` with Wilson's interval (1927), which holds at small n and at 0 and 1 too."""
+    if not 0 <= hits <= n or n < 1:
+        raise ValueError(f"{hits} hits of {n}")
+    share, spread = hits / n, Z * Z / n
+    middle = (share + spread / 2) / (1 + spread)
+    half = Z * np.sqrt(share * (1 - share) / n + spread / (4 * n)) / (1 + spread)
+    return _interval(share, float(max(middle - half, 0)), float(min(middle + half, 1)), n)
+
+
+def paired_gain(before: Flags, after: Flags) -> Interval:
+    """How many more of the same images are right than before, as a share: in [-1, 1].
+
+    ``before`` and ``after``: bool[n], which were right. Only images on which the two differ speak; the
+    interval is Agresti and Min's (2005, half an image added to each of the four cells).
+    """
+    n = len(after)
+    won, lost = (after & ~before).sum() + 0.5, (before & ~after).sum() + 0.5
+    middle = (won - lost) / (n + 2)
+    half = Z * np.sqrt((won + lost) - (won - lost) ** 2 / (n + 2)) / (n + 2)
+    value = (int(after.sum()) - int(before.sum())) / n
+    return _interval(value, float(max(middle - half, -1)), float(min(middle + half, 1)), n)
+
+
+def macro_f1(actual: Flags, predicted: Flags) -> Interval:
+    """Mean F1 of the classes that occur in ``actual``; both bool[n, classes].
+
+    The interval is a Bayesian bootstrap over the images (Rubin 1981) with half a true positive, half a false
+    negative and half a false positive added to each class, so that a class of three images, all right, is
+    not thought perfect.
+    """
+    present = actual.any(0)
+    if not present.any():
+        return Interval(0.0, 0.0, 1.0, len(actual))
+    outcomes = np.stack([actual & predicted, actual & ~predicted, ~actual & predicted])[:, :, present]
+    value = float(_f1(*outcomes.sum(1)).mean())
+    rng = np.random.default_rng(0)
+    weights = rng.exponential(size=(DRAWS, len(actual))).astype(np.float32)
+    weights *= len(actual) / weights.sum(1, keepdims=True)
+    redrawn = (
+        weights @ outcome.astype(np.float32) + rng.gamma(0.5, size=(DRAWS, int(present.sum())))
+        for outcome in outcomes
+    )
+    low, high = np.quantile(_f1(*redrawn).mean(1), [0.025, 0.975])
+    return _interval(value, float(low), float(high), len(actual))
+
+
+def _f1(true_positives: Counts, false_negatives: Counts, false_positives: Counts) -> Counts:
+    scores: Counts = 2 * true_positives / (2 * true_positives + false_negatives + false_positives)
+    return scores
+
+
+def class_scores(names: Sequence[str], actual: Flags, predicted: Flags) -> tuple[ClassScores, ...]:
+    """Precision, recall and F1 of each class, in the order of ``names``; bool[n, classes] as in macro_f1."""
+    true_positives = (actual & predicted).sum(0).tolist()
+    counts = zip(names, true_positives, actual.sum(0).tolist(), predicted.sum(0).tolist(), strict=True)
+    return tuple(
+        ClassScores(
+            name=name,
+            n=positives,
+            precision=hits / answered if answered else None,
+            recall=hits / positives if positives else None,
+            f1=2 * hits / (positives + answered) if positives else None,
+        )
+        for name, hits, positives, answered in counts
+    )
+
+
+def _interval(value: float, low: float, high: float, n: int) -> Interval:
+    return Interval(float(value), min(low, float(value)), max(high, float(value)), n)

@@ -1,0 +1,76 @@
+"""What the steps of a round report and its record keeps: a fit, an unreadable image, a publication.
+
+Plain values that ``model``, ``images`` and ``label_studio`` make and ``store`` keeps, so that none of them
+needs to know another. A field that an early release did not keep has its default.
+"""
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Annotated
+
+from pydantic import AfterValidator, Field
+
+Count = Annotated[int, Field(ge=0)]
+Share = Annotated[float, Field(ge=0, le=1)]
+TaskId = Annotated[int, Field(ge=0, lt=2**63)]
+
+
+def _dated(text: str) -> str:
+    datetime.fromisoformat(text)
+    return text
+
+
+Moment = Annotated[str, AfterValidator(_dated)]
+"""ISO 8601, in UTC."""
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingReport:
+    """What a fit was and what came out.
+
+    ``epochs``: how often each trained image was seen, on average. ``train_loss``: mean over the last tenth
+    of the fit. ``n_train`` images were trained on and ``n_holdout`` held out. ``holdout_accuracy``: share of
+    those that is answered right; None without a hold-out. ``note`` says what was unusual.
+    """
+
+    epochs: float = 0.0
+    seconds: float = 0.0
+    train_loss: float | None = None
+    holdout_accuracy: Share | None = None
+    n_train: Count = 0
+    n_holdout: Count = 0
+    device: str = ""
+    seed: int = 0
+    note: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ImageFailure:
+    """A task whose image cannot be used. ``uri`` is fit to be shown: no password, no signature."""
+
+    task_id: TaskId
+    uri: str | None
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Publication:
+    """What Label Studio holds after a publish: ``sent`` predictions, tasks that were ``gone``, and the order.
+
+    ``serves`` are the task ids that it will serve first, in order, as read back from it. ``kept``: earlier
+    versions that could not be deleted. Scores of batch and reserve are lower than ``below``; so many tasks
+    wait ``behind`` them in the queue. ``shown_before``: the version that annotators saw until then, "" for
+    none, whose regions were ``carried`` over on so many tasks. It took ``seconds`` and was done ``at``.
+    """
+
+    version: str = ""
+    sent: int = 0
+    gone: tuple[int, ...] = ()
+    serves: tuple[int, ...] = ()
+    kept: tuple[str, ...] = ()
+    below: float = 1.0
+    behind: int = 0
+    shown_before: str = ""
+    carried: int = 0
+    seconds: float | None = None
+    at: Moment | None = None
