@@ -156,6 +156,19 @@ def test_of_the_jobs_only_the_tasks_import_rounds() -> None:
     assert importing == {"tasks"}
 
 
+def test_the_picture_of_the_house_shows_every_room_and_no_other_arrow() -> None:
+    text = (PACKAGE.parent / "docs/develop.md").read_text()
+    drawn = {
+        (start, end)
+        for start, ends in re.findall(r"^  (\w+) --> (.+)$", text, re.MULTILINE)
+        for end in ends.split(" & ")
+    }
+    packages = {path.parent.name for path in PACKAGE.glob("*/__init__.py")}
+    assert {room for arrow in drawn for room in arrow} == packages
+    assert set(re.findall(r"^\| `(\w+)/` \|", text, re.MULTILINE)) == packages
+    assert not [(start, end) for start, end in sorted(drawn) if end not in MAY_IMPORT[start]]
+
+
 def test_each_library_has_its_door() -> None:
     assert not wrong_doors()
 

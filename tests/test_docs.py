@@ -85,3 +85,22 @@ def test_links_between_the_documents_lead_somewhere() -> None:
             if "://" not in target and not (page.parent / target).exists():
                 broken.append(f"{page.name} -> {target}")
     assert not broken
+
+
+def test_every_test_that_the_tables_name_exists() -> None:
+    tests = {path.stem: path.read_text() for path in (ROOT / "tests").rglob("test_*.py")}
+    tests["contract"] = (ROOT / "tests/support/label_studio_contract.py").read_text()
+    defined = {name for text in tests.values() for name in re.findall(r"def (test_\w+)", text)}
+    named = {
+        name
+        for page in ("develop.md", "security.md")
+        for name in re.findall(r"[`/](test_\w+)(?:\.py)?`", (ROOT / "docs" / page).read_text())
+    }
+    assert len(named) > 50
+    assert not sorted(named - defined - tests.keys())
+
+
+def test_every_module_that_the_documents_name_exists() -> None:
+    folders = [ROOT, ROOT / "coreset_backend", ROOT / "tests", ROOT / "docs"]
+    named = set(re.findall(r"`((?:\w+/)+\w+\.py)`", TEXT))
+    assert not sorted(name for name in named if not any((folder / name).exists() for folder in folders))
