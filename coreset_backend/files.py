@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all, and that show when a byte of them was altered; a secret."""
+"""Files that are written whole or not at all, and that show when a byte of them was altered."""
 
 import contextlib
 import hashlib
@@ -129,19 +129,6 @@ def write_atomically(path: Path, content: bytes) -> None:
                 partial.unlink()
             raise
         flush(path.parent)
-
-
-def _make_secret(path: Path) -> None:
-    made = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-    try:
-        with os.fdopen(os.open(made, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-            file.write(secrets.token_urlsafe(32))
-        flush(made)
-        # A link refuses to replace what another process made meanwhile.
-        with contextlib.suppress(FileExistsError):
-            os.link(made, path)
-    finally:
-        made.unlink(missing_ok=True)
 
 
 def flush(path: Path) -> None:

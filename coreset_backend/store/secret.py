@@ -1,11 +1,13 @@
 """The secret that the store keeps: made once, readable by its owner only."""
 
+import contextlib
 import logging
 import os
 import re
+import secrets
 from pathlib import Path
 
-from coreset_backend.files import _make_secret, saving
+from coreset_backend.files import flush, saving
 
 log = logging.getLogger(__name__)
 
@@ -29,3 +31,16 @@ def kept_secret(path: Path) -> str:
 
 def _is_a_secret(path: Path) -> bool:
     return path.is_file() and A_SECRET.fullmatch(path.read_bytes()) is not None
+
+
+def _make_secret(path: Path) -> None:
+    made = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    try:
+        with os.fdopen(os.open(made, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+            file.write(secrets.token_urlsafe(32))
+        flush(made)
+        # A link refuses to replace what another process made meanwhile.
+        with contextlib.suppress(FileExistsError):
+            os.link(made, path)
+    finally:
+        made.unlink(missing_ok=True)
