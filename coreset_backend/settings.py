@@ -114,7 +114,7 @@ class Settings(BaseSettings):
         "INFO", validation_alias=_environment("LOG_LEVEL"), description="Least severe message logged"
     )
     log_format: Literal["text", "json"] = Field(
-        "text", description="`json`: an object a line, with the project and round it is about"
+        "text", description="`json`: one object per line, with its project and round"
     )
     url: str = Field(
         default_factory=lambda known: _own_address(known.get("host", ""), known.get("port", 9090)),
@@ -147,7 +147,10 @@ class Settings(BaseSettings):
         0.2, ge=0, le=0.5, description="Share of each class's labels kept from training to measure accuracy"
     )
     random_slice: float = Field(
-        0.0, ge=0, le=0.5, description="Share of each batch drawn at random, to measure the model on the pool"
+        0.0,
+        ge=0,
+        le=0.5,
+        description="Share of each batch sampled at random, to measure the model on the pool",
     )
     group_duplicates: bool = Field(
         True,
@@ -201,7 +204,7 @@ class Settings(BaseSettings):
         description="Largest image that is decoded whole; decoding takes at most 7.3 MB of memory for each",
     )
     allowed_hosts: Annotated[tuple[str, ...], NoDecode] = Field(
-        (), description="Private hosts or networks that images may come from, separated by commas"
+        (), description="Private hosts or networks that images may come from, comma-separated"
     )
 
     @model_validator(mode="before")

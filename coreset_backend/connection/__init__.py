@@ -1,1 +1,1 @@
-"""What ties a project to this backend: connected, served, put back. Speaks to Label Studio and the store."""
+"""Connects a project to this backend, publishes to it, and undoes both. Uses Label Studio and the store."""

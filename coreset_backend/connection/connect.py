@@ -82,7 +82,7 @@ def connect(
 def complete(
     label_studio: LabelStudio, store: Store, project: Json, *, url: str, secret: str
 ) -> Iterator[str]:
-    """Set what lacks in a project that was connected in Label Studio's form or by its SDK.
+    """Add what is missing in a project that was connected in Label Studio's form or by its SDK.
 
     Yields a sentence for each thing done.
 
@@ -202,7 +202,7 @@ def _add_backend(
     label_studio: LabelStudio, project_id: int, url: str, basic_auth: tuple[str, str] | None
 ) -> str:
     existing = _ours(label_studio, project_id, url)
-    # A backend in the list without its webhook is what a blocked address leaves behind: connect anew.
+    # A backend in the list without its webhook is what a blocked address leaves behind: connect again.
     if existing and _our_webhooks(label_studio, project_id, f"{url}/webhook"):
         return f"Backend {url} is connected already."
     for backend in existing:
@@ -332,7 +332,7 @@ def _put_version_back(
 
 
 def _show_version(label_studio: LabelStudio, project_id: int, version: str) -> bool:
-    """Have the project show the version; False where it has no prediction and no live backend any more."""
+    """Make the project show the version; False if it has neither a prediction nor a live backend."""
     path = f"/api/projects/{project_id}/"
     try:
         label_studio.request("PATCH", path, json={"model_version": version})

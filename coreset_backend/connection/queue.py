@@ -76,7 +76,7 @@ def queue_is_short(label_studio: LabelStudio, project_id: int, version: str) -> 
 def _keeps_its_version(
     label_studio: LabelStudio, project: Json, version: str, written: Collection[str]
 ) -> bool:
-    """Whether the queue is changed where it stands, and not published anew as ``version``."""
+    """Whether the queue is updated in place instead of published again as ``version``."""
     served = project.get("model_version")
     if served not in written:
         return False
@@ -94,7 +94,7 @@ def _amend(
     written: Collection[str],
     progress: Progress,
 ) -> Publication:
-    """Put the head in front of the queue that the project has, and what it lacks behind it."""
+    """Put the head in front of the project's queue, and missing tasks behind it."""
     project_id, version = project["id"], project["model_version"]
     order = [prediction.task_id for prediction in head]
     progress(0, 4)

@@ -45,7 +45,7 @@ CONNECTION = TypeAdapter(Connection)
 
 
 def read_connection(store: Store, project_id: int) -> Connection | None:
-    """None for a project that nobody connected, or whose note is damaged."""
+    """None for a project that is not connected, or whose note is damaged."""
     path = store.connection_path(project_id)
     if not is_there(path):
         return None

@@ -274,6 +274,6 @@ def damage(data: bytes, error: BaseException) -> str:
 
 
 def first_words(error: BaseException) -> str:
-    """The first line of what ``error`` says, fit for a log: printable, and at most 120 characters."""
+    """The first line of the error's message, printable and at most 120 characters."""
     text = str(error).splitlines()[0] if str(error).strip() else type(error).__name__
     return "".join(letter if letter.isprintable() else "?" for letter in text[:120])

@@ -1,4 +1,4 @@
-"""What this machine lets its processes use: of a container's share, where there is one, not of the host."""
+"""The cores and the memory that processes may use: the container's share if there is one, else the host's."""
 
 import os
 from pathlib import Path

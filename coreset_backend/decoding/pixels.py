@@ -98,7 +98,7 @@ def _resized(image: Image.Image, size: int) -> Image.Image:
             small = Image.new(part.mode, (part.width, -(-height // down)))
         small.paste(part, (0, top // down))
     assert small is not None
-    # The last column and row may stand for fewer pixels than the others.
+    # The last column and row may cover fewer pixels than the others.
     box = (0, 0, width / across, height / down)
     return small.resize((size, size), Image.Resampling.BILINEAR, box=box)
 

@@ -125,7 +125,7 @@ class Wire:
                     raise
 
     def forget_silent_hosts(self) -> None:
-        """Give every host its chance again; called when a new pool is fetched."""
+        """Forget which hosts failed; called when a new pool is fetched."""
         self._silent.clear()
 
     def close(self) -> None:

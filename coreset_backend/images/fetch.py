@@ -122,7 +122,7 @@ class Images:
         return None if start in self._usual_starts else shown_uri(start)
 
     def ask_again(self, uris: Iterable[str | None]) -> int:
-        """Have the next fetch ask for each image whether its file has changed; how many are known."""
+        """Make the next fetch check whether each image's file has changed; returns how many are known."""
         given = ((uri or "").strip() for uri in uris)
         return self._revisions.ask_again({address_digest(self._site, uri) for uri in given if uri})
 

@@ -35,5 +35,5 @@ class FileBudget:
 
 
 def too_large(max_bytes: int) -> ImageError:
-    """What to say of a larger file."""
+    """The error for a larger file."""
     return ImageError(f"the file has more than the {max_bytes / 1e6:g} MB allowed (CORESET_IMAGE_MB)")

@@ -70,7 +70,7 @@ class Revisions:
         self._run("REPLACE INTO seen VALUES (?, ?, ?, ?)", (address, content, validator, time.time()))
 
     def ask_again(self, addresses: Iterable[str]) -> int:
-        """Have the next fetch ask for each of ``addresses`` that is known; how many those are."""
+        """Make the next fetch check each known one of ``addresses``; returns how many there are."""
         known = self.seen(addresses)
         for address in known:
             self._run("UPDATE seen SET asked = ? WHERE address = ?", (_ASK_AGAIN, address))

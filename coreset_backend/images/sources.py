@@ -69,7 +69,7 @@ def read_label_studio(site: Site, task_id: int, uri: str, known: str) -> Fetched
 
 
 def read_local_file(site: Site, task_id: int, uri: str, known: str) -> Fetched:
-    """``/data/local-files/?d=…``: from the shared folder where there is one, else through Label Studio."""
+    """``/data/local-files/?d=…``: from the shared folder if there is one, else through Label Studio."""
     if site.local_files_root is None:
         if climbs(_local_path(uri)):
             raise ImageError(CLIMBS)

@@ -147,7 +147,7 @@ class CheckedNetwork(httpcore.NetworkBackend):
 
 
 def _open_tunnel(stream: httpcore.NetworkStream, proxy: Proxy, host: str, port: int) -> None:
-    """Have the proxy join ``stream`` to ``host``; raises ``ImageError`` or ``ProxyError``."""
+    """Ask the proxy to connect ``stream`` to ``host``; raises ``ImageError`` or ``ProxyError``."""
     place = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
     try:
         status = _answer_to_connect(stream, place, proxy.authorization)

@@ -1,4 +1,4 @@
-"""What annotations say of an image: the classes that annotators agree upon, or why they name none. Pure."""
+"""Annotations of an image -> the classes that annotators agree upon, or the reason for none. Pure."""
 
 import html
 from collections import Counter

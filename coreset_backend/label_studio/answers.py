@@ -59,7 +59,7 @@ class BoundedBody(httpx.SyncByteStream):
 
 
 def bound_body(response: httpx.Response, limits: Limits) -> None:
-    """Have the body of the answer read within the limits. Raises Unreachable where it is compressed."""
+    """Read the body of the answer within the limits. Raises Unreachable where it is compressed."""
     request = f"{response.request.method} {response.request.url.path}"
     encoding = response.headers.get("content-encoding", "identity").strip().lower()
     if encoding not in ("", "identity"):  # a few bytes may hold gigabytes, and nobody asked for it

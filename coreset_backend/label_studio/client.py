@@ -198,7 +198,7 @@ class LabelStudio:
     def _tasks(
         self, project_id: int, params: Mapping[str, str], progress: Progress = unwatched
     ) -> Iterator[Json]:
-        """The tasks of all pages, each once; a page is read to the last, whatever total is said."""
+        """The tasks of all pages, each once; pages are read to the last, whatever total is reported."""
         seen: set[int] = set()
         read = 0
         for page in itertools.count(1):
@@ -264,7 +264,7 @@ class LabelStudio:
         return Publication(version, sent, gone, serves, kept)
 
     def _import_missing(self, project_id: int, version: str, bodies: Mapping[int, Json]) -> tuple[int, ...]:
-        """Have the project hold one prediction of the version for each task; the tasks that are gone."""
+        """Import one prediction of the version for each task; returns the tasks that no longer exist."""
         held = self._held(project_id, version, bodies)
         missing = {task_id: body for task_id, body in bodies.items() if task_id not in held}
         if not missing:
@@ -287,7 +287,7 @@ class LabelStudio:
         return gone
 
     def _held(self, project_id: int, version: str, task_ids: Collection[int]) -> Collection[int]:
-        """Those of the tasks that have their prediction of the version from an earlier try."""
+        """The tasks that already have a prediction of the version from an earlier attempt."""
         count = self.model_versions(project_id).get(version, 0)
         if count in (0, len(task_ids)):
             return task_ids if count else ()

@@ -12,7 +12,7 @@ VARIABLE = re.compile(r"\$[\w\[\].{}]+", re.ASCII)
 
 
 def image_uris(image: str, data: Json) -> list[str]:
-    """The addresses that ``image`` stands for in a task's data, as Label Studio's editor shows them.
+    """The addresses that ``image`` yields for a task's data, as Label Studio's editor shows them.
 
     Several where the data holds a list; none where a variable is missing.
     """

@@ -22,7 +22,7 @@ BROKEN = {
     "login.jpg": b"<!doctype html><title>Log in to the camera</title>",
     "empty.jpg": b"",
 }
-"""What stands in a real folder beside the images, by file name."""
+"""Broken files as real folders have them, by file name."""
 
 Draw = ImageDraw.ImageDraw
 Random = np.random.Generator

@@ -27,7 +27,7 @@ def choices_config(labels: Sequence[str]) -> str:
 
 
 def create_demo_project(url: str, token: str, images: Path, title: str, labels: Sequence[str]) -> int:
-    """The id of the project ``title`` with the files of ``images`` as tasks; run again, it adds what lacks.
+    """The id of the project ``title`` with the files of ``images`` as tasks; run again, it adds missing ones.
 
     ``images`` must lie strictly below the document root of Label Studio, which serves them from there.
     """

@@ -144,7 +144,7 @@ def start_label_studio(
 
 
 def free_port() -> int:
-    """A port of this machine that nobody listens on now."""
+    """A port of this machine that is free now."""
     while True:
         port = random.choice(PORTS)
         with socket.socket() as probe, contextlib.suppress(OSError):
@@ -153,7 +153,7 @@ def free_port() -> int:
 
 
 def is_free(port: int, host: str = LOCALHOST) -> bool:
-    """Whether nobody listens on the port of this machine, at its address ``host``."""
+    """Whether the port is free at this machine's address ``host``."""
     try:
         socket.create_connection((host, port), timeout=5).close()
     except OSError:
@@ -268,7 +268,7 @@ def _is_ready(session: httpx.Client, data_dir: Path) -> bool:
 
 
 def how_it_ended(server: LabelStudioServer, seconds: float | None = None) -> str:
-    """Why there is no Label Studio, with the last that it said; ``seconds``: how long it was waited for."""
+    """Why Label Studio does not answer, with the end of its log; ``seconds``: how long we waited."""
     code = server.process.poll()
     what = "gave no answer" if code is None else f"ended with exit status {code}"
     when = "" if seconds is None else f" within {seconds:.0f} s"

@@ -43,13 +43,13 @@ class Child:
         )
 
     def require_alive(self) -> None:
-        """Raises ConfigError when it has ended, which nobody asked for."""
+        """Raises ConfigError if the process has ended by itself."""
         if self.process and self.process.poll() is not None:
             code = self.process.returncode
             raise ConfigError(f"The process '{self.name}' ended at once (exit status {code}); see above why.")
 
     def restart_if_dead(self) -> bool:
-        """Start it again if it has died, at most once in two seconds; whether that happened."""
+        """Restart the process if it has died, at most once in two seconds; True if it was restarted."""
         if self.process is None or self.process.poll() is None or time.monotonic() < self.started + 2:
             return False
         log.warning("%s ended with exit status %s; starting it again", self.name, self.process.returncode)

@@ -156,7 +156,7 @@ def _introduce_and_perform(
 
 
 def _require_label_studio(server: demo.LabelStudioServer) -> None:
-    """LabelStudioError when our own Label Studio has ended, without which nobody can label."""
+    """LabelStudioError if the local Label Studio has ended."""
     if server.process.poll() is not None:
         raise LabelStudioError(f"{demo.how_it_ended(server)} Start again; nothing is lost.")
 

@@ -1,1 +1,1 @@
-"""Rounds replayed on labelled images: what a strategy would have bought."""
+"""Rounds replayed on labelled images: the accuracy that each strategy reaches."""
