@@ -41,7 +41,7 @@ TESTED_IN = {
     ),
     "jobs/test_requests.py": (
         "what people ask for goes through the queue and shows as progress",
-        {"jobs/progress", "jobs/queue"},
+        {"jobs/keys", "jobs/progress", "jobs/queue"},
     ),
     "web/test_metrics.py": ("the counters are read where Prometheus reads them", {"jobs/monitoring"}),
     "label_studio/test_hostile_label_studio.py": ("bounds on every answer", {"label_studio/answers"}),

@@ -13,34 +13,10 @@ from coreset_backend.evaluation.history import advice
 from coreset_backend.evaluation.round_scores import holdout_accuracy
 from coreset_backend.jobs.monitoring import workers_alive
 from coreset_backend.jobs.progress import read_progress, span
+from coreset_backend.jobs.states import Phase, RoundState
 from coreset_backend.settings import Settings
 from coreset_backend.store.saved_round import StoredRound
 
-PHASES = {
-    "snapshot": 2.0,
-    "images": 10.0,
-    "train": 30.0,
-    "embed": 10.0,
-    "fit": 1.0,
-    "neighbors": 1.0,
-    "select": 1.0,
-    "map": 2.0,
-    "save": 1.0,
-    "publish": 5.0,
-}
-"""The phases of a round in order, with the seconds each is taken to last before a first round says better."""
-PHASE_WORDS = {
-    "snapshot": "Reading the project",
-    "images": "Reading images",
-    "train": "Training the network",
-    "embed": "Embedding",
-    "fit": "Fitting the model",
-    "neighbors": "Indexing neighbours",
-    "select": "Choosing",
-    "map": "Drawing the map",
-    "save": "Saving",
-    "publish": "Publishing",
-}
 LEFT_OUT = {
     "labeled": "labelled",
     "skipped": "skipped",
@@ -87,17 +63,17 @@ def standing(backend: Backend, project_id: int, newest: StoredRound | None) -> d
     shown how long its phases take. Raises QueueError when Redis does not answer.
     """
     known = read_progress(backend, project_id) | {"workers": workers_alive(backend)}
-    if known["state"] == "running":
+    if known["state"] == RoundState.RUNNING:
         known |= whole_round(known, newest.timings(newest.publication) if newest else None)
     settings = backend.settings_of(project_id, newest.record if newest else None)
-    known["startable"] = known["state"] != "running" and not known["demanded"]
+    known["startable"] = known["state"] != RoundState.RUNNING and not known["demanded"]
     known["sentence"] = sentence(known, newest, settings)
     return known
 
 
 def whole_round(progress: dict[str, Any], timings: dict[str, float] | None) -> dict[str, Any]:
     """``percent`` done of the round and ``seconds_left``, from how long the last round's phases took."""
-    seconds = {phase: (timings or {}).get(phase, guess) for phase, guess in PHASES.items()}
+    seconds = {str(phase): (timings or {}).get(phase, phase.seconds) for phase in Phase}
     names, phase = list(seconds), progress.get("phase")
     position = names.index(phase) if phase in seconds else 0
     total = progress.get("total") or 0
@@ -113,11 +89,11 @@ def whole_round(progress: dict[str, Any], timings: dict[str, float] | None) -> d
 
 def sentence(known: Mapping[str, Any], newest: StoredRound | None, settings: Settings) -> str:
     """What is so and what comes next; ``known`` is :func:`standing` so far, ``settings`` the project's."""
-    if known["state"] == "running":
+    if known["state"] == RoundState.RUNNING:
         return _running(known)
     if known.get("error"):
         return f"The last round failed: {known['error']} {_next_try(known)}"
-    if known["state"] == "waiting":
+    if known["state"] == RoundState.WAITING:
         return _waiting(known)
     if known["paused_reason"]:
         return f"{known['paused_reason']} Start a round to go on."
@@ -134,14 +110,14 @@ def _running(known: Mapping[str, Any]) -> str:
             "A round was running, but its worker shows no sign of life any more. If it stays away, start one "
             "with `coreset-backend work`: the round is then run again by itself."
         )
-    phase = PHASE_WORDS.get(known.get("phase") or "", "Working")
+    phase = next((each.words for each in Phase if each == known.get("phase")), "Working")
     done, total = known.get("done", 0), known.get("total")
     return f"{phase}: {done:,} of {total:,}." if total else f"{phase}."
 
 
 def _next_try(known: Mapping[str, Any]) -> str:
     """When the round that failed is tried again."""
-    moment, waits = known.get("retry_at"), known["state"] == "waiting"
+    moment, waits = known.get("retry_at"), known["state"] == RoundState.WAITING
     if moment is None and not waits:
         return "It is not tried again by itself: start a round."
     if not known["workers"]:

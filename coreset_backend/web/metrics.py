@@ -22,10 +22,11 @@ from coreset_backend.errors import CoresetError, QueueError
 from coreset_backend.evaluation.round_scores import holdout_accuracy
 from coreset_backend.jobs.monitoring import COUNTERS, heartbeat_ages, job_counts, read_counts
 from coreset_backend.jobs.progress import read_progress
+from coreset_backend.jobs.states import RoundState
 from coreset_backend.store.saved_round import StoredRound
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
-STATES = ("idle", "waiting", "running", "failed", "unknown")
+STATES = (*RoundState, "unknown")
 # Label Studio gives up /health after 1 s, /setup after 3 s, /predict after 100 s.
 BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.2, 0.3, 0.5, 1, 3, 10, 30, 100)
 

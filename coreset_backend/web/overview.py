@@ -14,7 +14,8 @@ from coreset_backend.evaluation.comparison import read_replay, slice_summary
 from coreset_backend.evaluation.history import project_history
 from coreset_backend.evaluation.round_scores import holdout_accuracy
 from coreset_backend.evaluation.scores import named_classes
-from coreset_backend.jobs.status import PHASE_WORDS, PHASES, standing
+from coreset_backend.jobs.states import Phase
+from coreset_backend.jobs.status import standing
 from coreset_backend.project import Labels
 from coreset_backend.project_settings import LABEL_CONFIG, known_settings, settings_table
 from coreset_backend.store.findings import duplicates, label_names, suspects
@@ -328,7 +329,7 @@ def unknown(error: CoresetError) -> Json:
 
 def steps(known: Json) -> list[Json]:
     """The phases in order, each done, current or still to come."""
-    phases = list(PHASES)
+    phases: list[str] = list(Phase)
     phase = known.get("phase") if known["state"] == "running" else None
     if phase and phase not in phases:
         phases.insert(0, phase)
@@ -336,7 +337,7 @@ def steps(known: Json) -> list[Json]:
     return [
         {
             "phase": name,
-            "name": PHASE_WORDS.get(name, name.capitalize()),
+            "name": name.words if isinstance(name, Phase) else name.capitalize(),
             "status": "done" if number < place else "current" if number == place else "pending",
         }
         for number, name in enumerate(phases)

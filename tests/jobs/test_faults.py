@@ -23,7 +23,7 @@ from coreset_backend.jobs.keys import ROUND_JOB, redis_key
 from coreset_backend.jobs.monitoring import workers_alive
 from coreset_backend.jobs.queue import request_round
 from coreset_backend.jobs.requests import cancel_round
-from coreset_backend.jobs.status import PHASES
+from coreset_backend.jobs.states import Phase
 
 pytestmark = pytest.mark.slow
 KILLED = r"ended in the middle \(signal 9\)"
@@ -32,7 +32,7 @@ FULL = "could not be saved below|the disk is full"
 TAKEN_OVER = "another process has taken the round over"
 
 
-def faults(what: str, *quick: str, among: Iterable[str] = PHASES) -> pytest.MarkDecorator:
+def faults(what: str, *quick: str, among: Iterable[str] = Phase) -> pytest.MarkDecorator:
     """Run the test at each phase, and have the table say so; all but the ``quick`` only by `make soak`."""
     return pytest.mark.parametrize(
         "phase",

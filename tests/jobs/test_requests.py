@@ -19,7 +19,7 @@ from coreset_backend.jobs.monitoring import read_counts
 from coreset_backend.jobs.progress import write_progress
 from coreset_backend.jobs.queue import request_round
 from coreset_backend.jobs.requests import cancel_round, publish_again, roll_back
-from coreset_backend.jobs.status import PHASES
+from coreset_backend.jobs.states import Phase
 from coreset_backend.jobs.tasks import reconcile_job
 from coreset_backend.jobs.worker import RoundWorker
 from coreset_backend.reports import Publication
@@ -188,7 +188,7 @@ def test_cancel_ends_the_round_and_rollback_and_publish_tell_label_studio_the_ba
     assert site.state(project_id)["paused_reason"] is None
     counts = read_counts(site.backend)
     assert counts["coreset_rounds"] == {(str(project_id), "done", ""): 2}
-    assert {phase for (phase,) in counts["coreset_round_phase_seconds"]} == set(PHASES)
+    assert {phase for (phase,) in counts["coreset_round_phase_seconds"]} == set(Phase)
 
     assert client.post(f"/api/projects/{project_id}/rollback", json={"round": 1}).status_code == 202
     served = site.studio.projects[project_id]

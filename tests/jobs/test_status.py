@@ -10,7 +10,8 @@ from coreset_backend.backend import Backend
 from coreset_backend.cli.status import status_lines
 from coreset_backend.jobs.monitoring import alive_key
 from coreset_backend.jobs.progress import note_unseen
-from coreset_backend.jobs.status import PHASES, project_status, whole_round
+from coreset_backend.jobs.states import Phase
+from coreset_backend.jobs.status import project_status, whole_round
 
 TIMINGS = {"snapshot": 1.0, "images": 4.0, "train": 10.0, "embed": 3.0, "publish": 2.0}
 
@@ -30,7 +31,7 @@ def test_percent_and_time_left_come_from_the_last_round() -> None:
 
 
 def test_before_a_first_round_percent_is_a_guess_and_no_time_is_promised() -> None:
-    percents = [whole_round({"phase": phase}, None)["percent"] for phase in PHASES]
+    percents = [whole_round({"phase": phase}, None)["percent"] for phase in Phase]
     assert percents == sorted(percents)
     assert percents[0] == 0
     assert whole_round({"phase": "publish", "done": 1, "total": 1}, None) == {

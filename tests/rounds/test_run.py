@@ -20,7 +20,8 @@ from coreset_backend.cli.doctor import examine
 from coreset_backend.cli.status import status_lines
 from coreset_backend.errors import NotFinite, UnsupportedLabelConfig
 from coreset_backend.evaluation.predictions import Answers
-from coreset_backend.jobs.status import PHASES, project_status
+from coreset_backend.jobs.states import Phase
+from coreset_backend.jobs.status import project_status
 from coreset_backend.rounds.choose import state_code
 from coreset_backend.rounds.due import round_due
 from coreset_backend.rounds.run import run_round
@@ -62,7 +63,7 @@ def test_labels_added_between_rounds_are_trained_on_and_never_served(
     kept = backend.store.open(project_id, 1)
     timings = kept.timings(kept.publication)
     assert kept.publication and timings["publish"] == (kept.publication.seconds or 0) > 0
-    assert set(PHASES) - set(timings) == {"save"}  # which writes them
+    assert set(Phase) - set(timings) == {"save"}  # which writes them
     elsewhere = [task["id"] for task in studio.tasks_of(project_id) if task["id"] not in first.record.batch]
     for number, task_id in enumerate([*first.record.batch, *elsewhere[:6]]):
         studio.annotate(task_id, LABELS[number % 2])

@@ -11,11 +11,11 @@ import sys
 import pytest
 from paths import ROOT
 
-from coreset_backend.jobs.status import PHASES
+from coreset_backend.jobs.states import Phase
 
 DOCUMENT = ROOT / "docs/reliability.md"
 BEGIN, END = "<!-- faults -->", "<!-- /faults -->"
-COLUMNS = ("between", *PHASES)
+COLUMNS = ("between", *Phase)
 
 
 class Faults:

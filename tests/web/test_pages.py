@@ -17,7 +17,6 @@ from coreset_backend.backend import Backend
 from coreset_backend.images.cache import PixelCache
 from coreset_backend.jobs.keys import redis_key
 from coreset_backend.jobs.progress import write_progress
-from coreset_backend.jobs.status import PHASE_WORDS, PHASES
 from coreset_backend.reports import ImageFailure, Publication
 from coreset_backend.selection import STRATEGIES
 from coreset_backend.settings import Settings
@@ -253,10 +252,6 @@ def test_the_class_table_adds_up_and_measures_on_the_hold_out(backend: Backend, 
     assert cat == {"name": "cat", "labeled": 0, "predicted": 1, "held_out": 0, "right": 0}
     assert dog == {"name": "dog", "labeled": 1, "predicted": 1, "held_out": 1, "right": 0}
     assert "dog 1 1 0 of 1" in text(client.get("/projects/7").text)
-
-
-def test_every_phase_of_a_round_has_words() -> None:
-    assert list(PHASE_WORDS) == list(PHASES)
 
 
 def test_the_page_says_how_the_batch_was_chosen(backend: Backend, client: FlaskClient) -> None:
