@@ -5,7 +5,7 @@ import json
 import logging
 import time
 from collections.abc import Callable
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NotRequired, Required, TypeVar
 
 from pydantic import Field, TypeAdapter
 from redis import Redis
@@ -15,6 +15,7 @@ from typing_extensions import TypedDict
 from coreset_backend.backend import Backend
 from coreset_backend.errors import QueueError, TakenOver
 from coreset_backend.jobs.keys import DAY, PRETRAINING_LEASE, ROUND_LEASE, redis_key
+from coreset_backend.jobs.states import RoundState
 
 log = logging.getLogger(__name__)
 AWAY_SECONDS = 5.0
@@ -25,22 +26,27 @@ Count = Annotated[int, Field(ge=0)]
 Moment = Annotated[float, Field(ge=0, lt=1e11)]
 
 
-class _Failure(TypedDict):
+class Failure(TypedDict):
     """Why a try failed, and when (Unix time)."""
 
     error: str
     at: Moment
 
 
-class _Labeling(TypedDict):
-    """How many of the batch of that round were done when last looked."""
+class Labeling(TypedDict):
+    """How many tasks of the batch of ``round`` were done when last looked."""
 
     round: Count
     done: Count
 
 
-class _Progress(TypedDict, total=False):
-    """What a job writes for the eye; :func:`read_progress` says what it means."""
+class WrittenProgress(TypedDict, total=False):
+    """What jobs write, as JSON. All moments are Unix times.
+
+    ``error`` is that of the last try, until the next begins; ``last_failure`` is kept for good. ``passing``:
+    the error may be gone without a round. ``retry_at``: when the round is tried again by itself at latest.
+    ``connection``: sentences on what keeps the batch from being served, and on which version it replaced.
+    """
 
     state: Literal["idle", "waiting", "running", "failed"]
     phase: str | None
@@ -52,48 +58,50 @@ class _Progress(TypedDict, total=False):
     retry_at: Moment | None
     phase_started: Moment
     at: Moment
-    last_failure: _Failure
-    labeling: _Labeling
+    last_failure: Failure
+    labeling: Labeling
     connection: list[str]
 
 
-class _Pretraining(TypedDict):
+class PretrainingProgress(TypedDict):
+    """How far the pretraining is: ``seen`` of ``budget`` images, of which ``images`` are an epoch."""
+
     state: Literal["running", "waiting", "done", "failed"]
     images: Count
     seen: Count
     budget: Count
     seconds_left: float | None
     error: str | None
+    sentence: NotRequired[str]
 
 
-SHAPES: dict[str, TypeAdapter[Any]] = {
-    "progress": TypeAdapter(_Progress),
-    "pretraining": TypeAdapter(_Pretraining),
-}
+class RoundProgress(WrittenProgress, total=False):
+    """How far a project's round is, as the API says it; ``state`` is a RoundState.
 
-
-def read_progress(backend: Backend, project_id: int) -> dict[str, Any]:
-    """How far the project's round is: ``state`` is idle, waiting, running or failed.
-
-    ``waiting``: a round surely comes by itself, for somebody asked for it, it is the first, the queue tries
-    it again, or its process was lost. ``failed``: the last one failed, and the queue does not try it again.
-    Where known also ``phase``, ``done``, ``total``, ``reason``, ``error`` (of the last try, until the next
-    begins), ``retry_at`` (when it is tried again by itself at the latest), ``phase_started`` and ``at`` (all
-    Unix times) and ``last_failure``, ``{error, at}``, which is kept for good. ``unseen``: how many tasks
-    Label Studio asked about that no round has seen yet; ``paused_reason``: why no round starts by itself,
-    else None;
-    ``demanded``: whether somebody has asked for a round, ``republish``: for the batch to be published again;
-    ``queued``: whether a job waits that looks for what is to be done; ``lost``: whether the process of the
-    round ended before it could say so;
-    ``labeling``: ``{round, done}``, how many of the batch of that round were done when last looked.
-    ``pretraining`` says how far that on the pool is: ``state`` (running, waiting, done or failed), ``seen``
-    of ``budget`` images, of which ``images`` are an epoch, ``seconds_left``, ``error`` and a ``sentence``;
-    None where there is none. ``connection``: sentences on what keeps the batch from being served, and on what
-    it is shown instead of.
-    Raises QueueError when Redis does not answer.
+    ``lost``: the process of the round ended before it could say so. ``queued``: a job waits that looks for
+    what is to be done. ``unseen``: how many tasks Label Studio asked about that no round has seen.
+    ``demanded``: somebody has asked for a round, ``republish``: for the batch to be published again.
+    ``paused_reason``: why no round starts by itself. ``pretraining`` is None where there is none.
     """
+
+    lost: Required[bool]
+    queued: Required[bool]
+    unseen: Required[int]
+    demanded: Required[bool]
+    republish: Required[bool]
+    paused_reason: Required[str | None]
+    pretraining: Required[PretrainingProgress | None]
+
+
+WRITTEN = TypeAdapter(WrittenProgress)
+PRETRAINING = TypeAdapter(PretrainingProgress)
+T = TypeVar("T")
+
+
+def read_progress(backend: Backend, project_id: int) -> RoundProgress:
+    """How far the project's round is. Raises QueueError when Redis does not answer."""
     try:
-        written = _written(backend.redis, project_id, "progress")
+        written = _written(backend.redis, project_id, "progress", WRITTEN) or {}
         leased, queued, demanded, republish = (
             bool(backend.redis.exists(redis_key(project_id, name)))
             for name in (ROUND_LEASE, "waiting", "demands", "republish")
@@ -102,14 +110,15 @@ def read_progress(backend: Backend, project_id: int) -> dict[str, Any]:
         pretraining = _read_pretraining(backend, project_id)
     except RedisError as error:
         raise QueueError(f"Redis does not answer ({error}), so progress is unknown.") from error
-    state, held = written.get("state", "idle"), backend.store.held(project_id)
-    lost = state == "running" and not leased
-    surely = demanded or republish or (queued and bool(written.get("error")))
-    if lost or (state != "running" and (surely or (queued and not backend.store.numbers(project_id)))):
-        state = "waiting"
+    state, held = RoundState(written.get("state", RoundState.IDLE)), backend.store.held(project_id)
+    lost = state == RoundState.RUNNING and not leased
+    comes = demanded or republish or (queued and bool(written.get("error")))
+    comes = comes or (queued and not backend.store.numbers(project_id))
+    if lost or (state != RoundState.RUNNING and comes):
+        state = RoundState.WAITING
     return {
         **written,
-        "state": state,
+        "state": state.value,
         "lost": lost,
         "queued": queued,
         "unseen": unseen,
@@ -120,23 +129,23 @@ def read_progress(backend: Backend, project_id: int) -> dict[str, Any]:
     }
 
 
-def _written(redis: Redis, project_id: int, name: str) -> dict[str, Any]:
-    """What is kept as JSON under that name; empty where something else is there, which counts as lost."""
+def _written(redis: Redis, project_id: int, name: str, shape: TypeAdapter[T]) -> T | None:
+    """What is kept as JSON under that name; None where something else is there, which counts as lost."""
     key = redis_key(project_id, name)
     content: bytes | None = redis.get(key)  # type: ignore[assignment]
     if not content:
-        return {}
+        return None
     try:
-        known: dict[str, Any] = json.loads(content, parse_constant=lambda _: None)
-        SHAPES[name].validate_python(known, strict=True)
+        known: T = json.loads(content, parse_constant=lambda _: None)
+        shape.validate_python(known, strict=True)
     except (ValueError, RecursionError):
         log.error("%s in Redis held what is not ours; it counts as empty", key)
-        return {}
+        return None
     return known
 
 
-def _read_pretraining(backend: Backend, project_id: int) -> dict[str, Any] | None:
-    written = _written(backend.redis, project_id, "pretraining")
+def _read_pretraining(backend: Backend, project_id: int) -> PretrainingProgress | None:
+    written = _written(backend.redis, project_id, "pretraining", PRETRAINING)
     if not written:
         return None
     if written["state"] == "running" and not backend.redis.exists(redis_key(project_id, PRETRAINING_LEASE)):
@@ -144,7 +153,7 @@ def _read_pretraining(backend: Backend, project_id: int) -> dict[str, Any] | Non
     return {**written, "sentence": _pretraining_sentence(written)}
 
 
-def _pretraining_sentence(written: dict[str, Any]) -> str:
+def _pretraining_sentence(written: PretrainingProgress) -> str:
     if written["state"] == "failed":
         return f"Pretraining on the pool failed: {written['error']}"
     if written["state"] == "done":
@@ -167,9 +176,9 @@ def write_pretraining(backend: Backend, project_id: int, **news: Any) -> None:
     """Change the fields of ``news`` of the pretraining's progress and leave the others."""
     key = redis_key(project_id, "pretraining")
     with contextlib.suppress(RedisError):
-        known = _written(backend.redis, project_id, "pretraining")
+        written = _written(backend.redis, project_id, "pretraining", PRETRAINING)
         fresh = {"images": 0, "seen": 0, "budget": 0, "seconds_left": None, "error": None}
-        backend.redis.set(key, json.dumps({**fresh, **known, **news, "at": time.time()}))
+        backend.redis.set(key, json.dumps({**fresh, **(written or {}), **news, "at": time.time()}))
 
 
 def pretraining_reporter(backend: Backend, project_id: int) -> Callable[[int, int, int], None]:
@@ -206,7 +215,7 @@ def write_progress(backend: Backend, project_id: int, **news: Any) -> None:
 
 
 def _update(redis: Redis, project_id: int, news: dict[str, Any]) -> None:
-    known = _written(redis, project_id, "progress")
+    known = _written(redis, project_id, "progress", WRITTEN) or {}
     redis.set(redis_key(project_id, "progress"), json.dumps({**known, **news, "at": time.time()}))
 
 

@@ -204,8 +204,8 @@ def is_pretraining_left_behind(backend: Backend, project_id: int) -> bool:
     """
     if not is_pretraining_unfinished(backend.store, project_id):
         return False
-    known = read_progress(backend, project_id)["pretraining"] or {}
-    return known.get("state") not in ("running", "failed")
+    known = read_progress(backend, project_id)["pretraining"]
+    return known is None or known["state"] not in ("running", "failed")
 
 
 def _forget(backend: Backend, project_id: int, error: ProjectGone) -> str:
