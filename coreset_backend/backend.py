@@ -139,7 +139,7 @@ class Backend:
 
     @cached_property
     def images(self) -> "Images":
-        from coreset_backend.images import Limits, open_images
+        from coreset_backend.images import Limits, open_images  # loads Pillow: the web starts without
 
         settings = self.settings
         return open_images(

