@@ -99,7 +99,7 @@ SERVER = """
 import inspect, sys
 from label_studio_ml.api import init_app
 from label_studio_ml.model import LabelStudioMLBase
-from coreset_backend.coreset_model import SDK2, CoresetModel
+from coreset_backend.web.sdk_model import SDK2, CoresetModel
 if __name__ == "__main__":
     folder, port, sdk2 = sys.argv[1:]
     assert str(SDK2) == sdk2

@@ -174,7 +174,8 @@ def test_a_killed_parent_takes_label_studio_along(executable: Path, tmp_path: Pa
     if sys.platform != "linux":
         pytest.skip("only Linux ends a child with its parent")
     script = (
-        "import sys, signal; from pathlib import Path; from coreset_backend import demo\n"
+        "import sys, signal; from pathlib import Path\n"
+        "from coreset_backend.local import label_studio as demo\n"
         "demo.start_label_studio(*map(Path, sys.argv[1:])); print('up', flush=True); signal.pause()"
     )
     command = [sys.executable, "-c", script, str(executable), str(tmp_path / "data"), str(tmp_path / "files")]
