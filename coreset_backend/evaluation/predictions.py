@@ -1,12 +1,10 @@
 """What a round's model says of each task, read from the store; light enough for the web process."""
 
-import logging
 import threading
 
 import numpy as np
 
 from coreset_backend.arrays import TaskIds
-from coreset_backend.errors import CorruptRound
 from coreset_backend.evaluation.round_scores import holdout_accuracy
 from coreset_backend.evaluation.scores import named_classes
 from coreset_backend.project import Prediction
@@ -14,7 +12,6 @@ from coreset_backend.store.record import NO_ROUND_VERSION
 from coreset_backend.store.saved_round import StoredRound
 from coreset_backend.store.store import Store
 
-log = logging.getLogger(__name__)
 SURE, RIGHT, LEAST_HOLDOUT = 0.9, 0.8, 20
 """Answers are shown where the model is so sure, and so often right on so many held-out images at least."""
 
@@ -99,14 +96,9 @@ class AnswerCache:
             cached = self._answers.get(project_id)
             if cached and numbers and cached.record.number == numbers[0]:
                 return cached
-            for stored in self._store.readable(project_id):
-                try:
-                    self._answers[project_id] = Answers(stored)
-                except CorruptRound as error:
-                    log.error("passed over: %s", error)
-                else:
-                    return self._answers[project_id]
-        return None
+            if found := self._store.first_read(project_id, Answers):
+                self._answers[project_id] = found
+            return found
 
 
 def pool_version(answers: Answers | None) -> str:

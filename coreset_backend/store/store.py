@@ -20,10 +20,10 @@ import re
 import secrets
 import shutil
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from coreset_backend.errors import CorruptFile, CorruptRound, RoundNotFound, StoreError
 from coreset_backend.files import is_there, read_sealed, saving, write_sealed
@@ -34,6 +34,7 @@ from coreset_backend.store.saved_round import Draft, StoredRound, _folder
 from coreset_backend.store.secret import kept_secret
 
 log = logging.getLogger(__name__)
+T = TypeVar("T")
 
 DISCONNECTED = "disconnected"
 HISTORIES = ("history.json", "history-copy.json")
@@ -186,11 +187,15 @@ class Store:
         """The first of ``readable``; ``verified``: the first of which every file is as it was saved, which
         takes reading them all.
         """
+        if not verified:
+            return next(self.readable(project_id), None)
+        return self.first_read(project_id, _verified)
+
+    def first_read(self, project_id: int, read: Callable[[StoredRound], T]) -> T | None:
+        """What ``read`` makes of the first of ``readable`` that it reads without CorruptRound, or None."""
         for stored in self.readable(project_id):
             try:
-                if verified:
-                    stored.verify()
-                return stored
+                return read(stored)
             except CorruptRound as error:
                 log.error("passed over: %s", error)
         return None
@@ -245,6 +250,11 @@ class Store:
 
 
 _NO_LISTS: dict[str, Any] = {"batch": (), "reserve": (), "distances": (), "holdout": (), "failures": ()}
+
+
+def _verified(stored: StoredRound) -> StoredRound:
+    stored.verify()
+    return stored
 
 
 def _number(folder: str) -> int:
