@@ -156,7 +156,7 @@ def test_a_worker_killed_in_mid_round_loses_nothing(
 
     def running() -> list[int]:
         progress = stack.status(project_id)["progress"]
-        busy = progress.get("state") == "running" and progress.get("phase") in ("images", "fit", "embed")
+        busy = progress.get("state") == "running" and progress.get("phase") in ("images", "train", "embed")
         return stack.processes("work") if busy else []
 
     killed = wait_until(running, "a round in the middle", pause=0.02)

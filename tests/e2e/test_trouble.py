@@ -194,7 +194,7 @@ def wait_for_phase(stack: Stack, project_id: int, *phases: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.fault("the real Label Studio is killed (SIGKILL), started again, its token changed", "fit")
+@pytest.mark.fault("the real Label Studio is killed (SIGKILL), started again, its token changed", "train")
 def test_label_studio_blocks_then_dies_in_mid_round_then_changes_its_token(
     own_data: Path, tmp_path: Path
 ) -> None:
@@ -216,7 +216,7 @@ def test_label_studio_blocks_then_dies_in_mid_round_then_changes_its_token(
 
         with label_studio_on(own_data, port, reaches=True) as server:
             stack.connect(project_id)
-            wait_for_phase(stack, project_id, "fit", "embed")
+            wait_for_phase(stack, project_id, "train", "fit", "embed")
             os.killpg(server.process.pid, signal.SIGKILL)
         assert "does not answer" in stack.wait_for_error(project_id)
         saved = stack.status(project_id)["round"]
@@ -231,7 +231,7 @@ def test_label_studio_blocks_then_dies_in_mid_round_then_changes_its_token(
 
             stack.wait_until_idle(project_id)
             stack.cli("start", "--project", str(project_id))
-            wait_for_phase(stack, project_id, "fit", "embed")
+            wait_for_phase(stack, project_id, "train", "fit", "embed")
             with demo_project.open_session(url, token) as session:
                 changed = session.post("/api/current-user/reset-token/").raise_for_status().json()["token"]
             assert "LABEL_STUDIO_API_KEY" in stack.wait_for_error(project_id)
