@@ -2,21 +2,14 @@
 
 Every route but liveness asks for the login, where one is set. Label Studio signs its events with the secret
 that `connect` installed, since it sends no login with them. Wrong credentials are counted by the caller's
-address, in the memory of this process: nothing here needs Redis.
+address (throttle.py).
 """
 
 import base64
-import binascii
 import hashlib
 import hmac
 import ipaddress
 import logging
-import math
-import threading
-import time
-from collections import OrderedDict
-from collections.abc import Callable
-from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
 from flask import Flask, Response, current_app, request
@@ -29,6 +22,7 @@ from coreset_backend.connection.connect import SECRET_HEADER
 from coreset_backend.web.callers import caller_of
 from coreset_backend.web.events import START_TRAINING
 from coreset_backend.web.requests import current_backend
+from coreset_backend.web.throttle import Throttle
 
 log = logging.getLogger(__name__)
 
@@ -42,10 +36,6 @@ LARGEST_BODIES = {
 }
 OPEN_TO_ALL = "protocol.health"
 SIGNED = "protocol.webhook"
-WRONG_GUESSES = 10
-WINDOW_S = 60.0
-KNOWN_S = 24 * 3600.0
-REMEMBERED_CALLERS = 10_000
 # Names that no public DNS can point at this machine.
 PRIVATE_NAMES = (".localhost", ".local", ".internal", ".home.arpa", ".test")
 HEADERS = {
@@ -64,7 +54,7 @@ HEADERS = {
 
 def guard_app(app: Flask, backend: Backend) -> None:
     """Have every request to ``app`` checked before its view runs, and every answer hardened."""
-    app.extensions["guesses"] = Guesses()
+    app.extensions["throttle"] = Throttle()
     app.before_request(_refuse_large_body)
     app.before_request(_refuse_rebound_name)
     app.before_request(_refuse_other_sites)
@@ -77,72 +67,7 @@ def guard_app(app: Flask, backend: Backend) -> None:
         )
 
 
-# ---------------------------------------------------------------- wrong guesses
-
-
-@dataclass(slots=True)
-class Wrongs:
-    """What one caller got wrong since ``since``: how often, and which different guesses (hashed)."""
-
-    since: float
-    times: int = 0
-    guesses: set[bytes] = field(default_factory=set)
-
-
-class Guesses:
-    """Wrong credentials by caller, for a minute each; safe to use from several threads.
-
-    Ten different guesses shut a caller out, right ones included, until the minute is over. The same wrong
-    credential again is no new guess: a Label Studio with an old password, or a script that was not told,
-    must not shut out the others that share its address. Where the right credential came from within a day, it
-    passes in any case: nobody who shares an address with Label Studio can lock it out by guessing.
-    """
-
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        self._clock = clock
-        self._callers: OrderedDict[str, Wrongs] = OrderedDict()
-        self._right: OrderedDict[str, float] = OrderedDict()
-        self._lock = threading.Lock()
-
-    def seconds_shut(self, caller: str) -> float:
-        """How long the caller may not try; 0 when it may."""
-        with self._lock:
-            wrongs = self._current(caller)
-            return self._left(wrongs) if len(wrongs.guesses) >= WRONG_GUESSES else 0.0
-
-    def note_right(self, caller: str) -> None:
-        """Remember that the right credential came from there."""
-        with self._lock:
-            self._right[caller] = self._clock()
-            self._right.move_to_end(caller)
-            if len(self._right) > REMEMBERED_CALLERS:
-                self._right.popitem(last=False)
-
-    def knows(self, caller: str) -> bool:
-        """Whether the right credential came from there within a day."""
-        with self._lock:
-            return self._clock() < self._right.get(caller, -math.inf) + KNOWN_S
-
-    def note_wrong(self, caller: str, credential: bytes) -> float:
-        """Count a wrong guess; seconds to wait once there were more than ten, else 0."""
-        with self._lock:
-            wrongs = self._current(caller)
-            wrongs.times += 1
-            if len(wrongs.guesses) < WRONG_GUESSES:
-                wrongs.guesses.add(hashlib.sha256(credential).digest())
-            return self._left(wrongs) if wrongs.times > WRONG_GUESSES else 0.0
-
-    def _left(self, wrongs: Wrongs) -> float:
-        return max(wrongs.since + WINDOW_S - self._clock(), 1.0)
-
-    def _current(self, caller: str) -> Wrongs:
-        wrongs = self._callers.pop(caller, None)
-        if wrongs is None or self._clock() >= wrongs.since + WINDOW_S:
-            wrongs = Wrongs(self._clock())
-        self._callers[caller] = wrongs
-        if len(self._callers) > REMEMBERED_CALLERS:
-            self._callers.popitem(last=False)
-        return wrongs
+# ---------------------------------------------------------------- credentials
 
 
 def _caller() -> str:
@@ -159,16 +84,16 @@ def before_proxies(name: str) -> str | None:
 
 def _require(kind: str, came: bytes, expected: bytes, refusal: Unauthorized) -> None:
     """Return when ``came`` is ``expected``; else count it and raise ``refusal``, or 429 after too many."""
-    guesses: Guesses = current_app.extensions["guesses"]
+    throttle: Throttle = current_app.extensions["throttle"]
     address = _caller()
     caller = f"{kind} {address}"
-    shut = guesses.seconds_shut(caller)
+    shut = throttle.seconds_shut(caller)
     # Hashed first, so that the time taken says nothing about the length either.
     right = hmac.compare_digest(hashlib.sha256(came).digest(), hashlib.sha256(expected).digest())
-    if right and (not shut or guesses.knows(caller)):
-        guesses.note_right(caller)
+    if right and (not shut or throttle.knows(caller)):
+        throttle.note_right(caller)
         return
-    shut = shut or guesses.note_wrong(caller, came)
+    shut = shut or throttle.note_wrong(caller, came)
     if shut:
         raise TooManyRequests(
             f"Too many wrong attempts from your address. Try again in {shut:.0f} s.",
@@ -199,12 +124,20 @@ def _require_login(login: tuple[str, str]) -> None:
         if request.endpoint == SIGNED:
             log.warning("an event was refused: it carries no %s", SECRET_HEADER)
         raise refusal
+    _require("login", _credential(header), ":".join(login).encode(), refusal)
+
+
+def _credential(header: str) -> bytes:
+    """What the header carries: user and password, joined by a colon, or all of it where it is no Basic login.
+
+    Werkzeug's `request.authorization` raises ValueError on letters outside ASCII, so any stranger could cause
+    an unexpected error, and it passes over characters that are no base64.
+    """
     scheme, _, encoded = header.partition(" ")
     try:
-        came = base64.b64decode(encoded, validate=True) if scheme.lower() == "basic" else header.encode()
-    except (binascii.Error, ValueError):
-        came = header.encode()
-    _require("login", came, ":".join(login).encode(), refusal)
+        return base64.b64decode(encoded, validate=True) if scheme.lower() == "basic" else header.encode()
+    except ValueError:
+        return header.encode()
 
 
 def require_signature(action: str) -> None:

@@ -19,10 +19,9 @@ from coreset_backend.backend import Backend
 from coreset_backend.connection.connect import SECRET_HEADER
 from coreset_backend.errors import ConfigError
 from coreset_backend.settings import Settings, read_settings
-from coreset_backend.web import access
-from coreset_backend.web.access import WINDOW_S, WRONG_GUESSES, Guesses
 from coreset_backend.web.app import create_app
 from coreset_backend.web.server import gunicorn_command
+from coreset_backend.web.throttle import KNOWN_S, REMEMBERED_CALLERS, WINDOW_S, WRONG_GUESSES, Throttle
 
 MakeBackend = Callable[..., Backend]
 LOGIN = {"basic_auth_user": "ops", "basic_auth_pass": "pässwörd"}
@@ -154,20 +153,20 @@ def test_guessed_webhook_secrets_are_shut_out_without_shutting_out_the_login(loc
 
 def test_the_minute_passes_and_the_memory_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [0.0]
-    guesses = Guesses(lambda: now[0])
-    waits = [guesses.note_wrong("a", bytes([number])) for number in range(WRONG_GUESSES + 2)]
+    throttle = Throttle(lambda: now[0])
+    waits = [throttle.note_wrong("a", bytes([number])) for number in range(WRONG_GUESSES + 2)]
     assert waits == [0.0] * WRONG_GUESSES + [WINDOW_S] * 2
     now[0] = WINDOW_S - 20
-    assert guesses.seconds_shut("a") == 20
+    assert throttle.seconds_shut("a") == 20
     now[0] = WINDOW_S
-    assert guesses.seconds_shut("a") == 0
-    for number in range(access.REMEMBERED_CALLERS + 5):
-        guesses.note_wrong(str(number), b"x")
-        guesses.note_right(str(number))
-    assert len(guesses._callers) == len(guesses._right) == access.REMEMBERED_CALLERS
-    assert guesses.knows("100")
-    now[0] += access.KNOWN_S
-    assert not guesses.knows("100")
+    assert throttle.seconds_shut("a") == 0
+    for number in range(REMEMBERED_CALLERS + 5):
+        throttle.note_wrong(str(number), b"x")
+        throttle.note_right(str(number))
+    assert len(throttle._callers) == len(throttle._right) == REMEMBERED_CALLERS
+    assert throttle.knows("100")
+    now[0] += KNOWN_S
+    assert not throttle.knows("100")
 
 
 FORWARDED = {

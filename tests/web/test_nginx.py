@@ -16,7 +16,7 @@ from serving import serving, web_process
 from waiting import wait_until
 
 from coreset_backend.local import label_studio as demo
-from coreset_backend.web.access import WRONG_GUESSES
+from coreset_backend.web.throttle import WRONG_GUESSES
 
 NGINX = shutil.which("nginx", path="/usr/sbin:/usr/local/sbin:/usr/bin:/usr/local/bin")
 pytestmark = pytest.mark.skipif(NGINX is None, reason="nginx is not installed")
