@@ -1,11 +1,11 @@
 """The JSON API of this backend: a project's state, the four actions on it, and what monitoring asks."""
 
-from typing import Any, Literal
+from typing import Literal
 
 from flask import Blueprint, Response, current_app
 from werkzeug.exceptions import BadRequest
 
-from coreset_backend.evaluation.history import project_history
+from coreset_backend.evaluation.history import History, project_history
 from coreset_backend.jobs.monitoring import heartbeat_ages
 from coreset_backend.jobs.queue import request_round
 from coreset_backend.jobs.requests import cancel_round, publish_again, roll_back
@@ -13,12 +13,13 @@ from coreset_backend.jobs.status import project_status
 from coreset_backend.project import Json
 from coreset_backend.web.metrics import CONTENT_TYPE, metrics_text
 from coreset_backend.web.openapi import description
-from coreset_backend.web.overview import progress, project_overview
+from coreset_backend.web.overview import project_page
+from coreset_backend.web.page_contents import ProjectPage
+from coreset_backend.web.progress_steps import progress
 from coreset_backend.web.requests import connected_project, current_backend, json_body
 from coreset_backend.web.schemas import (
     Cancelled,
     Description,
-    History,
     LiveProgress,
     ProjectStatus,
     Readiness,
@@ -40,16 +41,16 @@ def status(project: str) -> Json:
 
 @api.get("/api/projects/<project>/history")
 @answers(History)
-def history(project: str) -> Json:
+def history(project: str) -> History:
     """What every round measured, also those whose files are gone; `project_history` has the shape."""
     return project_history(current_backend().store, connected_project(project))
 
 
 @api.get("/api/projects/<project>/overview")
-@answers(dict[str, Any])
-def overview(project: str) -> Json:
+@answers(ProjectPage)
+def overview(project: str) -> ProjectPage:
     """Every number of the project's page."""
-    return project_overview(current_backend(), connected_project(project))
+    return project_page(current_backend(), connected_project(project))
 
 
 @api.get("/api/projects/<project>/progress")

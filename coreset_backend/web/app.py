@@ -1,6 +1,7 @@
 """The web process: one Flask application made of the routes of three modules. It loads no torch."""
 
 from flask import Flask
+from jinja2 import StrictUndefined
 
 from coreset_backend.backend import Backend
 from coreset_backend.evaluation.predictions import AnswerCache
@@ -17,6 +18,7 @@ def create_app(backend: Backend) -> Flask:
     app = Flask("coreset_backend.web")
     app.extensions["backend"] = backend
     app.extensions["answers"] = AnswerCache(backend.store)
+    app.jinja_env.undefined = StrictUndefined  # a page that reads what is not there is an error
     guard_app(app, backend)
     measure_app(app, backend)
     app.register_blueprint(protocol)  # what Label Studio asks

@@ -4,6 +4,7 @@ A page is whole without JavaScript; that keeps it live and draws the charts.
 """
 
 import datetime
+from collections.abc import Sequence
 
 import numpy as np
 from flask import Blueprint, Response, render_template
@@ -12,8 +13,10 @@ from werkzeug.exceptions import HTTPException, NotFound
 from coreset_backend.errors import CoresetError, RoundNotFound
 from coreset_backend.redaction import redacted
 from coreset_backend.store.saved_round import StoredRound
+from coreset_backend.web.embedding_map import map_bytes
 from coreset_backend.web.errors import status_of
-from coreset_backend.web.overview import Json, map_bytes, project_list, project_overview
+from coreset_backend.web.overview import project_page, projects_page
+from coreset_backend.web.page_contents import TaskCount
 from coreset_backend.web.requests import connected_project, current_backend
 
 THUMBNAIL_SIDE = 192
@@ -25,14 +28,14 @@ pages = Blueprint("pages", __name__)
 @pages.get("/projects")
 def projects() -> str:
     """All connected projects."""
-    return render_template("projects.html", projects=project_list(current_backend()))
+    return render_template("projects.html", view=projects_page(current_backend()))
 
 
 @pages.get("/projects/<int:project_id>")
 def project(project_id: int) -> str:
     """One project: what runs, how accurate the model is, when to stop."""
     return render_template(
-        "project.html", view=project_overview(current_backend(), connected_project(project_id))
+        "project.html", view=project_page(current_backend(), connected_project(project_id))
     )
 
 
@@ -116,12 +119,12 @@ def moment(text: str | None) -> str:
     return f"{datetime.datetime.fromisoformat(text):%d %b %Y, %H:%M}" if text else "–"
 
 
-def bar(counts: list[Json], width: float = 1000) -> list[Json]:
-    """Where each state's part of a stacked bar begins and how wide it is, of ``width`` in all."""
-    total, start, parts = sum(item["count"] for item in counts) or 1, 0.0, []
-    for item in counts:
-        wide = width * item["count"] / total
-        parts.append(item | {"x": round(start, 2), "width": round(wide, 2)})
+def bar(counts: Sequence[TaskCount], width: float = 1000) -> list[tuple[str, float, float]]:
+    """(state, x, width) of each part of a stacked bar that is ``width`` wide."""
+    total, start, parts = sum(each.count for each in counts) or 1, 0.0, []
+    for each in counts:
+        wide = width * each.count / total
+        parts.append((each.state, round(start, 2), round(wide, 2)))
         start += wide
     return parts
 

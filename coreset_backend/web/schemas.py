@@ -5,11 +5,17 @@ A view names the model of its answer by :func:`answers`. Tests hold every answer
 
 import functools
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Annotated, Any, Literal, ParamSpec
 
 from flask import Response, jsonify
-from pydantic import BaseModel, ConfigDict, Field
-from pydantic_core import to_jsonable_python
+from pydantic import BaseModel, ConfigDict, Field, GetJsonSchemaHandler
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema, to_jsonable_python
+
+from coreset_backend.evaluation.stop_advice import Advice
+from coreset_backend.reports import ImageFailure
+from coreset_backend.store.record import Interval
 
 P = ParamSpec("P")
 ANSWER, BODY = "answer_model", "body_model"
@@ -49,6 +55,18 @@ def _as_json(value: Any) -> Any:
     if isinstance(value, BaseModel):
         return value.model_dump(mode="json", exclude_unset=True)
     return to_jsonable_python(value)
+
+
+@dataclass(frozen=True)
+class DescribedBy:
+    """Annotates a value of any type that has the JSON schema of ``model``."""
+
+    model: type[BaseModel]
+
+    def __get_pydantic_json_schema__(
+        self, _schema: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> JsonSchemaValue:
+        return handler(self.model.__pydantic_core_schema__)
 
 
 class Exactly(BaseModel):
@@ -241,41 +259,6 @@ class LiveProgress(Exactly):
     published_at: str | None
 
 
-class Interval(Exactly):
-    """A figure with its 95 % interval, measured on ``n`` images."""
-
-    value: float
-    low: float
-    high: float
-    n: Count
-
-
-class Forecast(Exactly):
-    """What is expected at, or gained by, ``labels`` labels, with its 90 % interval."""
-
-    labels: Count
-    value: float
-    low: float
-    high: float
-
-
-class Advice(Exactly):
-    """When to stop labelling."""
-
-    verdict: Literal["too early", "keep labelling", "hard to tell", "stop"]
-    sentence: str
-    next_batch: Forecast | None
-    further: Forecast | None
-    radius_fall: float | None
-    curve: list[Forecast]
-
-
-class UnreadableImage(BaseModel):
-    task_id: int
-    uri: str | None
-    reason: str
-
-
 class RoundStatus(BaseModel):
     """The record of the newest round, and what Label Studio took of it."""
 
@@ -290,7 +273,7 @@ class RoundStatus(BaseModel):
     radius_after: float | None
     accuracy: Interval | None
     training: dict[str, Any] | None
-    unreadable: list[UnreadableImage]
+    unreadable: list[ImageFailure]
     remarks: list[str]
     timings: dict[str, float]
     published: dict[str, Any] | None
@@ -300,51 +283,6 @@ class ProjectStatus(Exactly):
     project: int
     progress: KnownProgress
     round: RoundStatus | None
-    advice: Advice | None
-
-
-class ClassScores(Exactly):
-    """A class on the hold-out; None where its ``n`` images cannot tell."""
-
-    name: str
-    n: Count
-    precision: float | None
-    recall: float | None
-    f1: float | None
-
-
-class RandomSlice(Exactly):
-    tasks: Count
-    pool_accuracy: Interval | None
-    picked_accuracy: Interval | None
-
-
-class HistoryLine(Exactly):
-    """What one round measured."""
-
-    number: int
-    taken_at: str
-    strategy: str
-    backbone: str
-    model_version: str
-    labels: Count
-    trained: Count
-    selected: Count
-    accuracy: Interval | None
-    macro_f1: Interval | None
-    gain: Interval | None
-    per_class: list[ClassScores]
-    radius_before: float | None
-    radius_after: float | None
-    random_slice: RandomSlice | None
-
-
-class History(Exactly):
-    """The oldest round first."""
-
-    project: int
-    title: str
-    rounds: list[HistoryLine]
     advice: Advice | None
 
 

@@ -26,7 +26,8 @@ from coreset_backend.rounds.choose import state_code
 from coreset_backend.rounds.due import round_due
 from coreset_backend.rounds.run import run_round
 from coreset_backend.web.app import create_app
-from coreset_backend.web.overview import class_table, map_bytes
+from coreset_backend.web.class_table import class_table
+from coreset_backend.web.embedding_map import map_bytes
 
 POOL = 40
 LABELS = ("cat", "dog")
@@ -236,7 +237,7 @@ def test_none_of_these_is_learned_measured_and_answered(
     answers = Answers(stored)
     assert [answers.answer(task_id)[0] for task_id in tasks[36:]] == [("red",), (), ()] * 4  # type: ignore[index]
     assert answers.prediction(tasks[37], 0.5, "v", "on").label == ()
-    table = {line["name"]: (line["labeled"], line["predicted"]) for line in class_table(stored)}
+    table = {line.name: (line.labeled, line.predicted) for line in class_table(stored)}
     assert table["red"] == (12, 4) and table["none of these"] == (24, 8)
     place = len(labels.names)
     said = np.frombuffer(map_bytes(stored)[8 + 14 * 48 :][: 2 * 48], dtype="<i2")

@@ -1,0 +1,161 @@
+"""What each page shows, a frozen dataclass per page: its template reads it, the API answers it as JSON."""
+
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+from coreset_backend.evaluation.comparison import SliceSummary
+from coreset_backend.evaluation.history import HistoryLine
+from coreset_backend.evaluation.stop_advice import Advice
+from coreset_backend.project import Json
+from coreset_backend.reports import ImageFailure
+from coreset_backend.store.findings import Suspect
+from coreset_backend.store.record import Replay
+from coreset_backend.web.schemas import DescribedBy, ProgressSteps
+
+ShownProgress = Annotated[Json, DescribedBy(ProgressSteps)]
+
+
+@dataclass(frozen=True, slots=True)
+class ProjectLine:
+    """A project in the list of projects; ``number`` is that of its current round, None before the first.
+
+    ``accuracy`` is that on the hold-out, in [0, 1].
+    """
+
+    project: int
+    title: str
+    progress: ShownProgress
+    number: int | None = None
+    labeled: int = 0
+    total: int = 0
+    accuracy: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ProjectsPage:
+    """The page /projects."""
+
+    projects: tuple[ProjectLine, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """A setting that a project can have, as it holds for it; ``source`` says where it was set."""
+
+    name: str
+    value: Any
+    source: str
+
+
+@dataclass(frozen=True, slots=True)
+class TaskCount:
+    """How many tasks are in a state."""
+
+    state: str
+    name: str
+    meaning: str
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
+class Neighbor:
+    """A task that a pick is near to; ``distance`` is Euclidean, between embeddings."""
+
+    task_id: int
+    distance: float
+    label: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Pick:
+    """A task of the batch. ``distance`` to the nearest labelled or earlier picked task, None if sampled.
+
+    ``labeled`` is the nearest labelled task, ``earlier`` the nearest earlier pick.
+    """
+
+    rank: int
+    task_id: int
+    distance: float | None
+    labeled: Neighbor | None
+    earlier: Neighbor | None
+
+
+@dataclass(frozen=True, slots=True)
+class ClassLine:
+    """A class: tasks labelled with it, unlabelled tasks predicted to have it, and on the hold-out ``right``
+    predictions of ``held_out`` images. None where nothing was measured.
+    """
+
+    name: str
+    labeled: int
+    predicted: int | None = None
+    held_out: int | None = None
+    right: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RoundLine:
+    """A row of the table of rounds.
+
+    ``accuracy`` with its 95 % ``interval`` was measured on ``n_holdout`` images. ``served``: Label Studio
+    serves this round's batch now. ``seconds``: how long the round took.
+    """
+
+    number: int
+    model_version: str
+    taken_at: str
+    strategy: str
+    backbone: str
+    labeled: int
+    selected: int
+    radius_before: float | None
+    radius_after: float | None
+    accuracy: float | None
+    interval: tuple[float, float] | None
+    n_holdout: int | None
+    seconds: float
+    published: bool
+    published_at: str | None
+    served: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RoundDetails(RoundLine):
+    """The round that the page is about.
+
+    ``choice``: how its strategy chose the batch, in words. ``control``: the <Choices> that is trained on.
+    ``map``: whether there is an embedding map. ``duplicates``: task ids by group of near-duplicates.
+    """
+
+    counts: tuple[TaskCount, ...]
+    total: int
+    choice: str
+    batch: tuple[Pick, ...]
+    failures: tuple[ImageFailure, ...]
+    remarks: tuple[str, ...]
+    control: str | None
+    classes: tuple[ClassLine, ...]
+    map: bool
+    duplicates: list[list[int]]
+    suspects: list[Suspect]
+
+
+@dataclass(frozen=True, slots=True)
+class ProjectPage:
+    """The page /projects/<id>, and the answer of /api/projects/<id>/overview.
+
+    ``label_studio``: the address of the project's Data Manager. ``rounds``: those in the store, the newest
+    first. ``history``: what every round measured, the oldest first, pruned rounds included.
+    """
+
+    project: int
+    title: str
+    label_studio: str | None
+    progress: ShownProgress
+    settings: tuple[Setting, ...]
+    round: RoundDetails | None
+    rounds: tuple[RoundLine, ...]
+    history: tuple[HistoryLine, ...]
+    advice: Advice | None
+    slice: SliceSummary | None
+    replay: Replay | None
