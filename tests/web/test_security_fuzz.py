@@ -3,9 +3,11 @@
 import json
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 from urllib.parse import urlencode
 
+import numpy as np
 import pytest
 from flask import Flask
 from flask.testing import FlaskClient
@@ -18,6 +20,9 @@ from werkzeug.test import TestResponse
 
 from coreset_backend.backend import Backend
 from coreset_backend.connection.connect import SECRET_HEADER
+from coreset_backend.jobs.progress import redis_key, write_pretraining, write_progress
+from coreset_backend.reports import ImageFailure, Publication
+from coreset_backend.store.record import BatchScores, ClassScores, Evaluation, Interval
 from coreset_backend.web.app import create_app
 
 MakeBackend = Callable[..., Backend]
@@ -196,6 +201,39 @@ def test_every_answer_is_of_the_shape_that_is_described(client: FlaskClient) -> 
     for wrong in ({"status": "UP"}, {"status": "DOWN", "model_class": "", "version": "1"}):
         assert not fits(wrong, health, described)
     assert not fits({"status": "UP", "model_class": "", "version": "1", "more": 1}, health, described)
+
+
+def test_a_project_with_everything_in_it_is_answered_as_described(make_backend: MakeBackend) -> None:
+    backend = make_backend()
+    share = Interval(0.8, 0.7, 0.9, 60)
+    evaluation = Evaluation(share, share, (ClassScores("cat", 30, 0.9, None, None),), share)
+    for number in range(1, 5):
+        save_round(backend)
+        newest = backend.store.latest(7)
+        assert newest
+        with backend.store.draft(7) as draft:
+            known = {"number": draft.number, "evaluation": evaluation, "random_slice": (1,)}
+            known |= {"batch_figures": BatchScores(share, None), "radius_before": 2.0, "remarks": ("One.",)}
+            known |= {"counts": {"labeled": 20 * number}, "failures": (ImageFailure(9, None, "no image"),)}
+            arrays = {name: newest.array(name) for name in ("task_ids", "embedded_task_ids", "probabilities")}
+            arrays |= {"label_codes": np.array([-1, -1, -1, 1], dtype=np.int16)}
+            arrays |= {"pick_neighbors": np.array([[4, -1], [4, 3]]), "pick_distances": np.ones((2, 2), "f4")}
+            draft.save(replace(newest.record, **known), arrays).mark_published(
+                Publication(at=newest.record.taken_at)
+            )
+    write_progress(
+        backend, 7, state="running", phase="embed", done=3, total=9, last_failure={"error": "a", "at": 1}
+    )
+    write_pretraining(backend, 7, state="waiting", images=9, seen=3, budget=90)
+    backend.redis.set(redis_key(7, "lease"), "held")
+    client = create_app(backend).test_client()
+    described = client.get("/openapi.json").json or {}
+    for name in ("status", "history", "overview", "progress"):
+        answer = client.get(f"/api/projects/7/{name}")
+        assert answer.status_code == 200
+        assert_described(answer, described["paths"][f"/api/projects/{{project}}/{name}"]["get"], described)
+    assert client.get("/projects/7").status_code == 200
+    assert (client.get("/api/projects/7/history").json or {})["rounds"][-1]["per_class"]
 
 
 @pytest.mark.slow
