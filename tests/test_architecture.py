@@ -39,7 +39,17 @@ MAY_IMPORT: dict[str, set[str]] = {
     "jobs": {"backend", "connection", "errors", "evaluation", "logs", "redaction", "rounds"}
     | {"settings", "store"},
     "web": {"backend", "connection", "errors", "evaluation", "foreign_text", "images", "jobs"}
-    | {"label_studio", "logs", "network", "project", "project_settings", "redaction", "reports", "settings", "store"},
+    | {
+        "label_studio",
+        "logs",
+        "network",
+        "project",
+        "project_settings",
+        "redaction",
+        "reports",
+        "settings",
+        "store",
+    },
     "simulation": {"arrays", "backend", "decoding", "errors", "evaluation", "files", "foreign_text"}
     | {"model", "project", "rounds", "selection", "settings"},
     "local": {
