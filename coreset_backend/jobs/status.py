@@ -5,14 +5,14 @@ import time
 from collections.abc import Mapping
 from dataclasses import asdict
 from functools import partial
-from typing import Any
+from typing import Any, Required, cast
 
 from coreset_backend.backend import Backend
 from coreset_backend.errors import CoresetError
 from coreset_backend.evaluation.history import advice
 from coreset_backend.evaluation.round_scores import holdout_accuracy
 from coreset_backend.jobs.monitoring import workers_alive
-from coreset_backend.jobs.progress import read_progress, span
+from coreset_backend.jobs.progress import RoundProgress, read_progress, span
 from coreset_backend.jobs.states import Phase, RoundState
 from coreset_backend.settings import Settings
 from coreset_backend.store.saved_round import StoredRound
@@ -55,23 +55,40 @@ def all_statuses(backend: Backend) -> list[dict[str, Any]]:
     ]
 
 
-def standing(backend: Backend, project_id: int, newest: StoredRound | None) -> dict[str, Any]:
-    """:func:`coreset_backend.jobs.progress.read_progress` with ``workers`` (how many listen), ``startable``
-    (whether a person's start would change anything) and ``sentence``, which says the same in words.
+class Standing(RoundProgress, total=False):
+    """How a project stands, as the API says it.
 
-    While a round runs also ``percent`` of the whole round and ``seconds_left``, None before a first round has
-    shown how long its phases take. Raises QueueError when Redis does not answer.
+    ``workers`` listen; ``startable``: a person's start would change something; ``sentence`` says the whole in
+    words. While a round runs also ``percent`` of the whole round and ``seconds_left``, None before a first
+    round has shown how long its phases take.
     """
-    known = read_progress(backend, project_id) | {"workers": workers_alive(backend)}
-    if known["state"] == RoundState.RUNNING:
-        known |= whole_round(known, newest.timings(newest.publication) if newest else None)
+
+    workers: Required[int]
+    startable: Required[bool]
+    sentence: Required[str]
+    percent: int
+    seconds_left: float | None
+
+
+def standing(backend: Backend, project_id: int, newest: StoredRound | None) -> Standing:
+    """How the project stands. Raises QueueError when Redis does not answer."""
+    progress = read_progress(backend, project_id)
     settings = backend.settings_of(project_id, newest.record if newest else None)
-    known["startable"] = known["state"] != RoundState.RUNNING and not known["demanded"]
+    running = RoundState(progress["state"]) is RoundState.RUNNING
+    shown = {
+        "workers": workers_alive(backend),
+        "startable": not running and not progress["demanded"],
+        "sentence": "",
+    }
+    known = cast(Standing, {**progress, **shown})
+    if running:
+        whole = whole_round(progress, newest.timings(newest.publication) if newest else None)
+        known["percent"], known["seconds_left"] = whole["percent"], whole["seconds_left"]
     known["sentence"] = sentence(known, newest, settings)
     return known
 
 
-def whole_round(progress: dict[str, Any], timings: dict[str, float] | None) -> dict[str, Any]:
+def whole_round(progress: Mapping[str, Any], timings: dict[str, float] | None) -> dict[str, Any]:
     """``percent`` done of the round and ``seconds_left``, from how long the last round's phases took."""
     seconds = {str(phase): (timings or {}).get(phase, phase.seconds) for phase in Phase}
     names, phase = list(seconds), progress.get("phase")
