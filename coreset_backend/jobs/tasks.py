@@ -103,7 +103,7 @@ def _run(backend: Backend, project_id: int, reason: str, demands: int, is_ours: 
     log.info("project %d: a round starts: %s", project_id, reason)
     held = backend.store.held(project_id)
     stored = run_round(backend, project_id, reporter(backend, project_id, reason, is_ours))
-    _note_connection(backend, stored)
+    note_connection(backend, stored)
     count(backend, "coreset_rounds", str(project_id), "done", "")
     for phase, seconds in stored.record.timings.items():
         count(backend, "coreset_round_phase_seconds", phase, amount=seconds)
@@ -125,7 +125,7 @@ def _why_due(backend: Backend, project_id: int) -> str | None:
     return due.reason
 
 
-def _note_connection(backend: Backend, stored: StoredRound) -> None:
+def note_connection(backend: Backend, stored: StoredRound) -> None:
     """Have the state say what keeps the published batch from being served, and what it replaced."""
     remarks = connection_remarks(backend, stored)
     if remarks is not None:
@@ -137,7 +137,7 @@ def _republish(backend: Backend, project_id: int, is_ours: IsOurs) -> str:
     if stored:
         progress = reporter(backend, project_id, "published again", is_ours)
         publish_round(backend, stored, partial(progress, "publish"))
-        _note_connection(backend, stored)
+        note_connection(backend, stored)
     backend.redis.delete(redis_key(project_id, "republish"))
     write_idle(backend, project_id)
     return f"round {stored.record.number} is published again" if stored else "there is no round to publish"
@@ -219,7 +219,7 @@ def _publish_what_was_lost(backend: Backend, project_id: int) -> None:
         why = why_to_publish_again(backend, project_id)
         newest = backend.store.latest(project_id)
         if newest and read_progress(backend, project_id).get("connection"):  # it may be mended by now
-            _note_connection(backend, newest)
+            note_connection(backend, newest)
         if why:
             log.warning("project %d: %s; it is published again", project_id, why)
             request_publication(backend, project_id, by_hand=False)

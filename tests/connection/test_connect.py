@@ -19,7 +19,7 @@ from coreset_backend.connection.record import read_connection
 from coreset_backend.errors import LabelStudioError, ProjectError, UnsupportedLabelConfig
 from coreset_backend.jobs.requests import disconnect_project, publish_again, roll_back
 from coreset_backend.jobs.status import project_status
-from coreset_backend.jobs.tasks import reconcile_job
+from coreset_backend.jobs.tasks import note_connection, reconcile_job
 from coreset_backend.label_studio.tabs import BATCH
 from coreset_backend.local import demo_project
 from coreset_backend.rounds.run import publish_round
@@ -73,6 +73,7 @@ def publish(backend: Backend, project_id: int, task_ids: list[int], day: int = 2
         )
         stored = draft.save(saved, arrays)
     publish_round(backend, stored, lambda _done, _total: None)
+    note_connection(backend, stored)  # as the job does after it
     return stored
 
 
