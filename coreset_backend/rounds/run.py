@@ -184,14 +184,11 @@ def _record(
     evaluation = holdout_evaluation(
         snapshot, previous, learned.pixels.task_ids, learned.holdout, learned.probabilities
     )
-    counts = np.bincount(choice.states, minlength=len(STATES))
-    stamp = snapshot.taken_at.strftime("%Y%m%dT%H%M%S")
-    distances = np.where(np.isfinite(choice.distances), choice.distances, -1)
     return Round(
         project_id=snapshot.project_id,
         title=snapshot.title,
         number=draft.number,
-        model_version=f"coreset-{draft.number}-{stamp}",
+        model_version=f"coreset-{draft.number}-{snapshot.taken_at:%Y%m%dT%H%M%S}",
         fingerprint=snapshot.fingerprint(),
         taken_at=snapshot.taken_at.isoformat(),
         attributes=label_config_attributes(snapshot.label_config),
@@ -201,10 +198,10 @@ def _record(
         batch=choice.batch,
         reserve=choice.reserve,
         random_slice=choice.random_slice,
-        distances=tuple(distances.tolist()),
+        distances=tuple(np.where(np.isfinite(choice.distances), choice.distances, -1).tolist()),
         radius_before=_finite(choice.radius_before),
         radius_after=_finite(choice.radius_after),
-        counts=dict(zip(STATES, counts.tolist(), strict=True)),
+        counts=_counted(choice.states),
         failures=tuple(learned.failures),
         backbone=learned.classifier.description,
         network=learned.network,
@@ -216,6 +213,11 @@ def _record(
         remarks=snapshot.remarks,
         timings=clock.timings,
     )
+
+
+def _counted(states: NDArray[np.uint8]) -> dict[str, int]:
+    """Tasks by state, in the order of STATES."""
+    return dict(zip(STATES, np.bincount(states, minlength=len(STATES)).tolist(), strict=True))
 
 
 def _with_accuracy(training: TrainingReport | None, evaluation: Evaluation | None) -> TrainingReport | None:
