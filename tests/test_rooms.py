@@ -10,7 +10,10 @@ OTHER_ROOMS = {"docker", "e2e", "support"}
 TESTED_IN = {
     "cli/test_select.py": ("it types a command in a terminal", {"cli/main", "cli/terminal"}),
     "jobs/test_status.py": ("a state is one value, and these are its lines and its parts", {"cli/status"}),
-    "connection/test_connect.py": ("the record is what connecting leaves", {"connection/record"}),
+    "connection/test_connect.py": (
+        "the record is what connecting leaves",
+        {"connection/record", "connection/problems"},
+    ),
     "test_docs.py": ("each command and its options stand in the documents", {"cli/connect", "cli/rounds"}),
     "store/test_strays.py": ("it looks for keys that are not ours", {"jobs/keys"}),
     "connection/test_queue.py": ("the queue is what is published", {"connection/publication"}),

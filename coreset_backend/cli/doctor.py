@@ -17,7 +17,7 @@ import httpx
 from coreset_backend.backend import Backend, open_backend
 from coreset_backend.cli.terminal import optional_project, running_settings, say
 from coreset_backend.connection.connect import image_words, supported_release
-from coreset_backend.connection.connect import problems as connection_problems
+from coreset_backend.connection.problems import problems as connection_problems
 from coreset_backend.errors import CoresetError, CorruptRound, ProjectError
 from coreset_backend.foreign_text import one_line
 from coreset_backend.jobs.monitoring import workers_alive

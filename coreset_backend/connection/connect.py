@@ -15,7 +15,6 @@ from coreset_backend.connection.record import (
     is_at,
     keep_connection,
     read_connection,
-    why_not_served,
     written_versions,
 )
 from coreset_backend.errors import LabelStudioError, ProjectGone, Rejected
@@ -60,7 +59,7 @@ def connect(
     """
     user = label_studio.whoami().get("email", "unknown user")
     yield f"Label Studio {supported_release(label_studio)} at {label_studio.url}, as {user}."
-    project = _project(label_studio, project_id)
+    project = checked_project(label_studio, project_id)
     config = parse_label_config(project["label_config"], control)
     yield f"Project {project_id} '{project['title']}': images in '{config.image}', {_trained_on(config)}."
     yield from config.notes
@@ -92,15 +91,15 @@ def complete(
     project_id = project["id"]
     known = read_connection(store, project_id)
     if known is None or not known.complete:
-        if not _ours(label_studio, project_id, url):
+        if not own_backends(label_studio, project_id, url):
             return
         before = known or _stood_before(label_studio, store, project, url)
         keep_connection(store, project_id, before)
         yield _set_sampling(label_studio, project)
         yield _make_tab(label_studio, project_id)
         keep_connection(store, project_id, replace(before, complete=True))
-    for webhook in _our_webhooks(label_studio, project_id, f"{url}/webhook"):
-        if not _is_signed(webhook, secret):
+    for webhook in own_webhooks(label_studio, project_id, f"{url}/webhook"):
+        if not is_signed(webhook, secret):
             yield _sign_webhook(label_studio, project_id, webhook["url"], secret)
 
 
@@ -186,7 +185,7 @@ def image_words(task: Json, config: LabelConfig) -> Iterator[str]:
         )
 
 
-def _project(label_studio: LabelStudio, project_id: int) -> Json:
+def checked_project(label_studio: LabelStudio, project_id: int) -> Json:
     try:
         return label_studio.fetch_project(project_id)
     except Rejected as error:
@@ -201,9 +200,9 @@ def _project(label_studio: LabelStudio, project_id: int) -> Json:
 def _add_backend(
     label_studio: LabelStudio, project_id: int, url: str, basic_auth: tuple[str, str] | None
 ) -> str:
-    existing = _ours(label_studio, project_id, url)
+    existing = own_backends(label_studio, project_id, url)
     # A backend in the list without its webhook is what a blocked address leaves behind: connect again.
-    if existing and _our_webhooks(label_studio, project_id, f"{url}/webhook"):
+    if existing and own_webhooks(label_studio, project_id, f"{url}/webhook"):
         return f"Backend {url} is connected already."
     for backend in existing:
         label_studio.request("DELETE", f"/api/ml/{backend['id']}")
@@ -214,7 +213,7 @@ def _add_backend(
     try:
         label_studio.request("POST", "/api/ml/", json=body, timeout=60)
     except Rejected as error:
-        for backend in _ours(label_studio, project_id, url):
+        for backend in own_backends(label_studio, project_id, url):
             label_studio.request("DELETE", f"/api/ml/{backend['id']}")
         raise LabelStudioError(_why_not_connected(error, url)) from None
     return f"Backend {url} connected."
@@ -232,15 +231,15 @@ def _why_not_connected(error: Rejected, url: str) -> str:
     )
 
 
-def _ours(label_studio: LabelStudio, project_id: int, url: str) -> list[Json]:
+def own_backends(label_studio: LabelStudio, project_id: int, url: str) -> list[Json]:
     return [each for each in label_studio.backends(project_id) if is_at(each, url)]
 
 
-def _our_webhooks(label_studio: LabelStudio, project_id: int, url: str) -> list[Json]:
+def own_webhooks(label_studio: LabelStudio, project_id: int, url: str) -> list[Json]:
     return [each for each in label_studio.webhooks(project_id) if is_at(each, url)]
 
 
-def _is_signed(webhook: Json, secret: str) -> bool:
+def is_signed(webhook: Json, secret: str) -> bool:
     return bool((webhook.get("headers") or {}).get(SECRET_HEADER) == secret)
 
 
@@ -253,7 +252,7 @@ def _sign_webhook(label_studio: LabelStudio, project_id: int, url: str, secret: 
         "is_active": True,
         "headers": {SECRET_HEADER: secret},
     }
-    first, *doubles = _our_webhooks(label_studio, project_id, url) or [None]
+    first, *doubles = own_webhooks(label_studio, project_id, url) or [None]
     for double in doubles:  # left behind by backends that were deleted: each would send every event again
         label_studio.request("DELETE", f"/api/webhooks/{double['id']}/")
     if first is None:
@@ -278,7 +277,7 @@ def _make_tab(label_studio: LabelStudio, project_id: int) -> str:
 
 
 def _delete_webhooks(label_studio: LabelStudio, project_id: int, addresses: Sequence[str]) -> str:
-    found = [each for url in addresses for each in _our_webhooks(label_studio, project_id, f"{url}/webhook")]
+    found = [each for url in addresses for each in own_webhooks(label_studio, project_id, f"{url}/webhook")]
     for webhook in {each["id"]: each for each in found}.values():
         label_studio.request("DELETE", f"/api/webhooks/{webhook['id']}/")
     return "Webhook deleted." if found else "There was no webhook."
@@ -291,10 +290,10 @@ def _delete_backends(label_studio: LabelStudio, project_id: int, addresses: Sequ
         label_studio.request("DELETE", f"/api/ml/{backend['id']}")
     if ours:
         return f"Backend {ours[0]['url']} deleted."
-    return f"Backend {addresses[0]} was not connected{_others(found)}."
+    return f"Backend {addresses[0]} was not connected{named_others(found)}."
 
 
-def _others(backends: Sequence[Json]) -> str:
+def named_others(backends: Sequence[Json]) -> str:
     addresses = ", ".join(str(each.get("url")) for each in backends)
     return f"; connected are {addresses}" if addresses else ""
 
@@ -360,65 +359,4 @@ def _strange_versions(label_studio: LabelStudio, project_id: int, written: Colle
         yield (
             f"Left as they are: predictions of {', '.join(strange)}. They look like batches, but this "
             "backend does not know to have written them. Settings > Predictions deletes them."
-        )
-
-
-def problems(
-    label_studio: LabelStudio,
-    store: Store,
-    project_id: int,
-    *,
-    url: str,
-    secret: str,
-    basic_auth: tuple[str, str] | None = None,
-    batch_expected: bool = True,
-) -> Iterator[str]:
-    """What keeps the connection of the project from working, each with its fix; nothing when it is sound.
-
-    ``batch_expected``: a batch should be served now, as it need not be while the first round runs.
-    """
-    project = _project(label_studio, project_id)
-    parse_label_config(project["label_config"])
-    again = f"run `coreset-backend connect --project {project_id}`"
-    backends = _ours(label_studio, project_id, url)
-    if not backends:
-        others = _others(label_studio.backends(project_id))
-        address = "; set CORESET_URL if one of them is this backend" if others else ""
-        yield f"No backend with the address {url} is connected{others}{address}; {again}."
-    if basic_auth and any(backend.get("auth_method") != "BASIC_AUTH" for backend in backends):
-        yield (
-            "Label Studio calls the backend without the login of BASIC_AUTH_USER and is refused; "
-            f"delete the backend in Settings > Model, then {again}."
-        )
-    webhooks = _our_webhooks(label_studio, project_id, f"{url}/webhook")
-    if not webhooks:
-        yield (
-            f"There is no webhook to {url}/webhook, so annotations are only noticed by polling. Label Studio "
-            "leaves it out when it blocks private addresses: set LABEL_STUDIO_SSRF_PROTECTION_ENABLED=false, "
-            f"then {again}."
-        )
-    if webhooks and not any(_is_signed(webhook, secret) for webhook in webhooks):
-        yield f"The webhook does not carry this backend's secret and is answered with 401; {again}."
-    if webhooks and not any(hook.get("is_active", True) for hook in webhooks):
-        yield f"The webhook is switched off; {again}."
-    if project.get("sampling") != SAMPLING:
-        yield f"Task sampling is '{project.get('sampling')}', so the batch is not served first; {again}."
-    if batch_expected:
-        yield from _not_served(label_studio, store, project_id, url)
-
-
-def _not_served(label_studio: LabelStudio, store: Store, project_id: int, url: str) -> Iterator[str]:
-    stored = store.latest(project_id)
-    if stored is None or stored.publication is None:
-        yield "No batch is published yet; start a round."
-        return
-    found = why_not_served(label_studio, stored, written_versions(store, project_id), url)
-    if found:
-        why, is_wanted = found
-        by_itself = (
-            "The next batch replaces that" if is_wanted else "It is published again by itself within minutes"
-        )
-        yield (
-            f"Annotators are not served the batch first: {why}. {by_itself}; "
-            f"`coreset-backend publish --project {project_id}` does so now."
         )

@@ -5,7 +5,8 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from coreset_backend.backend import Backend
-from coreset_backend.connection.connect import complete, problems
+from coreset_backend.connection.connect import complete
+from coreset_backend.connection.problems import problems
 from coreset_backend.connection.queue import queue_is_short
 from coreset_backend.connection.record import (
     Connection,

@@ -14,7 +14,8 @@ from saved_rounds import record
 from coreset_backend.backend import Backend
 from coreset_backend.cli.doctor import examine
 from coreset_backend.cli.status import status_lines
-from coreset_backend.connection.connect import SAMPLING, SECRET_HEADER, connect, problems
+from coreset_backend.connection.connect import SAMPLING, SECRET_HEADER, connect
+from coreset_backend.connection.problems import problems
 from coreset_backend.connection.record import read_connection
 from coreset_backend.errors import LabelStudioError, ProjectError, UnsupportedLabelConfig
 from coreset_backend.jobs.requests import disconnect_project, publish_again, roll_back

@@ -1,0 +1,81 @@
+"""What keeps the connection of a project from working, each with its fix."""
+
+from collections.abc import Iterator
+
+from coreset_backend.connection.connect import (
+    SAMPLING,
+    checked_project,
+    is_signed,
+    named_others,
+    own_backends,
+    own_webhooks,
+)
+from coreset_backend.connection.record import why_not_served, written_versions
+from coreset_backend.label_studio.client import LabelStudio
+from coreset_backend.label_studio.label_config import parse_label_config
+from coreset_backend.project import Json
+from coreset_backend.store.store import Store
+
+
+def problems(
+    label_studio: LabelStudio,
+    store: Store,
+    project_id: int,
+    *,
+    url: str,
+    secret: str,
+    basic_auth: tuple[str, str] | None = None,
+    batch_expected: bool = True,
+) -> Iterator[str]:
+    """What keeps the connection of the project from working, each with its fix; nothing when it is sound.
+
+    ``batch_expected``: a batch should be served now, as it need not be while the first round runs.
+    """
+    project = checked_project(label_studio, project_id)
+    parse_label_config(project["label_config"])
+    again = f"run `coreset-backend connect --project {project_id}`"
+    backends = own_backends(label_studio, project_id, url)
+    if not backends:
+        others = named_others(label_studio.backends(project_id))
+        address = "; set CORESET_URL if one of them is this backend" if others else ""
+        yield f"No backend with the address {url} is connected{others}{address}; {again}."
+    if basic_auth and any(backend.get("auth_method") != "BASIC_AUTH" for backend in backends):
+        yield (
+            "Label Studio calls the backend without the login of BASIC_AUTH_USER and is refused; "
+            f"delete the backend in Settings > Model, then {again}."
+        )
+    yield from _webhook_problems(own_webhooks(label_studio, project_id, f"{url}/webhook"), url, secret, again)
+    if project.get("sampling") != SAMPLING:
+        yield f"Task sampling is '{project.get('sampling')}', so the batch is not served first; {again}."
+    if batch_expected:
+        yield from _not_served(label_studio, store, project_id, url)
+
+
+def _webhook_problems(webhooks: list[Json], url: str, secret: str, again: str) -> Iterator[str]:
+    if not webhooks:
+        yield (
+            f"There is no webhook to {url}/webhook, so annotations are only noticed by polling. Label Studio "
+            "leaves it out when it blocks private addresses: set LABEL_STUDIO_SSRF_PROTECTION_ENABLED=false, "
+            f"then {again}."
+        )
+    if webhooks and not any(is_signed(webhook, secret) for webhook in webhooks):
+        yield f"The webhook does not carry this backend's secret and is answered with 401; {again}."
+    if webhooks and not any(hook.get("is_active", True) for hook in webhooks):
+        yield f"The webhook is switched off; {again}."
+
+
+def _not_served(label_studio: LabelStudio, store: Store, project_id: int, url: str) -> Iterator[str]:
+    stored = store.latest(project_id)
+    if stored is None or stored.publication is None:
+        yield "No batch is published yet; start a round."
+        return
+    found = why_not_served(label_studio, stored, written_versions(store, project_id), url)
+    if found:
+        why, is_wanted = found
+        by_itself = (
+            "The next batch replaces that" if is_wanted else "It is published again by itself within minutes"
+        )
+        yield (
+            f"Annotators are not served the batch first: {why}. {by_itself}; "
+            f"`coreset-backend publish --project {project_id}` does so now."
+        )
