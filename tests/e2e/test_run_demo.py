@@ -100,7 +100,7 @@ def test_the_demo_labels_by_itself_and_ends_with_core_set_against_random(tmp_pat
     counts = {count["state"]: count["count"] for count in overview["round"]["counts"]}
     assert (counts["labeled"], counts["unreadable"]) == (rounds * batch, len(BROKEN))
     # A quarter of each batch that a model had answered before it was labelled: all but the first.
-    assert overview["slice"]["pool"]["n"] == (rounds - 1) * batch // 4
+    assert overview["slice"]["pool_accuracy"]["n"] == (rounds - 1) * batch // 4
     reached = [batch * turn for turn in range(1, rounds + 1)]
     lines = {
         line["strategy"]: [point["labels"] for point in line["points"]]
