@@ -19,13 +19,13 @@ UNSOLVED = (
 class Account:
     """What the annotators saw.
 
-    ``served``: when the request began that was first answered with the task, in the order of the answers.
+    ``served``: when the first request that was answered with a task began, and when the first answer came.
     ``submitted``: the tasks of the labels that were taken. ``no_tasks``: when the answer "no tasks" came, and
     the tasks that had waited before it was asked for. ``refused``: answers of 500, which Label Studio gives
     while its SQLite is locked; they are asked again.
     """
 
-    served: dict[int, float] = field(default_factory=dict)
+    served: dict[int, tuple[float, float]] = field(default_factory=dict)
     submitted: list[int] = field(default_factory=list)
     no_tasks: list[tuple[float, set[int]]] = field(default_factory=list)
     refused: int = 0
@@ -36,9 +36,20 @@ class Account:
     def sent_away(self) -> list[set[int]]:
         """The free tasks at each answer "no tasks": those that waited, and were asked for by nobody."""
         free = [
-            {task for task in waiting if self.served.get(task, at) >= at} for at, waiting in self.no_tasks
+            {task for task in waiting if self.served.get(task, (at, at))[0] >= at}
+            for at, waiting in self.no_tasks
         ]
         return [tasks for tasks in free if tasks]
+
+    def out_of_turn(self, order: Sequence[int]) -> list[int]:
+        """Tasks that were given out before one ahead of them in ``order`` was even asked for."""
+        found, latest = [], 0.0
+        for task_id in order:
+            began, answered = self.served[task_id]
+            if answered < latest:
+                found.append(task_id)
+            latest = max(latest, began)
+        return found
 
 
 def unsolved(http: httpx.Client, project_id: int) -> set[int]:
@@ -91,5 +102,7 @@ def _ask(annotator: Annotator, project_id: int, waiting: set[int], account: Acco
         if task_id is None:
             account.no_tasks.append((time.monotonic(), waiting))
         else:
-            account.served.setdefault(task_id, began)
+            answered = time.monotonic()
+            first = account.served.get(task_id, (began, answered))
+            account.served[task_id] = min(first[0], began), min(first[1], answered)
     return task_id
