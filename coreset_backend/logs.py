@@ -18,7 +18,7 @@ _about: ContextVar[tuple[tuple[str, int], ...]] = ContextVar("about", default=()
 
 
 def about(**what: int) -> None:
-    """Have the lines of this thread say from now on what they are about, as ``project=7, round=3``."""
+    """Say what the log lines of this thread are about from now on, as ``project=7, round=3``."""
     _about.set(tuple(what.items()))
 
 
@@ -50,7 +50,7 @@ class Lines(logging.Formatter):
 
 
 def configure_logging(settings: Settings) -> None:
-    """Have this process log to standard error as the settings say, what nobody catches included."""
+    """Log to standard error as the settings say, uncaught errors included."""
     form = Lines(settings.log_format == "json")
     lines = logging.StreamHandler(sys.stderr)
     lines.setFormatter(form)

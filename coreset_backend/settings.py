@@ -349,7 +349,7 @@ def _keep_secrets_of_the_environment(names: Mapping[str, tuple[str, ...]]) -> No
 
 
 def keep_secrets_of(settings: Settings) -> None:
-    """Have `redacted` hide every secret of the settings, in addresses and in a Basic login too."""
+    """Tell `redacted` every secret of the settings, those in addresses and in a Basic login too."""
     held = [getattr(settings, field) for field in SECRETS]
     keep_secret(*(secret.get_secret_value() for secret in held if secret))
     _keep_passwords(getattr(settings, field) or "" for field in ADDRESSES)

@@ -40,7 +40,7 @@ def publish_queue(
     written: Collection[str],
     progress: Progress,
 ) -> Publication:
-    """Have Label Studio serve the tasks of ``head``, then all others that wait, as ``order`` puts them.
+    """Make Label Studio serve the tasks of ``head``, then all others that wait, in the order ``order``.
 
     ``predict`` gives their predictions, all of one version. The versions that this backend has ``written``
     before are deleted. Safe to repeat; at no moment is there a waiting task without a version that had one.

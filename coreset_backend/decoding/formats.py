@@ -124,7 +124,7 @@ def _refuse_too_large(width: int, height: int, max_pixels: int) -> None:
 
 
 def _reduce_jpeg(image: Image.Image, data: bytes, size: int, max_pixels: int) -> None:
-    """Have ``image`` decoded at 1/2, 1/4 or 1/8, where that is still at least as large as asked for."""
+    """Decode ``image`` at 1/2, 1/4 or 1/8 if that is still at least as large as asked for."""
     if _has_too_many_scans(data):
         raise ImageError(
             f"the image is a JPEG of more than {MOST_SCANS} scans; save it again to have it read"

@@ -137,7 +137,7 @@ def note_lost_process(backend: Backend, job: Job, how: str, *, dead: bool) -> No
 def _say_failure(
     backend: Backend, project_id: int, error: str, job: Job | None, passing: bool, *, by_itself: bool = True
 ) -> None:
-    """Have the state say what went wrong, and when it is tried again by itself, if it is.
+    """Write to the state what went wrong, and when it is retried, if it is.
 
     ``passing``: it may be over by then without a round. ``by_itself``: it was due without a person's start,
     or that start still stands.
@@ -188,7 +188,7 @@ def _round_name(backend: Backend, project_id: int) -> str:
 
 
 def _back_off(redis: Redis, project_id: int) -> None:
-    """Have the poll skip the project for a while: FIRST_PAUSE, doubled at each failure in a row."""
+    """Exponential back-off: the poll skips the project for FIRST_PAUSE, doubled at each failure in a row."""
     key = redis_key(project_id, "failures")
     with contextlib.suppress(RedisError):
         try:

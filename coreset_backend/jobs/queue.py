@@ -28,7 +28,7 @@ BY_HAND = "start-"
 
 
 def request_round(backend: Backend, project_id: int, reason: str, *, force: bool = False) -> bool:
-    """Have a worker look whether the project needs a round, soon; True if a job was queued for it.
+    """Ask a worker to look whether the project needs a round; True if a job was queued for it.
 
     While one waits, more requests change nothing: fifty webhooks make one job. ``force``: a person starts a
     round, due or not; it waits for no pause and goes before what starts by itself. Raises QueueError when
@@ -121,7 +121,7 @@ def _queue(backend: Backend, project_id: int, job_id: str, delay: float) -> None
 
 
 def request_publication(backend: Backend, project_id: int, *, by_hand: bool = True) -> bool:
-    """Have the round that speaks for the project published again, soon; True if a job was queued for it."""
+    """Ask a worker to publish the current round again; True if a job was queued for it."""
     backend.redis.set(redis_key(project_id, "republish"), "1", ex=DAY)
     return _queue_once(backend, project_id, "to be published again", 0, by_hand=by_hand)
 
@@ -156,7 +156,7 @@ def forget_state(backend: Backend, project_id: int) -> None:
 
 
 def request_pretraining(backend: Backend, project_id: int) -> None:
-    """Have a worker pretrain on the project's pool, a slice at a time, whenever no round waits."""
+    """Ask a worker to pretrain on the project's pool, a slice at a time, whenever no round waits."""
     name = f"pretraining-{project_id}-"
     if not any(job_id.startswith(name) for job_id in backend.spare_queue.job_ids):
         backend.spare_queue.enqueue(

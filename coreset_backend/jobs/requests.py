@@ -43,7 +43,7 @@ def require_connected(backend: Backend, project_id: int) -> None:
 
 
 def publish_again(backend: Backend, project_id: int) -> bool:
-    """Have Label Studio told the current batch once more, as after it was restored from a backup.
+    """Publish the current batch again, as after Label Studio was restored from a backup.
 
     True if a job was queued for it, False if one waits. Raises RoundNotFound and QueueError.
     """
@@ -57,7 +57,7 @@ def publish_again(backend: Backend, project_id: int) -> bool:
 
 
 def roll_back(backend: Backend, project_id: int, number: int) -> None:
-    """Have round ``number`` speak for the project again: its batch is served, its model answers.
+    """Make round ``number`` the current one again: its batch is served, its model answers.
 
     Later rounds are kept. A running round is cancelled, and none starts by itself until a person starts
     one. Raises RoundNotFound, CorruptRound and Unwritable before anything is changed, and QueueError.
@@ -98,7 +98,7 @@ def disconnect_project(backend: Backend, project_id: int) -> Iterator[str]:
 
 
 def refresh_images(backend: Backend, project_id: int) -> int:
-    """Have a round ask for every image of the project whether its file was replaced; how many are known.
+    """Let the next round ask for every image whether its file was replaced; how many are known.
 
     The round starts soon; none is asked for where no image is known yet. Raises LabelStudioError, QueueError.
     """

@@ -126,7 +126,7 @@ def _why_due(backend: Backend, project_id: int) -> str | None:
 
 
 def note_connection(backend: Backend, stored: StoredRound) -> None:
-    """Have the state say what keeps the published batch from being served, and what it replaced."""
+    """Write to the state what keeps the published batch from being served, and what it replaced."""
     remarks = connection_remarks(backend, stored)
     if remarks is not None:
         write_progress(backend, stored.record.project_id, connection=remarks)
@@ -214,7 +214,7 @@ def _forget(backend: Backend, project_id: int, error: ProjectGone) -> str:
 
 
 def _publish_what_was_lost(backend: Backend, project_id: int) -> None:
-    """Have the batch published again where Label Studio does not serve it any more. Raises ProjectGone."""
+    """Ask for the batch to be published again if Label Studio no longer serves it. Raises ProjectGone."""
     try:
         why = why_to_publish_again(backend, project_id)
         newest = backend.store.latest(project_id)

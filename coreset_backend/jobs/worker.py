@@ -110,7 +110,7 @@ class RoundWorker(Worker):
         return super().wait_for_horse()
 
     def handle_work_horse_killed(self, job: Job, retpid: int, ret_val: int | None, rusage: Any) -> None:
-        """Have the state say how the process ended; RQ gives None where it has killed it for its timeout."""
+        """Write to the state how the process ended; RQ gives None if it killed it for its timeout."""
         note_lost_process(self.backend, job, OVERDUE if ret_val is None else _ending(ret_val), dead=True)
 
     def _handle_stopped_job(self, job: Job, queue: Queue, execution: Execution) -> None:

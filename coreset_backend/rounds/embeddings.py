@@ -1,4 +1,4 @@
-"""The embeddings of a round: those of the round before where neither network nor image has changed.
+"""The embeddings of a round, reused from the round before if neither network nor image has changed.
 
 A frozen network gives the same embedding for the same image every time, so a round on it embeds new tasks
 only; a network that was trained in the round has other weights, and with them another name.

@@ -181,9 +181,8 @@ def _record(
     choice: Choice,
     clock: "Clock",
 ) -> Round:
-    evaluation = holdout_evaluation(
-        snapshot, previous, learned.pixels.task_ids, learned.holdout, learned.probabilities
-    )
+    embedded = learned.pixels.task_ids
+    evaluation = holdout_evaluation(snapshot, previous, embedded, learned.holdout, learned.probabilities)
     return Round(
         project_id=snapshot.project_id,
         title=snapshot.title,
@@ -232,7 +231,7 @@ def _finite(value: float) -> float | None:
 
 
 def publish_round(backend: Backend, stored: StoredRound, step: Progress) -> None:
-    """Have Label Studio serve the round's batch first, then its reserve, then all others; safe to repeat.
+    """Make Label Studio serve the round's batch first, then its reserve, then all others; safe to repeat.
 
     ``step(done, total)`` is called before each change; what it raises ends the publish.
     """

@@ -79,7 +79,7 @@ class StoredRound:
         return {**self.record.timings, "publish": publication.seconds}
 
     def mark_unpublished(self) -> None:
-        """Have it published again; raises Unwritable."""
+        """Forget that it was published, so that it is published again; raises Unwritable."""
         with saving(path := self.path / "published.json"):
             path.unlink(missing_ok=True)
             flush(self.path)

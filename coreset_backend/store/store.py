@@ -97,7 +97,7 @@ class Store:
         return self._project(project_id) / "connection.json"
 
     def disconnect(self, project_id: int) -> None:
-        """Have the project unknown until it is registered again; its rounds stay."""
+        """Treat the project as unknown until it is registered again; its rounds stay."""
         if self._project(project_id).exists():
             with saving(path := self._project(project_id) / DISCONNECTED):
                 path.touch()

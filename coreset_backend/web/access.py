@@ -53,7 +53,7 @@ HEADERS = {
 
 
 def guard_app(app: Flask, backend: Backend) -> None:
-    """Have every request to ``app`` checked before its view runs, and every answer hardened."""
+    """Check every request to ``app`` before its view runs, and harden every answer."""
     app.extensions["throttle"] = Throttle()
     app.before_request(_refuse_large_body)
     app.before_request(_refuse_rebound_name)

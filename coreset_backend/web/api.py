@@ -88,7 +88,7 @@ def cancel(project: str) -> Cancelled:
 @api.post("/api/projects/<project>/publish")
 @answers(Requested, status=202)
 def publish(project: str) -> Requested:
-    """Have the current batch published again."""
+    """Publish the current batch again."""
     queued = publish_again(current_backend(), connected_project(project))
     return Requested(status="queued" if queued else "already waiting")
 

@@ -26,7 +26,7 @@ Count = Annotated[int, Field(ge=0)]
 def answers(
     model: Any, status: int = 200, takes: type[BaseModel] | None = None
 ) -> Callable[[Callable[P, Any]], Callable[P, Response]]:
-    """Have the value of a view answered as JSON, of the shape of ``model``.
+    """Answer the value of a view as JSON of the shape of ``model``.
 
     The view returns the value, or (value, status) where it is not always ``status``, or a whole Response.
     ``takes`` is the shape of the body that the view reads.

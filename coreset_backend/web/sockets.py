@@ -136,7 +136,7 @@ class Connection(TConn):  # type: ignore[misc]
         among.add(self)
 
     def end(self) -> None:
-        """Have its thread find that the client has left."""
+        """Let its thread find that the client has left."""
         self.ended = True
         with contextlib.suppress(OSError):
             self.sock.shutdown(socket.SHUT_RDWR)
