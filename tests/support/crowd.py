@@ -65,7 +65,7 @@ def label_all(
 ) -> Account:
     """Have all label until nothing waits; a ``sleeper``, the first, opens a task and submits it last."""
     account, started = Account(), time.monotonic()
-    held = _ask(annotators[0], project_id, set(), account) if sleeper else None
+    held = _ask(annotators[0], project_id, set(), account, started) if sleeper else None
     with ThreadPoolExecutor(len(annotators)) as pool:
         workers = annotators[1:] if sleeper else annotators
         list(pool.map(lambda each: _label(each, project_id, choices, account), workers))
@@ -79,9 +79,14 @@ def label_all(
 def _label(annotator: Annotator, project_id: int, choices: Sequence[str], account: Account) -> None:
     """Label until nothing waits, or others have all that does. What waits is listed after each "no tasks"."""
     waiting: set[int] = set()
+    began = (
+        None  # a request that SQLite refused may have locked a task, which then comes with the next answer
+    )
     while True:
         try:
-            task_id = _ask(annotator, project_id, waiting, account)
+            began = began or time.monotonic()
+            task_id = _ask(annotator, project_id, waiting, account, began)
+            began = None
             if task_id is not None:
                 annotator.submit(task_id, choices[task_id % len(choices)])
                 account.submitted.append(task_id)
@@ -95,8 +100,9 @@ def _label(annotator: Annotator, project_id: int, choices: Sequence[str], accoun
                 account.refused += 1
 
 
-def _ask(annotator: Annotator, project_id: int, waiting: set[int], account: Account) -> int | None:
-    began = time.monotonic()
+def _ask(
+    annotator: Annotator, project_id: int, waiting: set[int], account: Account, began: float
+) -> int | None:
     task_id = annotator.next_task(project_id)
     with account.lock:
         if task_id is None:
