@@ -1,10 +1,12 @@
 """What an annotator sees: the real page in a real browser."""
 
 import re
+from collections.abc import Callable
 
 import pytest
 from e2e_stack import Stack
 from selenium import webdriver
+from selenium.common.exceptions import StaleElementReferenceException
 from selenium.webdriver.common.by import By
 from selenium.webdriver.support.ui import WebDriverWait
 
@@ -21,6 +23,11 @@ def shown_task(page: webdriver.Chrome) -> int | None:
     return int(found[1]) if found else None
 
 
+def pressed(xpath: str) -> Callable[[webdriver.Chrome], bool]:
+    """A condition: the first element there was clicked."""
+    return lambda page: any(each.click() is None for each in page.find_elements(By.XPATH, xpath)[:1])
+
+
 def test_label_all_tasks_opens_the_first_of_the_batch(
     stack: Stack, label_studio: demo.LabelStudioServer, browser: webdriver.Chrome
 ) -> None:
@@ -32,7 +39,8 @@ def test_label_all_tasks_opens_the_first_of_the_batch(
     stack.connect(project_id)
     batch = stack.wait_for_round(project_id, 1)["batch"]
 
-    wait = WebDriverWait(browser, 60)
+    # The editor may draw an element anew between its being found and used.
+    wait = WebDriverWait(browser, 60, ignored_exceptions=[StaleElementReferenceException])
     browser.get(f"{label_studio.url}/user/login/")
     browser.find_element(By.NAME, "email").send_keys(login.email)
     browser.find_element(By.NAME, "password").send_keys(login.password)
@@ -40,12 +48,12 @@ def test_label_all_tasks_opens_the_first_of_the_batch(
     wait.until(lambda page: "/login" not in page.current_url)
     browser.get(f"{label_studio.url}/projects/{project_id}/data")
     button = "//button[contains(., 'Label') and contains(., 'All Tasks')]"
-    wait.until(lambda page: page.find_elements(By.XPATH, button))[0].click()
+    wait.until(pressed(button))
     wait.until(lambda page: shown_task(page) == batch[0])
 
     submit = "//button[contains(., 'Submit')]"
     wait.until(lambda page: page.find_elements(By.XPATH, submit))
     choice = f"//label[contains(., '{CLASSES[0]}')]"
-    wait.until(lambda page: page.find_elements(By.XPATH, choice))[0].click()
-    browser.find_elements(By.XPATH, submit)[0].click()
+    wait.until(pressed(choice))
+    wait.until(pressed(submit))
     wait.until(lambda page: shown_task(page) == batch[1])

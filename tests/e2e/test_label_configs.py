@@ -7,6 +7,7 @@ import httpx
 import pytest
 from fake_label_studio import picture
 from selenium import webdriver
+from selenium.common.exceptions import StaleElementReferenceException
 from selenium.webdriver.common.by import By
 from selenium.webdriver.support.ui import WebDriverWait
 
@@ -62,14 +63,15 @@ def test_images_nested_choices_and_none_of_these_are_read_as_the_editor_writes_t
     sure = Prediction(task.task_id, 0.0, "coreset-1-a", ("warm / o",), 0.9)
     client.publish(project_id, [sure], snapshot.labels)
 
-    wait = WebDriverWait(browser, 60)
+    # The editor may draw an element anew between its being found and used.
+    wait = WebDriverWait(browser, 60, ignored_exceptions=[StaleElementReferenceException])
     open_task(browser, label_studio, project_id, task.task_id)
     wait.until(lambda page: page.execute_script(SHOWN, list(IMAGES)))
     shown = browser.execute_script(SHOWN, list(IMAGES))
     assert shown == [URI] * 3 == [image_uris(value, DATA)[0] for value in IMAGES.values()]
     wait.until(lambda page: [each.is_selected() for each in page.find_elements(By.XPATH, ORANGE)] == [True])
 
-    browser.find_elements(By.XPATH, SUBMIT)[0].click()
+    wait.until(lambda page: page.find_elements(By.XPATH, SUBMIT)[0].click() is None)
     wait.until(lambda _: client.fetch_snapshot(project_id).tasks[0].state == "labeled")
     (stored,) = admin.get(f"/api/tasks/{task.task_id}/annotations/").json()
     assert [region["value"]["choices"] for region in stored["result"]] == [[["warm", "o"]]]
