@@ -46,7 +46,7 @@ TRAINING = """
 import os
 import numpy as np
 from coreset_backend import model
-from coreset_backend.worker import NICENESS
+from coreset_backend.jobs.worker import NICENESS
 os.nice(NICENESS)
 chosen = model.choose_backbone("small_cnn", None)
 rng = np.random.default_rng(0)
