@@ -5,6 +5,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tokenize
 from pathlib import Path
 
 import pytest
@@ -195,6 +196,23 @@ def test_at_most_five_imports_stand_in_functions_each_with_its_reason() -> None:
     found = imports_in_functions()
     assert len(found) <= 5, found
     assert not [line for line in found if "  # " not in line.replace("# type: ignore[import-untyped]", "")]
+
+
+def uses_of_any(package: Path = PACKAGE) -> dict[str, int]:
+    """How often a module says `Any`, or `Json`, which is another name for it; imports count too."""
+    found = {}
+    for path in sorted(package.rglob("*.py")):
+        with path.open("rb") as source:
+            words = [each.string for each in tokenize.tokenize(source.readline) if each.type == tokenize.NAME]
+        if count := words.count("Any") + words.count("Json"):
+            found[path.relative_to(package).as_posix()] = count
+    return found
+
+
+def test_any_stands_only_where_foreign_values_enter() -> None:
+    """Lower the number with every use that goes; a new one needs a type of its own instead."""
+    found = uses_of_any()
+    assert sum(found.values()) <= 300, found
 
 
 def test_each_library_has_its_door() -> None:
