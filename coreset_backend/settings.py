@@ -52,7 +52,7 @@ class Settings(BaseSettings):
     label_studio_url: str | None = Field(
         None,
         validation_alias=_environment("LABEL_STUDIO_URL", "LABEL_STUDIO_HOST"),
-        description="Address of Label Studio as this process reaches it, with any sub-path",
+        description="Address at which this process reaches Label Studio, including any sub-path",
     )
     label_studio_api_key: SecretStr | None = Field(
         None,
@@ -64,19 +64,19 @@ class Settings(BaseSettings):
     )
     label_studio_proxy: str | None = Field(
         None,
-        description="Proxy that Label Studio is reached by: its address, or `environment` for that of "
-        "HTTPS_PROXY or HTTP_PROXY; unset: none",
+        description="Proxy for requests to Label Studio: its address, or `environment` to use "
+        "HTTPS_PROXY or HTTP_PROXY; unset: no proxy",
     )
     redis_url: str | None = Field(
         None,
         repr=False,
         validation_alias=_environment("REDIS_URL"),
-        description="Redis to use; unset: `run` starts a private one",
+        description="Address of Redis; unset: `run` starts a private one",
     )
     redis_password: SecretStr | None = Field(
         None,
         validation_alias=_environment("REDIS_PASSWORD"),
-        description="Password of that Redis, where REDIS_URL holds none",
+        description="Password of Redis, if REDIS_URL contains none",
     )
     queue_name: str = Field(
         "coreset", validation_alias=_environment("RQ_QUEUE_NAME"), description="Name of the RQ queue"
@@ -89,81 +89,90 @@ class Settings(BaseSettings):
     basic_auth_user: str | None = Field(
         None,
         validation_alias=_environment("BASIC_AUTH_USER"),
-        description="User name asked of Label Studio and of people",
+        description="User name with which Label Studio and people log in",
     )
     basic_auth_pass: SecretStr | None = Field(
-        None, validation_alias=_environment("BASIC_AUTH_PASS"), description="Password for it"
+        None, validation_alias=_environment("BASIC_AUTH_PASS"), description="Password of BASIC_AUTH_USER"
     )
     require_auth: bool = Field(
         True,
-        description="Refuse to serve others than this machine without BASIC_AUTH_USER and BASIC_AUTH_PASS",
+        description="Refuse to serve other machines unless BASIC_AUTH_USER and BASIC_AUTH_PASS are set",
     )
     trusted_proxies: int = Field(
-        0, ge=0, le=10, description="Reverse proxies in front whose X-Forwarded-* headers are believed"
+        0,
+        ge=0,
+        le=10,
+        description="Number of reverse proxies in front whose X-Forwarded-* headers are trusted",
     )
     local_files_document_root: Path | None = Field(
         None,
         validation_alias=_environment("LOCAL_FILES_DOCUMENT_ROOT"),
-        description="Label Studio's local files, where this process can read them itself",
+        description="Folder of Label Studio's local files, if this process can read it directly",
     )
-    host: str = Field("127.0.0.1", validation_alias=_environment("HOST"), description="Address to serve on")
+    host: str = Field("127.0.0.1", validation_alias=_environment("HOST"), description="Address to listen on")
     port: int = Field(
-        9090, ge=1, le=65535, validation_alias=_environment("PORT"), description="Port to serve on"
+        9090, ge=1, le=65535, validation_alias=_environment("PORT"), description="Port to listen on"
     )
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
-        "INFO", validation_alias=_environment("LOG_LEVEL"), description="Least severe message logged"
+        "INFO", validation_alias=_environment("LOG_LEVEL"), description="Lowest log level that is written"
     )
     log_format: Literal["text", "json"] = Field(
-        "text", description="`json`: one object per line, with its project and round"
+        "text", description="`json`: one object per line, with project and round"
     )
     url: str = Field(
         default_factory=lambda known: _own_address(known.get("host", ""), known.get("port", 9090)),
-        description="Address of this backend as Label Studio reaches it; unset: HOST, or localhost, on PORT",
+        description="Address at which Label Studio reaches this backend; unset: HOST (or localhost) and PORT",
     )
     label_studio_browser_url: str | None = Field(
         None,
-        description="Address of Label Studio in a person's browser, for links and in tasks; "
-        "unset: LABEL_STUDIO_URL",
+        description="Address of Label Studio in a browser, for links and for image addresses in "
+        "tasks; unset: LABEL_STUDIO_URL",
     )
     webhook_secret: SecretStr | None = Field(
-        None, description="Secret on annotation webhooks; unset: made once and kept in MODEL_DIR"
+        None,
+        description="Secret that Label Studio sends with each webhook; unset: generated once "
+        "and kept in MODEL_DIR",
     )
     batch_size: int = Field(50, ge=1, description="Tasks in a batch")
     strategy: str = Field(
-        "uncertainty_herding", description="How the batch is chosen: a name, or `package.module:function`"
+        "uncertainty_herding", description="Selection strategy: a name, or `package.module:function`"
     )
     backbone: str = Field(
         "auto",
-        description="Network: `auto` takes EfficientNet-Lite0, whose weights are installed with us; "
-        "`self_supervised` is learned on the pool, `small_cnn` from labels only",
+        description="Network: `auto` is EfficientNet-Lite0 with the installed weights; "
+        "`self_supervised` is pretrained on the pool; `small_cnn` is trained on the labels only",
     )
     weights: Path | None = Field(None, description="File of pretrained weights for the backbone")
     image_size: int | None = Field(
         None, ge=16, le=1024, description="Side of the images in pixels; unset: what the backbone expects"
     )
     device: str = Field("auto", description="`auto`, `cpu` or `cuda`")
-    seed: int = Field(0, ge=0, description="Seed of everything random")
+    seed: int = Field(0, ge=0, description="Random seed")
     holdout: float = Field(
-        0.2, ge=0, le=0.5, description="Share of each class's labels kept from training to measure accuracy"
+        0.2,
+        ge=0,
+        le=0.5,
+        description="Share of the labels of each class that is held out from training to measure accuracy",
     )
     random_slice: float = Field(
         0.0,
         ge=0,
         le=0.5,
-        description="Share of each batch sampled at random, to measure the model on the pool",
+        description="Share of each batch that is sampled at random, to measure the accuracy on the pool",
     )
     group_duplicates: bool = Field(
         True,
-        description="Of near-duplicate images at most one in a batch, and none once one of them is labelled",
+        description="Select at most one image of each group of near-duplicates, and none if one is labelled",
     )
     outlier_share: float = Field(
         1.0,
         ge=0,
         le=1,
-        description="Share of a batch that may come from the 5 % of the pool farthest from the rest; 1: any",
+        description="Largest share of a batch from the 5 % of the pool that lie farthest from "
+        "the rest; 1: no limit",
     )
     trigger: Literal["auto", "manual"] = Field(
-        "auto", description="`auto`: rounds start by themselves; `manual`: only on Start Training"
+        "auto", description="`auto`: rounds start automatically; `manual`: only on Start Training"
     )
     batch_done: float = Field(
         1.0, gt=0, le=1, description="Share of the batch that must be labelled before the next round starts"
@@ -172,39 +181,40 @@ class Settings(BaseSettings):
         None,
         ge=1,
         validation_alias=_environment("CORESET_NEW_LABELS", "START_TRAINING_EACH_N_UPDATES"),
-        description="Labels since the last round that start one, batch done or not; unset: the batch size",
+        description="Number of new labels that start a round before the batch is done; unset: the batch size",
     )
     control: str | None = Field(
         None,
-        description="Name of the `<Choices>` that is trained on; unset: the first about the image, but "
-        "for those that only decide what else is asked",
+        description="Name of the `<Choices>` to train on; unset: the first one about the image "
+        "that does more than decide which questions follow",
     )
     preannotate: Literal["auto", "on", "off"] = Field(
         "auto",
-        description="Show the model's answer on the tasks of a batch: `auto` where it is at least 90 % sure "
-        "and surely right on 80 % of the hold-out",
+        description="Show the model's answer on the tasks of a batch: `auto` if it is at least "
+        "90 % sure and its hold-out accuracy is at least 80 % (lower end of the 95 % interval)",
     )
     debounce_seconds: float = Field(
-        3.0, ge=0, description="Wait after an event, so that a burst makes one job"
+        3.0, ge=0, description="Seconds to wait after a webhook, so that a burst of them makes one job"
     )
     poll_seconds: float = Field(
-        60.0, ge=1, description="How often the worker looks for what a lost webhook missed"
+        60.0, ge=1, description="Seconds between two polls for changes whose webhook was lost"
     )
-    job_timeout: int = Field(6 * 3600, ge=60, description="Seconds after which a round is given up")
+    job_timeout: int = Field(6 * 3600, ge=60, description="Seconds after which a round is stopped as failed")
     override_version: bool = Field(
-        True, description="Replace a prediction version that somebody chose in the project's settings"
+        True, description="Replace a prediction version that a person chose in the project's settings"
     )
     keep_rounds: int = Field(5, ge=2, description="Rounds kept for each project")
     cache_gb: float = Field(20.0, gt=0, description="Size of the image cache in GB")
-    image_mb: float = Field(50.0, gt=0, le=2000, description="Largest file of an image in MB")
+    image_mb: float = Field(50.0, gt=0, le=2000, description="Largest image file in MB")
     image_megapixels: float = Field(
         50.0,
         gt=0,
         le=2000,
-        description="Largest image that is decoded whole; decoding takes at most 7.3 MB of memory for each",
+        description="Largest image in megapixels that is decoded at full size; decoding takes "
+        "at most 7.3 MB of memory per megapixel",
     )
     allowed_hosts: Annotated[tuple[str, ...], NoDecode] = Field(
-        (), description="Private hosts or networks that images may come from, comma-separated"
+        (), description="Private hosts or networks from which images may be fetched, comma-separated"
     )
 
     @model_validator(mode="before")

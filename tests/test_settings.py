@@ -1,3 +1,4 @@
+import re
 from pathlib import Path
 
 import pytest
@@ -195,8 +196,9 @@ def test_every_process_has_the_same_folder_wherever_it_goes(
     assert read_settings() == here
 
 
-def test_every_setting_is_in_the_readme() -> None:
-    readme = (ROOT / "README.md").read_text()
-    missing = [names[0] for names in environment_names().values() if f"`{names[0]}`" not in readme]
-    assert not missing
+def test_every_setting_is_in_the_readme_with_its_description() -> None:
+    rows = re.findall(r"^\| `(\w+)` \|.*\| (.*) \|$", (ROOT / "README.md").read_text(), re.MULTILINE)
+    names = {field: variables[0] for field, variables in environment_names().items()}
+    described = {name: Settings.model_fields[field].description for field, name in names.items()}
+    assert dict(rows) == described
     assert set(environment_names()) == set(Settings.model_fields)
