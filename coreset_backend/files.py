@@ -16,6 +16,8 @@ from coreset_backend.errors import CorruptFile, CorruptRound, Unwritable
 
 log = logging.getLogger(__name__)
 FORMAT = 1
+PARTIAL = ".part"
+"""How the name of a file ends that is being written."""
 LARGEST = 512_000_000
 """Bytes; the record of a round with a million unreadable images has 300 MB."""
 
@@ -113,22 +115,32 @@ def saving(path: Path) -> Iterator[None]:
         raise Unwritable(path, error) from error
 
 
-def write_atomically(path: Path, content: bytes) -> None:
-    """Replace the file by ``content``; whoever reads meanwhile, or after a crash, sees one or the other.
+@contextlib.contextmanager
+def replacing(path: Path, *, durable: bool = True) -> Iterator[Path]:
+    """A new path beside ``path``: what the block writes there becomes ``path``, whole or not at all.
 
-    Raises Unwritable; then a full disk is not filled with what was half-written.
+    Whoever reads meanwhile, or after a crash, sees the old file or the new one. Where the block or the disk
+    fails the old file stays, and nothing half-written fills the disk. ``durable``: written through to the
+    disk before the block ends. Raises OSError.
     """
-    partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-    with saving(path):
-        try:
-            partial.write_bytes(content)
+    partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}{PARTIAL}")
+    try:
+        yield partial
+        if durable:
             flush(partial)
-            partial.replace(path)
-        except OSError:
-            with contextlib.suppress(OSError):
-                partial.unlink()
-            raise
+        partial.replace(path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            partial.unlink()
+        raise
+    if durable:
         flush(path.parent)
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Replace the file by ``content``, whole or not at all; raises Unwritable."""
+    with saving(path), replacing(path) as partial:
+        partial.write_bytes(content)
 
 
 def flush(path: Path) -> None:

@@ -11,7 +11,6 @@ import logging
 import math
 import os
 import shutil
-import tempfile
 import threading
 import time
 from pathlib import Path
@@ -21,13 +20,13 @@ from numpy.typing import NDArray
 
 from coreset_backend.arrays import Rows
 from coreset_backend.errors import ImageError
+from coreset_backend.files import PARTIAL, replacing
 
 logger = logging.getLogger(__name__)
 
 _MAGIC = b"CSPX0001"
 _HEADER = len(_MAGIC) + hashlib.sha256().digest_size
 _SUFFIX = ".pixels"
-_TORN_SUFFIX = ".part"
 _TORN_AFTER = 3600.0  # seconds; a temporary file older than this belongs to a dead process
 _MAKE_ROOM = 0.9  # evict down to this share of the bound, so that the folder is not listed at each write
 
@@ -80,7 +79,11 @@ class PixelCache:
         if not self._make_room(_HEADER + len(data), in_use_since_ns):
             return False
         try:
-            self._write_whole(self._path(key), _header(data) + data)
+            path = self._path(key)
+            path.parent.mkdir(exist_ok=True)
+            with replacing(path, durable=False) as partial:
+                partial.write_bytes(_header(data) + data)
+                _touch(partial)
         except OSError as error:
             self._say_full(f"writing failed: {error.strerror}")
             return False
@@ -90,18 +93,6 @@ class PixelCache:
 
     def _path(self, key: str) -> Path:
         return _entry_path(self._folder, key)
-
-    def _write_whole(self, path: Path, data: bytes) -> None:
-        path.parent.mkdir(exist_ok=True)
-        handle, name = tempfile.mkstemp(suffix=_TORN_SUFFIX, dir=path.parent)
-        try:
-            with os.fdopen(handle, "wb") as file:
-                file.write(data)
-            _touch(Path(name))
-            Path(name).replace(path)
-        except OSError:
-            Path(name).unlink(missing_ok=True)
-            raise
 
     def _make_room(self, needed: int, in_use_since_ns: int) -> bool:
         try:
@@ -146,7 +137,7 @@ class PixelCache:
                         continue
                     if file.name.endswith(_SUFFIX):
                         found.append((status.st_mtime_ns, status.st_size, Path(file.path)))
-                    elif file.name.endswith(_TORN_SUFFIX) and status.st_mtime < time.time() - _TORN_AFTER:
+                    elif file.name.endswith(PARTIAL) and status.st_mtime < time.time() - _TORN_AFTER:
                         Path(file.path).unlink(missing_ok=True)
         return found
 

@@ -2,8 +2,6 @@
 
 import hashlib
 import json
-import os
-import secrets
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,6 +12,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from coreset_backend.errors import CorruptRound
+from coreset_backend.files import replacing
 from coreset_backend.model.backbones import BACKBONES, PATCH_FEATURES
 from coreset_backend.model.classifier import Classifier, device_named
 from coreset_backend.model.preparation import COMPONENTS, Preparation
@@ -67,16 +66,11 @@ def write_tensors(path: Path, manifest: Mapping[str, Any], tensors: Mapping[str,
     """Write tensors by name and a JSON manifest as one file, whole or not at all, with a hash over both."""
     tensors = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
     text = json.dumps(manifest)
-    partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:
-        save_file(tensors, partial, {"manifest": text, "sha256": _digest(text, tensors)})
-        with partial.open("rb+") as file:
-            os.fsync(file.fileno())
-        partial.replace(path)
+        with replacing(path) as partial:
+            save_file(tensors, partial, {"manifest": text, "sha256": _digest(text, tensors)})
     except SafetensorError as error:  # how a full disk looks from there
         raise OSError(f"{path.name}: {error}") from error
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def load_classifier(path: Path, device: str = "auto") -> Classifier:

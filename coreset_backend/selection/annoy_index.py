@@ -17,7 +17,7 @@ from annoy import AnnoyIndex
 
 from coreset_backend.arrays import Floats, Progress, Rows, Vectors
 from coreset_backend.errors import CorruptRound, NotFinite
-from coreset_backend.files import sha256
+from coreset_backend.files import replacing, sha256
 from coreset_backend.selection import NeighborGraph
 
 METRICS = ("euclidean", "angular")
@@ -107,22 +107,28 @@ def build_index(
     # Annoy fills its file through memory: on a full disk the kernel would end the process.
     if shutil.disk_usage(path.parent).free < 8 * n * dimension:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-    index = _index(dimension, metric)
+    with replacing(path) as partial:
+        _write_index(vectors, partial, metric, trees, seed, progress)
+        manifest = Manifest(n, dimension, metric, trees, seed, sha256(partial))
+    with replacing(_manifest_path(path)) as partial:
+        partial.write_text(json.dumps(asdict(manifest)))
+    return open_index(path)
+
+
+def _write_index(
+    vectors: Vectors, path: Path, metric: str, trees: int, seed: int, progress: Progress | None
+) -> None:
+    index = _index(vectors.shape[1], metric)
     index.set_seed(seed)
-    partial = path.with_name(f".{path.name}.partial")
-    index.on_disk_build(str(partial))
+    index.on_disk_build(str(path))
     for row, vector in enumerate(vectors):
         if not np.isfinite(vector).all():
             raise NotFinite(f"row {row} holds NaN or infinity; Annoy would take it without a word.")
         index.add_item(row, vector)
         if progress and row % 1024 == 0:
-            progress(row, n)
+            progress(row, len(vectors))
     index.build(trees, n_jobs=1)
     index.unload()
-    manifest = Manifest(n, dimension, metric, trees, seed, sha256(partial))
-    partial.replace(path)
-    _manifest_path(path).write_text(json.dumps(asdict(manifest)))
-    return open_index(path)
 
 
 def open_index(path: Path) -> NeighborIndex:
