@@ -76,7 +76,7 @@ def test_the_workers_clock_jumps(site: Site, clock: Clock, seconds: int, phase: 
 
 
 @pytest.mark.soak
-@pytest.mark.fault("Redis' clock jumps an hour ahead, so that every lease ends", "train")
+@pytest.mark.fault("Redis' clock jumps an hour ahead, so every lease expires", "train")
 def test_the_clock_of_redis_jumps(site: Site, clock: Clock) -> None:
     site.kill_redis()
     site.redis.environment = {**site.redis.environment, **clock.environment}

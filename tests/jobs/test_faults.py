@@ -71,7 +71,7 @@ def test_a_killed_worker(site: Site, phase: str) -> None:
     assert_recovers(site, project_id, [1], r"ended in the middle \(its worker was killed\)")
 
 
-@faults("the same, and the poll has the round run again before RQ knows of it", "train", among=["train"])
+@faults("the same, and the poll retries the round before RQ notices", "train", among=["train"])
 def test_a_killed_worker_that_the_poll_is_the_first_to_miss(site: Site, phase: str) -> None:
     worker = site.start_worker()
     with stopped_at(site, phase) as project_id:
@@ -122,12 +122,12 @@ def recovers_with_another_strategy(
     [
         pytest.param(
             "no_memory",
-            marks=pytest.mark.fault("memory runs out (RLIMIT_AS), even for saying so", "select"),
+            marks=pytest.mark.fault("memory runs out (RLIMIT_AS), even for the error message", "select"),
         ),
         pytest.param(
             "full_gpu",
             marks=[
-                pytest.mark.fault("a GPU has no memory left (as torch says it, from a strategy)", "select"),
+                pytest.mark.fault("a GPU runs out of memory (torch's error, raised in a strategy)", "select"),
                 pytest.mark.soak,
             ],
         ),
@@ -143,7 +143,7 @@ def test_a_strategy_finds_no_memory(site: Site, strategy: str) -> None:
 
 
 @pytest.mark.soak
-@pytest.mark.fault("the round hangs and hears no alarm", "select")
+@pytest.mark.fault("the round hangs and ignores its timeout", "select")
 def test_a_round_hangs(site: Site) -> None:
     worker = site.start_worker(CORESET_STRATEGY="trap:hang", CORESET_POLL_SECONDS="3600")
     project_id = site.new_project(labeled=6)
@@ -186,7 +186,7 @@ def goes_on_and_drops_its_round(
 
 
 @faults(
-    "a worker stands still (SIGSTOP) until another has taken over, then goes on",
+    "a worker is stopped (SIGSTOP) until another has taken over, then resumes",
     among=("images", "train", "save", "publish"),
 )
 def test_a_worker_stands_still(site: Site, phase: str) -> None:
@@ -197,7 +197,7 @@ def test_a_worker_stands_still(site: Site, phase: str) -> None:
     goes_on_and_drops_its_round(site, still, project_id, [1])
 
 
-@faults("it is cancelled by a person", "train")
+@faults("a person cancels the round", "train")
 def test_a_round_is_cancelled(site: Site, phase: str) -> None:
     site.start_worker()
     with stopped_at(site, phase) as project_id:
@@ -272,7 +272,7 @@ def test_redis_is_killed(site: Site, phase: str) -> None:
     assert_recovers(site, project_id, [1])
 
 
-@faults("Redis loses all it knew", among=("snapshot", "embed", "publish"))
+@faults("Redis loses its data", among=("snapshot", "embed", "publish"))
 def test_redis_forgets(site: Site, phase: str) -> None:
     site.start_worker()
     with stopped_at(site, phase) as project_id:
@@ -314,13 +314,13 @@ def redis_is_lost(site: Site, phase: str, lose: Callable[[], None], seconds: flo
     assert_recovers(site, project_id, [1])
 
 
-@faults("the network to Redis is cut and heals", "save")
+@faults("the network to Redis is cut and restored", "save")
 def test_the_way_to_redis_is_cut(site: Site, phase: str) -> None:
     redis_is_lost(site, phase, site.redis_wire.cut, 3)
 
 
 @pytest.mark.parametrize("lose", ["cut", pytest.param("silence", marks=pytest.mark.soak)])
-@faults("Redis is out of reach until the round is published", "embed", among=("snapshot", "embed", "save"))
+@faults("Redis is unreachable until the round is published", "embed", among=("snapshot", "embed", "save"))
 def test_a_round_is_published_while_redis_is_away(site: Site, phase: str, lose: str) -> None:
     site.start_worker()
     with stopped_at(site, phase) as project_id:
@@ -330,7 +330,7 @@ def test_a_round_is_published_while_redis_is_away(site: Site, phase: str, lose: 
     assert_recovers(site, project_id, [1], "^$|its worker was killed")
 
 
-@faults("the network to Redis falls silent for ten seconds", among=("train", "publish"))
+@faults("the network to Redis is silent for ten seconds", among=("train", "publish"))
 def test_the_way_to_redis_is_silent(site: Site, phase: str) -> None:
     redis_is_lost(site, phase, site.redis_wire.silence, 10)
 
@@ -338,7 +338,7 @@ def test_the_way_to_redis_is_silent(site: Site, phase: str) -> None:
 # ---------------------------------------------------------------- Label Studio
 
 
-@faults("Label Studio dies and starts again", "images")
+@faults("Label Studio is killed and started again", "images")
 def test_label_studio_dies(site: Site, phase: str) -> None:
     site.start_worker()
     with stopped_at(site, phase) as project_id:
@@ -348,7 +348,7 @@ def test_label_studio_dies(site: Site, phase: str) -> None:
     assert_recovers(site, project_id, [1], rf"{AWAY}|could not be read")
 
 
-@faults("the network to Label Studio is cut and heals", among=("snapshot", "images", "train", "publish"))
+@faults("the network to Label Studio is cut and restored", among=("snapshot", "images", "train", "publish"))
 def test_the_way_to_label_studio_is_cut(site: Site, phase: str) -> None:
     site.start_worker()
     with stopped_at(site, phase) as project_id:
@@ -363,7 +363,7 @@ ASKS = ("snapshot", "images", "publish")
 
 
 @pytest.mark.parametrize("kind", [pytest.param(500, id="500"), pytest.param("cut", id="cut")])
-@faults("Label Studio answers 500, or ends in mid-answer", among=ASKS)
+@faults("Label Studio answers 500 or half an answer", among=ASKS)
 def test_label_studio_fails(site: Site, phase: str, kind: int | str) -> None:
     site.start_worker()
     with stopped_at(site, phase) as project_id:
@@ -402,7 +402,7 @@ def test_label_studio_is_slow(site: Site, phase: str) -> None:
 
 
 @pytest.mark.soak
-@pytest.mark.fault("the round's process is killed at each request of a publish (SIGKILL)", "publish")
+@pytest.mark.fault("the round's process is killed (SIGKILL) at each request of a publish", "publish")
 @pytest.mark.parametrize(
     ("method", "path"),
     [
@@ -425,7 +425,9 @@ def test_the_round_is_killed_within_the_publish(site: Site, method: str, path: s
     assert_recovers(site, project_id, [1, 2], KILLED)
 
 
-@pytest.mark.fault("a worker stands still within a publish (SIGSTOP) until a later one is done", "publish")
+@pytest.mark.fault(
+    "a worker is stopped (SIGSTOP) while it publishes, until a later publish is done", "publish"
+)
 @pytest.mark.parametrize(
     ("method", "path"),
     [
