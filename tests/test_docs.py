@@ -87,6 +87,23 @@ def test_links_between_the_documents_lead_somewhere() -> None:
     assert not broken
 
 
+def anchors(text: str) -> set[str]:
+    """The fragments by which the headings of a page can be linked to, as forges make them."""
+    headings = re.findall(r"^#+ (.+)$", text, re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def test_links_to_headings_lead_to_one() -> None:
+    broken = []
+    for page in PAGES:
+        for target, anchor in re.findall(r"\]\(([^)#\s]*)#([^)\s]+)\)", page.read_text()):
+            if "://" not in target and anchor not in anchors(
+                ((page.parent / target) if target else page).read_text()
+            ):
+                broken.append(f"{page.name} -> {target}#{anchor}")
+    assert not broken
+
+
 def test_every_test_that_the_tables_name_exists() -> None:
     tests = {path.stem: path.read_text() for path in (ROOT / "tests").rglob("test_*.py")}
     tests["contract"] = (ROOT / "tests/support/label_studio_contract.py").read_text()
