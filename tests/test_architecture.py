@@ -37,7 +37,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "rounds": {"arrays", "backend", "connection", "errors", "evaluation", "files", "images"}
     | {"label_studio", "logs", "model", "project", "project_settings", "reports", "selection"}
     | {"settings", "store"},
-    "jobs": {"backend", "connection", "errors", "evaluation", "logs", "redaction", "rounds"}
+    "jobs": {"backend", "connection", "errors", "evaluation", "logs", "redaction", "reports", "rounds"}
     | {"settings", "store"},
     "web": {"backend", "connection", "errors", "evaluation", "foreign_text", "images", "jobs"}
     | {

@@ -35,8 +35,7 @@ TESTED_IN = {
     "images/test_security_fetch.py": ("it tries the guard with hostile servers", {"images/transport"}),
     "web/test_pages.py": (
         "the pages are made of them",
-        {"images/thumbnails", "store/findings", "web/class_table", "web/embedding_map", "web/overview"}
-        | {"web/progress_steps"},
+        {"images/thumbnails", "store/findings", "web/class_table", "web/embedding_map", "web/overview"},
     ),
     "jobs/test_faults.py": (
         "real workers run rounds that break at every phase",
@@ -44,7 +43,7 @@ TESTED_IN = {
     ),
     "jobs/test_requests.py": (
         "what people ask for goes through the queue and shows as progress",
-        {"jobs/keys", "jobs/progress", "jobs/queue"},
+        {"jobs/keys", "jobs/queue"},
     ),
     "web/test_metrics.py": ("the counters are read where Prometheus reads them", {"jobs/monitoring"}),
     "label_studio/test_hostile_label_studio.py": ("bounds on every answer", {"label_studio/answers"}),

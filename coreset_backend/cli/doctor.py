@@ -21,7 +21,8 @@ from coreset_backend.connection.problems import problems as connection_problems
 from coreset_backend.errors import CoresetError, CorruptRound, ProjectError
 from coreset_backend.foreign_text import one_line
 from coreset_backend.jobs.monitoring import workers_alive
-from coreset_backend.jobs.status import standing
+from coreset_backend.jobs.states import RoundState
+from coreset_backend.jobs.status import project_progress
 from coreset_backend.label_studio.annotations import HIDDEN
 from coreset_backend.label_studio.client import LabelStudio
 from coreset_backend.label_studio.label_config import parse_label_config
@@ -107,7 +108,7 @@ def _fix(error: OSError, folder: Path) -> str:
 
 
 def _redis(backend: Backend) -> Iterator[str]:
-    if not workers_alive(backend):
+    if not workers_alive(backend.queue):
         yield (
             f"No worker listens to the queue '{backend.settings.queue_name}', so no round will run. "
             "Start one with `coreset-backend work`, on the same REDIS_URL and RQ_QUEUE_NAME."
@@ -158,9 +159,9 @@ def _everybody_reads(path: Path) -> bool:
 def _project(backend: Backend, project_id: int) -> Iterator[str]:
     yield from _unusable(backend, project_id)
     newest = backend.store.latest(project_id)
-    known = standing(backend, project_id, newest)
-    if known.get("error"):
-        yield known["sentence"]
+    known = project_progress(backend, project_id, newest)
+    if known.error:
+        yield known.sentence
     label_studio, settings = backend.label_studio, backend.settings
     yield from connection_problems(
         label_studio,
@@ -169,7 +170,8 @@ def _project(backend: Backend, project_id: int) -> Iterator[str]:
         url=settings.url,
         secret=backend.webhook_secret,
         basic_auth=backend.basic_auth,
-        batch_expected=known["state"] in ("idle", "failed") and (newest is None or bool(newest.record.batch)),
+        batch_expected=known.state in (RoundState.IDLE, RoundState.FAILED)
+        and (newest is None or bool(newest.record.batch)),
     )
     yield from _first_image(backend, label_studio, project_id)
     if newest:

@@ -1,8 +1,8 @@
 """`coreset-backend status`: how each project stands, as lines for a terminal."""
 
 import json
+from dataclasses import asdict
 from datetime import UTC, datetime
-from typing import Any
 
 import click
 
@@ -10,7 +10,15 @@ from coreset_backend.backend import open_backend
 from coreset_backend.cli.terminal import optional_project, running_settings, say
 from coreset_backend.foreign_text import one_line
 from coreset_backend.jobs.progress import span
-from coreset_backend.jobs.status import all_statuses, project_status
+from coreset_backend.jobs.states import RoundState
+from coreset_backend.jobs.status import (
+    ProjectProgress,
+    ProjectStatus,
+    RoundStatus,
+    UnreadableProject,
+    all_statuses,
+    project_status,
+)
 
 
 @click.command()
@@ -21,55 +29,54 @@ def status(project_id: int | None, as_json: bool) -> None:
     backend = open_backend(running_settings())
     found = all_statuses(backend) if project_id is None else [project_status(backend, project_id)]
     if as_json:
-        say(json.dumps(found, indent=2))
+        say(json.dumps([asdict(each) for each in found], indent=2))
     elif not found:
         say("No project is connected. Run `coreset-backend connect --project N`.")
     else:
         say("\n".join(one_line(line) for each in found for line in status_lines(each)))
 
 
-def status_lines(status: dict[str, Any]) -> list[str]:
-    """The lines of one project's status, in the API's form."""
-    if "error" in status:
-        return [f"Project {status['project']}: unknown", f"  {status['error']}"]
-    progress, newest = status["progress"], status["round"]
-    pretraining = (progress["pretraining"] or {}).get("sentence", "")
+def status_lines(status: ProjectStatus | UnreadableProject) -> list[str]:
+    """The lines of one project's status."""
+    if isinstance(status, UnreadableProject):
+        return [f"Project {status.project}: unknown", f"  {status.error}"]
+    progress = status.progress
+    pretraining = progress.pretraining.sentence if progress.pretraining else ""
     return [
-        f"Project {status['project']}: {_state_line(progress)}",
-        f"  {progress['sentence']}",
-        *([f"  {pretraining}"] if pretraining and pretraining not in progress["sentence"] else []),
-        *(f"  {sentence}" for sentence in progress.get("connection") or ()),
+        f"Project {status.project}: {_state_line(progress)}",
+        f"  {progress.sentence}",
+        *([f"  {pretraining}"] if pretraining and pretraining not in progress.sentence else []),
+        *(f"  {sentence}" for sentence in progress.connection),
         *_failure_before(progress),
-        *(_round_lines(newest) if newest else []),
-        *([f"  {status['advice']['sentence']}"] if status["advice"] else []),
+        *(_round_lines(status.round) if status.round else []),
+        *([f"  {status.advice.sentence}"] if status.advice else []),
     ]
 
 
-def _state_line(progress: dict[str, Any]) -> str:
-    if progress["state"] != "running":
-        return str(progress["state"])
-    left = progress["seconds_left"]
-    return f"running, {progress['percent']} %" + ("" if left is None else f", about {span(left)} left")
+def _state_line(progress: ProjectProgress) -> str:
+    if progress.state is not RoundState.RUNNING:
+        return str(progress.state)
+    left = progress.seconds_left
+    return f"running, {progress.percent} %" + ("" if left is None else f", about {span(left)} left")
 
 
-def _failure_before(progress: dict[str, Any]) -> list[str]:
+def _failure_before(progress: ProjectProgress) -> list[str]:
     """Why the last attempt failed, while the next one runs or waits."""
-    failure = progress.get("last_failure")
-    if not failure or progress.get("error") or progress["state"] == "idle":
+    failure = progress.last_failure
+    if not failure or progress.error or progress.state is RoundState.IDLE:
         return []
-    moment = datetime.fromtimestamp(failure["at"], UTC)
-    return [f"  The try before failed, {moment:%Y-%m-%d %H:%M:%S} UTC: {failure['error']}"]
+    moment = datetime.fromtimestamp(failure.at, UTC)
+    return [f"  The try before failed, {moment:%Y-%m-%d %H:%M:%S} UTC: {failure.error}"]
 
 
-def _round_lines(newest: dict[str, Any]) -> list[str]:
-    counts = newest["counts"]
-    accuracy = newest["accuracy"]
-    shown = "published" if newest["published"] else "not published yet"
+def _round_lines(newest: RoundStatus) -> list[str]:
+    counts, accuracy = newest.counts, newest.accuracy
+    shown = "published" if newest.published else "not published yet"
     return [
-        f"  Round {newest['number']} of {newest['taken_at'][:19]}, {newest['strategy']}, {shown}",
-        f"  Model: {newest['backbone']}"
-        + ("" if accuracy is None else f"; {accuracy['value']:.0%} right on the hold-out"),
+        f"  Round {newest.number} of {newest.taken_at[:19]}, {newest.strategy}, {shown}",
+        f"  Model: {newest.backbone}"
+        + ("" if accuracy is None else f"; {accuracy.value:.0%} right on the hold-out"),
         f"  Tasks: {sum(counts.values())} = "
         + " + ".join(f"{n} {state}" for state, n in counts.items() if n),
-        *(f"  {remark}" for remark in newest["remarks"]),
+        *(f"  {remark}" for remark in newest.remarks),
     ]

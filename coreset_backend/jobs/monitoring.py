@@ -3,13 +3,14 @@
 import contextlib
 import json
 import math
+from collections.abc import Iterable
 
 from pydantic import TypeAdapter
+from redis import Redis
 from redis.exceptions import RedisError, ResponseError
-from rq import Worker
+from rq import Queue, Worker
 from rq.worker_registration import WORKERS_BY_QUEUE_KEY
 
-from coreset_backend.backend import Backend
 from coreset_backend.errors import QueueError
 
 HEARTBEAT_SECONDS = 30
@@ -24,17 +25,17 @@ def alive_key(worker_name: str) -> str:
     return f"coreset:alive:{worker_name}"
 
 
-def heartbeat_ages(backend: Backend) -> dict[str, float]:
-    """Seconds since each listening worker last showed that it lives, by its name; raises QueueError.
+def heartbeat_ages(queue: Queue) -> dict[str, float]:
+    """Seconds since each worker of the queue last showed that it lives, by its name; raises QueueError.
 
     RQ keeps the name of a killed worker for longer; it does not listen and is left out.
     """
     ages = {}
     try:
-        keys: set[bytes] = backend.redis.smembers(WORKERS_BY_QUEUE_KEY % backend.queue.name)  # type: ignore[assignment]
+        keys: set[bytes] = queue.connection.smembers(WORKERS_BY_QUEUE_KEY % queue.name)  # type: ignore[assignment]
         for key in keys:
             name = key.decode(errors="replace").removeprefix(Worker.redis_worker_namespace_prefix)
-            left: int = backend.redis.pttl(alive_key(name))
+            left: int = queue.connection.pttl(alive_key(name))
             if left > 0:
                 ages[name] = HEARTBEAT_SECONDS - left / 1000
     except RedisError as error:
@@ -42,14 +43,14 @@ def heartbeat_ages(backend: Backend) -> dict[str, float]:
     return ages
 
 
-def workers_alive(backend: Backend) -> int:
+def workers_alive(queue: Queue) -> int:
     """How many workers listen to the queue; raises QueueError."""
-    return len(heartbeat_ages(backend))
+    return len(heartbeat_ages(queue))
 
 
-def job_counts(backend: Backend) -> dict[str, int]:
-    """How many jobs are queued, scheduled, started and failed; raises QueueError."""
-    queues = (backend.first_queue, backend.queue)
+def job_counts(queues: Iterable[Queue]) -> dict[str, int]:
+    """How many jobs of the queues are queued, scheduled, started and failed; raises QueueError."""
+    queues = tuple(queues)
     try:
         return {
             "queued": sum(queue.count for queue in queues),
@@ -68,21 +69,21 @@ COUNTERS = {
 """What jobs count: its meaning and the names of its labels."""
 
 
-def count(backend: Backend, counter: str, *labels: str, amount: float = 1.0) -> None:
+def count(redis: Redis, counter: str, *labels: str, amount: float = 1.0) -> None:
     """Add to one of COUNTERS; kept in Redis, since the process of a job ends with it."""
     field = json.dumps([counter, *labels])
     with contextlib.suppress(RedisError):
         try:
-            backend.redis.hincrbyfloat("coreset:counts", field, amount)
+            redis.hincrbyfloat("coreset:counts", field, amount)
         except ResponseError:  # it held no number
-            backend.redis.hset("coreset:counts", field, str(amount))
+            redis.hset("coreset:counts", field, str(amount))
 
 
-def read_counts(backend: Backend) -> dict[str, dict[tuple[str, ...], float]]:
+def read_counts(redis: Redis) -> dict[str, dict[tuple[str, ...], float]]:
     """Counter -> label values -> what was counted since Redis was last empty; raises QueueError."""
     found: dict[str, dict[tuple[str, ...], float]] = {}
     try:
-        counted: dict[bytes, bytes] = backend.redis.hgetall("coreset:counts")  # type: ignore[assignment]
+        counted: dict[bytes, bytes] = redis.hgetall("coreset:counts")  # type: ignore[assignment]
     except RedisError as error:
         raise QueueError(f"Redis does not answer ({error}).") from error
     for field, value in counted.items():

@@ -4,7 +4,7 @@ import contextlib
 import logging
 import signal
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from redis import Redis
 from redis.exceptions import RedisError, ResponseError
@@ -33,12 +33,17 @@ from coreset_backend.jobs.keys import (
 )
 from coreset_backend.jobs.monitoring import count
 from coreset_backend.jobs.progress import (
+    Failure,
+    WrittenProgress,
     is_demanded,
     read_progress,
     write_idle,
     write_pretraining,
     write_progress,
 )
+from coreset_backend.jobs.states import RoundState
+from coreset_backend.settings import Settings
+from coreset_backend.store.store import Store
 
 log = logging.getLogger(__name__)
 
@@ -87,14 +92,18 @@ def note_failure(backend: Backend, project_id: int, error: CoresetError, demands
     ``demands``: how many of those who started a round it was to answer.
     """
     log.error(
-        "project %d, %s: %s: %s", project_id, _round_name(backend, project_id), type(error).__name__, error
+        "project %d, %s: %s: %s",
+        project_id,
+        _round_name(backend.store, project_id),
+        type(error).__name__,
+        error,
     )
-    count(backend, "coreset_rounds", str(project_id), "failed", type(error).__name__)
+    count(backend.redis, "coreset_rounds", str(project_id), "failed", type(error).__name__)
     policy, job = retry_policy(error), get_current_job()
     if policy.backs_off:
         _back_off(backend.redis, project_id)
     if job and not policy.by_queue:
-        answer_demands(backend, project_id, demands)
+        answer_demands(backend.redis, project_id, demands)
         job.retries_left = 0
         job.save()
     _say_failure(
@@ -112,22 +121,22 @@ def note_lost_process(backend: Backend, job: Job, how: str, *, dead: bool) -> No
         return
     project_id, again = int(job.args[0]), bool(job.retries_left)
     if dead:
-        free_lease(backend, job)
+        free_lease(backend.redis, job)
     if job.func_name == PRETRAINING_JOB:
         log.error("project %d: the process of the pretraining ended in the middle (%s)", project_id, how)
+        why = f"It ended ({how}). {usual_cause(how)}"
         write_pretraining(
-            backend,
+            backend.redis,
             project_id,
-            state="waiting" if again else "failed",
-            error=f"It ended ({how}). {usual_cause(how)}",
+            lambda known: replace(known, state="waiting" if again else "failed", error=why),
         )
         return
     error = f"The process of the round ended in the middle ({how}). {usual_cause(how)}"
     if backend.redis.get(redis_key(project_id, ROUND_LEASE)) not in (None, job.id.encode()):
         log.error("project %d: %s Another is at work by now.", project_id, error)
-        write_progress(backend, project_id, last_failure={"error": error, "at": time.time()})
+        write_progress(backend.redis, project_id, lambda known: _with_failure(known, error))
         return
-    name = _round_name(backend, project_id)
+    name = _round_name(backend.store, project_id)
     log.error("project %d, %s: %s%s", project_id, name, error, " It is run again." if again else "")
     if not again:
         _back_off(backend.redis, project_id)
@@ -146,18 +155,24 @@ def _say_failure(
     pause: float | None = None
     if job and again:
         pause = job.get_retry_interval()
-    elif by_itself or not _is_served(backend, project_id):
+    elif by_itself or not _is_served(backend.store, project_id):
         pause = _seconds_to_poll(backend, project_id)
-    now = time.time()
+    retry_at = None if pause is None else time.time() + pause
     write_progress(
-        backend,
+        backend.redis,
         project_id,
-        state="waiting" if again else "failed",
-        error=error,
-        passing=passing,
-        retry_at=None if pause is None else now + pause,
-        last_failure={"error": error, "at": now},
+        lambda known: replace(
+            _with_failure(known, error),
+            state=RoundState.WAITING if again else RoundState.FAILED,
+            error=error,
+            passing=passing,
+            retry_at=retry_at,
+        ),
     )
+
+
+def _with_failure(known: WrittenProgress, error: str) -> WrittenProgress:
+    return replace(known, last_failure=Failure(error, time.time()))
 
 
 def _seconds_to_poll(backend: Backend, project_id: int) -> float | None:
@@ -174,17 +189,17 @@ def _seconds_to_poll(backend: Backend, project_id: int) -> float | None:
     return spared + backend.settings.poll_seconds
 
 
-def _is_served(backend: Backend, project_id: int) -> bool:
+def _is_served(store: Store, project_id: int) -> bool:
     """Whether the newest round is published, else another is due."""
-    newest = backend.store.latest(project_id)
+    newest = store.latest(project_id)
     return newest is not None and newest.publication is not None
 
 
-def _round_name(backend: Backend, project_id: int) -> str:
-    newest = backend.store.latest(project_id)
+def _round_name(store: Store, project_id: int) -> str:
+    newest = store.latest(project_id)
     if newest and newest.publication is None:
         return f"round {newest.record.number}"
-    return f"round {max(backend.store.numbers(project_id), default=0) + 1}"
+    return f"round {max(store.numbers(project_id), default=0) + 1}"
 
 
 def _back_off(redis: Redis, project_id: int) -> None:
@@ -200,24 +215,24 @@ def _back_off(redis: Redis, project_id: int) -> None:
         redis.set(redis_key(project_id, "spared"), "1", ex=min(FIRST_PAUSE * 2**doublings, LONGEST_PAUSE))
 
 
-def settle(backend: Backend, project_id: int) -> None:
+def settle(redis: Redis, store: Store, project_id: int) -> None:
     """Reset the progress to idle if it still shows a resolved failure or a process that is gone."""
-    known = read_progress(backend, project_id)
-    if known["state"] != "idle" and known.get("passing", True):
-        write_idle(backend, project_id)
+    known = read_progress(redis, store, project_id)
+    if known.state != RoundState.IDLE and known.written.passing:
+        write_idle(redis, project_id)
 
 
-def free_lease(backend: Backend, job: Job) -> None:
+def free_lease(redis: Redis, job: Job) -> None:
     """Let the next job of the project in: this one's process is known to have ended."""
     name = PRETRAINING_LEASE if job.func_name == PRETRAINING_JOB else ROUND_LEASE
     key = redis_key(int(job.args[0]), name) if job.args else ""
-    if key and backend.redis.get(key) == job.id.encode():
-        backend.redis.delete(key)
+    if key and redis.get(key) == job.id.encode():
+        redis.delete(key)
 
 
-def answer_demands(backend: Backend, project_id: int, count: int) -> None:
+def answer_demands(redis: Redis, project_id: int, count: int) -> None:
     """Drop the oldest ``count`` demands for a round; one that came while the round ran stays for the next."""
-    backend.redis.ltrim(redis_key(project_id, "demands"), count, -1)
+    redis.ltrim(redis_key(project_id, "demands"), count, -1)
 
 
 OUT_OF_MEMORY = "The usual cause is that memory ran out: give the worker more, or lower CORESET_IMAGE_SIZE."
@@ -227,17 +242,17 @@ OVERDUE = "killed, for CORESET_JOB_TIMEOUT had passed"
 DISK_FULL = "The usual cause is that the disk is full: make room below MODEL_DIR."
 
 
-def explained(backend: Backend, error: Exception) -> CoresetError:
+def explained(settings: Settings, error: Exception) -> CoresetError:
     """The error as one of ours; its traceback is logged where nobody foresaw it."""
     if isinstance(error, CoresetError):
         return error
     if memory_ran_out(error):
         return OutOfMemory(OUT_OF_MEMORY)
     if isinstance(error, JobTimeoutException):
-        seconds = backend.settings.job_timeout
+        seconds = settings.job_timeout
         return CoresetError(f"The round was given up after {seconds} s. Raise CORESET_JOB_TIMEOUT.")
     if isinstance(error, OSError):
-        folder = backend.settings.model_dir.absolute()
+        folder = settings.model_dir.absolute()
         return StoreError(
             f"The round could not be saved below {folder}: {error.strerror or error}. Nothing of it "
             "was kept. Make room or mend the disk; the round is run again by itself."

@@ -145,7 +145,7 @@ def stop_round(backend: Backend, project_id: int, patience: float) -> bool:
                 f"The worker has not ended the round of project {project_id} within {patience:.0f} s. "
                 "Is the worker alive? `coreset-backend doctor` knows; then cancel again."
             )
-        write_idle(backend, project_id)
+        write_idle(backend.redis, project_id)
     return True
 
 

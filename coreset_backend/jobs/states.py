@@ -1,6 +1,8 @@
 """The states of a project's round and the phases of a running one: their names, and the words for them."""
 
+from dataclasses import dataclass
 from enum import StrEnum
+from typing import Literal
 
 
 class RoundState(StrEnum):
@@ -13,6 +15,8 @@ class RoundState(StrEnum):
     RUNNING = "running"
     FAILED = "failed"
     """The last round failed, and the queue does not try it again."""
+    UNKNOWN = "unknown"
+    """Redis does not answer, or what is kept of the project cannot be read."""
 
 
 class Phase(StrEnum):
@@ -39,3 +43,27 @@ class Phase(StrEnum):
     MAP = "map", "Drawing the map", 2.0
     SAVE = "save", "Saving", 1.0
     PUBLISH = "publish", "Publishing", 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """A phase of a round as the page lists it; ``name`` says in words what is being done."""
+
+    phase: str
+    name: str
+    status: Literal["done", "current", "pending"]
+
+
+def steps(current: str | None) -> tuple[Step, ...]:
+    """The phases in order; all are pending where none is ``current``.
+
+    A phase of another release, which this one does not know, is shown before all others.
+    """
+    phases = {str(phase): phase.words for phase in Phase}
+    if current and current not in phases:
+        phases = {current: current.capitalize(), **phases}
+    place = list(phases).index(current) if current else -1
+    return tuple(
+        Step(phase, words, "done" if number < place else "current" if number == place else "pending")
+        for number, (phase, words) in enumerate(phases.items())
+    )

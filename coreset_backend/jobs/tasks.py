@@ -6,6 +6,7 @@ the truth about rounds is in the store, the truth about labels in Label Studio.
 
 import contextlib
 import logging
+from dataclasses import replace
 from functools import partial
 
 from redis.exceptions import RedisError
@@ -18,6 +19,8 @@ from coreset_backend.jobs.lease import LEASE_SECONDS, IsOurs, project_lease
 from coreset_backend.jobs.monitoring import count
 from coreset_backend.jobs.outcome import answer_demands, explained, note_failure, settle
 from coreset_backend.jobs.progress import (
+    Labeling,
+    PretrainingProgress,
     is_demanded,
     pretraining_reporter,
     read_progress,
@@ -84,7 +87,7 @@ def _advance(backend: Backend, project_id: int, is_ours: IsOurs) -> str:
             return held.reason
         if reason := _why_due(backend, project_id):
             return _run(backend, project_id, reason, 0, is_ours)
-        settle(backend, project_id)
+        settle(backend.redis, backend.store, project_id)
         return "no round is due"
     except ProjectGone as error:
         return _forget(backend, project_id, error)
@@ -93,7 +96,7 @@ def _advance(backend: Backend, project_id: int, is_ours: IsOurs) -> str:
             if not is_ours():  # then the state is the other's
                 log.warning("project %d: another process has taken the round over: %s", project_id, error)
                 return "another process has taken over"
-        ours = explained(backend, error)
+        ours = explained(backend.settings, error)
         note_failure(backend, project_id, ours, len(demands))
         raise ours from error
 
@@ -102,16 +105,16 @@ def _run(backend: Backend, project_id: int, reason: str, demands: int, is_ours: 
     """Run a round that answers the oldest ``demands`` of those who started one."""
     log.info("project %d: a round starts: %s", project_id, reason)
     held = backend.store.held(project_id)
-    stored = run_round(backend, project_id, reporter(backend, project_id, reason, is_ours))
+    stored = run_round(backend, project_id, reporter(backend.brief_redis, project_id, reason, is_ours))
     note_connection(backend, stored)
-    count(backend, "coreset_rounds", str(project_id), "done", "")
+    count(backend.redis, "coreset_rounds", str(project_id), "done", "")
     for phase, seconds in stored.record.timings.items():
-        count(backend, "coreset_round_phase_seconds", phase, amount=seconds)
-    answer_demands(backend, project_id, demands)
+        count(backend.redis, "coreset_round_phase_seconds", phase, amount=seconds)
+    answer_demands(backend.redis, project_id, demands)
     if held and stored.record.number != held.number:
         backend.store.release(project_id)
     backend.redis.delete(*(redis_key(project_id, name) for name in ("unseen", "failures", "spared")))
-    write_idle(backend, project_id)
+    write_idle(backend.redis, project_id)
     if may_pretrain(backend.settings, stored):
         request_pretraining(backend, project_id)
     return f"round {stored.record.number}: {reason}"
@@ -121,7 +124,8 @@ def _why_due(backend: Backend, project_id: int) -> str | None:
     """Why a round is due, None if it is not; how far the batch is labelled is written to the state."""
     due = round_due(backend, project_id)
     if due.done is not None:
-        write_progress(backend, project_id, labeling={"round": due.number, "done": due.done})
+        labeling = Labeling(due.number, due.done)
+        write_progress(backend.redis, project_id, lambda known: replace(known, labeling=labeling))
     return due.reason
 
 
@@ -129,17 +133,18 @@ def note_connection(backend: Backend, stored: StoredRound) -> None:
     """Write to the state what keeps the published batch from being served, and what it replaced."""
     remarks = connection_remarks(backend, stored)
     if remarks is not None:
-        write_progress(backend, stored.record.project_id, connection=remarks)
+        project_id, connection = stored.record.project_id, tuple(remarks)
+        write_progress(backend.redis, project_id, lambda known: replace(known, connection=connection))
 
 
 def _republish(backend: Backend, project_id: int, is_ours: IsOurs) -> str:
     stored = backend.store.latest(project_id, verified=True)
     if stored:
-        progress = reporter(backend, project_id, "published again", is_ours)
+        progress = reporter(backend.brief_redis, project_id, "published again", is_ours)
         publish_round(backend, stored, partial(progress, "publish"))
         note_connection(backend, stored)
     backend.redis.delete(redis_key(project_id, "republish"))
-    write_idle(backend, project_id)
+    write_idle(backend.redis, project_id)
     return f"round {stored.record.number} is published again" if stored else "there is no round to publish"
 
 
@@ -168,7 +173,7 @@ def _pretrain(backend: Backend, project_id: int) -> tuple[str, bool]:
 
     What goes wrong is said in the log and the state: the rounds do without.
     """
-    report = pretraining_reporter(backend, project_id)
+    report = pretraining_reporter(backend.redis, project_id)
     try:
         state = pretrain_slice(
             backend.store, backend.settings, project_id, report, lambda: backend.jobs_waiting > 0
@@ -176,19 +181,17 @@ def _pretrain(backend: Backend, project_id: int) -> tuple[str, bool]:
     except (CoresetError, OSError, MemoryError) as error:
         why = f"{error}" or "memory ran out"
         log.error("project %d, pretraining: %s: %s", project_id, type(error).__name__, why)
-        write_pretraining(backend, project_id, state="failed", error=why)
+        write_pretraining(backend.redis, project_id, lambda known: replace(known, state="failed", error=why))
         return why, False
     if state is None:
         return "there is nothing to pretrain", False
-    write_pretraining(
-        backend,
-        project_id,
+    reached = PretrainingProgress(
         state="done" if state.finished else "waiting",
         images=state.images,
         seen=state.seen,
         budget=state.budget,
-        error=None,
     )
+    write_pretraining(backend.redis, project_id, lambda _: reached)
     if state.finished:
         log.info("project %d: pretrained on %d images in %.0f s", project_id, state.images, state.seconds)
     return f"{state.seen} of {state.budget} images seen", not state.finished
@@ -201,8 +204,8 @@ def is_pretraining_left_behind(backend: Backend, project_id: int) -> bool:
     """
     if not is_pretraining_unfinished(backend.store, project_id):
         return False
-    known = read_progress(backend, project_id)["pretraining"]
-    return known is None or known["state"] not in ("running", "failed")
+    known = read_progress(backend.redis, backend.store, project_id).pretraining
+    return known is None or known.state not in ("running", "failed")
 
 
 def _forget(backend: Backend, project_id: int, error: ProjectGone) -> str:
@@ -217,8 +220,11 @@ def _publish_what_was_lost(backend: Backend, project_id: int) -> None:
     """Ask for the batch to be published again if Label Studio no longer serves it. Raises ProjectGone."""
     try:
         why = why_to_publish_again(backend, project_id)
-        newest = backend.store.latest(project_id)
-        if newest and read_progress(backend, project_id).get("connection"):  # it may be mended by now
+        newest, known = (
+            backend.store.latest(project_id),
+            read_progress(backend.redis, backend.store, project_id),
+        )
+        if newest and known.written.connection:  # it may be mended by now
             note_connection(backend, newest)
         if why:
             log.warning("project %d: %s; it is published again", project_id, why)
@@ -260,7 +266,7 @@ def _look_after(backend: Backend, project_id: int) -> bool:
             return True
         if not backend.redis.exists(redis_key(project_id, "waiting")):
             if automatic:
-                settle(backend, project_id)
+                settle(backend.redis, backend.store, project_id)
             _publish_what_was_lost(backend, project_id)
         if is_pretraining_left_behind(backend, project_id):
             request_pretraining(backend, project_id)

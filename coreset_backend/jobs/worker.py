@@ -115,7 +115,7 @@ class RoundWorker(Worker):
 
     def _handle_stopped_job(self, job: Job, queue: Queue, execution: Execution) -> None:
         super()._handle_stopped_job(job, queue, execution)
-        free_lease(self.backend, job)
+        free_lease(self.backend.redis, job)
         log.info("project %s: its round was cancelled", job.args[0] if job.args else "?")
 
     def maintain_heartbeats(self, job: Job, execution: Execution) -> None:

@@ -9,19 +9,17 @@ from coreset_backend.evaluation.history import History, project_history
 from coreset_backend.jobs.monitoring import heartbeat_ages
 from coreset_backend.jobs.queue import request_round
 from coreset_backend.jobs.requests import cancel_round, publish_again, roll_back
-from coreset_backend.jobs.status import project_status
+from coreset_backend.jobs.status import ProjectStatus, project_status
 from coreset_backend.project import Json
 from coreset_backend.web.metrics import CONTENT_TYPE, metrics_text
 from coreset_backend.web.openapi import description
-from coreset_backend.web.overview import project_page
+from coreset_backend.web.overview import project_page, shown_progress
 from coreset_backend.web.page_contents import ProjectPage
-from coreset_backend.web.progress_steps import progress
 from coreset_backend.web.requests import connected_project, current_backend, json_body
 from coreset_backend.web.schemas import (
     Cancelled,
     Description,
     LiveProgress,
-    ProjectStatus,
     Readiness,
     Requested,
     RollbackBody,
@@ -34,7 +32,7 @@ api = Blueprint("api", __name__)
 
 @api.get("/api/projects/<project>/status")
 @answers(ProjectStatus)
-def status(project: str) -> Json:
+def status(project: str) -> ProjectStatus:
     """Progress and the newest round of the project."""
     return project_status(current_backend(), connected_project(project))
 
@@ -55,18 +53,19 @@ def overview(project: str) -> ProjectPage:
 
 @api.get("/api/projects/<project>/progress")
 @answers(LiveProgress)
-def live_progress(project: str) -> Json:
+def live_progress(project: str) -> LiveProgress:
     """How far the running round is, the number of the round that speaks for the project, and when it was
     published; asked for every second.
     """
     project_id, backend = connected_project(project), current_backend()
     newest = backend.store.latest(project_id)
-    return {
-        "project": project_id,
-        "progress": progress(backend, project_id, newest),
-        "number": newest.record.number if newest else 0,
-        "published_at": newest.publication.at if newest and newest.publication else None,
-    }
+    publication = newest.publication if newest else None
+    return LiveProgress(
+        project=project_id,
+        progress=shown_progress(backend, project_id, newest),
+        number=newest.record.number if newest else 0,
+        published_at=publication.at if publication else None,
+    )
 
 
 @api.post("/api/projects/<project>/start")
@@ -108,7 +107,7 @@ def rollback(project: str) -> RolledBack:
 @answers(Readiness)
 def ready() -> tuple[Readiness, int]:
     """Whether rounds can run: Redis answers, and a worker showed within half a minute that it lives."""
-    ages = heartbeat_ages(current_backend())
+    ages = heartbeat_ages(current_backend().queue)
     youngest = round(min(ages.values()), 1) if ages else None
     status: Literal["READY", "NO WORKER"] = "READY" if ages else "NO WORKER"
     return Readiness(status=status, workers=len(ages), heartbeat_age_seconds=youngest), 200 if ages else 503

@@ -26,7 +26,6 @@ from coreset_backend.jobs.states import RoundState
 from coreset_backend.store.saved_round import StoredRound
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
-STATES = (*RoundState, "unknown")
 # Label Studio gives up /health after 1 s, /setup after 3 s, /predict after 100 s.
 BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.2, 0.3, 0.5, 1, 3, 10, 30, 100)
 
@@ -94,32 +93,33 @@ class Standing(Collector):
 
     def _queue(self) -> Iterator[Metric]:
         """What only Redis knows; raises QueueError."""
-        ages = heartbeat_ages(self._backend)
+        ages = heartbeat_ages(self._backend.queue)
         yield GaugeMetricFamily("coreset_workers", "Workers that listen", value=len(ages))
         if ages:
             age = min(ages.values())
             yield GaugeMetricFamily(
                 "coreset_worker_heartbeat_age_seconds", "Age of the youngest sign of life", value=age
             )
+        queues = self._backend.first_queue, self._backend.queue
         jobs = GaugeMetricFamily("coreset_jobs", "Jobs of RQ by state", labels=["state"])
-        for state, count in job_counts(self._backend).items():
+        for state, count in job_counts(queues).items():
             jobs.add_metric([state], count)
         yield jobs
         states = GaugeMetricFamily("coreset_project_state", "1 for its state", labels=["project", "state"])
         for project_id, found in self._backend.of_each_project(self._state):
-            now = "unknown" if isinstance(found, CoresetError) else found
-            for state in STATES:
+            now = RoundState.UNKNOWN if isinstance(found, CoresetError) else found
+            for state in RoundState:
                 states.add_metric([str(project_id), state], float(state == now))
         yield states
-        counts = read_counts(self._backend)
+        counts = read_counts(self._backend.redis)
         for name, (meaning, labels) in COUNTERS.items():
             family = CounterMetricFamily(name, meaning, labels=labels)
             for values, value in counts.get(name, {}).items():
                 family.add_metric(values, value)
             yield family
 
-    def _state(self, project_id: int) -> str:
-        return str(read_progress(self._backend, project_id)["state"])
+    def _state(self, project_id: int) -> RoundState:
+        return read_progress(self._backend.redis, self._backend.store, project_id).state
 
     def _rounds(self) -> Iterator[Metric]:
         """The newest round of each project."""

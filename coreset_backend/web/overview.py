@@ -8,10 +8,11 @@ from typing import Any
 import numpy as np
 
 from coreset_backend.backend import Backend
-from coreset_backend.errors import CoresetError, CorruptRound
+from coreset_backend.errors import CoresetError, CorruptRound, QueueError
 from coreset_backend.evaluation.comparison import read_replay, slice_summary
 from coreset_backend.evaluation.history import project_history
 from coreset_backend.evaluation.round_scores import holdout_accuracy
+from coreset_backend.jobs.status import ProjectProgress, project_progress, unknown_progress
 from coreset_backend.project_settings import LABEL_CONFIG, known_settings, settings_table
 from coreset_backend.store.findings import duplicates, label_names, suspects
 from coreset_backend.store.record import STATES
@@ -29,7 +30,6 @@ from coreset_backend.web.page_contents import (
     Setting,
     TaskCount,
 )
-from coreset_backend.web.progress_steps import progress, unknown
 
 log = logging.getLogger(__name__)
 
@@ -63,7 +63,7 @@ def projects_page(backend: Backend) -> ProjectsPage:
     """Every known project, in the order of their ids; one that is broken says why."""
     return ProjectsPage(
         tuple(
-            ProjectLine(project_id, title(None, project_id), unknown(found))
+            ProjectLine(project_id, title(None, project_id), unknown_progress(found))
             if isinstance(found, CoresetError)
             else found
             for project_id, found in backend.of_each_project(partial(project_line, backend))
@@ -74,7 +74,7 @@ def projects_page(backend: Backend) -> ProjectsPage:
 def project_line(backend: Backend, project_id: int) -> ProjectLine:
     """A project in the list of projects; raises StoreError."""
     stored = backend.store.latest(project_id)
-    known = title(stored, project_id), progress(backend, project_id, stored)
+    known = title(stored, project_id), shown_progress(backend, project_id, stored)
     if stored is None:
         return ProjectLine(project_id, *known)
     record, accuracy = stored.record, holdout_accuracy(stored.record)
@@ -88,6 +88,14 @@ def project_line(backend: Backend, project_id: int) -> ProjectLine:
     )
 
 
+def shown_progress(backend: Backend, project_id: int, newest: StoredRound | None) -> ProjectProgress:
+    """How far the project's round is; unknown where Redis does not answer."""
+    try:
+        return project_progress(backend, project_id, newest)
+    except QueueError as error:
+        return unknown_progress(error)
+
+
 def project_page(backend: Backend, project_id: int) -> ProjectPage:
     """Everything on the page of one project; raises StoreError."""
     rounds = list(backend.store.readable(project_id))
@@ -97,7 +105,7 @@ def project_page(backend: Backend, project_id: int) -> ProjectPage:
         project=project_id,
         title=title(newest, project_id),
         label_studio=label_studio_address(backend, project_id),
-        progress=progress(backend, project_id, newest),
+        progress=shown_progress(backend, project_id, newest),
         settings=project_settings_lines(backend, project_id, newest),
         round=newest_details(rounds, served),
         rounds=tuple(

@@ -1,18 +1,15 @@
 """What each page shows, a frozen dataclass per page: its template reads it, the API answers it as JSON."""
 
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Any
 
 from coreset_backend.evaluation.comparison import SliceSummary
 from coreset_backend.evaluation.history import HistoryLine
 from coreset_backend.evaluation.stop_advice import Advice
-from coreset_backend.project import Json
+from coreset_backend.jobs.status import ProjectProgress
 from coreset_backend.reports import ImageFailure
 from coreset_backend.store.findings import Suspect
 from coreset_backend.store.record import Replay
-from coreset_backend.web.schemas import DescribedBy, ProgressSteps
-
-ShownProgress = Annotated[Json, DescribedBy(ProgressSteps)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +21,7 @@ class ProjectLine:
 
     project: int
     title: str
-    progress: ShownProgress
+    progress: ProjectProgress
     number: int | None = None
     labeled: int = 0
     total: int = 0
@@ -151,7 +148,7 @@ class ProjectPage:
     project: int
     title: str
     label_studio: str | None
-    progress: ShownProgress
+    progress: ProjectProgress
     settings: tuple[Setting, ...]
     round: RoundDetails | None
     rounds: tuple[RoundLine, ...]

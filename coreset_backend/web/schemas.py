@@ -5,17 +5,13 @@ A view names the model of its answer by :func:`answers`. Tests hold every answer
 
 import functools
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Annotated, Any, Literal, ParamSpec
 
 from flask import Response, jsonify
-from pydantic import BaseModel, ConfigDict, Field, GetJsonSchemaHandler
-from pydantic.json_schema import JsonSchemaValue
-from pydantic_core import CoreSchema, to_jsonable_python
+from pydantic import BaseModel, ConfigDict, Field
+from pydantic_core import to_jsonable_python
 
-from coreset_backend.evaluation.stop_advice import Advice
-from coreset_backend.reports import ImageFailure
-from coreset_backend.store.record import Interval
+from coreset_backend.jobs.status import ProjectProgress
 
 P = ParamSpec("P")
 ANSWER, BODY = "answer_model", "body_model"
@@ -55,18 +51,6 @@ def _as_json(value: Any) -> Any:
     if isinstance(value, BaseModel):
         return value.model_dump(mode="json", exclude_unset=True)
     return to_jsonable_python(value)
-
-
-@dataclass(frozen=True)
-class DescribedBy:
-    """Annotates a value of any type that has the JSON schema of ``model``."""
-
-    model: type[BaseModel]
-
-    def __get_pydantic_json_schema__(
-        self, _schema: CoreSchema, handler: GetJsonSchemaHandler
-    ) -> JsonSchemaValue:
-        return handler(self.model.__pydantic_core_schema__)
 
 
 class Exactly(BaseModel):
@@ -176,114 +160,13 @@ class Description(BaseModel):
 # ---------------------------------------------------------------- a project
 
 
-class Failure(BaseModel):
-    error: str
-    at: float
-
-
-class Labeling(BaseModel):
-    """How many tasks of the batch of that round were done when the worker last looked."""
-
-    round: Count
-    done: Count
-
-
-class Pretraining(BaseModel):
-    state: Literal["running", "waiting", "done", "failed"]
-    sentence: str
-    images: Count
-    seen: Count
-    budget: Count
-    seconds_left: float | None
-    error: str | None
-
-
-class Step(Exactly):
-    """A phase of a round, as the page shows it."""
-
-    phase: str
-    name: str
-    status: Literal["done", "current", "pending"]
-
-
-class ProjectProgress(BaseModel):
-    """How far the project's round is; docs/api.md says what each state and field means."""
-
-    state: Literal["idle", "waiting", "running", "failed", "unknown"]
-    sentence: str
-    startable: bool
-    phase: str | None = None
-    done: Count | None = None
-    total: Count | None = None
-    percent: int | None = None
-    seconds_left: float | None = None
-    error: str | None = None
-    retry_at: float | None = None
-    last_failure: Failure | None = None
-    labeling: Labeling | None = None
-    pretraining: Pretraining | None = None
-    connection: list[str] = []
-    paused_reason: str | None = None
-    unseen: Count = 0
-    workers: Count = 0
-    demanded: bool = False
-    republish: bool = False
-    queued: bool = False
-    lost: bool = False
-
-
-class ProgressSteps(ProjectProgress):
-    steps: list[Step]
-
-
-class KnownProgress(ProjectProgress):
-    """ProjectProgress where Redis answers."""
-
-    state: Literal["idle", "waiting", "running", "failed"]
-    paused_reason: str | None
-    unseen: Count
-    workers: Count
-    demanded: bool
-    republish: bool
-    queued: bool
-    lost: bool
-    pretraining: Pretraining | None
-
-
 class LiveProgress(Exactly):
     """``number``: the current round, 0 before the first. ``published_at``: when its batch was published."""
 
     project: int
-    progress: ProgressSteps
+    progress: ProjectProgress
     number: Count
     published_at: str | None
-
-
-class RoundStatus(BaseModel):
-    """The record of the newest round, and what Label Studio took of it."""
-
-    number: int
-    taken_at: str
-    model_version: str
-    strategy: str
-    backbone: str
-    batch: list[int]
-    counts: dict[str, Count]
-    radius_before: float | None
-    radius_after: float | None
-    accuracy: Interval | None
-    training: dict[str, Any] | None
-    unreadable: list[ImageFailure]
-    remarks: list[str]
-    timings: dict[str, float]
-    published: dict[str, Any] | None
-
-
-class ProjectStatus(Exactly):
-    project: int
-    progress: KnownProgress
-    round: RoundStatus | None
-    advice: Advice | None
 
 
 class Requested(Exactly):

@@ -292,11 +292,11 @@ def test_a_project_connected_in_the_form_is_completed_by_its_first_round(
     publish(backend, project_id, tasks_of(studio, project_id))
     assert studio.projects[project_id]["sampling"] == SAMPLING
     assert [each["headers"] for each in studio.webhooks.values()] == [{SECRET_HEADER: backend.webhook_secret}]
-    assert project_status(backend, project_id)["progress"]["connection"] == []
+    assert project_status(backend, project_id).progress.connection == ()
     studio.projects[project_id]["sampling"] = "Uniform sampling"  # somebody wants it so
     publish(backend, project_id, tasks_of(studio, project_id))
     assert studio.projects[project_id]["sampling"] == "Uniform sampling"
-    [sentence] = project_status(backend, project_id)["progress"]["connection"]
+    [sentence] = project_status(backend, project_id).progress.connection
     assert "Task sampling is 'Uniform sampling'" in sentence
     list(disconnect_project(backend, project_id))
     assert everything_shown(studio, project_id)["backends"] == []
@@ -403,7 +403,7 @@ def test_the_poll_leaves_a_persons_choice_and_deleted_tasks_alone(
     backend.store.hold(project_id, "Held by hand.")
     studio.fail(500)
     poll()  # nobody wants a round: that Label Studio is away is no failure of one
-    assert project_status(backend, project_id)["progress"]["state"] == "idle"
+    assert project_status(backend, project_id).progress.state == "idle"
     assert studio.projects[project_id]["model_version"] == "chosen since"
 
 

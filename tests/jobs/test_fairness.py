@@ -80,7 +80,7 @@ def test_what_a_person_started_and_failed_is_tried_again_behind_the_start_of_ano
     site.wait_for_round(wanted, 1)
     assert rounds_begun(site)[:2] == [failing, wanted]
     wait_until(lambda: len(rounds_begun(site)) > 2, "its next try")
-    assert site.state(failing)["demanded"], "what the person wanted still stands"
+    assert site.state(failing).demanded, "what the person wanted still stands"
 
 
 @pytest.mark.slow

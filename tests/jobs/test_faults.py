@@ -85,7 +85,7 @@ def test_a_killed_worker_that_the_poll_is_the_first_to_miss(site: Site, phase: s
         assert second.reached.wait(240), site.log.read_text()
         said = wait_until(lambda: site.last_failure(project_id), "the first round's end")
         assert "its worker was killed" in said
-        assert site.state(project_id)["state"] == "running"
+        assert site.state(project_id).state == "running"
     finally:
         second.release()
     assert_recovers(site, project_id, [1], "its worker was killed")
@@ -160,7 +160,7 @@ def test_two_workers(site: Site, phase: str) -> None:
         site.start_worker()
         for number in range(3):
             request_round(site.backend, project_id, f"event {number}", force=True)
-        wait_until(lambda: workers_alive(site.backend) == 2, "two workers")
+        wait_until(lambda: workers_alive(site.backend.queue) == 2, "two workers")
         os.kill(site.round_processes()[0], signal.SIGKILL)
     stored = assert_recovers(site, project_id, [1], KILLED)
     assert stored.record.number == 1
@@ -204,7 +204,7 @@ def test_a_round_is_cancelled(site: Site, phase: str) -> None:
         process = site.round_processes()[0]
         assert cancel_round(site.backend, project_id)  # within ten seconds, or it raises
     assert process not in site.round_processes()
-    assert site.state(project_id)["state"] == "idle"
+    assert site.state(project_id).state == "idle"
     request_round(site.backend, project_id, "an event")
     wait_until(lambda: not site.backend.jobs_waiting, "the event to be looked at")
     assert site.studio.versions(project_id) == {}  # nobody has started one
@@ -251,7 +251,7 @@ def test_the_disk_is_full(site: Site, phase: str) -> None:
         said = wait_until(lambda: site.error(project_id), "the reason")
         assert re.search(FULL, said)
         state = site.state(project_id)
-        assert state["state"] == "waiting" and state["retry_at"]  # it is run again by itself
+        assert state.state == "waiting" and state.written.retry_at  # it is run again by itself
         filler.unlink()
         request_round(site.backend, project_id, "an event")  # the next try may be a minute away
         assert_recovers(site, project_id, [1], FULL)

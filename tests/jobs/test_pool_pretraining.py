@@ -13,10 +13,16 @@ from fake_label_studio import TOKEN, FakeLabelStudio
 from saved_rounds import record
 from waiting import wait_until
 from worker_site import Site
+from written_progress import changed
 
 from coreset_backend.backend import Backend
 from coreset_backend.cli.status import status_lines
-from coreset_backend.jobs.progress import pretraining_reporter, read_progress, write_pretraining
+from coreset_backend.jobs.progress import (
+    PretrainingProgress,
+    pretraining_reporter,
+    read_progress,
+    write_pretraining,
+)
 from coreset_backend.jobs.queue import request_pretraining, request_round
 from coreset_backend.jobs.status import project_status
 from coreset_backend.jobs.tasks import is_pretraining_left_behind
@@ -29,8 +35,9 @@ from coreset_backend.rounds.features import (
 )
 
 
-def pretraining(backend: Backend, project_id: int) -> dict[str, Any]:
-    return read_progress(backend, project_id)["pretraining"] or {"state": "none", "seen": 0}
+def pretraining(backend: Backend, project_id: int) -> PretrainingProgress:
+    found = read_progress(backend.redis, backend.store, project_id).pretraining
+    return found or PretrainingProgress()
 
 
 def wait_for_step_after(site: Site, project_id: int, seen: int) -> int:
@@ -38,7 +45,7 @@ def wait_for_step_after(site: Site, project_id: int, seen: int) -> int:
 
     def found() -> int:
         known = pretraining(site.backend, project_id)
-        return known["seen"] if known["state"] == "running" and known["seen"] > seen else 0
+        return known.seen if known.state == "running" and known.seen > seen else 0
 
     return int(wait_until(found, f"more than {seen} images seen", 60, pause=0.02))
 
@@ -58,7 +65,7 @@ def test_the_first_batch_is_served_at_once_and_a_better_one_when_the_pool_was_le
     request_round(site.backend, small, "asked by a test")
     site.wait_for_round(small, 1)
     assert features_at_hand(site.backend.store, large) == ""
-    interrupted_at = pretraining(site.backend, large)["seen"]
+    interrupted_at = pretraining(site.backend, large).seen
     wait_for_step_after(site, large, interrupted_at)
 
     os.kill(site.round_processes()[0], signal.SIGKILL)
@@ -73,7 +80,7 @@ def test_the_first_batch_is_served_at_once_and_a_better_one_when_the_pool_was_le
     assert site.studio.queue(large)[: len(chosen)] == chosen
     site.wait_until_idle(large)
     assert round_due(site.backend, large).reason is None
-    assert pretraining(site.backend, large)["state"] == "done"
+    assert pretraining(site.backend, large).state == "done"
 
     for number, task_id in enumerate(second.record.batch):
         site.studio.annotate(task_id, ("cat", "dog")[number % 2])
@@ -141,7 +148,7 @@ def test_a_pretraining_that_redis_forgot_is_taken_up_again(backend: Backend) -> 
     assert not is_pretraining_left_behind(backend, 7)
     (folder / "checkpoint.safetensors").touch()
     assert is_pretraining_left_behind(backend, 7)
-    write_pretraining(backend, 7, state="running")
+    write_pretraining(backend.redis, 7, changed(state="running"))
     backend.redis.set("coreset:7:pretraining-lease", "held")
     assert not is_pretraining_left_behind(backend, 7)  # somebody is at it
     backend.redis.delete("coreset:7:pretraining-lease")
@@ -149,24 +156,24 @@ def test_a_pretraining_that_redis_forgot_is_taken_up_again(backend: Backend) -> 
     for _ in range(3):
         request_pretraining(backend, 7)
     assert len(backend.spare_queue) == 1 and len(backend.queue) == 0
-    write_pretraining(backend, 7, state="failed", error="The loss was not finite.")
+    write_pretraining(backend.redis, 7, changed(state="failed", error="The loss was not finite."))
     assert not is_pretraining_left_behind(backend, 7)
-    write_pretraining(backend, 7, state="waiting")
+    write_pretraining(backend.redis, 7, changed(state="waiting"))
     learn(backend, 7, b"learned")
     assert not is_pretraining_left_behind(backend, 7)
 
 
 def test_progress_is_told_in_epochs_and_minutes(backend: Backend) -> None:
-    assert read_progress(backend, 7)["pretraining"] is None
-    report = pretraining_reporter(backend, 7)
+    assert read_progress(backend.redis, backend.store, 7).pretraining is None
+    report = pretraining_reporter(backend.redis, 7)
     report(500, 5_700, 20_000)
     backend.redis.set("coreset:7:pretraining-lease", "held")
     known = pretraining(backend, 7)
-    assert known["sentence"] == "Pretraining on the pool: epoch 12 of 40."
-    write_pretraining(backend, 7, seconds_left=190.0)
-    assert pretraining(backend, 7)["sentence"].endswith("epoch 12 of 40, about 3 min left.")
+    assert known.sentence == "Pretraining on the pool: epoch 12 of 40."
+    write_pretraining(backend.redis, 7, changed(seconds_left=190.0))
+    assert pretraining(backend, 7).sentence.endswith("epoch 12 of 40, about 3 min left.")
     backend.redis.delete("coreset:7:pretraining-lease")
-    assert pretraining(backend, 7)["state"] == "waiting"
-    write_pretraining(backend, 7, state="failed", error="The loss was not finite.")
-    assert "failed: The loss" in pretraining(backend, 7)["sentence"]
+    assert pretraining(backend, 7).state == "waiting"
+    write_pretraining(backend.redis, 7, changed(state="failed", error="The loss was not finite."))
+    assert "failed: The loss" in pretraining(backend, 7).sentence
     assert json.loads(backend.redis.get("coreset:7:pretraining"))["seen"] == 5_700  # type: ignore[arg-type]

@@ -13,6 +13,7 @@ from rq.timeouts import HorseMonitorTimeoutException
 from saved_rounds import record
 from waiting import wait_until
 from worker_site import Site, assert_nothing_lost
+from written_progress import changed
 
 from coreset_backend.errors import CorruptRound, RoundNotFound
 from coreset_backend.jobs.monitoring import read_counts
@@ -32,13 +33,13 @@ def test_an_expected_failure_is_one_line_in_the_log_and_is_not_repeated_by_the_q
     project_id = site.studio.create_project()
     site.start_worker()
     request_round(site.backend, project_id, "asked by a test")
-    wait_until(lambda: site.state(project_id)["state"] == "failed", "the state failed")
+    wait_until(lambda: site.state(project_id).state == "failed", "the state failed")
     assert "has no tasks yet. Import images into it." in site.error(project_id)
     lines = [line for line in site.log.read_text().splitlines() if " ERROR " in line]
     assert len(lines) == 1
     assert re.search(rf"project {project_id}, round 1: EmptyPool: .*Import images into it\.", lines[0])
     assert "Traceback" not in site.log.read_text()
-    assert read_counts(site.backend)["coreset_rounds"] == {(str(project_id), "failed", "EmptyPool"): 1}
+    assert read_counts(site.backend.redis)["coreset_rounds"] == {(str(project_id), "failed", "EmptyPool"): 1}
 
 
 def test_jobs_that_the_release_before_left_in_redis_are_run(site: Site) -> None:
@@ -88,14 +89,14 @@ def published_round(site: Site) -> int:
 def test_a_deleted_project_is_put_aside_with_all_that_redis_knew(site: Site, poll: Callable[[], str]) -> None:
     gone, here = published_round(site), published_round(site)
     for project_id in (gone, here):
-        write_progress(site.backend, project_id, state="idle")
+        write_progress(site.backend.redis, project_id, changed(state="idle"))
     site.studio.fail(404, "/")  # something else at the address of Label Studio
     poll()
     assert site.backend.store.projects() == [gone, here]
-    assert site.state(gone)["state"] == "failed" and "404" in site.error(gone)
+    assert site.state(gone).state == "failed" and "404" in site.error(gone)
     site.studio.heal()
     poll()
-    assert site.state(gone)["state"] == "idle" and site.error(gone) == ""
+    assert site.state(gone).state == "idle" and site.error(gone) == ""
 
     site.studio.delete_project(gone)
     poll()
@@ -174,19 +175,19 @@ def test_cancel_ends_the_round_and_rollback_and_publish_tell_label_studio_the_ba
     slow = site.studio.fail("slow", "import/predictions", seconds=60, times=1)
     wait_until(lambda: slow.times == 0, "the poll to find the labels and the import to begin", 240)
     assert (client.post(f"/api/projects/{project_id}/cancel").json or {})["status"] == "cancelled"
-    assert site.state(project_id)["paused_reason"] == "The last round was cancelled by hand."
+    assert site.state(project_id).paused_reason == "The last round was cancelled by hand."
     assert site.studio.projects[project_id]["model_version"] == first.record.model_version
     assert not cancel_round(site.backend, project_id)
 
     request_round(site.backend, project_id, "a webhook")
-    wait_until(lambda: site.state(project_id)["state"] == "idle", "the hold to be respected")
+    wait_until(lambda: site.state(project_id).state == "idle", "the hold to be respected")
     assert site.studio.projects[project_id]["model_version"] == first.record.model_version
     assert client.post(f"/api/projects/{project_id}/start").status_code == 202
     second = site.wait_for_round(project_id, 2)
     site.wait_until_idle(project_id)
     assert_nothing_lost(site.backend, site.studio, project_id, [1, 2])
-    assert site.state(project_id)["paused_reason"] is None
-    counts = read_counts(site.backend)
+    assert site.state(project_id).paused_reason is None
+    counts = read_counts(site.backend.redis)
     assert counts["coreset_rounds"] == {(str(project_id), "done", ""): 2}
     assert {phase for (phase,) in counts["coreset_round_phase_seconds"]} == set(Phase)
 

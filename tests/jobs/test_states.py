@@ -12,6 +12,7 @@ from fake_label_studio import TOKEN, FakeLabelStudio
 from flask.testing import FlaskClient
 from listening import no_worker_listens, worker_listens
 from saved_rounds import record
+from written_progress import changed
 
 from coreset_backend.backend import Backend
 from coreset_backend.cli.doctor import examine
@@ -20,7 +21,7 @@ from coreset_backend.connection.connect import SAMPLING, SECRET_HEADER
 from coreset_backend.errors import NotFinite, Unreachable
 from coreset_backend.jobs.keys import redis_key
 from coreset_backend.jobs.outcome import note_failure
-from coreset_backend.jobs.progress import write_progress
+from coreset_backend.jobs.progress import Failure, Labeling, write_progress
 from coreset_backend.jobs.queue import request_round
 from coreset_backend.jobs.status import project_status
 from coreset_backend.reports import Publication
@@ -30,7 +31,7 @@ from coreset_backend.web.app import create_app
 BATCHES = {"none": 1, "unpublished": 2, "empty": 3, "begun": 4, "done": 5}
 """What a project's newest round is like -> the project."""
 LABELED = {"begun": 20, "done": 50}
-NO_IMAGE = {"error": "No image came.", "last_failure": {"error": "No image came.", "at": 1767225600.0}}
+NO_IMAGE = {"error": "No image came.", "last_failure": Failure("No image came.", 1767225600.0)}
 LISTEN = "Start one with `coreset-backend work`."
 
 
@@ -81,7 +82,7 @@ def arrange(backend: Backend, state: State) -> Backend:
     if state.worker:
         worker_listens(backend)
     if done := LABELED.get(state.batch):
-        write_progress(backend, project_id, labeling={"round": 1, "done": done})
+        write_progress(backend.redis, project_id, changed(labeling=Labeling(1, done)))
     DOINGS[state.doing](backend, project_id)
     return backend
 
@@ -96,7 +97,7 @@ def demanded(backend: Backend, project_id: int) -> None:
 
 
 def running(backend: Backend, project_id: int, leased: bool = True) -> None:
-    write_progress(backend, project_id, state="running", phase="embed", done=30, total=60)
+    write_progress(backend.redis, project_id, changed(state="running", phase="embed", done=30, total=60))
     if leased:
         key(backend, project_id, "lease")
 
@@ -104,7 +105,7 @@ def running(backend: Backend, project_id: int, leased: bool = True) -> None:
 def failed(state: str, again: float | None) -> Callable[[Backend, int], None]:
     def fail(backend: Backend, project_id: int) -> None:
         moment = None if again is None else time.time() + again
-        write_progress(backend, project_id, state=state, retry_at=moment, **NO_IMAGE)
+        write_progress(backend.redis, project_id, changed(state=state, retry_at=moment, **NO_IMAGE))
 
     return fail
 
@@ -204,8 +205,8 @@ SAYS = [
 def test_the_sentence_of_a_state(
     show: Callable[[State], Backend], state: State, is_in: str, words: str
 ) -> None:
-    found = project_status(show(state), state.project_id)["progress"]
-    assert (found["state"], found["sentence"]) == (is_in, words)
+    found = project_status(show(state), state.project_id).progress
+    assert (found.state, found.sentence) == (is_in, words)
 
 
 def every_state() -> Iterator[State]:
@@ -250,7 +251,7 @@ def test_no_state_has_a_sentence_that_is_not_so_and_all_who_are_asked_say_the_sa
         status = project_status(backend, project_id)
         told = {name: progress[name] for name in ("state", "sentence")}
         assert_true(state, told["sentence"])
-        assert {name: status["progress"][name] for name in told} == told, state
+        assert {name: getattr(status.progress, name) for name in told} == told, state
         lines = status_lines(status)
         assert lines[0].startswith(f"Project {project_id}: {told['state']}") and told["sentence"] in lines[1]
         assert progress["startable"] == (state.doing not in ("running", "started"))
@@ -263,14 +264,14 @@ def test_page_and_metrics_have_the_same_state(show: Callable[[State], Backend], 
     state = State("begun", doing)
     backend = show(state)
     client = create_app(backend).test_client()
-    told = project_status(backend, state.project_id)["progress"]
+    told = project_status(backend, state.project_id).progress
     page = client.get(f"/projects/{state.project_id}").text
-    assert f'<span id="state" class="pill {told["state"]}">{told["state"]}</span>' in page
-    assert told["sentence"].replace("`", "") in page.replace("`", "")
+    assert f'<span id="state" class="pill {told.state}">{told.state}</span>' in page
+    assert told.sentence.replace("`", "") in page.replace("`", "")
     start = re.search(r'<button[^>]*data-action="start"[^>]*>', page)
-    assert start and ("disabled" in start[0]) == (not told["startable"])
+    assert start and ("disabled" in start[0]) == (not told.startable)
     metrics = client.get("/metrics").text
-    line = f'coreset_project_state{{project="{state.project_id}",state="{told["state"]}"}} 1.0'
+    line = f'coreset_project_state{{project="{state.project_id}",state="{told.state}"}} 1.0'
     assert line in metrics
     assert metrics.count(f'coreset_project_state{{project="{state.project_id}"') == 5
 
@@ -339,7 +340,7 @@ def test_what_only_a_person_can_repeat_is_not_said_to_be_tried_again(
 
     def said(error: Any, forced: int) -> str:
         note_failure(backend, project_id, error, forced)
-        return str(project_status(backend, project_id)["progress"]["sentence"])
+        return str(project_status(backend, project_id).progress.sentence)
 
     assert said(NotFinite("The loss is not finite."), 1).endswith(
         "It is not tried again by itself: start a round."

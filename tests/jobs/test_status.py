@@ -9,9 +9,9 @@ from saved_rounds import record
 from coreset_backend.backend import Backend
 from coreset_backend.cli.status import status_lines
 from coreset_backend.jobs.monitoring import alive_key
-from coreset_backend.jobs.progress import note_unseen
+from coreset_backend.jobs.progress import WrittenProgress, note_unseen
 from coreset_backend.jobs.states import Phase
-from coreset_backend.jobs.status import project_status, whole_round
+from coreset_backend.jobs.status import WholeRound, project_status, whole_round
 
 TIMINGS = {"snapshot": 1.0, "images": 4.0, "train": 10.0, "embed": 3.0, "publish": 2.0}
 
@@ -25,23 +25,20 @@ def running(backend: Backend, **progress: object) -> None:
 
 
 def test_percent_and_time_left_come_from_the_last_round() -> None:
-    half_fitted = whole_round({"phase": "train", "done": 50, "total": 100}, TIMINGS)
+    half_fitted = whole_round(WrittenProgress(phase="train", done=50, total=100), TIMINGS)
     # 1 + 4 + 5 of 20 s, and the six seconds that are assumed for the five phases without a time
-    assert half_fitted == {"percent": 38, "seconds_left": 16.0}
+    assert half_fitted == WholeRound(38, 16.0)
 
 
 def test_before_a_first_round_percent_is_a_guess_and_no_time_is_promised() -> None:
-    percents = [whole_round({"phase": phase}, None)["percent"] for phase in Phase]
+    percents = [whole_round(WrittenProgress(phase=phase), None).percent for phase in Phase]
     assert percents == sorted(percents)
     assert percents[0] == 0
-    assert whole_round({"phase": "publish", "done": 1, "total": 1}, None) == {
-        "percent": 99,
-        "seconds_left": None,
-    }
+    assert whole_round(WrittenProgress(phase="publish", done=1, total=1), None) == WholeRound(99, None)
 
 
 def test_an_unknown_phase_is_a_beginning() -> None:
-    assert whole_round({"phase": "dreaming"}, TIMINGS)["percent"] == 0
+    assert whole_round(WrittenProgress(phase="dreaming"), TIMINGS).percent == 0
 
 
 def test_status_of_a_running_round(make_backend: Callable[..., Backend]) -> None:
@@ -49,11 +46,11 @@ def test_status_of_a_running_round(make_backend: Callable[..., Backend]) -> None
     with backend.store.draft(7) as draft:
         draft.save(record(draft.number, timings=TIMINGS), {})
     running(backend, phase="embed", done=30, total=60)
-    note_unseen(backend, 7, [5, 6, 5])
+    note_unseen(backend.redis, 7, [5, 6, 5])
     found = project_status(backend, 7)
-    assert found["progress"]["phase"] == "embed"
-    assert found["progress"]["unseen"] == 2
-    assert found["progress"]["percent"] == pytest.approx(100 * 16.5 / 26, abs=1)
+    assert found.progress.phase == "embed"
+    assert found.progress.unseen == 2
+    assert found.progress.percent == pytest.approx(100 * 16.5 / 26, abs=1)
     text = "\n".join(status_lines(found))
     assert "Project 7: running, 63 %, about 10 s left" in text
     assert "  Embedding: 30 of 60." in text
@@ -65,7 +62,7 @@ def test_a_round_whose_worker_died_is_said_to_wait(make_backend: Callable[..., B
     backend = make_backend()
     running(backend, phase="train")
     backend.redis.delete("coreset:7:lease")
-    assert project_status(backend, 7)["progress"]["state"] == "waiting"
+    assert project_status(backend, 7).progress.state == "waiting"
 
 
 def test_a_failure_is_shown_in_words_with_what_comes_next(make_backend: Callable[..., Backend]) -> None:

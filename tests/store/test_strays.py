@@ -21,6 +21,7 @@ from flask.testing import FlaskClient
 from listening import worker_listens
 from saved_rounds import record
 from waiting import wait_until
+from written_progress import changed
 
 from coreset_backend.backend import Backend
 from coreset_backend.cli.doctor import examine
@@ -721,13 +722,13 @@ def test_garbage_in_a_key_of_a_project_stops_nothing(
         assert set(answers(two, client, 5).values()) <= {200, 202, 404}, content
         assert_others_are_not_touched(two, client)
         project_status(two, 5)
-        write_progress(two, 5, state="idle")
+        write_progress(two.redis, 5, changed(state="idle"))
         poll()
         two.first_queue.empty(), two.queue.empty()
         two.redis.delete(redis_key(5, "waiting"))
         assert client.post("/api/projects/5/start").status_code == 202
         assert two.first_queue.count == 1, "a person's start is queued whatever was there"
-        assert project_status(two, 5)["progress"]["state"] in ("waiting", "running")
+        assert project_status(two, 5).progress.state in ("waiting", "running")
         two.first_queue.empty()
         two.redis.delete(*(redis_key(5, each) for each in ("waiting", "demands", "progress", "pretraining")))
 
@@ -751,8 +752,8 @@ def test_garbage_among_the_counts_and_the_workers_stops_no_scrape(
 ) -> None:
     put(two, "coreset:counts", kind, content)
     assert_others_are_not_touched(two, client)
-    count(two, "coreset_rounds", "5", "done", "")
-    assert read_counts(two)["coreset_rounds"] == {("5", "done", ""): 1}
+    count(two.redis, "coreset_rounds", "5", "done", "")
+    assert read_counts(two.redis)["coreset_rounds"] == {("5", "done", ""): 1}
     two.redis.sadd(f"rq:workers:{two.queue.name}", content)
     two.redis.set("coreset:alive:x", content)
     assert_others_are_not_touched(two, client)
@@ -761,5 +762,5 @@ def test_garbage_among_the_counts_and_the_workers_stops_no_scrape(
 
 def test_a_number_among_the_counts_that_is_none_begins_anew(two: Backend) -> None:
     two.redis.hset("coreset:counts", json.dumps(["coreset_rounds", "5", "done", ""]), "many")
-    count(two, "coreset_rounds", "5", "done", "")
-    assert read_counts(two)["coreset_rounds"] == {("5", "done", ""): 1}
+    count(two.redis, "coreset_rounds", "5", "done", "")
+    assert read_counts(two.redis)["coreset_rounds"] == {("5", "done", ""): 1}

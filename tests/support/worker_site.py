@@ -9,7 +9,6 @@ import sys
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from backend_run import backend_command
 from fake_label_studio import TOKEN, FakeLabelStudio
@@ -18,7 +17,7 @@ from waiting import wait_until
 
 from coreset_backend.backend import Backend, open_backend
 from coreset_backend.jobs.monitoring import job_counts
-from coreset_backend.jobs.progress import read_progress
+from coreset_backend.jobs.progress import RoundProgress, read_progress
 from coreset_backend.jobs.queue import request_round
 from coreset_backend.local.processes import Child
 from coreset_backend.local.redis_server import embedded_redis, wait_for_redis
@@ -82,14 +81,15 @@ class Site:
         """Have the next round stop at the beginning of ``phase`` until it is released."""
         return self.redis_wire.hold(b'"phase": "%s"' % phase.encode())
 
-    def state(self, project_id: int) -> dict[str, Any]:
-        return read_progress(self.backend, project_id)
+    def state(self, project_id: int) -> RoundProgress:
+        return read_progress(self.backend.redis, self.backend.store, project_id)
 
     def error(self, project_id: int) -> str:
-        return str(self.state(project_id).get("error") or "")
+        return self.state(project_id).written.error or ""
 
     def last_failure(self, project_id: int) -> str:
-        return str(self.state(project_id).get("last_failure", {"error": ""})["error"])
+        failure = self.state(project_id).written.last_failure
+        return failure.error if failure else ""
 
     def wait_for_round(self, project_id: int, number: int, seconds: float = 240) -> StoredRound:
         def published() -> StoredRound | None:
@@ -100,7 +100,7 @@ class Site:
         return found
 
     def wait_until_idle(self, project_id: int) -> None:
-        wait_until(lambda: self.state(project_id)["state"] == "idle", "the state idle")
+        wait_until(lambda: self.state(project_id).state == "idle", "the state idle")
 
     def round_processes(self) -> list[int]:
         """The processes that run jobs: each leads a process group of its own, RQ's scheduler does not."""
@@ -116,12 +116,12 @@ class Site:
     def says_so(self, project_id: int) -> bool:
         """Whether what the state says is so."""
         known = self.state(project_id)
-        if known["state"] == "running":
+        if known.state == "running":
             return bool(self.round_processes())
-        if known["state"] == "failed":
-            return bool(known["error"])
-        jobs = job_counts(self.backend)
-        return known["state"] == "idle" or bool(jobs["queued"] + jobs["scheduled"] + jobs["started"])
+        if known.state == "failed":
+            return bool(known.written.error)
+        jobs = job_counts((self.backend.first_queue, self.backend.queue))
+        return known.state == "idle" or bool(jobs["queued"] + jobs["scheduled"] + jobs["started"])
 
     def kill_redis(self) -> None:
         """SIGKILL, as a crash; it stays away until ``start_redis``."""
@@ -141,7 +141,7 @@ def stopped_at(site: Site, phase: str) -> Iterator[int]:
     hold = site.hold_at(phase)
     request_round(site.backend, project_id, "asked by a test")
     assert hold.reached.wait(240), f"the round did not come to {phase}: {site.log.read_text()}"
-    assert site.state(project_id)["phase"] == phase
+    assert site.state(project_id).written.phase == phase
     try:
         yield project_id
     finally:
@@ -165,7 +165,7 @@ def assert_recovers(
         f"a last failure like {expected!r}; {site.log} may say why",
     )
     site.wait_until_idle(project_id)
-    assert site.state(project_id)["error"] is None
+    assert site.state(project_id).written.error is None
     assert re.search(expected, site.last_failure(project_id))
     assert "Traceback" not in site.log.read_text()
     assert_nothing_lost(site.backend, site.studio, project_id, rounds)

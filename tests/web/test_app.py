@@ -234,6 +234,7 @@ def test_status_of_an_unknown_project_is_404_and_of_a_known_one_its_newest_round
     answer = client.get("/api/projects/7/status").json or {}
     assert answer["round"]["batch"] == [3, 1]
     assert answer["progress"]["state"] == "idle"
+    assert answer["progress"]["error"] is None and answer["progress"]["steps"][0]["status"] == "pending"
 
 
 def test_versions(backend: Backend, client: FlaskClient) -> None:

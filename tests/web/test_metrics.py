@@ -92,9 +92,9 @@ def test_the_newest_round_of_each_project_is_told(backend: Backend, client: Flas
 def test_queue_states_and_counts_come_from_redis(backend: Backend, client: FlaskClient) -> None:
     backend.store.register(7)
     request_round(backend, 7, "a test")
-    count(backend, "coreset_rounds", "7", "failed", "Unreachable")
-    count(backend, "coreset_rounds", "7", "failed", "Unreachable")
-    count(backend, "coreset_round_phase_seconds", "fit", amount=1.5)
+    count(backend.redis, "coreset_rounds", "7", "failed", "Unreachable")
+    count(backend.redis, "coreset_rounds", "7", "failed", "Unreachable")
+    count(backend.redis, "coreset_round_phase_seconds", "fit", amount=1.5)
     found = figures(client)
     assert found["coreset_redis_up",] == 1
     assert found["coreset_workers",] == 0
@@ -139,7 +139,7 @@ def test_readiness_and_status_tell_a_living_worker_from_a_killed_one(
     worker.send_signal(signal.SIGKILL)
     worker.wait()
     wait_until(lambda: client.get("/ready").status_code == 503, "the truth about it", 60)
-    assert heartbeat_ages(backend) == {}
+    assert heartbeat_ages(backend.queue) == {}
     assert figures(client)["coreset_workers",] == 0
     request_round(backend, 7, "a test")
     told = status_lines(project_status(backend, 7))
@@ -154,8 +154,8 @@ def exported(client: FlaskClient, backend: Backend) -> set[str]:
     save_round(backend)
     backend.redis.sadd("rq:workers:coreset", "rq:worker:w")
     backend.redis.set(alive_key("w"), "1", ex=HEARTBEAT_SECONDS)
-    count(backend, "coreset_rounds", "7", "done", "")
-    count(backend, "coreset_round_phase_seconds", "fit")
+    count(backend.redis, "coreset_rounds", "7", "done", "")
+    count(backend.redis, "coreset_round_phase_seconds", "fit")
     client.get("/health")
     return {name for name, *_ in figures(client)}
 

@@ -12,11 +12,12 @@ from flask.testing import FlaskClient
 from listening import worker_listens
 from PIL import Image
 from saved_rounds import record
+from written_progress import changed
 
 from coreset_backend.backend import Backend
 from coreset_backend.images.cache import PixelCache
 from coreset_backend.jobs.keys import redis_key
-from coreset_backend.jobs.progress import write_progress
+from coreset_backend.jobs.progress import Labeling, write_progress
 from coreset_backend.reports import ImageFailure, Publication
 from coreset_backend.selection import STRATEGIES
 from coreset_backend.settings import Settings
@@ -174,7 +175,7 @@ def test_the_page_says_how_much_of_the_batch_is_done_and_calls_a_mere_look_no_ro
     publish_newest(backend)
     worker_listens(backend)
     assert shown()[1].startswith("Round 1 is being labelled. The next")
-    write_progress(backend, 7, state="idle", labeling={"round": 1, "done": 1})
+    write_progress(backend.redis, 7, changed(state="idle", labeling=Labeling(1, 1)))
     backend.redis.set(redis_key(7, "waiting"), "a job that looks whether a round is due")
     assert shown() == (
         "idle",

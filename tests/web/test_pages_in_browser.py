@@ -31,6 +31,7 @@ from selenium.webdriver.remote.webelement import WebElement
 from serving import serving
 from waiting import wait_until
 from werkzeug.serving import make_server
+from written_progress import changed
 
 from coreset_backend.backend import Backend
 from coreset_backend.evaluation.comparison import MeanCurve, keep_replay
@@ -331,19 +332,23 @@ def test_progress_is_live_with_its_phase_and_the_time_left(
     backend.redis.sadd(f"rq:workers:{backend.queue.name}", "rq:worker:one")
     backend.redis.set(alive_key("one"), "1")
     backend.redis.expire(alive_key("one"), 3600)
-    write_progress(backend, 7, state="running", phase="images", done=100, total=400)
+    write_progress(backend.redis, 7, changed(state="running", phase="images", done=100, total=400))
     wait_for(page, "document.getElementById('sentence').textContent === 'Reading images: 100 of 400.'")
     current = page.find_element(By.CSS_SELECTOR, "#steps [aria-current=step]")
     assert current.text == "Reading images"
     assert page.find_element(By.ID, "meter").get_attribute("value") == "0.25"
     assert re.fullmatch(r"about \d+ min left", page.find_element(By.ID, "time-left").text)
-    write_progress(backend, 7, phase="polishing", done=0, total=0)  # one that the page knows nothing of
+    write_progress(
+        backend.redis, 7, changed(phase="polishing", done=0, total=0)
+    )  # one that the page knows nothing of
     wait_for(page, "document.querySelector('#steps [aria-current=step]').textContent === 'Polishing'")
     assert page.find_element(By.ID, "meter").get_dom_attribute("value") is None
     assert accessibility_violations(page) == []
-    write_progress(backend, 7, state="idle")
+    write_progress(backend.redis, 7, changed(state="idle"))
     backend.redis.set(redis_key(7, PRETRAINING_LEASE), "a worker's")
-    write_pretraining(backend, 7, state="running", images=100, seen=150, budget=1000, seconds_left=30)
+    write_pretraining(
+        backend.redis, 7, changed(state="running", images=100, seen=150, budget=1000, seconds_left=30)
+    )
     wait_for(
         page, "document.getElementById('sentence').textContent.includes('epoch 2 of 10, about 30 s left')"
     )

@@ -17,10 +17,11 @@ from paths import SUPPORT
 from saved_rounds import save_round
 from werkzeug.exceptions import HTTPException
 from werkzeug.test import TestResponse
+from written_progress import changed
 
 from coreset_backend.backend import Backend
 from coreset_backend.connection.connect import SECRET_HEADER
-from coreset_backend.jobs.progress import redis_key, write_pretraining, write_progress
+from coreset_backend.jobs.progress import Failure, redis_key, write_pretraining, write_progress
 from coreset_backend.reports import ImageFailure, Publication
 from coreset_backend.store.record import BatchScores, ClassScores, Evaluation, Interval
 from coreset_backend.web.app import create_app
@@ -222,9 +223,11 @@ def test_a_project_with_everything_in_it_is_answered_as_described(make_backend: 
                 Publication(at=newest.record.taken_at)
             )
     write_progress(
-        backend, 7, state="running", phase="embed", done=3, total=9, last_failure={"error": "a", "at": 1}
+        backend.redis,
+        7,
+        changed(state="running", phase="embed", done=3, total=9, last_failure=Failure("a", 1.0)),
     )
-    write_pretraining(backend, 7, state="waiting", images=9, seen=3, budget=90)
+    write_pretraining(backend.redis, 7, changed(state="waiting", images=9, seen=3, budget=90))
     backend.redis.set(redis_key(7, "lease"), "held")
     client = create_app(backend).test_client()
     described = client.get("/openapi.json").json or {}
