@@ -10,27 +10,29 @@ thread, which other work on the machine moves little. ``auto`` is the number tha
 import argparse
 import os
 import sys
+import tempfile
 import time
 from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 ROOT = Path(__file__).parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
 
-from pools import LabeledImages, read_images  # noqa: E402
 from round import processor  # noqa: E402
 
 from coreset_backend import model  # noqa: E402
+from coreset_backend.simulation.images import LabeledImages, read_folder  # noqa: E402
 
 
 def measured(
     pool: LabeledImages, test: LabeledImages, labels: int, images: int | None, seed: int
 ) -> tuple[float, float]:
     """Accuracy on the test images and CPU-seconds of the fit."""
-    rows = np.random.default_rng(seed).permutation(len(pool.classes))[:labels]
-    targets = np.eye(int(pool.classes.max()) + 1, dtype=np.float32)[pool.classes[rows]]
+    rows = np.random.default_rng(seed).permutation(len(pool))[:labels]
+    targets = np.eye(len(pool.names), dtype=np.float32)[classes_of(pool)[rows]]
     started = time.process_time()
     classifier, _ = model.fit(
         model.choose_backbone("small_cnn", None),
@@ -45,7 +47,11 @@ def measured(
     seconds = time.process_time() - started
     said = model.predict(classifier, test.pixels)
     assert said is not None
-    return float((said.argmax(1) == test.classes).mean()), seconds
+    return float((said.argmax(1) == classes_of(test)).mean()), seconds
+
+
+def classes_of(images: LabeledImages) -> NDArray[np.int64]:
+    return np.array([images.names.index(name) for (name,) in images.chosen], dtype=np.int64)
 
 
 def numbers(text: str) -> list[int]:
@@ -62,9 +68,13 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     given = parser.parse_args()
     torch.set_num_threads(1)
-    pool, test = read_images(given.train, given.size), read_images(given.test, given.size)
+    decoded = Path(tempfile.mkdtemp())
+    pool, test = (
+        read_folder(folder, given.size, decoded / f"{folder.name}.npy")
+        for folder in (given.train, given.test)
+    )
     load = os.getloadavg()[0]
-    print(f"{processor()}, {os.cpu_count()} cores, load {load:.1f}; {len(test.classes):,} test images\n")
+    print(f"{processor()}, {os.cpu_count()} cores, load {load:.1f}; {len(test):,} test images\n")
     print("| labels | images seen | n | accuracy % | CPU-s | images per CPU-second |")
     print("|---|---|---|---|---|---|")
     for labels in given.labels:

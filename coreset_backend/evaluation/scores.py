@@ -15,6 +15,7 @@ from coreset_backend.store.record import ClassScores, Evaluation, Interval
 
 Z = 1.959964  # of a 95 % interval
 DRAWS = 1000
+BINS = 15
 NAMED = 0.5  # a class that is likelier is named in multiple choice; so a model that knows nothing names none
 
 Flags = NDArray[np.bool_]
@@ -47,6 +48,26 @@ def evaluate(
         per_class=class_scores(names, actual, predicted),
         gain=gain,
     )
+
+
+def calibration_error(
+    targets: NDArray[np.floating[Any]], probabilities: NDArray[np.floating[Any]], *, multiple: bool
+) -> float:
+    """By how much a model is surer, or less sure, than it is right, on average over its answers: 0 to 1.
+
+    Answers are put in 15 bins by how sure the model is (Guo et al. 2017, arXiv 1706.04599, equation 3). In
+    multiple choice each image has an answer for every class. Raises ValueError for no image.
+    """
+    if not len(targets) or targets.shape != probabilities.shape:
+        raise ValueError(f"targets {targets.shape}, probabilities {probabilities.shape}")
+    if multiple:
+        sure = np.maximum(probabilities, 1 - probabilities).ravel()
+        right = ((probabilities > NAMED) == (targets > NAMED)).ravel()
+    else:
+        sure, right = probabilities.max(1), probabilities.argmax(1) == targets.argmax(1)
+    place = np.minimum((sure * BINS).astype(int), BINS - 1)
+    off = np.bincount(place, sure.astype(np.float64) - right, minlength=BINS)
+    return float(np.abs(off).sum() / len(sure))
 
 
 def named_classes(probabilities: NDArray[np.floating[Any]], multiple: bool) -> Flags:

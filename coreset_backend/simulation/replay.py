@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from coreset_backend import __version__, model
 from coreset_backend.arrays import Floats
 from coreset_backend.errors import ConfigError
-from coreset_backend.evaluation.scores import evaluate
+from coreset_backend.evaluation.scores import calibration_error, evaluate
 from coreset_backend.files import write_atomically
 from coreset_backend.project import Snapshot, Task, class_targets
 from coreset_backend.rounds.choose import choose_batch
@@ -87,7 +87,7 @@ def replay(
     snapshot = _snapshot(pool, is_labeled)
     learned = frozen = frozen or frozen_features(settings, chosen, pool, test)
     for budget in budgets:
-        graph = _near_rows(learned.embeddings, settings.seed)
+        graph = learned.near_rows
         groups = duplicate_groups(learned.embeddings, np.flatnonzero(is_labeled), graph, pool.pixels)
         wanted = settings.model_copy(update={"batch_size": max(budget - int(is_labeled.sum()), 1)})
         odds = model.probabilities_of(learned.classifier, learned.embeddings, calibrated=False)
@@ -104,16 +104,33 @@ def replay(
             predicted = pool_targets[is_labeled][:1].repeat(len(test), axis=0)
         figures = evaluate(pool.names, targets, predicted, multiple=pool.multiple)
         before = choice.radius_before if np.isfinite(choice.radius_before) else None
-        yield Measured(int(is_labeled.sum()), figures.accuracy.value, figures.macro_f1.value, before)
+        off = _calibration_error(learned, pool_targets, ~is_labeled)
+        yield Measured(int(is_labeled.sum()), figures.accuracy.value, figures.macro_f1.value, before, off)
+
+
+def _calibration_error(learned: "Learned", targets: Floats, unseen: NDArray[np.bool_]) -> float | None:
+    """On the images of the pool that nobody labelled; None without a model, or where there are none."""
+    said = model.probabilities_of(learned.classifier, learned.embeddings[unseen])
+    if said is None or not len(said):
+        return None
+    return calibration_error(targets[unseen], said, multiple=learned.classifier.multiple)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Learned:
-    """A classifier with its embeddings of the pool and of the test images, float32[n, dimension]."""
+    """A classifier, its embeddings of pool and test images, float32[n, dimension], and the pool's graph."""
 
     classifier: model.Classifier
     embeddings: Floats
     test: Floats
+    near_rows: NeighborGraph
+
+    @classmethod
+    def of(cls, classifier: model.Classifier, embeddings: Floats, test: Floats, seed: int) -> "Learned":
+        """With the near rows that a round finds, by an index that is needed no longer."""
+        with TemporaryDirectory() as folder:
+            index = build_index(embeddings, Path(folder) / "neighbors.ann", seed=seed)
+            return cls(classifier, embeddings, test, index.graph(neighbors_for(len(index))))
 
 
 def frozen_features(
@@ -125,7 +142,7 @@ def frozen_features(
         classifier, embeddings = prepare_all(classifier, pool.pixels, settings.seed)
     else:
         embeddings = model.embed(classifier, pool.pixels)
-    return Learned(classifier, embeddings, model.embed(classifier, test.pixels))
+    return Learned.of(classifier, embeddings, model.embed(classifier, test.pixels), settings.seed)
 
 
 def _learn(
@@ -141,16 +158,10 @@ def _learn(
         return frozen
     if model.trains_network(chosen, labeled.trained, settings.device):
         classifier, _ = train_network(settings, chosen, pool.pixels, labeled)
-        return Learned(classifier, *(model.embed(classifier, part.pixels) for part in (pool, test)))
+        embeddings, tested = (model.embed(classifier, part.pixels) for part in (pool, test))
+        return Learned.of(classifier, embeddings, tested, settings.seed)
     classifier, _ = fit_head(frozen.classifier, frozen.embeddings, labeled)
     return replace(frozen, classifier=classifier)
-
-
-def _near_rows(embeddings: Floats, seed: int) -> NeighborGraph:
-    """The near rows that a round finds, by an index that is needed no longer."""
-    with TemporaryDirectory() as folder:
-        index = build_index(embeddings, Path(folder) / "neighbors.ann", seed=seed)
-        return index.graph(neighbors_for(len(index)))
 
 
 def _snapshot(pool: LabeledImages, labeled: NDArray[np.bool_]) -> Snapshot:
@@ -185,7 +196,7 @@ def run_simulation(
 
     ``read`` gives the labelled images at a number of pixels a side.
     """
-    pool, test = _pool_and_test(settings, read, test_folder, out)
+    pool, test = pool_and_test(settings, read, test_folder, out)
     yield f"{len(pool):,} images to choose from, {len(test):,} to measure."
     chosen = yield from pretrained_on(settings, pool, out / f"pretraining-{pool.digest()[:16]}")
     yield f"Backbone: {chosen.description}."
@@ -211,9 +222,14 @@ def run_simulation(
     yield f"Written: {out / 'results.csv'}, {out / 'curves.svg'}"
 
 
-def _pool_and_test(
+def pool_and_test(
     settings: Settings, read: Callable[[int], LabeledImages], test_folder: Path | None, out: Path
 ) -> tuple[LabeledImages, LabeledImages]:
+    """What ``read`` gives at the backbone's number of pixels, and the images that measure.
+
+    Those are in the folder ``test_folder``, or are a fifth of each class. Raises ConfigError where classes
+    differ.
+    """
     size = settings.image_size or model.choose_backbone(settings.backbone, settings.weights).backbone.size
     pool = read(size)
     if test_folder is None:
