@@ -1,12 +1,12 @@
 # make run    set everything up and run it: Redis, worker, web, and a Label Studio with a demo project
 # make demo   the same, labelled by itself to watch it: ends with core-set against random in one plot
-# make dist   dist/: wheel and sdist
+# make dist   dist/: wheel, sdist, their bill of materials and checksums
 # make test   set everything up and run all tests; `make test-fast`: those without Label Studio, browser and Docker
 PYTHON ?= python3
 LABEL_STUDIO_VERSION := 1.23.2
 BIN := .venv/bin
 
-.PHONY: run demo test test-fast docker-test soak matrix check lock dist install label-studio clean
+.PHONY: run demo test test-fast docker-test soak matrix check lock licences dist install label-studio clean
 
 run: install $(if $(LABEL_STUDIO_URL),,label-studio)
 	$(BIN)/coreset-backend run
@@ -68,13 +68,26 @@ lock: .venv/.dev
 	$(BIN)/pip install --quiet uv
 	$(LOCK) --override overrides.txt requirements-sdk.in -o requirements.txt
 	$(LOCK) requirements-dev.in -c requirements.txt -o requirements-dev.txt
+	$(LOCK) requirements-release.in -o requirements-release.txt
 	for image in web worker build; do \
 	    $(LOCK) --generate-hashes docker/requirements-$$image.in -c requirements.txt -o docker/requirements-$$image.txt || exit; \
 	done
 
-dist: .venv/.dev
+licences: .venv/.dev
+	$(BIN)/python tests/support/licences.py
+
+.release/.installed: requirements-release.txt
+	$(PYTHON) -m venv .release
+	.release/bin/pip install --quiet --no-deps -r requirements-release.txt
+	touch $@
+
+VERSION := $(shell sed -n 's/^__version__ = "\(.*\)"/\1/p' coreset_backend/__init__.py)
+dist: .release/.installed
 	rm -rf build dist
-	$(BIN)/python -m build --quiet
+	.release/bin/python -m build --quiet --no-isolation
+	.release/bin/cyclonedx-py requirements --pyproject pyproject.toml --output-reproducible \
+	    -o dist/coreset_backend-$(VERSION).cdx.json requirements.txt
+	cd dist && sha256sum *.whl *.tar.gz *.json > SHA256SUMS
 
 clean:
-	rm -rf .venv .label-studio build dist
+	rm -rf .venv .label-studio .release build dist

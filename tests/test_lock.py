@@ -69,6 +69,7 @@ def test_everything_asked_for_is_in_the_lock() -> None:
     for asked, lock in (
         ("requirements.in", "requirements.txt"),
         ("requirements-dev.in", "requirements-dev.txt"),
+        ("requirements-release.in", "requirements-release.txt"),
         ("docker/requirements-web.in", "docker/requirements-web.txt"),
         ("docker/requirements-worker.in", "docker/requirements-worker.txt"),
     ):
