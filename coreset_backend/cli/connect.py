@@ -15,7 +15,8 @@ from coreset_backend.jobs.requests import disconnect_project
 def connect(project_id: int) -> None:
     """Connect a Label Studio project and start its first round.
 
-    It adds the backend, the signed webhook, the sampling and the tab; run again, it repairs what is missing.
+    It adds the backend, sets the webhook's secret and the task sampling, and creates a tab. If you run it
+    again, it does only what is missing.
     """
     backend = open_backend(running_settings())
     for done in connection_steps(
@@ -31,13 +32,13 @@ def connect(project_id: int) -> None:
         say(one_line(done))
     backend.store.register(project_id)
     request_round(backend, project_id, "connected")
-    say("The first batch is being chosen; then press 'Label All Tasks' in Label Studio.")
+    say("The first batch is being selected. When it is ready, press 'Label All Tasks' in Label Studio.")
 
 
 @click.command()
 @project_option
 def disconnect(project_id: int) -> None:
-    """Undo in Label Studio all that `connect` and the rounds did.
+    """Undo in Label Studio what `connect` and the rounds changed.
 
     Labels and saved rounds are kept.
     """

@@ -1,4 +1,4 @@
-"""`coreset-backend demo`: everything on this machine, labelled by an annotator of its own."""
+"""`coreset-backend demo`: everything on this machine, with an annotator that labels the demo project."""
 
 import os
 from functools import partial
@@ -21,9 +21,9 @@ from coreset_backend.settings import read_settings
 )
 @label_studio_option
 def demo(label_studio_command: str | None, **given: Any) -> None:
-    """Run everything, and label the demo project by itself.
+    """Run everything, with an annotator that labels the demo project.
 
-    At the end one plot compares core-set with random selection.
+    At the end a plot compares core-set with random selection.
     """
     for name, value in SETTINGS.items():
         os.environ.setdefault(name, value)

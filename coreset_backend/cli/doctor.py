@@ -1,4 +1,4 @@
-"""`coreset-backend doctor`: what keeps rounds from running, each problem with its fix."""
+"""`coreset-backend doctor`: each problem that prevents rounds, with its fix."""
 
 import errno
 import logging
@@ -36,16 +36,16 @@ Check = Callable[[Backend], Iterator[str]]
 
 
 class Note(str):
-    """A line that describes a state without being a problem."""
+    """A line that informs without being a problem."""
 
 
 @click.command()
 @optional_project
 def doctor(project_id: int | None) -> None:
-    """Check everything and name the fix for each problem.
+    """Check everything and print a fix for each problem.
 
-    It checks store, Redis, worker, web, Label Studio and each project, and ends with exit status 1 if
-    there is a problem.
+    It checks store, Redis, worker, web, Label Studio and each project. The exit status is 1 if there is a
+    problem.
     """
     backend = open_backend(running_settings())
     all_sound = True
@@ -59,7 +59,7 @@ def doctor(project_id: int | None) -> None:
 
 
 def examine(backend: Backend, project_ids: list[int]) -> Iterator[tuple[str, list[str]]]:
-    """(name of the check, its problems and notes), check by check; a problem names its fix."""
+    """(name, problems and notes) of each check in turn; a problem says its fix."""
     for name, check in CHECKS.items():
         yield name, _found(check, backend)
     for project_id in project_ids:
@@ -75,7 +75,7 @@ def _found(check: Check, backend: Backend) -> list[str]:
         found.append(str(error))
     except Exception as error:
         log.exception("a check ended in an unexpected error")
-        found.append(f"The check could not be made ({type(error).__name__}: {error}).")
+        found.append(f"The check failed ({type(error).__name__}: {error}).")
     return found
 
 
@@ -93,7 +93,7 @@ def _store(backend: Backend) -> Iterator[str]:
         return
     if free < LEAST_FREE_BYTES:
         yield (
-            f"Only {free / 1e9:.1f} GB are free below {folder}; a round may fail to be saved. Make room, "
+            f"Only {free / 1e9:.1f} GB are free below {folder}; the next round may not be saved. Make room, "
             "or lower CORESET_CACHE_GB and CORESET_KEEP_ROUNDS."
         )
 
@@ -102,7 +102,7 @@ def _fix(error: OSError, folder: Path) -> str:
     fixes = {
         errno.ENOSPC: "Make room.",
         errno.EDQUOT: "Make room, or raise the quota.",
-        errno.EROFS: "Mount it so that it can be written.",
+        errno.EROFS: "Mount it writable.",
     }
     return fixes.get(error.errno or 0, f"Run: chown -R {os.getuid()} {folder}")
 
@@ -121,8 +121,8 @@ def _web(backend: Backend) -> Iterator[str]:
         answer = httpx.get(f"{url}/health", timeout=5, verify=backend.settings.verify_ssl, trust_env=False)
     except httpx.HTTPError as error:
         yield (
-            f"Nobody answers at {url} from here ({type(error).__name__}). Start `coreset-backend serve`, and "
-            "set CORESET_URL to its address as Label Studio reaches it (from here it may have another)."
+            f"No web process answers at {url} ({type(error).__name__}). Start `coreset-backend serve`, and "
+            "set CORESET_URL to the address at which Label Studio reaches it (this machine may need another)."
         )
         return
     if answer.status_code != 200 or "Coreset" not in answer.text:
@@ -132,7 +132,7 @@ def _web(backend: Backend) -> Iterator[str]:
 def _label_studio(backend: Backend) -> Iterator[str]:
     proxy = backend.proxies.leading_to_label_studio()
     if proxy:
-        yield Note(f"It is reached by the proxy {proxy}, as CORESET_LABEL_STUDIO_PROXY says.")
+        yield Note(f"It is reached through the proxy {proxy}, as CORESET_LABEL_STUDIO_PROXY says.")
     backend.label_studio.whoami()
     supported_release(backend.label_studio)
 
@@ -145,7 +145,7 @@ def _proxies(backend: Backend) -> Iterator[str]:
 
 def _secrets(_: Backend) -> Iterator[str]:
     for name, path in secret_files().items():
-        # In a container there is nobody else, and Compose mounts files as they are.
+        # A container has no other users, and Compose keeps the permissions of a file that it mounts.
         if not path.is_relative_to(CONTAINER_SECRETS) and _everybody_reads(path.resolve()):
             yield f"{name} names {path}, which every user of this machine can read. Run: chmod o-r {path}"
 
@@ -189,7 +189,7 @@ def _unusable(backend: Backend, project_id: int) -> Iterator[str]:
     kept = store.extra_params(project_id)
     if unused := sorted(set(kept) - set(backend.known_params(project_id))):
         yield (
-            f"Settings kept from Label Studio's form are unknown to this release and passed over: "
+            f"Settings saved from Label Studio's form are unknown to this release and ignored: "
             f"{', '.join(unused)[:100]!r}. Correct them under Settings > Model."
         )
 
@@ -199,7 +199,7 @@ def _first_image(backend: Backend, label_studio: LabelStudio, project_id: int) -
     config = parse_label_config(label_studio.fetch_project(project_id)["label_config"], control)
     first = label_studio.fetch_first_task(project_id)
     if first is None:
-        raise ProjectError("The project has no task yet. Import images into it.")
+        raise ProjectError("The project has no tasks yet. Import images into it.")
     yield from map(Note, config.notes)
     task = parse_task(first, config)
     if task.uri is None:
@@ -207,7 +207,7 @@ def _first_image(backend: Backend, label_studio: LabelStudio, project_id: int) -
         return
     mapped = backend.images.mapped(task.uri)
     if mapped:
-        yield Note(f"Images at {mapped} are read from Label Studio at {label_studio.url}.")
+        yield Note(f"Images with addresses at {mapped} are read from Label Studio at {label_studio.url}.")
     failure = backend.images.check(task.task_id, task.uri)
     if failure:
         yield f"The image of task {task.task_id} cannot be read: {failure}"

@@ -16,19 +16,19 @@ from coreset_backend.settings import read_settings
 
 COMMANDS = {
     "run": ("run", "Run everything on this machine, with a demo project."),
-    "demo": ("demo", "Run everything, and label the demo project by itself."),
+    "demo": ("demo", "Run everything, with an annotator that labels the demo project."),
     "serve": ("serve", "Run the web process."),
     "work": ("work", "Run a worker."),
     "connect": ("connect", "Connect a Label Studio project and start its first round."),
-    "disconnect": ("connect", "Undo in Label Studio all that `connect` and the rounds did."),
+    "disconnect": ("connect", "Undo in Label Studio what `connect` and the rounds changed."),
     "start": ("rounds", "Start a round now."),
     "cancel": ("rounds", "Cancel the running and the waiting round."),
-    "refresh": ("rounds", "Read again the images whose files were replaced."),
+    "refresh": ("rounds", "Check for replaced image files and read them again."),
     "publish": ("rounds", "Publish the current batch again."),
-    "rollback": ("rounds", "Go back to the batch and the answers of an earlier round."),
+    "rollback": ("rounds", "Go back to the batch and the predictions of an earlier round."),
     "status": ("status", "Show round, progress and task counts of each project."),
-    "doctor": ("doctor", "Check everything and name the fix for each problem."),
-    "select": ("select", "Choose rows of a file of embeddings, without Label Studio."),
+    "doctor": ("doctor", "Check everything and print a fix for each problem."),
+    "select": ("select", "Select rows of a file of embeddings, without Label Studio."),
     "simulate": ("simulate", "Compare strategies and batch sizes on labelled images."),
 }
 """Name -> (module in this room, first sentence of its help)."""
@@ -48,12 +48,12 @@ class Commands(click.Group):
             sys.exit(2)
 
     def list_commands(self, context: click.Context) -> list[str]:
-        """The order of the table, not of the alphabet."""
+        """The commands in the order of the table."""
         return list(self.commands)
 
 
 class LazyCommand(click.Command):
-    """A command known by its summary: its module, and torch with some of them, is imported when it runs."""
+    """A command known by its summary; its module, and with it torch, is imported when the command runs."""
 
     def make_context(
         self, info_name: str | None, args: list[str], parent: click.Context | None = None, **extra: Any
@@ -72,8 +72,8 @@ def _lazy_commands() -> Mapping[str, click.Command]:
 )
 @click.version_option(__version__)
 def main() -> None:
-    """Core-Set active learning beside Label Studio. Settings come from the environment."""
-    # Read when torch is loaded. On a machine that others use too, threads that spin while they wait for each
-    # other make a fit three times slower.
+    """Core-Set active learning for Label Studio. Settings come from the environment."""
+    # OpenMP reads this when torch is loaded. On a busy machine, threads that wait actively for each other
+    # make a fit three times slower.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     configure_logging(read_settings())

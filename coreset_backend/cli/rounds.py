@@ -1,4 +1,4 @@
-"""`coreset-backend start`, `cancel`, `refresh`, `publish` and `rollback`: requests by hand."""
+"""`coreset-backend start`, `cancel`, `refresh`, `publish` and `rollback`: requests of a person."""
 
 import click
 
@@ -25,7 +25,7 @@ def start(project_id: int) -> None:
     require_connected(backend, project_id)
     backend.store.register(project_id)
     queued = request_round(backend, project_id, "started by hand", force=True)
-    say("A round is queued." if queued else "A round is waiting already.")
+    say("A round is queued." if queued else "A round is already waiting.")
 
 
 @click.command()
@@ -33,21 +33,21 @@ def start(project_id: int) -> None:
 def cancel(project_id: int) -> None:
     """Cancel the running and the waiting round.
 
-    The next round starts only by `start`.
+    No round starts automatically until `start`.
     """
     stopped = cancel_round(open_backend(running_settings()), project_id)
-    say("Cancelled. Annotators keep their batch." if stopped else "No round runs or waits.")
+    say("Cancelled. Annotators keep the current batch." if stopped else "No round is running or waiting.")
 
 
 @click.command()
 @project_option
 def refresh(project_id: int) -> None:
-    """Read again the images whose files were replaced.
+    """Check for replaced image files and read them again.
 
-    A round asks for each image whether its file has changed under the same address.
+    It starts a round that checks for each image whether the file at its address has changed.
     """
     count = refresh_images(open_backend(running_settings()), project_id)
-    say(f"A round is queued that checks {count} images." if count else "No image has been read yet.")
+    say(f"A round that checks {count} images is queued." if count else "No image has been read yet.")
 
 
 @click.command()
@@ -58,16 +58,16 @@ def publish(project_id: int) -> None:
     Use it after Label Studio was restored from a backup.
     """
     queued = publish_again(open_backend(running_settings()), project_id)
-    say("It is published in a moment." if queued else "A job of the project waits already.")
+    say("It will be published in a moment." if queued else "A job of the project is already waiting.")
 
 
 @click.command()
 @project_option
 @click.option("--round", "number", type=click.IntRange(1), required=True, help="Number of the round.")
 def rollback(project_id: int, number: int) -> None:
-    """Go back to the batch and the answers of an earlier round.
+    """Go back to the batch and the predictions of an earlier round.
 
-    The next round starts only by `start`.
+    Later rounds are kept. No round starts automatically until `start`.
     """
     roll_back(open_backend(running_settings()), project_id, number)
-    say(f"Rolled back to round {number}; it is published in a moment.")
+    say(f"Rolled back to round {number}; its batch will be published in a moment.")

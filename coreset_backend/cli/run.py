@@ -14,7 +14,7 @@ from coreset_backend.settings import read_settings
 def run(label_studio_command: str | None) -> None:
     """Run everything on this machine, with a demo project.
 
-    It starts Redis, worker, web and Label Studio, and stops them on Ctrl-C. With LABEL_STUDIO_URL or
-    REDIS_URL it uses that one instead; the demo project is made only in its own Label Studio.
+    It starts Redis, worker, web and Label Studio, and stops them on Ctrl-C. If LABEL_STUDIO_URL or REDIS_URL
+    is set, it uses that one instead. It creates the demo project only in a Label Studio that it started.
     """
     stack.run(read_settings(), Path.cwd(), say, label_studio_command)

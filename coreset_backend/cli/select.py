@@ -1,4 +1,4 @@
-"""`coreset-backend select`: embeddings and labelled rows from files; the chosen rows as CSV or JSON."""
+"""`coreset-backend select`: embeddings and labelled rows from files; the selected rows as CSV or JSON."""
 
 import inspect
 import json
@@ -34,10 +34,12 @@ GRAPH_STRATEGIES = ("annoy", "max_herding", "uncertainty_herding")
 @click.option("--embeddings", type=file_option, required=True, help="float[n, d] as .npy.")
 @click.option("--labeled", type=file_option, help="Text file, one row number per line; the first row is 0.")
 @click.option("--probabilities", type=file_option, help="float[n, classes] as .npy, for uncertainty.")
-@click.option("--batch", type=click.IntRange(1), required=True, help="Number of rows to choose.")
+@click.option("--batch", type=click.IntRange(1), required=True, help="Number of rows to select.")
 @click.option("--strategy", default="k_center", show_default=True, help="Name, or package.module:function.")
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
-@click.option("--group-duplicates", is_flag=True, help="Choose at most one of a group of near-duplicates.")
+@click.option(
+    "--group-duplicates", is_flag=True, help="Select at most one row of each group of near-duplicates."
+)
 @click.option(
     "--outlier-share",
     type=click.FloatRange(0, 1),
@@ -47,9 +49,9 @@ GRAPH_STRATEGIES = ("annoy", "max_herding", "uncertainty_herding")
 )
 @click.option("--json", "json_wanted", is_flag=True, help="Print JSON instead of CSV.")
 def select(json_wanted: bool, **given: Any) -> None:
-    """Choose rows of a file of embeddings, without Label Studio.
+    """Select rows of a file of embeddings, without Label Studio.
 
-    The chosen rows go to standard output; progress and the covering radius go to standard error.
+    The selected rows go to standard output; progress and the covering radius go to standard error.
     """
     selection = select_from_files(**given, progress=_show_progress)
     click.echo(err=True)
@@ -59,7 +61,9 @@ def select(json_wanted: bool, **given: Any) -> None:
         click.echo(f"covering radius {before:.6g} before, {after:.6g} after", err=True)
         if selection.status:
             least = selection.lower_bound or 0.0
-            click.echo(f"{selection.status}; no choice of as many rows gets below {least:.6g}", err=True)
+            click.echo(
+                f"{selection.status}; no {len(selection.rows)} rows have a radius below {least:.6g}", err=True
+            )
 
 
 def _show_progress(phase: str, done: int, total: int) -> None:
@@ -79,11 +83,11 @@ def select_from_files(
     outlier_share: float,
     progress: PhaseProgress,
 ) -> Selection:
-    """The rows that ``strategy`` chooses from a .npy file of float[n, d], with the radius after every pick.
+    """The rows that ``strategy`` selects from a .npy file of float[n, d], with the radius after every pick.
 
     The file is read as a memory map. ``labeled`` is a text file, one row number per line, counted from 0;
     ``probabilities`` is a .npy file of float[n, classes]. Raises ConfigError for files that cannot be read
-    or do not fit.
+    or do not match.
     """
     choose = strategy_named(strategy)
     vectors = _array(embeddings)

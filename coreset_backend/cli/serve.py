@@ -12,7 +12,7 @@ from coreset_backend.web.server import PACKAGES, gunicorn_command
 def serve() -> None:
     """Run the web process.
 
-    It answers Label Studio, the pages and the API on HOST and PORT, by gunicorn.
+    Gunicorn serves Label Studio's requests, the pages and the API on HOST and PORT.
     """
     command, environment = gunicorn_command(read_settings()), dict(os.environ) | absolute_paths()
     os.chdir(PACKAGES)

@@ -18,13 +18,13 @@ from coreset_backend.simulation.replay import run_simulation
     "--images", "folder", type=click.Path(path_type=Path), help="Folder with one subfolder per class."
 )
 @click.option(
-    "--project", "project_id", type=click.IntRange(1), help="Project whose labelled tasks are used instead."
+    "--project", "project_id", type=click.IntRange(1), help="Use the labelled tasks of this project instead."
 )
 @click.option(
     "--test",
     "test_folder",
     type=click.Path(path_type=Path),
-    help="Folder of test images; by default a fifth of the images is held out.",
+    help="Folder of test images; default: a fifth of each class.",
 )
 @click.option(
     "--strategy",
@@ -44,7 +44,7 @@ from coreset_backend.simulation.replay import run_simulation
     type=click.Path(path_type=Path),
     default="simulation",
     show_default=True,
-    help="Folder for the results; run again, it resumes there.",
+    help="Folder for the results; the same command resumes there.",
 )
 def simulate(
     folder: Path | None, project_id: int | None, strategies: str, batches: str, **given: Any
@@ -59,7 +59,7 @@ def simulate(
     elif folder and not project_id:
         read = partial(read_folder, folder, decoded=given["out"] / "pool.npy")
     else:
-        raise click.UsageError("Name either --images or --project.")
+        raise click.UsageError("Give either --images or --project.")
     for line in run_simulation(
         settings, read, strategies=strategies.split(","), batches=batches.split(","), **given
     ):

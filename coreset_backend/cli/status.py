@@ -1,4 +1,4 @@
-"""`coreset-backend status`: how each project stands, as lines for a terminal."""
+"""`coreset-backend status`: the state of each project, as lines for a terminal."""
 
 import json
 from dataclasses import asdict
@@ -61,12 +61,12 @@ def _state_line(progress: ProjectProgress) -> str:
 
 
 def _failure_before(progress: ProjectProgress) -> list[str]:
-    """Why the last attempt failed, while the next one runs or waits."""
+    """Why the previous attempt failed, while the next one runs or waits."""
     failure = progress.last_failure
     if not failure or progress.error or progress.state is RoundState.IDLE:
         return []
     moment = datetime.fromtimestamp(failure.at, UTC)
-    return [f"  The try before failed, {moment:%Y-%m-%d %H:%M:%S} UTC: {failure.error}"]
+    return [f"  The previous attempt failed, {moment:%Y-%m-%d %H:%M:%S} UTC: {failure.error}"]
 
 
 def _round_lines(newest: RoundStatus) -> list[str]:
@@ -75,7 +75,7 @@ def _round_lines(newest: RoundStatus) -> list[str]:
     return [
         f"  Round {newest.number} of {newest.taken_at[:19]}, {newest.strategy}, {shown}",
         f"  Model: {newest.backbone}"
-        + ("" if accuracy is None else f"; {accuracy.value:.0%} right on the hold-out"),
+        + ("" if accuracy is None else f"; {accuracy.value:.0%} accuracy on the hold-out"),
         f"  Tasks: {sum(counts.values())} = "
         + " + ".join(f"{n} {state}" for state, n in counts.items() if n),
         *(f"  {remark}" for remark in newest.remarks),

@@ -13,7 +13,7 @@ project_option = click.option(
     "--project", "project_id", type=click.IntRange(1), required=True, help="Number of the project."
 )
 optional_project = click.option(
-    "--project", "project_id", type=click.IntRange(1), help="Number of one project; all by default."
+    "--project", "project_id", type=click.IntRange(1), help="Number of one project; default: all."
 )
 label_studio_option = click.option("--label-studio-command", help="Path of the label-studio executable.")
 file_option = click.Path(exists=True, dir_okay=False, path_type=Path)
@@ -26,7 +26,7 @@ def say(text: str) -> None:
 
 
 def running_settings() -> Settings:
-    """The settings; a `coreset-backend run` in this folder supplies those that are not set."""
+    """The settings; values that are not set come from a `coreset-backend run` in this folder."""
     settings = read_settings()
     given = {
         name: value

@@ -225,13 +225,13 @@ def test_cancel_publish_again_and_roll_back_do_what_they_say(
     stack.wait_until_idle(project_id)
     open_page(page, stack, project_id)
     press(page, "[data-action=start]", "A round is queued.")
-    press(page, "[data-action=cancel]", "Cancelled. Annotators keep their batch.")
+    press(page, "[data-action=cancel]", "Cancelled. Annotators keep the current batch.")
     assert stack.status(project_id)["progress"]["state"] == "idle"
     assert stack.status(project_id)["round"]["model_version"] == before["model_version"]
 
     version = {"model_version": before["model_version"]}
     admin.request("DELETE", f"/api/projects/{project_id}/model-versions/", json=version).raise_for_status()
-    press(page, "[data-action=publish]", "The batch is published in a moment.")
+    press(page, "[data-action=publish]", "The batch will be published in a moment.")
     wait_until_said(page, f"of round {before['number']} is published")
     versions = admin.get(f"/api/projects/{project_id}/model-versions/").json()
     waiting = known_to_label_studio(admin, project_id)

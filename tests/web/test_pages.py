@@ -114,7 +114,7 @@ def test_a_round_saved_by_an_older_version_is_shown_too(backend: Backend, client
 
 def test_a_project_without_a_round_and_one_that_nobody_knows(backend: Backend, client: FlaskClient) -> None:
     backend.store.register(7)
-    assert "Nothing chosen yet" in client.get("/projects/7").text
+    assert "No batch yet" in client.get("/projects/7").text
     for path in (
         "/projects/8",
         "/api/projects/8/overview",

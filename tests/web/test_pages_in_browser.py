@@ -361,7 +361,7 @@ def test_the_page_follows_a_round_without_a_reload(
 ) -> None:
     backend.store.register(7)
     page.get(f"{address}/projects/7")
-    assert "Nothing chosen yet" in page.find_element(By.TAG_NAME, "main").text
+    assert "No batch yet" in page.find_element(By.TAG_NAME, "main").text
     save_round(backend)
     wait_for(page, "document.getElementById('map')?.dataset.ready")
     assert "Round 1 is ready." in page.find_element(By.ID, "messages").text
@@ -384,11 +384,11 @@ def test_every_action_asks_once_by_keyboard_and_says_what_it_did(
     press(page, "[data-action=start]", "A round is queued.")
     wait_for(page, "document.getElementById('state').textContent === 'waiting'")
     wait_for(page, "document.querySelector('[data-action=start]').disabled")
-    press(page, "[data-action=cancel]", "Cancelled. Annotators keep their batch.")
+    press(page, "[data-action=cancel]", "Cancelled. Annotators keep the current batch.")
     held = backend.store.held(7)
     assert held
     wait_for(page, f"document.getElementById('sentence').textContent.includes({held.reason!r})")
-    press(page, "[data-action=publish]", "The batch is published in a moment.")
+    press(page, "[data-action=publish]", "The batch will be published in a moment.")
     press(page, "[data-action=rollback]", "Rolled back to round 1. Its batch is published in a moment.")
     wait_for(page, "document.getElementById('live').dataset.round === '1'")
     backend.store.open(7, 1).mark_published(Publication(at="2026-01-01T00:03:00+00:00"))

@@ -124,7 +124,7 @@ function drawSlice({ history }) {
   const spans = ([name, , , shift]) => rounds.filter(({ random_slice }) => random_slice[name]).map((round) => [place(round, shift), round.random_slice[name].low, round.random_slice[name].high]);
   const options = {
     scales: { x: { time: false, range: [numbers[0] - 0.5, numbers.at(-1) + 0.5] }, y: { range: [0, 1] } },
-    axes: [axis("Round", (_, values) => values.map((value) => Number.isInteger(value) ? value : "")), axis("The model was right", percents)],
+    axes: [axis("Round", (_, values) => values.map((value) => Number.isInteger(value) ? value : "")), axis("Accuracy of the predictions", percents)],
     series: [{}, ...sides.map(([, , colour]) => ({ stroke: colour, width: 0, points: { show: true, size: 9, fill: colour } }))],
     hooks: { draw: sides.map((side) => bars(spans(side), side[2], true)) },
   };

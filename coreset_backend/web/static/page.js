@@ -112,10 +112,10 @@ function confirmed(words, yes) {
 }
 
 const DONE = {
-  start: ({ status }) => status === "queued" ? "A round is queued." : "A round is waiting already.",
-  cancel: ({ status }) => status === "cancelled" ? "Cancelled. Annotators keep their batch." : "No round runs or waits.",
-  publish: ({ status }) => status === "queued" ? "The batch is published in a moment." : "A job of the project waits already.",
-  rollback: ({ round }) => `Rolled back to round ${round}. Its batch is published in a moment.`,
+  start: ({ status }) => status === "queued" ? "A round is queued." : "A round is already waiting.",
+  cancel: ({ status }) => status === "cancelled" ? "Cancelled. Annotators keep the current batch." : "No round is running or waiting.",
+  publish: ({ status }) => status === "queued" ? "The batch will be published in a moment." : "A job of the project is already waiting.",
+  rollback: ({ round }) => `Rolled back to round ${round}. Its batch will be published in a moment.`,
 };
 
 async function act({ dataset: { action, number, ask: words }, textContent }) {
@@ -140,7 +140,7 @@ function figure(number, task, words) {
 
 function why(pick, round) {
   const { labeled, earlier } = pick;
-  if (!labeled && !earlier) return `It was the first pick from a pool without labels. ${round.choice}.`;
+  if (!labeled && !earlier) return `The first pick from a pool without labels. ${round.choice}.`;
   const words = [`It was pick ${pick.rank} of round ${round.number}.`];
   if (labeled) words.push(`Its nearest labelled image, task ${labeled.task_id}${labeled.label ? ` (“${labeled.label}”)` : ""}, is ${labeled.distance.toFixed(2)} away.`);
   if (earlier) words.push(`The nearest image picked before it, task ${earlier.task_id}, is ${earlier.distance.toFixed(2)} away.`);
