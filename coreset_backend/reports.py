@@ -45,6 +45,27 @@ class TrainingReport:
 
 
 @dataclass(frozen=True, slots=True)
+class CandidateScores:
+    """A backbone in an audition, cross-validated on the labels so far.
+
+    ``accuracy``: share of the images answered right, in multiple choice with the whole set of classes;
+    ``balanced_accuracy``: the mean of that over the classes. ``lead``: the accuracy minus that of the
+    backbone in use on the same images, in [-1, 1], and ``lead_error`` its standard error; None for the one in
+    use. ``seconds``: how long an image took to embed. ``problem``: why the backbone could not be compared,
+    and has no figures.
+    """
+
+    name: str
+    accuracy: Share | None = None
+    balanced_accuracy: Share | None = None
+    log_loss: float | None = None
+    lead: float | None = None
+    lead_error: float | None = None
+    seconds: float | None = None
+    problem: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class ImageFailure:
     """A task whose image cannot be used. ``uri`` is fit to be shown: no password, no signature."""
 

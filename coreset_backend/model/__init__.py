@@ -7,6 +7,7 @@
 Importing it computes nothing, loads no weights and sets no thread: a worker may fork after it.
 """
 
+from coreset_backend.model.audition import Candidate, Comparison, compare_backbones
 from coreset_backend.model.backbones import (
     BACKBONES,
     Backbone,
@@ -43,14 +44,17 @@ __all__ = [
     "BACKBONES",
     "FINE_TUNED_FROM",
     "Backbone",
+    "Candidate",
     "ChosenBackbone",
     "Classifier",
+    "Comparison",
     "Preparation",
     "PretrainingRecipe",
     "PretrainingState",
     "Recipe",
     "backbone_named",
     "choose_backbone",
+    "compare_backbones",
     "embed",
     "embed_and_predict",
     "features_name",
