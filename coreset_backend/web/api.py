@@ -3,14 +3,12 @@
 from typing import Literal
 
 from flask import Blueprint, Response, current_app
-from werkzeug.exceptions import BadRequest
 
 from coreset_backend.evaluation.history import History, project_history
 from coreset_backend.jobs.monitoring import heartbeat_ages
 from coreset_backend.jobs.queue import request_round
 from coreset_backend.jobs.requests import cancel_round, publish_again, roll_back
 from coreset_backend.jobs.status import ProjectStatus, project_status
-from coreset_backend.project import Json
 from coreset_backend.web.metrics import CONTENT_TYPE, metrics_text
 from coreset_backend.web.openapi import description
 from coreset_backend.web.overview import project_page, shown_progress
@@ -96,9 +94,7 @@ def publish(project: str) -> Requested:
 @answers(RolledBack, status=202, takes=RollbackBody)
 def rollback(project: str) -> RolledBack:
     """Roll back to ``{"round": n}``."""
-    number = json_body().get("round")
-    if not isinstance(number, int) or isinstance(number, bool) or number < 1:
-        raise BadRequest("`round` must be the number of a round, as in 3.")
+    number = json_body(RollbackBody).round
     roll_back(current_backend(), connected_project(project), number)
     return RolledBack(status="queued", round=number)
 
@@ -121,6 +117,6 @@ def metrics() -> Response:
 
 @api.get("/openapi.json")
 @answers(Description)
-def openapi() -> Json:
+def openapi() -> dict[str, object]:
     """This description of the API, for machines."""
     return description(current_app)

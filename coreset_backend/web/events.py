@@ -4,6 +4,7 @@ from typing import Literal
 
 from coreset_backend.backend import Backend
 from coreset_backend.jobs.queue import request_round
+from coreset_backend.label_studio.payloads import parse_project_id
 
 START_TRAINING = "START_TRAINING"
 WORK_EVENTS = {
@@ -20,6 +21,11 @@ version fires it, and training on it would never end."""
 
 
 Taken = Literal["queued", "already waiting", "manual", "disconnected"]
+
+
+def event_project_id(project: object) -> int:
+    """The id of the ``project`` of an event: a number, or an object that has it; raises ValueError."""
+    return parse_project_id(project.get("id") if isinstance(project, dict) else project)
 
 
 def concerns_us(action: str) -> bool:

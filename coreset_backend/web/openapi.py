@@ -2,7 +2,6 @@
 
 import inspect
 import re
-from typing import Any
 
 from flask import Flask
 from pydantic import TypeAdapter
@@ -13,7 +12,6 @@ from coreset_backend.connection.connect import SECRET_HEADER
 from coreset_backend.web.access import OPEN_TO_ALL, SIGNED
 from coreset_backend.web.schemas import ANSWER, BODY, Error
 
-Json = Any
 MEDIA = {
     "api.metrics": "text/plain",
     "pages.projects": "text/html",
@@ -39,15 +37,18 @@ STATUSES = {
     "502": "Label Studio did not do what was asked",
     "503": "Redis does not answer, no worker listens, or the store cannot be written",
 }
-Schemas = dict[tuple[str, str], Json]
+Schema = dict[str, object]
+"""A JSON schema, or a part of the document."""
+Schemas = dict[tuple[str, str], Schema]
+"""By endpoint and ANSWER or BODY."""
 ERROR = "error"
 REFERENCE = "#/components/schemas/{model}"
 
 
-def description(app: Flask) -> Json:
+def description(app: Flask) -> Schema:
     """The OpenAPI document of every route of ``app``."""
     schemas, components = _schemas(app)
-    paths: dict[str, Json] = {}
+    paths: dict[str, Schema] = {}
     for rule in app.url_map.iter_rules():
         path = re.sub(r"<(?:\w+:)?(\w+)>", r"{\1}", rule.rule)
         for method in sorted(rule.methods or ()):
@@ -67,7 +68,7 @@ def description(app: Flask) -> Json:
     }
 
 
-def _schemas(app: Flask) -> tuple[Schemas, Json]:
+def _schemas(app: Flask) -> tuple[Schemas, Schema]:
     """The JSON schema of each view's answer and body by (endpoint, kind), and the models named in them."""
     models = {(ERROR, ANSWER): Error}
     for endpoint, view in app.view_functions.items():
@@ -80,14 +81,16 @@ def _schemas(app: Flask) -> tuple[Schemas, Json]:
     return {key: schema for (key, _), schema in schemas.items()}, shared.get("$defs", {})
 
 
-def _operation(app: Flask, rule: Rule, schemas: Schemas) -> Json:
+def _operation(app: Flask, rule: Rule, schemas: Schemas) -> Schema:
     summary = (
         "A file of the pages."
         if rule.endpoint == "static"
         else inspect.getdoc(app.view_functions[rule.endpoint]) or ""
     )
-    security: list[Json] = [{"login": []}, *([{"webhook": []}] if rule.endpoint == SIGNED else [])]
-    operation: dict[str, Json] = {
+    security: list[Schema] = [{"login": []}]
+    if rule.endpoint == SIGNED:
+        security.append({"webhook": []})
+    operation: Schema = {
         "summary": " ".join(summary.partition("\n\n")[0].split()),
         "security": [] if rule.endpoint == OPEN_TO_ALL else security,
         "parameters": [_parameter(rule, name) for name in sorted(rule.arguments)],
@@ -101,16 +104,16 @@ def _operation(app: Flask, rule: Rule, schemas: Schemas) -> Json:
     return operation
 
 
-def _parameter(rule: Rule, name: str) -> Json:
+def _parameter(rule: Rule, name: str) -> Schema:
     number = isinstance(rule._converters[name], IntegerConverter)
-    schema: Json = {"type": "integer", "minimum": 0} if number else {"type": "string"}
+    schema: Schema = {"type": "integer", "minimum": 0} if number else {"type": "string"}
     return {"name": name, "in": "path", "required": True, "schema": schema}
 
 
-def _content(endpoint: str, status: str, schemas: Schemas) -> Json:
+def _content(endpoint: str, status: str, schemas: Schemas) -> Schema:
     error, answer = schemas[ERROR, ANSWER], schemas.get((endpoint, ANSWER))
     if endpoint == "api.ready" and status == "503":  # no worker listens, or Redis does not answer
-        schema: Json = {"anyOf": [answer, error]}
+        schema: Schema | None = {"anyOf": [answer, error]}
     else:
         schema = error if status >= "400" else answer
     media = "application/json" if status >= "400" else MEDIA.get(endpoint, "application/json")

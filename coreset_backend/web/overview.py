@@ -2,8 +2,8 @@
 
 import logging
 from collections.abc import Sequence
+from dataclasses import fields
 from functools import partial
-from typing import Any
 
 import numpy as np
 
@@ -109,8 +109,7 @@ def project_page(backend: Backend, project_id: int) -> ProjectPage:
         settings=project_settings_lines(backend, project_id, newest),
         round=newest_details(rounds, served),
         rounds=tuple(
-            RoundLine(**_line(stored, served))
-            for stored in sorted(rounds, key=lambda stored: -stored.record.number)
+            round_line(stored, served) for stored in sorted(rounds, key=lambda stored: -stored.record.number)
         ),
         history=history.rounds,
         advice=history.advice,
@@ -140,10 +139,10 @@ def newest_details(rounds: Sequence[StoredRound], served: int | None) -> RoundDe
 
 def round_details(stored: StoredRound, served: int | None) -> RoundDetails:
     """What the page shows of the round that it is about; raises CorruptRound."""
-    record = stored.record
+    record, line = stored.record, round_line(stored, served)
     with stored.reading():
         return RoundDetails(
-            **_line(stored, served),
+            **{each.name: getattr(line, each.name) for each in fields(line)},
             counts=task_counts(record),
             total=sum(record.counts.values()),
             choice=CHOICE_WORDS.get(record.strategy, f"The strategy {record.strategy} chose them"),
@@ -185,28 +184,28 @@ def task_counts(record: Round) -> tuple[TaskCount, ...]:
     return tuple(TaskCount(state, *STATE_WORDS[state], record.counts.get(state, 0)) for state in STATES)
 
 
-def _line(stored: StoredRound, served: int | None) -> dict[str, Any]:
-    """The fields of a RoundLine."""
+def round_line(stored: StoredRound, served: int | None) -> RoundLine:
+    """The row of a round in the table of rounds; ``served``: the number of the round that is served now."""
     record = stored.record
     accuracy, publication = holdout_accuracy(record), stored.publication
-    return {
-        "number": record.number,
-        "model_version": record.model_version,
-        "taken_at": record.taken_at,
-        "strategy": record.strategy,
-        "backbone": record.backbone,
-        "labeled": record.counts.get("labeled", 0),
-        "selected": len(record.batch),
-        "radius_before": record.radius_before,
-        "radius_after": record.radius_after,
-        "accuracy": accuracy.value if accuracy else None,
-        "interval": (accuracy.low, accuracy.high) if accuracy else None,
-        "n_holdout": accuracy.n if accuracy else None,
-        "seconds": round(sum(stored.timings(publication).values()), 1),
-        "published": publication is not None,
-        "published_at": publication.at if publication else None,
-        "served": record.number == served,
-    }
+    return RoundLine(
+        number=record.number,
+        model_version=record.model_version,
+        taken_at=record.taken_at,
+        strategy=record.strategy,
+        backbone=record.backbone,
+        labeled=record.counts.get("labeled", 0),
+        selected=len(record.batch),
+        radius_before=record.radius_before,
+        radius_after=record.radius_after,
+        accuracy=accuracy.value if accuracy else None,
+        interval=(accuracy.low, accuracy.high) if accuracy else None,
+        n_holdout=accuracy.n if accuracy else None,
+        seconds=round(sum(stored.timings(publication).values()), 1),
+        published=publication is not None,
+        published_at=publication.at if publication else None,
+        served=record.number == served,
+    )
 
 
 def picks(stored: StoredRound) -> tuple[Pick, ...]:

@@ -1,7 +1,6 @@
 """What each page shows, a frozen dataclass per page: its template reads it, the API answers it as JSON."""
 
 from dataclasses import dataclass
-from typing import Any
 
 from coreset_backend.evaluation.comparison import SliceSummary
 from coreset_backend.evaluation.history import HistoryLine
@@ -40,7 +39,7 @@ class Setting:
     """A setting that a project can have, as it holds for it; ``source`` says where it was set."""
 
     name: str
-    value: Any
+    value: str | int | float | bool | None
     source: str
 
 

@@ -6,7 +6,7 @@ computes: predictions come from the store, work goes to the queue.
 """
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from flask import Blueprint, Response, request
 from werkzeug.exceptions import BadRequest
@@ -18,12 +18,11 @@ from coreset_backend.evaluation.predictions import AnswerCache, Answers, pool_ve
 from coreset_backend.jobs.progress import note_unseen
 from coreset_backend.jobs.queue import request_round
 from coreset_backend.label_studio.label_config import is_unwritten, parse_label_config
-from coreset_backend.label_studio.payloads import result_json, task_id_of
-from coreset_backend.project import Json
+from coreset_backend.label_studio.payloads import result_json
 from coreset_backend.project_settings import label_config_attributes, project_settings
 from coreset_backend.web.access import require_signature
 from coreset_backend.web.errors import refused_in_the_form
-from coreset_backend.web.events import concerns_us, take_event
+from coreset_backend.web.events import concerns_us, event_project_id, take_event
 from coreset_backend.web.requests import current_answers, current_backend, json_body, named_project
 from coreset_backend.web.schemas import (
     Health,
@@ -31,6 +30,7 @@ from coreset_backend.web.schemas import (
     Predictions,
     SetupAnswer,
     SetupBody,
+    TaskPrediction,
     Versions,
     WebhookAnswer,
     WebhookBody,
@@ -58,12 +58,9 @@ def health() -> Health:
 @answers(SetupAnswer, takes=SetupBody)
 def setup() -> SetupAnswer | Response:
     """Label Studio connects a project, or checks on it: remember it and name the version of /predict."""
-    body = json_body()
-    project_id, schema = named_project(body.get("project")), str(body.get("schema") or "")
+    body = json_body(SetupBody)
     try:
-        version = set_up_project(
-            current_backend(), current_answers(), project_id, schema, body.get("extra_params")
-        )
+        version = set_up_project(current_backend(), current_answers(), body)
     except (ConfigError, UnsupportedLabelConfig) as error:
         return refused_in_the_form(error)
     return SetupAnswer(model_version=version)
@@ -71,29 +68,26 @@ def setup() -> SetupAnswer | Response:
 
 @protocol.post("/predict")
 @answers(Predictions, takes=PredictBody)
-def predict() -> Json:
+def predict() -> Predictions:
     """One result for each task, in order, from the newest round; unseen tasks get an empty one."""
-    body = json_body()
-    project_id, tasks = named_project(body.get("project")), body.get("tasks")
-    if not isinstance(tasks, list) or not all(isinstance(task, dict) for task in tasks):
-        raise BadRequest("`tasks` must be a list of task objects, as Label Studio sends them.")
-    return {"results": predict_tasks(current_backend(), current_answers(), project_id, tasks)}
+    body = json_body(PredictBody)
+    task_ids = [task.id for task in body.tasks]
+    return Predictions(results=predict_tasks(current_backend(), current_answers(), body.project, task_ids))
 
 
 @protocol.post("/webhook")
 @answers(WebhookAnswer, takes=WebhookBody)
 def webhook() -> tuple[WebhookAnswer, int]:
     """Label Studio reports an event: a hint to go and look, never the truth itself."""
-    body = json_body()
-    action = body.get("action")
-    if not isinstance(action, str):
-        raise BadRequest("`action` must name the event, as in ANNOTATION_CREATED.")
-    require_signature(action)
-    if not concerns_us(action):
-        return WebhookAnswer(status="ignored", action=action), 200
-    project = body.get("project")
-    project_id = named_project(project.get("id") if isinstance(project, dict) else project)
-    taken = take_event(current_backend(), project_id, action)
+    body = json_body(WebhookBody)
+    require_signature(body.action)
+    if not concerns_us(body.action):
+        return WebhookAnswer(status="ignored", action=body.action), 200
+    try:
+        project_id = event_project_id(body.project)
+    except ValueError as error:
+        raise BadRequest(str(error)) from None
+    taken = take_event(current_backend(), project_id, body.action)
     if taken == "manual" or taken == "disconnected":
         return WebhookAnswer(status="ignored", reason=IGNORED[taken]), 200
     return WebhookAnswer(status=taken), 202
@@ -113,53 +107,56 @@ def versions() -> Versions:
 # ---------------------------------------------------------------- what they do
 
 
-def set_up_project(
-    backend: Backend, answers: AnswerCache, project_id: int, schema: str, extra_params: Json
-) -> str:
+def set_up_project(backend: Backend, answers: AnswerCache, body: SetupBody) -> str:
     """Remember a project that was connected, and ask for its first round; the version of its predictions.
 
-    ``schema`` is its label config, ``extra_params`` what its lead has set, or None. Safe to repeat. Raises
-    ConfigError or UnsupportedLabelConfig for what cannot be, and then remembers nothing.
+    Safe to repeat. Raises ConfigError or UnsupportedLabelConfig for what cannot be, and then remembers
+    nothing.
     """
-    known = extra_params if extra_params is not None else backend.known_params(project_id)
-    settings = project_settings(backend.settings, known, label_config_attributes(schema))
-    if not is_unwritten(schema):
-        parse_label_config(schema, settings.control)
+    project_id, given = body.project, body.extra_params
+    known = given if given is not None else backend.known_params(project_id)
+    settings = project_settings(backend.settings, known, label_config_attributes(body.label_config))
+    if not is_unwritten(body.label_config):
+        parse_label_config(body.label_config, settings.control)
     if backend.store.register(project_id):
         try:
             request_round(backend, project_id, "the project was connected")
         except QueueError as error:  # the poll will find the project in the store
             log.warning("project %d: %s", project_id, error)
-    if extra_params is not None:
-        backend.store.keep_extra_params(project_id, extra_params)
+    if isinstance(given, Mapping):
+        backend.store.keep_extra_params(project_id, given)
     return pool_version(answers.latest(project_id))
 
 
 def predict_tasks(
-    backend: Backend, answers: AnswerCache, project_id: int, tasks: Sequence[Json]
-) -> list[Json]:
-    """One result for each task, in order, from the newest round; unseen tasks get an empty one."""
+    backend: Backend, answers: AnswerCache, project_id: int, task_ids: Sequence[int]
+) -> list[TaskPrediction]:
+    """One result for each task, in order, from the newest round; unseen tasks get an empty one.
+
+    -1 is the id of a task that is not stored yet.
+    """
     newest = answers.latest(project_id)
-    task_ids = [task_id_of(task) for task in tasks]
     unseen = [task_id for task_id in task_ids if task_id >= 0 and not (newest and newest.knows(task_id))]
     note_unseen(backend.redis, project_id, unseen)
     settings = backend.settings_of(project_id, newest.record if newest else None)
     return predict_results(newest, task_ids, settings.preannotate)
 
 
-def predict_results(answers: Answers | None, task_ids: Sequence[int], preannotate: str) -> list[Json]:
+def predict_results(
+    answers: Answers | None, task_ids: Sequence[int], preannotate: str
+) -> list[TaskPrediction]:
     """The answer to /predict: one result for each task, in order; an empty one where nothing is known."""
     version = pool_version(answers)
     if answers is None:
-        return [{"result": [], "score": 1.0, "model_version": version} for _ in task_ids]
+        return [TaskPrediction(result=[], score=1.0, model_version=version) for _ in task_ids]
     predictions = (
         answers.prediction(task_id, answers.score(task_id), version, preannotate) for task_id in task_ids
     )
     return [
-        {
-            "result": result_json(prediction, answers.record.labels),
-            "score": prediction.score,
-            "model_version": version,
-        }
+        TaskPrediction(
+            result=result_json(prediction, answers.record.labels),
+            score=prediction.score,
+            model_version=version,
+        )
         for prediction in predictions
     ]

@@ -1,13 +1,16 @@
 """What a route reads from its request: the backend, the project, the JSON body."""
 
-from typing import Any
+from typing import TypeVar
 
 from flask import current_app, request
+from pydantic import BaseModel, ValidationError
 from werkzeug.exceptions import BadRequest, ClientDisconnected, NotFound, RequestEntityTooLarge
 
 from coreset_backend.backend import Backend
 from coreset_backend.evaluation.predictions import AnswerCache
 from coreset_backend.label_studio.payloads import parse_project_id
+
+Body = TypeVar("Body", bound=BaseModel)
 
 
 def current_backend() -> Backend:
@@ -22,8 +25,25 @@ def current_answers() -> AnswerCache:
     return answers
 
 
-def json_body() -> dict[str, Any]:
-    """The object that was sent; raises BadRequest or RequestEntityTooLarge."""
+def json_body(shape: type[Body]) -> Body:
+    """The object that was sent, of that shape; raises BadRequest or RequestEntityTooLarge."""
+    try:
+        return shape.model_validate(_json_object())
+    except ValidationError as error:
+        raise BadRequest(_complaint(shape, error)) from None
+
+
+def _complaint(shape: type[BaseModel], error: ValidationError) -> str:
+    """What is wrong with the first wrong field: in the words of whoever parsed it, else what it must be."""
+    first = error.errors(include_url=False, include_input=False)[0]
+    if refusal := first.get("ctx", {}).get("error"):
+        return str(refusal)
+    expected = {field.alias or name: field.description for name, field in shape.model_fields.items()}
+    name = str(first["loc"][0])
+    return f"`{name}` must be {expected[name]}."
+
+
+def _json_object() -> dict[str, object]:
     try:
         sent = request.get_data()
     except ClientDisconnected:

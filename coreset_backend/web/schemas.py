@@ -1,34 +1,36 @@
 """What the API answers and takes, as pydantic models: the description in OpenAPI is made of them.
 
-A view names the model of its answer by :func:`answers`. Tests hold every answer against its model.
+A view names the model of its answer by :func:`answers`, and reads its body with
+:func:`coreset_backend.web.requests.json_body`. Tests hold every answer against its model.
 """
 
 import functools
 from collections.abc import Callable
-from typing import Annotated, Any, Literal, ParamSpec
+from typing import Annotated, Literal, ParamSpec
 
 from flask import Response, jsonify
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
 from pydantic_core import to_jsonable_python
 
 from coreset_backend.jobs.status import ProjectProgress
+from coreset_backend.label_studio.payloads import parse_project_id, task_id_of
+from coreset_backend.reports import Count
 
 P = ParamSpec("P")
 ANSWER, BODY = "answer_model", "body_model"
 """The attributes of a view that hold its models."""
-Count = Annotated[int, Field(ge=0)]
 
 
 def answers(
-    model: Any, status: int = 200, takes: type[BaseModel] | None = None
-) -> Callable[[Callable[P, Any]], Callable[P, Response]]:
+    model: type, status: int = 200, takes: type[BaseModel] | None = None
+) -> Callable[[Callable[P, object]], Callable[P, Response]]:
     """Answer the value of a view as JSON of the shape of ``model``.
 
     The view returns the value, or (value, status) where it is not always ``status``, or a whole Response.
     ``takes`` is the shape of the body that the view reads.
     """
 
-    def decorate(view: Callable[P, Any]) -> Callable[P, Response]:
+    def decorate(view: Callable[P, object]) -> Callable[P, Response]:
         @functools.wraps(view)
         def answered(*args: P.args, **kwargs: P.kwargs) -> Response:
             value = view(*args, **kwargs)
@@ -46,7 +48,7 @@ def answers(
     return decorate
 
 
-def _as_json(value: Any) -> Any:
+def _as_json(value: object) -> object:
     """Models without the fields that were not set; dataclasses, dicts and lists whole."""
     if isinstance(value, BaseModel):
         return value.model_dump(mode="json", exclude_unset=True)
@@ -69,9 +71,15 @@ class Error(BaseModel):
 
 # ---------------------------------------------------------------- Label Studio's protocol
 
+PROJECT_ID = {
+    "anyOf": [{"type": "integer", "minimum": 0}, {"type": "string", "pattern": r"^\d{1,18}(\..*)?$"}],
+}
+NAMED_PROJECT = {"type": "object", "properties": {"id": PROJECT_ID}, "required": ["id"]}
 ProjectId = Annotated[
-    Annotated[int, Field(ge=0)] | Annotated[str, Field(pattern=r"^\d{1,18}(\..*)?$")],
-    Field(description="The project's id, as 7 or '7.1795444315'"),
+    int,
+    BeforeValidator(parse_project_id),
+    WithJsonSchema(PROJECT_ID),
+    Field(description="the project's id, as in 7 or '7.1795444315'"),
 ]
 
 
@@ -81,10 +89,17 @@ class Health(Exactly):
     version: str
 
 
+def _label_config(text: object) -> str:
+    """The text, without the halves of characters that JSON lets through and XML does not."""
+    return str(text or "").encode(errors="replace").decode()
+
+
 class SetupBody(BaseModel):
+    """``extra_params``: what the project's lead typed into the form, whatever it is."""
+
     project: ProjectId
-    schema_: Annotated[str, Field(alias="schema", description="The label config")] = ""
-    extra_params: Any = None
+    label_config: Annotated[str, BeforeValidator(_label_config), Field(alias="schema")] = ""
+    extra_params: object = None
 
 
 class SetupAnswer(Exactly):
@@ -92,18 +107,20 @@ class SetupAnswer(Exactly):
 
 
 class TaskBody(BaseModel):
-    id: int | None = None
+    """A task; -1 is one that is not stored yet, which no round knows."""
+
+    id: Annotated[int, BeforeValidator(lambda value: task_id_of({"id": value}))] = -1
 
 
 class PredictBody(BaseModel):
     project: ProjectId
-    tasks: list[TaskBody]
+    tasks: Annotated[list[TaskBody], Field(description="a list of task objects, as Label Studio sends them")]
 
 
-class Prediction(Exactly):
+class TaskPrediction(Exactly):
     """``result``: regions in Label Studio's JSON. ``score``: in [0, 1], the next to label first."""
 
-    result: list[dict[str, Any]]
+    result: list[dict[str, object]]
     score: float
     model_version: str
 
@@ -111,16 +128,16 @@ class Prediction(Exactly):
 class Predictions(Exactly):
     """One prediction for each task, in order."""
 
-    results: list[Prediction]
-
-
-class NamedProject(BaseModel):
-    id: ProjectId
+    results: list[TaskPrediction]
 
 
 class WebhookBody(BaseModel):
-    action: Annotated[str, Field(examples=["ANNOTATION_CREATED", "START_TRAINING"])]
-    project: ProjectId | NamedProject | None = None
+    """``project`` is read once the webhook's secret has been checked, and only of events that concern us."""
+
+    action: Annotated[str, Field(description="the name of the event, as in ANNOTATION_CREATED")]
+    project: Annotated[object, WithJsonSchema({"anyOf": [PROJECT_ID, NAMED_PROJECT, {"type": "null"}]})] = (
+        None
+    )
 
 
 class WebhookAnswer(Exactly):
@@ -154,7 +171,7 @@ class Description(BaseModel):
 
     openapi: str
     info: Information
-    paths: dict[str, Any]
+    paths: dict[str, object]
 
 
 # ---------------------------------------------------------------- a project
@@ -178,7 +195,7 @@ class Cancelled(Exactly):
 
 
 class RollbackBody(BaseModel):
-    round: Annotated[int, Field(ge=1)]
+    round: Annotated[int, Field(ge=1, strict=True, description="the number of a round, as in 3")]
 
 
 class RolledBack(Exactly):

@@ -10,7 +10,7 @@ answers more events, checks who calls, and is what `coreset-backend serve` runs.
 import contextlib
 import inspect
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import TypeVar
 
 from flask import Response, after_this_request, has_request_context, jsonify, request
 
@@ -28,14 +28,15 @@ except ModuleNotFoundError as error:
 from coreset_backend.backend import Backend, open_backend
 from coreset_backend.errors import ConfigError, UnsupportedLabelConfig
 from coreset_backend.evaluation.predictions import AnswerCache, pool_version
-from coreset_backend.label_studio.payloads import parse_project_id
-from coreset_backend.project import Json
+from coreset_backend.label_studio.payloads import parse_project_id, task_id_of
 from coreset_backend.settings import read_settings
 from coreset_backend.store.record import NO_ROUND_VERSION
 from coreset_backend.web.errors import refused_in_the_form
-from coreset_backend.web.events import concerns_us, take_event
+from coreset_backend.web.events import concerns_us, event_project_id, take_event
 from coreset_backend.web.protocol import predict_tasks, set_up_project
+from coreset_backend.web.schemas import SetupBody
 
+T = TypeVar("T")
 SDK2 = "project_id" in inspect.signature(LabelStudioMLBase.__init__).parameters
 
 
@@ -47,9 +48,9 @@ class CoresetModel(LabelStudioMLBase):  # type: ignore[misc]
     """
 
     def __init__(
-        self, project_id: str | None = None, label_config: str | None = None, **sdk_options: Any
+        self, project_id: str | None = None, label_config: str | None = None, **sdk_options: object
     ) -> None:
-        self._values: dict[str, Any] = {}
+        self._values: dict[str, object] = {}
         if SDK2:
             super().__init__(project_id=project_id, label_config=label_config)
         else:  # it would parse the label config by rules of its own, and fail on what Label Studio takes
@@ -58,33 +59,35 @@ class CoresetModel(LabelStudioMLBase):  # type: ignore[misc]
         if has_request_context() and request.path == "/setup":
             after_this_request(_answer_setup)
 
-    def predict(self, tasks: list[Json], *_context: Any, **_options: Any) -> list[Json]:
+    def predict(
+        self, tasks: list[dict[str, object]], *_context: object, **_options: object
+    ) -> list[dict[str, object]]:
         """One result for each task, in order, from the newest round of the project."""
         if not tasks:
             return []
         project_id = self._project(tasks)
         with _opened() as (backend, answers):
-            return predict_tasks(backend, answers, project_id, tasks)
+            task_ids = [task_id_of(task) for task in tasks]
+            return [each.model_dump() for each in predict_tasks(backend, answers, project_id, task_ids)]
 
-    def fit(self, *given: Any, **named: Any) -> dict[str, str]:
+    def fit(self, *given: object, **named: object) -> dict[str, str]:
         """Ask for a round; returns what became of the request.
 
         SDK 2.x calls ``fit(event, data)`` inside the webhook, 1.0.9 ``fit((), event=, data=, job_id=)`` in
         a process of its own. Both must return at once, and this does.
         """
-        event, data = named.get("event") or _first(given, str), named.get("data") or _first(given, dict)
+        event, data = _first((named.get("event"), *given), str), _first((named.get("data"), *given), dict)
         if not event or not data or not concerns_us(event):
             return {"status": "ignored"}
-        project = data.get("project")
-        project_id = parse_project_id(project.get("id") if isinstance(project, dict) else project)
+        project_id = event_project_id(data.get("project"))
         with _opened() as (backend, _):
             return {"status": take_event(backend, project_id, event)}
 
-    def process_event(self, event: str, data: Json, job_id: str, _options: Json) -> dict[str, str]:
+    def process_event(self, event: str, data: object, job_id: str, _options: object) -> dict[str, str]:
         """SDK 1.0.9 only: its own list lacks Start Training and plurals, and holds PROJECT_UPDATED."""
         return self.fit((), event=event, data=data, job_id=job_id)
 
-    def _project(self, tasks: Sequence[Json] = ()) -> int:
+    def _project(self, tasks: Sequence[dict[str, object]] = ()) -> int:
         """The number of the project; ValueError where nothing names it."""
         body = request.get_json(silent=True) if has_request_context() else None
         asked = body.get("project") if isinstance(body, dict) else None
@@ -107,16 +110,16 @@ class CoresetModel(LabelStudioMLBase):  # type: ignore[misc]
         """Take no part in how the SDK reads label configs: a round reads its own."""
         self.set("label_config", label_config)
 
-    def set_extra_params(self, extra_params: Json) -> None:
+    def set_extra_params(self, extra_params: object) -> None:
         """Keep what the project's lead has set in Label Studio's form; ConfigError for what cannot be."""
         with _opened() as (backend, answers):
-            schema = self.get("label_config") or ""
-            set_up_project(backend, answers, self._project(), schema, extra_params)
+            body = {"project": self._project(), "schema": self.get("label_config")}
+            set_up_project(backend, answers, SetupBody.model_validate(body | {"extra_params": extra_params}))
 
-    def get(self, key: str) -> Any:
+    def get(self, key: str) -> object:
         return self.model_version if key == "model_version" else self._values.get(key)
 
-    def set(self, key: str, value: Any) -> None:
+    def set(self, key: str, value: object) -> None:
         self._values[key] = value
 
     def has(self, key: str) -> bool:
@@ -129,12 +132,10 @@ def _answer_setup(answer: Response) -> Response:
     SDK 1.0.9 names a version of its own, "INITIAL", 2.x "0.0.1": Label Studio would then take the tasks'
     predictions for those of another version and ask for each a second time.
     """
-    body = request.get_json(silent=True) or {}
     try:
-        project_id = parse_project_id(body.get("project"))
+        body = SetupBody.model_validate(request.get_json(silent=True))
         with _opened() as (backend, answers):
-            schema = str(body.get("schema") or "")
-            version = set_up_project(backend, answers, project_id, schema, body.get("extra_params"))
+            version = set_up_project(backend, answers, body)
     except (ConfigError, UnsupportedLabelConfig) as error:
         return refused_in_the_form(error)
     except ValueError:  # the SDK has said what it makes of such a request
@@ -148,5 +149,5 @@ def _opened() -> Iterator[tuple[Backend, AnswerCache]]:
         yield backend, AnswerCache(backend.store)
 
 
-def _first(given: Sequence[Any], kind: type) -> Any:
+def _first(given: Sequence[object], kind: type[T]) -> T | None:
     return next((value for value in given if isinstance(value, kind)), None)

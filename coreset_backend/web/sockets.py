@@ -16,10 +16,11 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from enum import IntEnum
-from typing import Any
+from typing import Protocol
 
 from gunicorn.http.errors import ParseException  # type: ignore[import-untyped]
 from gunicorn.workers.gthread import TConn, ThreadWorker  # type: ignore[import-untyped]
+from typing_extensions import Buffer
 
 from coreset_backend.web.callers import caller_of
 
@@ -64,7 +65,7 @@ class ClientSocket(socket.socket):
         with self._waiting():
             return super().recv(size, flags)
 
-    def sendall(self, data: Any, flags: int = 0) -> None:
+    def sendall(self, data: Buffer, flags: int = 0) -> None:
         if self.phase is Phase.BODY:
             self.expect(Phase.TAKE_ANSWER)
         with self._waiting():
@@ -110,15 +111,30 @@ def _gone() -> ConnectionResetError:
     return ConnectionResetError(errno.ECONNRESET, "the client was too slow")
 
 
+class _Readable(Protocol):
+    def read(self, size: int) -> bytes: ...
+
+
+class _Body(Protocol):
+    reader: _Readable
+
+
+class _Request(Protocol):
+    """What we use of gunicorn's request."""
+
+    path: str
+    body: _Body
+
+
 class _Reader:
     """A body whose malformed chunks read as a client that left in the middle, which Flask knows about."""
 
-    def __init__(self, reader: Any) -> None:
+    def __init__(self, reader: _Readable) -> None:
         self._reader = reader
 
     def read(self, size: int) -> bytes:
         try:
-            return bytes(self._reader.read(size))
+            return self._reader.read(size)
         except ParseException as error:
             raise OSError(errno.EBADMSG, str(error)) from error
 
@@ -126,7 +142,14 @@ class _Reader:
 class Connection(TConn):  # type: ignore[misc]
     """One client's connection, among those of its worker."""
 
-    def __init__(self, cfg: Any, sock: socket.socket, address: Any, server: Any, among: set[Any]) -> None:
+    def __init__(
+        self,
+        cfg: object,
+        sock: socket.socket,
+        address: object,
+        server: object,
+        among: set["Connection"],
+    ) -> None:
         super().__init__(cfg, ClientSocket(fileno=sock.detach()), address, server)
         self.data_ready = True  # else gunicorn waits with a selector of its own
         self.caller = caller_of(address[0] if isinstance(address, tuple) else "")
@@ -150,12 +173,12 @@ class Connection(TConn):  # type: ignore[misc]
 class Worker(ThreadWorker):  # type: ignore[misc]
     """gunicorn's threaded worker: a thread and deadlines for each connection, a bound for each address."""
 
-    def __init__(self, *given: Any, **more: Any) -> None:
+    def __init__(self, *given: object, **more: object) -> None:
         super().__init__(*given, **more)
         self.connections: set[Connection] = set()
         self.slots = threading.Semaphore(COMPUTING)
 
-    def accept(self, listener: Any) -> None:
+    def accept(self, listener: socket.socket) -> None:
         """Take a new connection, at the cost of the slowest one where there are too many."""
         try:
             client, address = listener.accept()
@@ -196,7 +219,7 @@ class Worker(ThreadWorker):  # type: ignore[misc]
             _see_off(conn.sock)
         return kept
 
-    def handle_request(self, req: Any, conn: Connection) -> bool:
+    def handle_request(self, req: _Request, conn: Connection) -> bool:
         """Answer the request whose head has come, in one of the slots for what computes."""
         conn.sock.expect(Phase.BODY)
         req.body.reader = _Reader(req.body.reader)

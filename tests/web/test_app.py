@@ -226,6 +226,40 @@ def test_with_redis_away_requests_say_so_and_predict_still_answers(make_backend:
     assert client.post("/predict", json={"project": "7", "tasks": [{"id": 1}]}).status_code == 200
 
 
+@pytest.mark.parametrize(
+    ("path", "body", "words"),
+    [
+        ("/setup", {}, "`project` must be the project's id, as in 7 or '7.1795444315'."),
+        ("/setup", {"project": "x"}, "The project must be a number, as in 7 or '7.1795444315', not 'x'."),
+        ("/setup", {"project": [7]}, "The project must be a number, as in 7 or '7.1795444315', not '[7]'."),
+        ("/setup", {"project": 7, "schema": "\ud800"}, "The label config"),
+        ("/predict", {"project": 7}, "`tasks` must be a list of task objects, as Label Studio sends them."),
+        ("/predict", {"project": 7, "tasks": [1]}, "`tasks` must be a list of task objects, "),
+        ("/webhook", {"project": 7}, "`action` must be the name of the event, as in ANNOTATION_CREATED."),
+        ("/webhook", {"action": "TASKS_CREATED", "project": {}}, "The project must be a number"),
+        ("/webhook", {"action": "TASKS_CREATED"}, "The project must be a number"),
+        ("/api/projects/7/rollback", {"round": "1"}, "`round` must be the number of a round, as in 3."),
+        ("/api/projects/7/rollback", {"round": True}, "`round` must be the number of a round, as in 3."),
+        ("/api/projects/7/rollback", {"round": 0}, "`round` must be the number of a round, as in 3."),
+        ("/api/projects/7/rollback", [1], "The body must be a JSON object"),
+    ],
+)
+def test_a_body_of_another_shape_is_told_what_was_expected(
+    backend: Backend, client: FlaskClient, path: str, body: object, words: str
+) -> None:
+    save_round(backend)
+    answer = client.post(path, json=body, headers=signed(backend))
+    assert answer.status_code == 400
+    assert (answer.json or {})["error"].startswith(words)
+
+
+def test_tasks_without_an_id_of_ours_get_an_empty_prediction(backend: Backend, client: FlaskClient) -> None:
+    save_round(backend)
+    tasks = [{"data": {}}, {"id": None}, {"id": "1"}, {"id": -5}, {"id": 2**70}]
+    results = (client.post("/predict", json={"project": 7, "tasks": tasks}).json or {})["results"]
+    assert [(each["result"], each["score"]) for each in results] == [([], 1.0)] * len(tasks)
+
+
 def test_status_of_an_unknown_project_is_404_and_of_a_known_one_its_newest_round(
     backend: Backend, client: FlaskClient
 ) -> None:
