@@ -24,7 +24,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import torchvision  # type: ignore[import-untyped]
 from PIL import Image
 from safetensors.torch import save_file
 
@@ -37,11 +36,12 @@ from coreset_backend import model  # noqa: E402
 from coreset_backend.decoding import decoded_pixels  # noqa: E402
 from coreset_backend.images import Images, open_images  # noqa: E402
 from coreset_backend.model.classifier import batch_for, features_of, images_from  # noqa: E402
-from coreset_backend.model.networks import initialize  # noqa: E402
 
 FILES = 100
 REPEATS = 5
 MOST_PIXELS = 50_000_000
+BACKBONES = ("efficientnet_lite0", "resnet18", "resnet50", "mobilenet_v3_small", "efficientnet_b0")
+BACKBONES += ("convnext_tiny", "vit_b_16", "small_cnn", "self_supervised")
 
 
 def picture(seed: int) -> bytes:
@@ -104,16 +104,14 @@ def rate(count: int, work: Callable[[], object]) -> float:
 
 def random_classifier(name: str, folder: Path) -> model.Classifier:
     """The backbone with random weights and no head, as a round without labels has it."""
-    backbone = model.BACKBONES[name]
+    backbone = model.backbone_named(name)
     torch.manual_seed(0)
-    if backbone.published:
-        path = folder / f"{name}.pth"
-        torch.save(torchvision.models.get_model(name, weights=None).state_dict(), path)
-    else:
-        network = backbone.build().to_empty(device="cpu")
-        initialize(network, torch.Generator().manual_seed(0))
-        path = folder / f"{name}.safetensors"
-        save_file(network.state_dict(), path)
+    network, path = backbone.build(), folder / f"{backbone.name.replace('/', '-')}.safetensors"
+    if next(network.parameters()).is_meta:
+        network.to_empty(device="cpu")
+        for value in network.state_dict().values():
+            value.uniform_(0.01, 0.02) if value.is_floating_point() else value.zero_()
+    save_file(network.state_dict(), path)
     pixels = np.zeros((1, backbone.size, backbone.size, 3), np.uint8)
     return model.untrained(model.ChosenBackbone(backbone, path, name), pixels, seed=0, device="cpu")
 
@@ -191,7 +189,7 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--images", type=int, default=256)
     parser.add_argument("--pool", type=int, default=0)
-    parser.add_argument("backbones", nargs="*", default=list(model.BACKBONES))
+    parser.add_argument("backbones", nargs="*", default=list(BACKBONES))
     given = parser.parse_args()
     torch.set_num_threads(1)
     print(f"{processor()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}, n = {given.images}\n")
@@ -204,7 +202,7 @@ def main() -> None:
         for backbone in given.backbones:
             forward, thread, process = embed_rates(backbone, url, folder, given.images)
             print(
-                f"| {backbone} | {model.BACKBONES[backbone].size} | {forward:,.1f} | {thread:,.1f} | "
+                f"| {backbone} | {model.backbone_named(backbone).size} | {forward:,.1f} | {thread:,.1f} | "
                 f"{thread / forward:.0%} | {process / forward:.0%} |",
                 flush=True,
             )

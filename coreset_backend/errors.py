@@ -15,7 +15,8 @@ CoresetError
 │  └─ TooManyImageFailures     so many that the round would select from a torn pool
 ├─ ModelError              the model cannot be trained or used
 │  ├─ NotFinite                training or embedding gave NaN or infinity
-│  └─ OutOfMemory              even one image does not fit
+│  ├─ OutOfMemory              even one image does not fit
+│  └─ DownloadFailed           weights could not be downloaded, and may be later
 ├─ QueueError              Redis, which carries requests and progress, does not answer
 ├─ TakenOver               another process has the project's lease by now
 └─ StoreError              something on disk cannot be used
@@ -135,6 +136,18 @@ class NotFinite(ModelError):
 
 class OutOfMemory(ModelError):
     """Even one image at a time does not fit into memory."""
+
+
+class DownloadFailed(ModelError):
+    """The weights of ``what`` could not be downloaded; ``why`` says what the network or the hub did."""
+
+    def __init__(self, what: str, why: str) -> None:
+        super().__init__(
+            f"The weights of {what} could not be downloaded ({why}). It is tried again later. Without a "
+            "network: download them on another machine and see 'Other weights' in docs/deploy.md, or set "
+            "CORESET_BACKBONE=auto, which needs no download."
+        )
+        self.why = why
 
 
 class QueueError(CoresetError):

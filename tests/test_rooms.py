@@ -63,6 +63,12 @@ TESTED_IN = {
         "a fit is augmentation, descent and a network",
         {"model/augmentation", "model/descent", "model/networks"},
     ),
+    "model/test_names.py": (
+        "a name becomes a network with weights",
+        {"model/backbone", "model/catalog", "model/hub", "model/licences", "model/timm_networks"}
+        | {"model/torchvision_networks"},
+    ),
+    "model/test_backbones.py": ("files of weights are checked", {"model/weights"}),
     "model/test_pretraining.py": ("it stops and goes on from it", {"model/pretraining_checkpoint"}),
     "model/test_classifier.py": ("a classifier is saved and loaded", {"model/saving"}),
     "rounds/test_run.py": (

@@ -8,13 +8,9 @@ Importing it computes nothing, loads no weights and sets no thread: a worker may
 """
 
 from coreset_backend.model.audition import Candidate, Comparison, compare_backbones
-from coreset_backend.model.backbones import (
-    BACKBONES,
-    Backbone,
-    ChosenBackbone,
-    backbone_named,
-    choose_backbone,
-)
+from coreset_backend.model.backbone import Backbone, ChosenBackbone
+from coreset_backend.model.backbones import backbone_named, choose_backbone
+from coreset_backend.model.catalog import candidates_at_hand, choose_candidate
 from coreset_backend.model.classifier import Classifier, embed, embed_and_predict, predict, probabilities_of
 from coreset_backend.model.descent import Recipe
 from coreset_backend.model.preparation import Preparation, fit_preparation, prepared
@@ -41,7 +37,6 @@ from coreset_backend.model.training import (
 )
 
 __all__ = [
-    "BACKBONES",
     "FINE_TUNED_FROM",
     "Backbone",
     "Candidate",
@@ -53,7 +48,9 @@ __all__ = [
     "PretrainingState",
     "Recipe",
     "backbone_named",
+    "candidates_at_hand",
     "choose_backbone",
+    "choose_candidate",
     "compare_backbones",
     "embed",
     "embed_and_predict",

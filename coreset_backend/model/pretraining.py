@@ -23,7 +23,8 @@ from torch.nn import functional as F
 from coreset_backend.arrays import PixelRows, Progress, Rows
 from coreset_backend.errors import NotFinite
 from coreset_backend.model.augmentation import random_views
-from coreset_backend.model.backbones import BACKBONES, ChosenBackbone
+from coreset_backend.model.backbone import ChosenBackbone
+from coreset_backend.model.backbones import OWN
 from coreset_backend.model.classifier import Sample, device_named, half_precision, halved, size_of
 from coreset_backend.model.networks import (
     PRETRAINED_WIDTHS,
@@ -38,7 +39,7 @@ from coreset_backend.model.saving import write_tensors
 log = logging.getLogger(__name__)
 
 CHECKPOINT, FEATURES = "checkpoint.safetensors", "features.safetensors"
-BACKBONE = BACKBONES["self_supervised"]
+BACKBONE = OWN["self_supervised"]
 SAMPLE = 2000  # images that the stem is fitted on
 COMPONENT_SAMPLE = 10_000  # images that the principal components are fitted on
 MOST_SKIPPED = 3  # steps in a row

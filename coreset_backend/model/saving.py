@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from coreset_backend.errors import CorruptRound
 from coreset_backend.files import replacing
-from coreset_backend.model.backbones import BACKBONES, PATCH_FEATURES
+from coreset_backend.model.backbones import saved_backbone
 from coreset_backend.model.classifier import Classifier, device_named
 from coreset_backend.model.preparation import COMPONENTS, Preparation
 
@@ -32,6 +32,7 @@ def save_classifier(classifier: Classifier, path: Path) -> None:
     manifest = {
         "format": FORMAT,
         "backbone": classifier.backbone.name,
+        "configuration": classifier.backbone.configuration,
         "classes": classifier.classes,
         "multiple": classifier.multiple,
         "size": classifier.size,
@@ -78,7 +79,7 @@ def load_classifier(path: Path, device: str = "auto") -> Classifier:
     manifest, tensors = read_tensors(path)
     if manifest.get("format") != FORMAT:
         raise CorruptRound(path, f"its format is {manifest.get('format')}, but {FORMAT} was expected")
-    backbone = {**BACKBONES, PATCH_FEATURES.name: PATCH_FEATURES}.get(manifest["backbone"])
+    backbone = saved_backbone(manifest["backbone"], manifest.get("configuration", ""))
     if backbone is None:
         raise CorruptRound(path, f"its backbone {manifest['backbone']!r} is unknown")
     place = device_named(device)

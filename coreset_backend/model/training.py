@@ -13,7 +13,8 @@ from torch import nn
 
 from coreset_backend.arrays import Floats, PixelRows, PixelSubset, Progress, Rows
 from coreset_backend.errors import TooFewLabels
-from coreset_backend.model.backbones import PATCH_FEATURES, Backbone, ChosenBackbone, pretrained_network
+from coreset_backend.model.backbone import Backbone, ChosenBackbone
+from coreset_backend.model.backbones import PATCH_FEATURES
 from coreset_backend.model.classifier import (
     Classifier,
     Sample,
@@ -26,6 +27,7 @@ from coreset_backend.model.classifier import (
 from coreset_backend.model.descent import Examples, Recipe, descend
 from coreset_backend.model.heads import STEPS, anchored_head, linear_head, temperature_of
 from coreset_backend.model.networks import PretrainedCnn, patch_features_for, small_cnn_for, zero_head
+from coreset_backend.model.weights import pretrained_network
 from coreset_backend.reports import TrainingReport
 
 SAMPLE = 2000

@@ -92,7 +92,7 @@ def test_without_labels_there_are_embeddings_and_no_probabilities() -> None:
 
 
 def test_an_unknown_backbone_lists_the_known_and_a_missing_file_is_named(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"Known are: auto, .*small_cnn"):
+    with pytest.raises(ConfigError, match=r"The nearest are: resnet18, .* Expected was auto, .*small_cnn"):
         model.choose_backbone("resnet19", None)
     with pytest.raises(ConfigError, match="no weights file"):
         model.choose_backbone("resnet18", tmp_path / "none.pth")

@@ -1,0 +1,46 @@
+"""A short list of backbones that are good features for images, and those of them that 'auto' may take.
+
+Chosen by licence, size and what others measured; the labels of a project decide between those at hand.
+"""
+
+from dataclasses import replace
+
+from coreset_backend.arrays import Progress
+from coreset_backend.model.backbone import ChosenBackbone
+from coreset_backend.model.backbones import choose_backbone, is_at_hand
+from coreset_backend.model.names import LITE0
+
+STRONGER = "timm/vit_small_patch14_dinov2.lvd142m"
+"""DINOv2 (Oquab et al. 2023), 22 M weights, Apache-2.0: what 'auto' takes where it is quick enough."""
+CATALOG = (
+    LITE0,
+    STRONGER,
+    "timm/vit_pe_core_tiny_patch16_384.fb",
+    "timm/vit_pe_core_small_patch16_384.fb",
+    "timm/convnext_tiny.fb_in22k",
+    "timm/vit_base_patch14_dinov2.lvd142m",
+    "timm/vit_base_patch16_siglip_224.v2_webli",
+    "timm/vit_small_patch16_dinov3.lvd1689m",
+    "resnet50",
+)
+"""In the order in which `coreset-backend backbones` shows them."""
+AUTO_SIZE = {STRONGER: 224}
+"""Pixels a side that 'auto' takes where the network's own 518 cost seven times as much for little."""
+
+
+def candidates_at_hand(named: str = "auto") -> tuple[str, ...]:
+    """The names of backbones whose weights are on this machine: ``named``, and what 'auto' may take."""
+    names = [LITE0, STRONGER] if named in ("auto", LITE0) else [named, LITE0, STRONGER]
+    return tuple(name for name in dict.fromkeys(names) if is_at_hand(name))
+
+
+def choose_candidate(
+    name: str, *, download: bool = False, progress: Progress | None = None
+) -> ChosenBackbone:
+    """The backbone called ``name`` with its weights, at the image size that 'auto' takes it at.
+
+    Raises what `choose_backbone` does.
+    """
+    chosen = choose_backbone(name, None, download=download, progress=progress)
+    size = AUTO_SIZE.get(name, chosen.backbone.size)
+    return replace(chosen, backbone=replace(chosen.backbone, size=size))
