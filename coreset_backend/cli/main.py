@@ -29,6 +29,7 @@ COMMANDS = {
     "status": ("status", "Show round, progress and task counts of each project."),
     "doctor": ("doctor", "Check everything and print a fix for each problem."),
     "select": ("select", "Select rows of a file of embeddings, without Label Studio."),
+    "strategies": ("strategies", "List the strategies, what each selects and when to use it."),
     "simulate": ("simulate", "Compare strategies and batch sizes on labelled images."),
 }
 """Name -> (module in this room, first sentence of its help)."""
