@@ -29,8 +29,8 @@ class TrainingReport:
     """What a fit was and what came out.
 
     ``epochs``: how often each trained image was seen, on average. ``train_loss``: mean over the last tenth
-    of the fit. ``n_train`` images were trained on and ``n_holdout`` held out. ``holdout_accuracy``: share of
-    those that is answered right; None without a hold-out. ``note`` says what was unusual.
+    of the fit. ``n_train`` images were trained on and ``n_holdout`` held out. ``note`` says what was
+    unusual. ``holdout_accuracy`` is that of early releases, whose rounds have no evaluation; now None.
     """
 
     epochs: float = 0.0

@@ -6,7 +6,6 @@ holds more rare and hard images. Its accuracy compares rounds; it is, as a rule,
 """
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,16 +18,17 @@ BINS = 15
 NAMED = 0.5  # a class that is likelier is named in multiple choice; so a model that knows nothing names none
 
 Flags = NDArray[np.bool_]
-Counts = NDArray[Any]
+Counts = NDArray[np.float64]
+Probabilities = NDArray[np.floating]
 
 
 def evaluate(
     names: Sequence[str],
-    targets: NDArray[np.floating[Any]],
-    probabilities: NDArray[np.floating[Any]],
+    targets: Probabilities,
+    probabilities: Probabilities,
     *,
     multiple: bool,
-    before: NDArray[np.floating[Any]] | None = None,
+    before: Probabilities | None = None,
 ) -> Evaluation:
     """How well ``probabilities`` float[n, classes] predict ``targets``, of the same shape, 1 where so.
 
@@ -50,9 +50,7 @@ def evaluate(
     )
 
 
-def calibration_error(
-    targets: NDArray[np.floating[Any]], probabilities: NDArray[np.floating[Any]], *, multiple: bool
-) -> float:
+def calibration_error(targets: Probabilities, probabilities: Probabilities, *, multiple: bool) -> float:
     """By how much a model is surer, or less sure, than it is right, on average over its answers: 0 to 1.
 
     Answers are put in 15 bins by how sure the model is (Guo et al. 2017, arXiv 1706.04599, equation 3). In
@@ -70,7 +68,7 @@ def calibration_error(
     return float(np.abs(off).sum() / len(sure))
 
 
-def named_classes(probabilities: NDArray[np.floating[Any]], multiple: bool) -> Flags:
+def named_classes(probabilities: Probabilities, multiple: bool) -> Flags:
     """bool[n, classes]: what a model predicts for each image, the one rule for it.
 
     In single choice the likeliest class; in multiple choice every class likelier than not, perhaps none.

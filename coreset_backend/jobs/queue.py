@@ -4,7 +4,7 @@ import contextlib
 import logging
 import secrets
 from datetime import timedelta
-from typing import Any
+from functools import partial
 
 from redis.exceptions import RedisError
 from rq import Retry
@@ -108,16 +108,15 @@ def still_waits(backend: Backend, waiting: str) -> bool:
 
 def _queue(backend: Backend, project_id: int, job_id: str, delay: float) -> None:
     queue = backend.first_queue if job_id.startswith(BY_HAND) else backend.queue
-    options: dict[str, Any] = {
-        "job_id": job_id,
-        "retry": Retry(max=len(QUEUE_DELAYS), interval=list(QUEUE_DELAYS)),
-        "result_ttl": 3600,
-        "failure_ttl": DAY,
-    }
-    if delay:
-        queue.enqueue_in(timedelta(seconds=delay), ROUND_JOB, project_id, **options)
-    else:
-        queue.enqueue(ROUND_JOB, project_id, **options)
+    enqueue = partial(queue.enqueue_in, timedelta(seconds=delay)) if delay else queue.enqueue
+    enqueue(
+        ROUND_JOB,
+        project_id,
+        job_id=job_id,
+        retry=Retry(max=len(QUEUE_DELAYS), interval=list(QUEUE_DELAYS)),
+        result_ttl=3600,
+        failure_ttl=DAY,
+    )
 
 
 def request_publication(backend: Backend, project_id: int, *, by_hand: bool = True) -> bool:

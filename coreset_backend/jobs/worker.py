@@ -8,7 +8,7 @@ import signal
 import sys
 import time
 from functools import partial
-from typing import Any
+from resource import struct_rusage
 
 from redis.client import Pipeline
 from redis.exceptions import OutOfMemoryError
@@ -75,7 +75,7 @@ class RoundWorker(Worker):
             self._next_maintenance = time.monotonic() + self.maintenance_interval
         return due
 
-    def handle_exception(self, job: Job, *exc_info: Any) -> None:
+    def handle_exception(self, job: Job, *exc_info: object) -> None:
         """Say nothing of errors of ours: each had its one line in the log where it happened.
 
         Where memory ran out even for saying so, end: the parent, which has some, says that it ended.
@@ -102,14 +102,14 @@ class RoundWorker(Worker):
         behind = self.backend.queue if queue == self.backend.first_queue else queue
         super().handle_job_failure(job, behind, started_job_registry, redacted(exc_string), execution)
 
-    def wait_for_horse(self) -> tuple[int | None, int | None, Any]:
+    def wait_for_horse(self) -> tuple[int | None, int | None, struct_rusage | None]:
         """As RQ's, which loses how the process ended if its alarm of every five seconds rings just then."""
         with contextlib.suppress(ChildProcessError):  # here it may ring: nothing has been taken yet
             os.waitid(os.P_PID, self.horse_pid, os.WEXITED | os.WNOWAIT)
         signal.alarm(0)
         return super().wait_for_horse()
 
-    def handle_work_horse_killed(self, job: Job, retpid: int, ret_val: int | None, rusage: Any) -> None:
+    def handle_work_horse_killed(self, job: Job, retpid: int, ret_val: int | None, rusage: object) -> None:
         """Write to the state how the process ended; RQ gives None if it killed it for its timeout."""
         note_lost_process(self.backend, job, OVERDUE if ret_val is None else _ending(ret_val), dead=True)
 

@@ -5,7 +5,6 @@ import logging
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -69,7 +68,7 @@ def device_named(name: str) -> torch.device:
     return device
 
 
-def half_precision(device: torch.device) -> contextlib.AbstractContextManager[Any]:
+def half_precision(device: torch.device) -> contextlib.AbstractContextManager[object]:
     """bfloat16 where the device computes with it, else nothing: same accuracy, up to twice as fast."""
     if device.type == "cuda":
         able = torch.cuda.is_bf16_supported(including_emulation=False)

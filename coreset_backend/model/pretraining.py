@@ -126,10 +126,10 @@ def pretrained_backbone(folder: Path) -> ChosenBackbone | None:
     saved = read_saved(path)
     if saved is None:
         return None
-    manifest = saved[0]
+    state = state_of(saved[0])
     description = (
-        f"small CNN pretrained without labels on {manifest['images']} images of this pool "
-        f"(SimCLR, {manifest['seen'] / manifest['images']:.0f} epochs)"
+        f"small CNN pretrained without labels on {state.images} images of this pool "
+        f"(SimCLR, {state.seen / state.images:.0f} epochs)"
     )
     return ChosenBackbone(BACKBONE, path, description)
 

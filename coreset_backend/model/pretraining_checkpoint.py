@@ -59,7 +59,7 @@ class Run:
     loss: float | None = None
     note: str = ""
 
-    def manifest(self) -> dict[str, Any]:
+    def manifest(self) -> dict[str, object]:
         return {
             "format": FORMAT,
             "images": len(self.known),
@@ -86,7 +86,7 @@ class Run:
             tensors |= {f"optimizer.{place}.{name}": value for name, value in moments.items()}
         write_tensors(path, self.manifest(), {**tensors, "known": self.known})
 
-    def restore(self, manifest: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
+    def restore(self, manifest: Mapping[str, object], tensors: Mapping[str, Tensor]) -> None:
         """Take over what `save` wrote."""
         self.network.load_state_dict(_part(tensors, "network."))
         self.projector.load_state_dict(_part(tensors, "projector."))
@@ -101,7 +101,7 @@ class Run:
             setattr(self, name, manifest[name])
 
 
-def read_saved(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]] | None:
+def read_saved(path: Path) -> tuple[dict[str, object], dict[str, Tensor]] | None:
     if not path.is_file():
         return None
     try:

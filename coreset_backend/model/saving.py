@@ -63,7 +63,7 @@ def _on_cpu(module: nn.Module) -> dict[str, Tensor]:
     return {name: value.cpu().contiguous() for name, value in module.state_dict().items()}
 
 
-def write_tensors(path: Path, manifest: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
+def write_tensors(path: Path, manifest: Mapping[str, object], tensors: Mapping[str, Tensor]) -> None:
     """Write tensors by name and a JSON manifest as one file, whole or not at all, with a hash over both."""
     tensors = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
     text = json.dumps(manifest)

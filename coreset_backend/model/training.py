@@ -20,8 +20,6 @@ from coreset_backend.model.classifier import (
     Sample,
     device_named,
     embed,
-    predict,
-    probabilities_of,
     size_of,
 )
 from coreset_backend.model.descent import Examples, Recipe, descend
@@ -54,7 +52,7 @@ def fit(
     """A classifier fitted on the rows outside the hold-out, and its report.
 
     ``pixels`` uint8[n, size, size, 3], ``targets`` float32[n, classes] (one-hot, or multi-hot if
-    ``multiple``), ``holdout`` bool[n]: never trained on, measures the accuracy. A pretrained backbone stays
+    ``multiple``), ``holdout`` bool[n]: never trained on. A pretrained backbone stays
     frozen and gets a linear head, and is trained as a whole where `is_fine_tuned` says so. Same seed, same
     result on the CPU.
     Raises TooFewLabels, NotFinite, OutOfMemory, ConfigError.
@@ -88,12 +86,10 @@ def _fitted(task: "_Task", recipe: Recipe | None) -> "_Fitted":
 
 
 def _report(task: "_Task", fitted: "_Fitted") -> TrainingReport:
-    accuracy = _holdout_accuracy(fitted.classifier, task.pixels, task.targets, task.holdout)
     return TrainingReport(
         epochs=round(fitted.epochs, 2),
         seconds=round(time.monotonic() - task.started, 3),
         train_loss=fitted.loss,
-        holdout_accuracy=accuracy,
         n_train=len(task.rows),
         n_holdout=int(task.holdout.sum()),
         device=str(task.device),
@@ -276,13 +272,10 @@ def fit_head(
     _require_labels(targets[rows], multiple)
     head, loss, temperature = _head(frozen, embeddings[rows], targets[rows], multiple)
     classifier = replace(frozen, head=_still(head, frozen.device), multiple=multiple, temperature=temperature)
-    predicted = probabilities_of(classifier, embeddings[holdout])
-    assert predicted is not None
     report = TrainingReport(
         epochs=STEPS,
         seconds=round(time.monotonic() - started, 3),
         train_loss=loss,
-        holdout_accuracy=_share_right(predicted, targets[holdout], multiple) if holdout.any() else None,
         n_train=len(rows),
         n_holdout=int(holdout.sum()),
         device=str(frozen.device),
@@ -315,20 +308,3 @@ def _fit_head(task: _Task) -> _Fitted:
 
 def _still(head: nn.Linear, device: torch.device) -> nn.Linear:
     return head.eval().requires_grad_(False).to(device)
-
-
-def _holdout_accuracy(
-    classifier: Classifier, pixels: PixelRows, targets: Floats, holdout: NDArray[np.bool_]
-) -> float | None:
-    rows = np.flatnonzero(holdout).astype(np.int64)
-    if not len(rows):
-        return None
-    probabilities = predict(classifier, PixelSubset(pixels, rows))
-    assert probabilities is not None
-    return _share_right(probabilities, targets[rows], classifier.multiple)
-
-
-def _share_right(probabilities: Floats, targets: Floats, multiple: bool) -> float:
-    if multiple:
-        return float(((probabilities > 0.5) == (targets > 0.5)).all(1).mean())
-    return float((probabilities.argmax(1) == targets.argmax(1)).mean())

@@ -6,7 +6,7 @@ only; a network that was trained in the round has other weights, and with them a
 
 import logging
 from dataclasses import replace
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -94,7 +94,7 @@ def _preparation_before(features: str, previous: StoredRound | None) -> model.Pr
         return None
 
 
-def _known(network: str, pixels: KeyedPixels, previous: StoredRound | None) -> tuple[Rows, Any]:
+def _known(network: str, pixels: KeyedPixels, previous: StoredRound | None) -> tuple[Rows, Floats]:
     """Each image's row in the embeddings of the round before, int64[n], -1 where there is none; and those."""
     nowhere = np.full(len(pixels), -1, dtype=np.int64)
     nothing = nowhere, np.empty((0, 0), np.float32)

@@ -5,7 +5,7 @@ is what every array "by embedded task" is aligned with.
 """
 
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +15,7 @@ from coreset_backend.project import Labels, Snapshot, Task, class_targets
 from coreset_backend.rounds.label_errors import label_suspects
 from coreset_backend.rounds.pool_map import layout
 from coreset_backend.selection import NeighborGraph
+from coreset_backend.store.saved_round import Arrays
 
 
 class TaskPixels(PixelRows, Protocol):
@@ -31,13 +32,13 @@ def gather_evidence(
     groups: NDArray[np.int32],
     picked: Sequence[int],
     seed: int,
-) -> dict[str, NDArray[Any]]:
+) -> Arrays:
     """The arrays by name. ``pixels``, ``embeddings``, ``groups`` have the same rows; ``picked``: task ids."""
     rows = np.searchsorted(snapshot.task_ids, pixels.task_ids)
     codes = label_codes(snapshot.tasks, snapshot.labels)
     labeled = np.array([snapshot.tasks[row].state == "labeled" for row in rows], dtype=bool)
     neighbors, far = pick_neighbors(pixels.task_ids, embeddings, picked, pixels.task_ids[labeled])
-    evidence: dict[str, NDArray[Any]] = {
+    evidence: Arrays = {
         "label_codes": codes,
         "pick_neighbors": neighbors,
         "pick_distances": far,

@@ -6,7 +6,6 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,8 +34,8 @@ from coreset_backend.rounds.near_duplicates import duplicate_groups
 from coreset_backend.selection import neighbors_for
 from coreset_backend.selection.annoy_index import build_index
 from coreset_backend.settings import Settings
-from coreset_backend.store.record import STATES, Evaluation
-from coreset_backend.store.saved_round import Draft, StoredRound
+from coreset_backend.store.record import STATES
+from coreset_backend.store.saved_round import Arrays, Draft, StoredRound
 from coreset_backend.store.store import Round
 
 log = logging.getLogger(__name__)
@@ -109,7 +108,7 @@ def _compute(
         with clock.phase("save"):
             model.save_classifier(learned.classifier, draft.path / "model.safetensors")
             record = _record(backend, snapshot, previous, draft, learned, choice, clock)
-            arrays: dict[str, NDArray[Any]] = {
+            arrays: Arrays = {
                 "task_ids": snapshot.task_ids,
                 "states": choice.states,
                 "scores": choice.scores,
@@ -156,7 +155,7 @@ def _learn(
 
 def _choose(
     settings: Settings, snapshot: Snapshot, learned: Learned, draft: Draft, clock: "Clock"
-) -> tuple[Choice, dict[str, NDArray[Any]]]:
+) -> tuple[Choice, Arrays]:
     """The choice, and the arrays that show why; the index stays in the draft."""
     readable, embeddings, seed = learned.readable, learned.embeddings, settings.seed
     with clock.phase("neighbors"):
@@ -205,7 +204,7 @@ def _record(
         backbone=learned.classifier.description,
         network=learned.network,
         features=learned.features,
-        training=_with_accuracy(learned.training, evaluation),
+        training=learned.training,
         holdout=tuple(sorted(learned.holdout)),
         evaluation=evaluation,
         batch_figures=batch_scores(snapshot, previous),
@@ -217,13 +216,6 @@ def _record(
 def _counted(states: NDArray[np.uint8]) -> dict[str, int]:
     """Tasks by state, in the order of STATES."""
     return dict(zip(STATES, np.bincount(states, minlength=len(STATES)).tolist(), strict=True))
-
-
-def _with_accuracy(training: TrainingReport | None, evaluation: Evaluation | None) -> TrainingReport | None:
-    """The report with the accuracy of the evaluation: a record has one accuracy."""
-    if training is None or evaluation is None:
-        return training
-    return replace(training, holdout_accuracy=evaluation.accuracy.value)
 
 
 def _finite(value: float) -> float | None:
@@ -239,7 +231,7 @@ def publish_round(backend: Backend, stored: StoredRound, step: Progress) -> None
     publication = Publication(record.model_version)
     if head := [*record.batch, *record.reserve]:
         written, shown_before = prepare_publication(backend, record.project_id)
-        carried: dict[int, Any] = {}
+        carried: set[int] = set()
         answers = Answers(stored)
         preannotate = backend.settings_of(record.project_id, record).preannotate
 

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,7 +37,7 @@ def with_options(
     if not 0 <= outlier_share <= 1:
         raise ValueError(f"the share of outliers lies in [0, 1], not {outlier_share}")
 
-    def choose(pool: Pool, batch: int, rng: np.random.Generator, **more: Any) -> Selection:
+    def choose(pool: Pool, batch: int, rng: np.random.Generator, **more: object) -> Selection:
         kept = np.ones(len(pool.vectors), dtype=bool) if groups is None else ~redundant_rows(groups, pool)
         selection = _among(strategy, pool, kept, batch, rng, more)
         if outlier_share == 1 or not len(selection.rows):
@@ -92,7 +91,7 @@ def _among(
     kept: NDArray[np.bool_],
     batch: int,
     rng: np.random.Generator,
-    more: dict[str, Any],
+    more: dict[str, object],
 ) -> Selection:
     """What ``strategy`` chooses of the kept rows (bool[n], all labelled ones among them)."""
     if kept.all():

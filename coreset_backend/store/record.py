@@ -1,8 +1,7 @@
 """The record of a round and the notes beside it, taken from JSON only where they have the right shape."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, TypeVar
 
 from pydantic import AfterValidator, Field, TypeAdapter, ValidationError
 
@@ -168,7 +167,7 @@ PUBLICATION = TypeAdapter(Publication)
 REPLAY = TypeAdapter(Replay)
 
 
-def taken(adapter: TypeAdapter[T], saved: Mapping[str, Any]) -> T:
+def taken(adapter: TypeAdapter[T], saved: object) -> T:
     """What was saved, without the fields that a newer release, before a way back, had added.
 
     Raises ValueError saying which field is not of the shape that was expected.
@@ -181,9 +180,9 @@ def taken(adapter: TypeAdapter[T], saved: Mapping[str, Any]) -> T:
         raise ValueError(f"{place}: {first['msg']}") from None
 
 
-def as_saved(adapter: TypeAdapter[T], record: T) -> dict[str, Any]:
+def as_saved(adapter: TypeAdapter[T], record: T) -> dict[str, object]:
     """The fields of a record as they are written to disk, for ``taken`` to read back."""
-    fields: dict[str, Any] = adapter.dump_python(record, by_alias=True)
+    fields: dict[str, object] = adapter.dump_python(record, by_alias=True)
     return fields
 
 

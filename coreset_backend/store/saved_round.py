@@ -17,6 +17,8 @@ from coreset_backend.store.record import PUBLICATION, ROUND, as_saved, taken
 from coreset_backend.store.record import Round as Round
 
 log = logging.getLogger(__name__)
+Arrays = dict[str, NDArray[np.generic]]
+"""What a round keeps beside its record, by name, of any dtype."""
 _TABLES = (
     "embeddings",
     "image_keys",
@@ -101,7 +103,7 @@ class Draft:
         self.path, self.project_id, self.number = path, project_id, number
         self.saved: StoredRound | None = None
 
-    def save(self, record: Round, arrays: Mapping[str, NDArray[Any]]) -> StoredRound:
+    def save(self, record: Round, arrays: Mapping[str, NDArray[np.generic]]) -> StoredRound:
         """Write arrays and record, hash every file of the folder, and make the round visible."""
         for name, array in arrays.items():
             np.save(self.path / f"{name}.npy", array, allow_pickle=False)

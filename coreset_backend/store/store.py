@@ -23,7 +23,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from coreset_backend.errors import CorruptFile, CorruptRound, RoundNotFound, StoreError
 from coreset_backend.files import is_there, read_sealed, saving, write_sealed
@@ -76,7 +76,7 @@ class Store:
             folder.mkdir(exist_ok=True)
         return is_new
 
-    def extra_params(self, project_id: int) -> dict[str, Any]:
+    def extra_params(self, project_id: int) -> dict[str, object]:
         """The settings that the project's lead typed into Label Studio's form; empty without any."""
         path = self._project(project_id) / "extra-params.json"
         if not is_there(path):
@@ -87,7 +87,7 @@ class Store:
             log.error("project %d goes by the common settings: %s", project_id, error)
             return {}
 
-    def keep_extra_params(self, project_id: int, given: Mapping[str, Any]) -> None:
+    def keep_extra_params(self, project_id: int, given: Mapping[str, object]) -> None:
         """Remember them for a known project; raises Unwritable."""
         if given != self.extra_params(project_id):
             write_sealed(self._project(project_id) / "extra-params.json", given)
@@ -243,13 +243,14 @@ class Store:
         """
         records = {record.number: record for record in _read_history(self._project(project_id))}
         records |= {stored.record.number: stored.record for stored in self.readable(project_id)}
-        return [replace(records[number], **_NO_LISTS) for number in sorted(records)]
+        return [_without_lists(records[number]) for number in sorted(records)]
 
     def _project(self, project_id: int) -> Path:
         return self.root / "projects" / str(int(project_id))
 
 
-_NO_LISTS: dict[str, Any] = {"batch": (), "reserve": (), "distances": (), "holdout": (), "failures": ()}
+def _without_lists(record: Round) -> Round:
+    return replace(record, batch=(), reserve=(), distances=(), holdout=(), failures=())
 
 
 def _verified(stored: StoredRound) -> StoredRound:
@@ -306,7 +307,7 @@ def _read_history(folder: Path) -> list[Round]:
     return []
 
 
-def _records(path: Path, saved: Any) -> Iterator[Round]:
+def _records(path: Path, saved: object) -> Iterator[Round]:
     if not isinstance(saved, list):
         log.error("passed over: %s holds no list of rounds", path)
         return

@@ -217,7 +217,7 @@ def test_answers_are_shown_as_the_lead_has_set_it_with_the_confidence_as_score(
             set_in_form(admin, project_id, trigger="manual", preannotate=preannotate, holdout=held_out)
             start_and_wait(stack, project_id, number)
         newest = stack.status(project_id)["round"]
-        measured = newest["training"]["n_holdout"], newest["training"]["holdout_accuracy"]
+        measured = newest["training"]["n_holdout"], newest["accuracy"]["value"]
         assert measured == (2 * LABELED * held_out, 1)
         model = answers_of_the_model(stack, project_id)
         expected = {
