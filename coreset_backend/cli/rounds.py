@@ -22,7 +22,7 @@ def start(project_id: int) -> None:
     It starts even if no round is due.
     """
     backend = open_backend(running_settings())
-    require_connected(backend, project_id)
+    require_connected(backend.store, project_id)
     backend.store.register(project_id)
     queued = request_round(backend, project_id, "started by hand", force=True)
     say("A round is queued." if queued else "A round is already waiting.")

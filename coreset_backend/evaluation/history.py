@@ -1,12 +1,13 @@
 """What a project's rounds have measured, pruned ones included."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from coreset_backend.evaluation.learning_curve import Point
 from coreset_backend.evaluation.round_scores import holdout_accuracy
 from coreset_backend.evaluation.stop_advice import Advice, stop_advice
 from coreset_backend.store.record import ClassScores, Interval, Round
+from coreset_backend.store.saved_round import StoredRound
 from coreset_backend.store.store import Store
 
 
@@ -61,9 +62,9 @@ class History:
     advice: Advice | None
 
 
-def project_history(store: Store, project_id: int) -> History:
-    """The history of a project; raises StoreError."""
-    records = store.history(project_id)
+def project_history(store: Store, project_id: int, opened: Iterable[StoredRound] | None = None) -> History:
+    """The history of a project; raises StoreError. ``opened`` is that of :meth:`Store.history`."""
+    records = store.history(project_id, opened)
     return History(
         project=project_id,
         title=records[-1].title if records else "",

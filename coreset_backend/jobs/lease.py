@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 
+from redis import Redis
 from redis.exceptions import LockNotOwnedError, RedisError
 from redis.lock import Lock
 from rq import get_current_job
@@ -38,7 +39,7 @@ def project_lease(
     if not _acquired(lease, patience, give_up):
         yield None
         return
-    with _renewed(backend, lease) as is_ours:
+    with _renewed(backend.brief_redis, lease) as is_ours:
         yield is_ours
 
 
@@ -52,7 +53,7 @@ def _acquired(lease: Lock, patience: float, give_up: Callable[[], bool]) -> bool
 
 
 @contextlib.contextmanager
-def _renewed(backend: Backend, lease: Lock) -> Iterator[IsOurs]:
+def _renewed(brief_redis: Redis, lease: Lock) -> Iterator[IsOurs]:
     """Renew the lease while the block runs, then release it.
 
     A process that stands still for longer than the lease lasts, as on a machine that slept, finds another one
@@ -61,7 +62,7 @@ def _renewed(backend: Backend, lease: Lock) -> Iterator[IsOurs]:
     done, redis, holder, mine = threading.Event(), lease.redis, f"{lease.name}-holder", secrets.token_bytes(8)
 
     def is_ours() -> bool:
-        return backend.brief_redis.get(holder) in (None, mine)
+        return brief_redis.get(holder) in (None, mine)
 
     def renew() -> None:
         while not done.wait(LEASE_SECONDS / 4):

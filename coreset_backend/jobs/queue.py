@@ -6,6 +6,7 @@ import secrets
 from datetime import timedelta
 from functools import partial
 
+from redis import Redis
 from redis.exceptions import RedisError
 from rq import Retry
 from rq.command import send_stop_job_command
@@ -58,7 +59,7 @@ def _queue_once(
         if still_waits(backend, waiting) and not stands_behind:
             return False
         backend.redis.set(waiting, job_id, ex=DAY)
-        _drop(backend, known)
+        _drop(backend.redis, known)
     _queue(backend, project_id, job_id, delay)
     log.info("project %d: %s; job %s in %.0f s", project_id, reason, job_id, delay)
     return True
@@ -75,17 +76,17 @@ def _job_id(project_id: int, *, by_hand: bool) -> str:
     return f"{BY_HAND if by_hand else 'round-'}{project_id}-{secrets.token_hex(4)}"
 
 
-def _drop(backend: Backend, job_id: bytes) -> None:
+def _drop(redis: Redis, job_id: bytes) -> None:
     """Remove a job that waits and is not needed any more."""
-    job = _fetch(backend, job_id)
+    job = _fetch(redis, job_id)
     if job and job.get_status() in (JobStatus.QUEUED, JobStatus.SCHEDULED):
         job.delete()
 
 
-def _fetch(backend: Backend, job_id: bytes) -> Job | None:
+def _fetch(redis: Redis, job_id: bytes) -> Job | None:
     try:
         name = job_id.decode(errors="replace")
-        return OurJob.fetch(name, connection=backend.redis, serializer=JSONSerializer)
+        return OurJob.fetch(name, connection=redis, serializer=JSONSerializer)
     except (NoSuchJobError, ValueError):  # or no name of a job at all
         return None
 
@@ -95,7 +96,7 @@ def still_waits(backend: Backend, waiting: str) -> bool:
     age: int = DAY - backend.redis.ttl(waiting)
     if age < RESERVED_SECONDS:  # another process may be about to queue it
         return True
-    job = _fetch(backend, backend.redis.get(waiting) or b"")  # type: ignore[arg-type]
+    job = _fetch(backend.redis, backend.redis.get(waiting) or b"")  # type: ignore[arg-type]
     if job is None:
         return False
     status = job.get_status()
@@ -148,10 +149,10 @@ def stop_round(backend: Backend, project_id: int, patience: float) -> bool:
     return True
 
 
-def forget_state(backend: Backend, project_id: int) -> None:
+def forget_state(redis: Redis, project_id: int) -> None:
     """Delete all that Redis knows of the project."""
-    if keys := list(backend.redis.scan_iter(redis_key(project_id, "*"))):
-        backend.redis.delete(*keys)
+    if keys := list(redis.scan_iter(redis_key(project_id, "*"))):
+        redis.delete(*keys)
 
 
 def request_pretraining(backend: Backend, project_id: int) -> None:

@@ -10,6 +10,7 @@ from coreset_backend.connection.connect import disconnect
 from coreset_backend.errors import ProjectError, QueueError, RoundNotFound, StoreError
 from coreset_backend.jobs.lease import project_lease
 from coreset_backend.jobs.queue import forget_state, request_publication, request_round, stop_round
+from coreset_backend.store.store import Store
 
 PATIENCE = 10.0
 
@@ -33,9 +34,9 @@ def cancel_round(backend: Backend, project_id: int) -> bool:
     return stopped
 
 
-def require_connected(backend: Backend, project_id: int) -> None:
+def require_connected(store: Store, project_id: int) -> None:
     """Raises ProjectError for a project that was disconnected."""
-    if backend.store.is_disconnected(project_id):
+    if store.is_disconnected(project_id):
         raise ProjectError(
             f"Project {project_id} was disconnected. "
             f"`coreset-backend connect --project {project_id}` goes on where it was."
@@ -47,7 +48,7 @@ def publish_again(backend: Backend, project_id: int) -> bool:
 
     True if a job was queued for it, False if one waits. Raises RoundNotFound and QueueError.
     """
-    require_connected(backend, project_id)
+    require_connected(backend.store, project_id)
     if backend.store.latest(project_id) is None:
         raise RoundNotFound(f"Project {project_id} has no round to publish yet. Start one.")
     try:
@@ -62,7 +63,7 @@ def roll_back(backend: Backend, project_id: int, number: int) -> None:
     Later rounds are kept. A running round is cancelled, and none starts by itself until a person starts
     one. Raises RoundNotFound, CorruptRound and Unwritable before anything is changed, and QueueError.
     """
-    require_connected(backend, project_id)
+    require_connected(backend.store, project_id)
     stored = backend.store.open(project_id, number)
     stored.verify()
     try:
@@ -89,7 +90,7 @@ def disconnect_project(backend: Backend, project_id: int) -> Iterator[str]:
             if not is_ours:
                 raise QueueError(f"A round of project {project_id} has just begun. Disconnect once more.")
             yield from disconnect(backend.label_studio, backend.store, project_id, url=backend.settings.url)
-        forget_state(backend, project_id)
+        forget_state(backend.redis, project_id)
         for number in backend.store.numbers(project_id)[-1:]:  # so that connecting again publishes it
             with contextlib.suppress(StoreError):
                 backend.store.open(project_id, number).mark_unpublished()

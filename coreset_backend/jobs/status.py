@@ -121,7 +121,8 @@ class WholeRound:
 
 def project_status(backend: Backend, project_id: int) -> ProjectStatus:
     """How the project stands. Raises QueueError when Redis does not answer, StoreError."""
-    stored, records = backend.store.latest(project_id), backend.store.history(project_id)
+    rounds = list(backend.store.readable(project_id))
+    stored, records = next(iter(rounds), None), backend.store.history(project_id, rounds)
     return ProjectStatus(
         project=project_id,
         progress=project_progress(backend, project_id, stored),

@@ -9,6 +9,7 @@ import logging
 from dataclasses import replace
 from functools import partial
 
+from redis import Redis
 from redis.exceptions import RedisError
 
 from coreset_backend.backend import Backend, open_backend
@@ -48,6 +49,7 @@ from coreset_backend.rounds.features import (
 from coreset_backend.rounds.run import publish_round, run_round
 from coreset_backend.settings import read_settings
 from coreset_backend.store.saved_round import StoredRound
+from coreset_backend.store.store import Store
 
 log = logging.getLogger(__name__)
 
@@ -90,7 +92,7 @@ def _advance(backend: Backend, project_id: int, is_ours: IsOurs) -> str:
         settle(backend.redis, backend.store, project_id)
         return "no round is due"
     except ProjectGone as error:
-        return _forget(backend, project_id, error)
+        return _forget(backend.redis, backend.store, project_id, error)
     except Exception as error:  # whatever it was, the state must say it
         with contextlib.suppress(RedisError):  # nobody else gets in without it either
             if not is_ours():  # then the state is the other's
@@ -197,20 +199,20 @@ def _pretrain(backend: Backend, project_id: int) -> tuple[str, bool]:
     return f"{state.seen} of {state.budget} images seen", not state.finished
 
 
-def is_pretraining_left_behind(backend: Backend, project_id: int) -> bool:
+def is_pretraining_left_behind(redis: Redis, store: Store, project_id: int) -> bool:
     """Whether a first pretraining was begun that nobody is at, as when Redis lost its job.
 
     One that failed is left alone until the next round.
     """
-    if not is_pretraining_unfinished(backend.store, project_id):
+    if not is_pretraining_unfinished(store, project_id):
         return False
-    known = read_progress(backend.redis, backend.store, project_id).pretraining
+    known = read_progress(redis, store, project_id).pretraining
     return known is None or known.state not in ("running", "failed")
 
 
-def _forget(backend: Backend, project_id: int, error: ProjectGone) -> str:
-    backend.store.forget(project_id)
-    forget_state(backend, project_id)
+def _forget(redis: Redis, store: Store, project_id: int, error: ProjectGone) -> str:
+    store.forget(project_id)
+    forget_state(redis, project_id)
     told = f"project {project_id} is gone from Label Studio, so it is put aside"
     log.warning("%s (%s)", told, error)
     return told
@@ -268,10 +270,10 @@ def _look_after(backend: Backend, project_id: int) -> bool:
             if automatic:
                 settle(backend.redis, backend.store, project_id)
             _publish_what_was_lost(backend, project_id)
-        if is_pretraining_left_behind(backend, project_id):
+        if is_pretraining_left_behind(backend.redis, backend.store, project_id):
             request_pretraining(backend, project_id)
     except ProjectGone as error:
-        _forget(backend, project_id, error)
+        _forget(backend.redis, backend.store, project_id, error)
     return False
 
 

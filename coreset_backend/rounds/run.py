@@ -20,7 +20,7 @@ from coreset_backend.errors import CorruptRound, EmptyPool, LabelStudioError
 from coreset_backend.evaluation.holdout import holdout_task_ids
 from coreset_backend.evaluation.predictions import Answers
 from coreset_backend.evaluation.round_scores import batch_scores, holdout_evaluation
-from coreset_backend.images import Pixels
+from coreset_backend.images import Images, Pixels
 from coreset_backend.label_studio.client import LabelStudio
 from coreset_backend.logs import about
 from coreset_backend.project import Prediction, Snapshot
@@ -36,7 +36,7 @@ from coreset_backend.selection.annoy_index import build_index
 from coreset_backend.settings import Settings
 from coreset_backend.store.record import STATES
 from coreset_backend.store.saved_round import Arrays, Draft, StoredRound
-from coreset_backend.store.store import Round
+from coreset_backend.store.store import Round, Store
 
 log = logging.getLogger(__name__)
 
@@ -101,13 +101,13 @@ class Learned:
 def _compute(
     backend: Backend, settings: Settings, snapshot: Snapshot, previous: StoredRound | None, clock: "Clock"
 ) -> StoredRound:
-    learned = _learn(backend, settings, snapshot, previous, clock)
+    learned = _learn(backend.store, backend.images, settings, snapshot, previous, clock)
     with backend.store.draft(snapshot.project_id) as draft:
         about(project=draft.project_id, round=draft.number)
         choice, evidence = _choose(settings, snapshot, learned, draft, clock)
         with clock.phase("save"):
             model.save_classifier(learned.classifier, draft.path / "model.safetensors")
-            record = _record(backend, snapshot, previous, draft, learned, choice, clock)
+            record = _record(settings, snapshot, previous, draft, learned, choice, clock)
             arrays: Arrays = {
                 "task_ids": snapshot.task_ids,
                 "states": choice.states,
@@ -123,14 +123,19 @@ def _compute(
 
 
 def _learn(
-    backend: Backend, settings: Settings, snapshot: Snapshot, previous: StoredRound | None, clock: "Clock"
+    store: Store,
+    images: Images,
+    settings: Settings,
+    snapshot: Snapshot,
+    previous: StoredRound | None,
+    clock: "Clock",
 ) -> Learned:
-    features = features_at_hand(backend.store, snapshot.project_id)
-    chosen = choose_project_backbone(backend.store, settings, snapshot.project_id)
+    features = features_at_hand(store, snapshot.project_id)
+    chosen = choose_project_backbone(store, settings, snapshot.project_id)
     with clock.phase("images") as step:
         uris = [(task.task_id, task.uri) for task in snapshot.tasks]
         size = settings.image_size or chosen.backbone.size
-        pixels, failures = backend.images.fetch(uris, size, step)
+        pixels, failures = images.fetch(uris, size, step)
     readable = np.searchsorted(snapshot.task_ids, pixels.task_ids)
     fixed = previous.record.holdout if previous else ()
     holdout = holdout_task_ids(snapshot.tasks, fixed, settings.holdout, settings.seed)
@@ -172,7 +177,7 @@ def _choose(
 
 
 def _record(
-    backend: Backend,
+    settings: Settings,
     snapshot: Snapshot,
     previous: StoredRound | None,
     draft: Draft,
@@ -192,7 +197,7 @@ def _record(
         attributes=label_config_attributes(snapshot.label_config),
         labels=snapshot.labels,
         strategy=choice.strategy,
-        seed=backend.settings.seed,
+        seed=settings.seed,
         batch=choice.batch,
         reserve=choice.reserve,
         random_slice=choice.random_slice,

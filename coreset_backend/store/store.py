@@ -20,7 +20,7 @@ import re
 import secrets
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
@@ -236,13 +236,15 @@ class Store:
         for number in dead:
             shutil.rmtree(folder / _folder(number), ignore_errors=True)
 
-    def history(self, project_id: int) -> list[Round]:
+    def history(self, project_id: int, opened: Iterable[StoredRound] | None = None) -> list[Round]:
         """The records of all rounds there ever were, oldest first, without their lists by task.
 
         Those of pruned rounds come from ``history.json``. A record that cannot be read is passed over.
+        ``opened``: all of ``readable``, where a caller has them.
         """
+        rounds = self.readable(project_id) if opened is None else opened
         records = {record.number: record for record in _read_history(self._project(project_id))}
-        records |= {stored.record.number: stored.record for stored in self.readable(project_id)}
+        records |= {stored.record.number: stored.record for stored in rounds}
         return [_without_lists(records[number]) for number in sorted(records)]
 
     def _project(self, project_id: int) -> Path:

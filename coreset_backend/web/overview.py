@@ -14,6 +14,7 @@ from coreset_backend.evaluation.history import project_history
 from coreset_backend.evaluation.round_scores import holdout_accuracy
 from coreset_backend.jobs.status import ProjectProgress, project_progress, unknown_progress
 from coreset_backend.project_settings import LABEL_CONFIG, known_settings, settings_table
+from coreset_backend.settings import Settings
 from coreset_backend.store.findings import duplicates, label_names, suspects
 from coreset_backend.store.record import STATES
 from coreset_backend.store.saved_round import StoredRound
@@ -100,11 +101,11 @@ def project_page(backend: Backend, project_id: int) -> ProjectPage:
     """Everything on the page of one project; raises StoreError."""
     rounds = list(backend.store.readable(project_id))
     newest, served = rounds[0] if rounds else None, served_number(rounds)
-    history = project_history(backend.store, project_id)
+    history = project_history(backend.store, project_id, rounds)
     return ProjectPage(
         project=project_id,
         title=title(newest, project_id),
-        label_studio=label_studio_address(backend, project_id),
+        label_studio=label_studio_address(backend.settings, project_id),
         progress=shown_progress(backend, project_id, newest),
         settings=project_settings_lines(backend, project_id, newest),
         round=newest_details(rounds, served),
@@ -172,9 +173,8 @@ def title(stored: StoredRound | None, project_id: int) -> str:
     return (stored.record.title if stored else "") or f"Project {project_id}"
 
 
-def label_studio_address(backend: Backend, project_id: int) -> str | None:
+def label_studio_address(settings: Settings, project_id: int) -> str | None:
     """The project's Data Manager as a person's browser reaches it."""
-    settings = backend.settings
     url = settings.label_studio_browser_url or settings.label_studio_url
     return f"{url}/projects/{project_id}/data" if url else None
 

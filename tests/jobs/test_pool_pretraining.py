@@ -145,22 +145,22 @@ def test_a_pool_is_learned_where_that_is_asked_for_and_it_is_large_enough(
 def test_a_pretraining_that_redis_forgot_is_taken_up_again(backend: Backend) -> None:
     folder = backend.store.pretraining(7)
     folder.mkdir(parents=True)
-    assert not is_pretraining_left_behind(backend, 7)
+    assert not is_pretraining_left_behind(backend.redis, backend.store, 7)
     (folder / "checkpoint.safetensors").touch()
-    assert is_pretraining_left_behind(backend, 7)
+    assert is_pretraining_left_behind(backend.redis, backend.store, 7)
     write_pretraining(backend.redis, 7, changed(state="running"))
     backend.redis.set("coreset:7:pretraining-lease", "held")
-    assert not is_pretraining_left_behind(backend, 7)  # somebody is at it
+    assert not is_pretraining_left_behind(backend.redis, backend.store, 7)  # somebody is at it
     backend.redis.delete("coreset:7:pretraining-lease")
-    assert is_pretraining_left_behind(backend, 7)
+    assert is_pretraining_left_behind(backend.redis, backend.store, 7)
     for _ in range(3):
         request_pretraining(backend, 7)
     assert len(backend.spare_queue) == 1 and len(backend.queue) == 0
     write_pretraining(backend.redis, 7, changed(state="failed", error="The loss was not finite."))
-    assert not is_pretraining_left_behind(backend, 7)
+    assert not is_pretraining_left_behind(backend.redis, backend.store, 7)
     write_pretraining(backend.redis, 7, changed(state="waiting"))
     learn(backend, 7, b"learned")
-    assert not is_pretraining_left_behind(backend, 7)
+    assert not is_pretraining_left_behind(backend.redis, backend.store, 7)
 
 
 def test_progress_is_told_in_epochs_and_minutes(backend: Backend) -> None:

@@ -3,6 +3,8 @@
 import io
 import json
 import re
+import sys
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
@@ -162,6 +164,30 @@ def publish_newest(backend: Backend) -> None:
     newest = backend.store.latest(7)
     assert newest
     newest.mark_published(Publication())
+
+
+OPENED: list[str] | None = None
+"""The files that are opened while it is a list; a hook of the interpreter cannot be taken back."""
+
+
+def note_opened(event: str, arguments: tuple[object, ...]) -> None:
+    if event == "open" and OPENED is not None:
+        OPENED.append(str(arguments[0]))
+
+
+sys.addaudithook(note_opened)
+
+
+@pytest.mark.parametrize("path", ["/projects/7", "/api/projects/7/overview", "/api/projects/7/status"])
+def test_each_round_is_opened_once_for_a_page(backend: Backend, client: FlaskClient, path: str) -> None:
+    global OPENED
+    for _ in range(3):
+        save_round(backend)
+    OPENED = []
+    assert client.get(path).status_code == 200
+    opened, OPENED = OPENED, None
+    rounds = Counter(each for each in opened if each.endswith("round.json"))
+    assert len(rounds) == 3 and set(rounds.values()) == {1}
 
 
 def test_the_page_says_how_much_of_the_batch_is_done_and_calls_a_mere_look_no_round(
