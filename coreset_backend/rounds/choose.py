@@ -83,23 +83,23 @@ def choose_batch(
     pool = images.among(image_rows)
     groups = _groups(settings, pool, None if groups is None else groups[image_rows])
     redundant = redundant_rows(groups, pool)
-    strategy, selection, drawn = _select(settings, pool, groups, redundant)
-    picked, reserve = np.split(selection.rows, [settings.batch_size - len(drawn)])
-    batch, distances = spread(picked, drawn, selection.distances)
-    _mark(states, snapshot_rows, duplicate=np.flatnonzero(redundant), selected=batch, reserve=reserve)
-    centers = np.concatenate([pool.labeled_rows, batch])
+    strategy, selection, drawn = _select(settings, pool, groups, redundant)  # all in pool rows
+    picked_rows, rest = np.split(selection.rows, [settings.batch_size - len(drawn)])
+    picks, distances = spread(picked_rows, drawn, selection.distances)
+    _mark(states, snapshot_rows, duplicate=np.flatnonzero(redundant), selected=picks, reserve=rest)
+    centers = np.concatenate([pool.labeled_rows, picks])
     space = normalized(pool.vectors) if selection.normalized else pool.vectors
-    ids = snapshot.task_ids[snapshot_rows]  # pool row -> task id
+    task_ids = snapshot.task_ids[snapshot_rows]  # pool row -> task id
     return Choice(
         strategy=strategy,
-        batch=tuple(ids[batch].tolist()),
-        reserve=tuple(ids[reserve].tolist()),
+        batch=tuple(task_ids[picks].tolist()),
+        reserve=tuple(task_ids[rest].tolist()),
         distances=distances,
         radius_before=covering_radius(space, pool.labeled_rows),
         radius_after=covering_radius(space, centers),
         states=states,
         scores=_scores(pool.vectors, centers, snapshot_rows, len(states)),
-        random_slice=tuple(ids[drawn].tolist()),
+        random_slice=tuple(task_ids[drawn].tolist()),
     )
 
 
@@ -121,10 +121,11 @@ def order_behind(stored: StoredRound, task_ids: Sequence[int]) -> list[int]:
     First the rest of the pool and tasks that the round does not know, in random order: farthest first would
     serve outliers that lie close together. Then duplicates, skipped and unreadable tasks, last labelled ones.
     """
-    known, states = stored.array("task_ids"), stored.array("states")
+    known_ids, states = stored.array("task_ids"), stored.array("states")
     ids = np.array(task_ids, dtype=np.int64)
-    rows = np.searchsorted(known, ids).clip(max=len(known) - 1)
-    state = np.where(known[rows] == ids, states[rows], state_code("pool"))
+    snapshot_rows = np.searchsorted(known_ids, ids).clip(max=len(known_ids) - 1)
+    is_known = known_ids[snapshot_rows] == ids
+    state = np.where(is_known, states[snapshot_rows], state_code("pool"))
     place = np.zeros(len(STATES), dtype=np.int64)
     for after, name in enumerate(("duplicate", "skipped", "unreadable", "labeled"), start=1):
         place[state_code(name)] = after
