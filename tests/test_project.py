@@ -51,14 +51,13 @@ def test_a_snapshot_says_which_answers_cannot_be_trained_on_and_why() -> None:
     tasks.append({"id": 99, "data": {"image": "/a"}, "annotations": [annotation("x", was_cancelled=True)]})
     remarks = snapshot_of(*tasks).remarks
     assert remarks[0] == (
-        "2 annotated tasks hold no answer that can be trained on, "
-        "because 'kitty' is not among the choices of 'label'."
+        "2 annotated tasks hold no answer that can be trained on, because 'kitty' is not a choice of 'label'."
     )
     assert remarks[1] == (
         "1 annotated task holds no answer that can be trained on, because nothing is chosen in 'label'."
     )
     assert remarks[5] == "2 annotated tasks hold no answer that can be trained on, for other reasons."
-    assert 'alias="kitty" on the new <Choice>' in remarks[6]
+    assert 'add alias="kitty" to the new <Choice>' in remarks[6]
     assert len(remarks) == 7
     assert snapshot_of(tasks[2]).remarks == ()
 

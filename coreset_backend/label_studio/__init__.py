@@ -1,1 +1,3 @@
-"""Speaks to Label Studio: reads projects, tasks and answers, writes predictions. Knows nothing of rounds."""
+"""The client of Label Studio: reads projects, tasks and annotations, writes predictions. Imports
+no rounds.
+"""

@@ -1,4 +1,4 @@
-"""Annotations of an image -> the classes that annotators agree upon, or the reason for none. Pure."""
+"""Annotations of an image -> its agreed classes, or the reason why there are none. Pure."""
 
 import html
 from collections import Counter
@@ -12,15 +12,15 @@ from coreset_backend.label_studio.label_config import Condition, Control
 Json = Any
 LONGEST = 60
 HIDDEN = "is shown only with other answers than those given"
-"""What a label config is made for, so no problem."""
+"""The reason for a control that the label config hid as intended; it is not reported as a problem."""
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What annotators said: ``label``, or None and ``why`` there is none, to follow "because".
+    """The annotators' answer: ``label``, or None and ``why`` there is none (the end of a "because" sentence).
 
-    ``label`` holds class names in the order of the classes; the empty one is "none of these".
-    ``unknown``: the first value that the label config does not have, also beside others that it has.
+    ``label`` holds class names in the order of the classes; an empty ``label`` is "none of these".
+    ``unknown``: the first selected value that the label config does not have, even if it has the others.
     """
 
     label: tuple[str, ...] | None
@@ -29,11 +29,12 @@ class Answer:
 
 
 def agreed_label(annotations: Sequence[Json], control: Control) -> Answer:
-    """The classes that the annotators agree upon.
+    """The agreed classes of the annotations.
 
-    A ground truth wins, if it says anything of this control. Otherwise each annotator's latest annotation has
-    one vote: single choice takes the most votes (of equals, the latest annotation's), multiple choice every
-    class that at least half named. In multiple choice an annotation without a choice is a vote for none.
+    A ground truth that answers this control overrides all others. Otherwise the latest annotation of each
+    annotator has one vote. Single choice: the class with the most votes (in a tie, the class of the latest
+    annotation). Multiple choice: every class that at least half of them selected; an annotation without a
+    choice is a vote for "none of these".
     """
     in_time = sorted(annotations, key=_age)
     truths = [each for each in in_time if each.get("ground_truth") and _speaks(_read(each, control))]
@@ -77,7 +78,7 @@ def _read(annotation: Json, control: Control) -> Answer:
     if label:
         return Answer(label if control.labels.multiple else label[:1], "", unknown)
     if strange:
-        return Answer(None, f"'{unknown}' is not among the choices of '{name}'", unknown)
+        return Answer(None, f"'{unknown}' is not a choice of '{name}'", unknown)
     if not all(_holds(condition, results) for condition in control.shown_when):
         return Answer(None, f"'{name}' {HIDDEN}")
     if not control.labels.multiple:
@@ -88,7 +89,7 @@ def _read(annotation: Json, control: Control) -> Answer:
 
 
 def _chosen(results: Sequence[Json], name: str = "") -> list[tuple[str, ...]]:
-    """What is chosen in the control ``name`` (empty: in any): paths, or one value each."""
+    """The selected paths (of one value unless nested) in the control ``name``; in any control if empty."""
     return [
         path
         for region in results
@@ -108,7 +109,7 @@ def _listed(value: Json) -> list[Json]:
 
 
 def _class_of(path: tuple[str, ...], control: Control) -> str | None:
-    """The class; also of an answer given before allowNested was switched on or off, or escaped for HTML."""
+    """The class of a selected path, also if it was stored before allowNested was changed, or HTML-escaped."""
     plain = tuple(html.unescape(each) for each in path)
     for known in (path, plain, plain[-1:]):
         if known in control.classes:
@@ -118,12 +119,12 @@ def _class_of(path: tuple[str, ...], control: Control) -> str | None:
 
 
 def _is_parent(path: tuple[str, ...], chosen: Sequence[tuple[str, ...]], control: Control) -> bool:
-    """Whether it only leads to another that is chosen: Label Studio lists parents beside their children."""
+    """Whether ``path`` is only the parent of another selected path: Label Studio stores both."""
     return path in control.parents and any(other[: len(path)] == path != other for other in chosen)
 
 
 def _holds(condition: Condition, results: Sequence[Json]) -> bool:
-    """Whether the other answers of an annotation let the tag be shown; False where they cannot tell."""
+    """Whether the annotation's other answers fulfil the condition; False if they cannot tell."""
     if condition.kind == "region-selected":
         return False
     last = {path[-1] for path in _chosen(results, condition.tag)}

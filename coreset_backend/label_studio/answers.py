@@ -1,7 +1,7 @@
-"""What Label Studio answers, bounded in size and time, and of the shape that the rest relies on.
+"""Checks every answer of Label Studio: size, time, and the fields that the other modules rely on.
 
-What is behind LABEL_STUDIO_URL may be broken, hostile, or no Label Studio. Whatever it sends is refused with
-what came and what was expected, before anything is made of it.
+The server at LABEL_STUDIO_URL may be broken, hostile, or not a Label Studio. A wrong answer is refused before
+it is used; the error says what came and what was expected.
 """
 
 import time
@@ -23,7 +23,7 @@ LARGEST_ID = 2**63
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """The largest body of an answer in bytes, and its time: ``seconds``, one more for each ``rate`` bytes."""
+    """Limits of an answer's body: ``size`` bytes, and ``seconds`` plus one second per ``rate`` bytes."""
 
     size: int = 256_000_000
     seconds: float = 60.0
@@ -34,7 +34,7 @@ LIMITS = Limits()
 
 
 class BoundedBody(httpx.SyncByteStream):
-    """The body of an answer; reading it raises Unreachable beyond the limits."""
+    """The body of an answer; reading beyond the limits raises Unreachable."""
 
     def __init__(self, stream: httpx.SyncByteStream, limits: Limits, request: str) -> None:
         self._stream, self._limits, self._request = stream, limits, request
@@ -45,12 +45,12 @@ class BoundedBody(httpx.SyncByteStream):
             size += len(chunk)
             if size > limits.size:
                 raise Unreachable(
-                    f"The answer to {self._request} is larger than {limits.size:,} bytes and is not read on."
+                    f"The answer to {self._request} is larger than the limit of {limits.size:,} bytes."
                 )
             if time.monotonic() - started > limits.seconds + size / limits.rate:
                 raise Unreachable(
-                    f"The answer to {self._request} comes too slowly: {size:,} bytes in "
-                    f"{time.monotonic() - started:.0f} s. Look at the network and the load of Label Studio."
+                    f"The answer to {self._request} is too slow: {size:,} bytes in "
+                    f"{time.monotonic() - started:.0f} s. Check the network and the load of Label Studio."
                 )
             yield chunk
 
@@ -59,28 +59,28 @@ class BoundedBody(httpx.SyncByteStream):
 
 
 def bound_body(response: httpx.Response, limits: Limits) -> None:
-    """Read the body of the answer within the limits. Raises Unreachable where it is compressed."""
+    """Read the body of the answer within the limits. Raises Unreachable if it is compressed."""
     request = f"{response.request.method} {response.request.url.path}"
     encoding = response.headers.get("content-encoding", "identity").strip().lower()
-    if encoding not in ("", "identity"):  # a few bytes may hold gigabytes, and nobody asked for it
+    if encoding not in ("", "identity"):  # a few bytes may unpack to gigabytes
         raise Unreachable(
-            f"{request} was answered in the encoding {encoding[:40]!r}, which nobody asked for. Have what is "
-            "in front of Label Studio heed 'Accept-Encoding: identity'."
+            f"{request} was answered in the encoding {encoding[:40]!r}; an unencoded answer was requested. "
+            "Make the proxy in front of Label Studio respect 'Accept-Encoding: identity'."
         )
     assert isinstance(response.stream, httpx.SyncByteStream)
     response.stream = BoundedBody(response.stream, limits, request)
 
 
 def unexpected(where: str, came: object, wanted: str) -> LabelStudioError:
-    """The error for an answer of another shape."""
+    """The error for an answer in which ``where`` is ``came`` instead of ``wanted``."""
     return LabelStudioError(
         f"{where} in Label Studio's answer is {redacted(repr(came)[:200])[:80]}, not {wanted}. Nothing was "
-        "changed. Is LABEL_STUDIO_URL the address of a Label Studio, of a release that this backend knows?"
+        "changed. Check that LABEL_STUDIO_URL is the address of a Label Studio of a supported release."
     )
 
 
 def checked_project(answer: Json, project_id: int) -> Json:
-    """The project, with a label config and names that can be worked with.
+    """The project, with a label config and names of the expected types.
 
     Raises LabelStudioError, or UnsupportedLabelConfig for a label config beyond MOST_CONFIG characters.
     """
@@ -88,22 +88,22 @@ def checked_project(answer: Json, project_id: int) -> Json:
         raise unexpected(f"The id of project {project_id}", answer["id"], f"the number {project_id}")
     config = answer["label_config"]
     if not isinstance(config, str):
-        raise unexpected("The label config", config, "a text")
+        raise unexpected("The label config", config, "a string")
     if len(config) > MOST_CONFIG:
         raise UnsupportedLabelConfig(
-            f"The label config has {len(config):,} characters; up to {MOST_CONFIG:,} are read. Shorten it in "
+            f"The label config has {len(config):,} characters; the limit is {MOST_CONFIG:,}. Shorten it in "
             "Label Studio: Settings > Labeling Interface."
         )
     for key in ("model_version", "sampling"):
         value = answer.get(key)
         if not (value is None or (isinstance(value, str) and len(value) <= LONGEST_NAME)):
-            raise unexpected(f"'{key}'", value, f"a text of up to {LONGEST_NAME} characters, or null")
+            raise unexpected(f"'{key}'", value, f"a string of up to {LONGEST_NAME} characters, or null")
     title = answer.get("title")
     return {**answer, "title": title[:LONGEST_NAME] if isinstance(title, str) else ""}
 
 
 def checked_page(answer: Json) -> tuple[list[Json], int]:
-    """The tasks of a page of the Data Manager's list, and how many there are in all."""
+    """The tasks on a page of the Data Manager's list, and the number of all tasks."""
     tasks, total = answer["tasks"], answer["total"]
     if not _is_count(total):
         raise unexpected("The number of all tasks", total, "a whole number")
@@ -135,7 +135,7 @@ def _check_task(task: Json) -> None:
 
 
 def _objects(owner: Json, key: str, name: str) -> list[Json]:
-    """The list of objects that the owner has under ``key``; empty where it has none."""
+    """The list of objects under ``key`` of the owner; empty if it has none."""
     found = owner.get(key) or []
     if not isinstance(found, list) or not all(isinstance(each, dict) for each in found):
         raise unexpected(f"'{key}' of {name}", found, "a list of objects")
@@ -143,14 +143,14 @@ def _objects(owner: Json, key: str, name: str) -> list[Json]:
 
 
 def checked_list(answer: Json, name: str) -> list[Json]:
-    """The answer, which is a list of objects."""
+    """The answer, checked to be a list of objects."""
     if not isinstance(answer, list) or not all(isinstance(each, dict) for each in answer):
         raise unexpected(f"The list of {name}", answer, "a list of objects")
     return answer
 
 
 def checked_counts(answer: Json, name: str) -> dict[str, int]:
-    """The answer, which is an object of whole numbers."""
+    """The answer, checked to be an object of whole numbers."""
     if not isinstance(answer, dict) or not all(_is_count(count) for count in answer.values()):
         raise unexpected(f"The {name}", answer, "an object of whole numbers")
     return answer

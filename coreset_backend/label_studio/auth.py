@@ -1,4 +1,4 @@
-"""How requests to Label Studio are signed, by a legacy or a personal access token, and its answers read."""
+"""Signs requests to Label Studio with a legacy or a personal access token, and reads its answers."""
 
 import base64
 import binascii
@@ -27,10 +27,10 @@ TOKEN_REFUSED = (
 
 
 class TokenAuth(httpx.Auth):
-    """Signs requests with either kind of key: a legacy token, or a personal access token.
+    """Signs requests with a legacy token or a personal access token.
 
-    A personal access token is a JWT that only buys access tokens, each good for five minutes; this
-    buys the next one shortly before the last expires. Safe to share between threads.
+    A personal access token is a JWT that can only be exchanged for access tokens, each valid for five
+    minutes; the next one is requested shortly before the last expires. Safe to share between threads.
     """
 
     requires_response_body = True
@@ -45,8 +45,8 @@ class TokenAuth(httpx.Auth):
         self._lock = threading.Lock()
         if token_type(api_key) == "access":
             raise Unauthorized(
-                "LABEL_STUDIO_API_KEY is an access token, which dies after five minutes. "
-                "Set it to the personal access token that it was bought with."
+                "LABEL_STUDIO_API_KEY is an access token, which expires after five minutes. "
+                "Set it to the personal access token from Account & Settings."
             )
 
     def sync_auth_flow(self, request: httpx.Request) -> Generator[httpx.Request, httpx.Response, None]:
@@ -71,7 +71,9 @@ class TokenAuth(httpx.Auth):
         access = read_answer(response, "POST /api/token/refresh/", ("access",))["access"]
         access = access.strip() if isinstance(access, str) else ""
         if not (0 < len(access) < LONGEST_TOKEN and access.isascii() and access.isprintable()):
-            raise Unreachable("POST /api/token/refresh/ was answered with an access token that is none.")
+            raise Unreachable(
+                "POST /api/token/refresh/ was answered with something that is not an access token."
+            )
         with self._lock:
             keep_secret(access, instead_of=self._access)
             self._access = access
@@ -79,7 +81,7 @@ class TokenAuth(httpx.Auth):
 
 
 def token_type(api_key: str) -> str | None:
-    """``refresh`` for a personal access token, ``access`` for what it buys, None for a legacy token."""
+    """``refresh`` for a personal access token, ``access`` for an access token, None for a legacy token."""
     parts = api_key.split(".")
     if len(parts) != 3:
         return None
@@ -91,9 +93,9 @@ def token_type(api_key: str) -> str | None:
 
 
 def read_answer(response: httpx.Response, request: str, expect: Sequence[str]) -> Any:
-    """The JSON of an answer, an object that has the keys of ``expect``; None where it has no body.
+    """The JSON of an answer, an object with the keys ``expect``; None if it has no body.
 
-    Raises Unauthorized, Rejected, or Unreachable for what no Label Studio answers.
+    Raises Unauthorized, Rejected, or Unreachable for an answer that does not come from a Label Studio.
     """
     if response.status_code == 401:
         off = "legacy token" in response.text and "disabled" in response.text
@@ -102,7 +104,7 @@ def read_answer(response: httpx.Response, request: str, expect: Sequence[str]) -
         raise Rejected(response.status_code, response.text, request)
     if not response.content and response.is_success and not expect:
         return None
-    with contextlib.suppress(ValueError, RecursionError):  # a page of something else, or half an answer
+    with contextlib.suppress(ValueError, RecursionError):  # an HTML page, or half an answer
         answer = response.json()
         as_expected = not expect or (isinstance(answer, dict) and set(expect) <= set(answer))
         if as_expected and not response.is_redirect:
@@ -116,13 +118,13 @@ def read_answer(response: httpx.Response, request: str, expect: Sequence[str]) -
 
 
 def _is_of_something_else(response: httpx.Response) -> bool:
-    """Whether it is a page that says there is nothing: Label Studio's API says so in JSON."""
+    """Whether a "not found" comes from another server: Label Studio's API sends it as JSON."""
     is_page = "html" in response.headers.get("content-type", "html")
     return is_page and response.status_code in (400, 404, 405, 410, 501)
 
 
 def _where_it_may_be(response: httpx.Response) -> str:
-    """What to set, from where the answer redirects to, if it does."""
+    """Advice on LABEL_STUDIO_URL, with the address to which the answer redirects, if it does."""
     asked = response.request.url
     try:
         target = asked.join(response.headers.get("location", ""))
@@ -133,6 +135,6 @@ def _where_it_may_be(response: httpx.Response) -> str:
     if response.is_redirect and path and start and not rest:
         return f"It redirects to {start}: set LABEL_STUDIO_URL to that."
     return (
-        "Give the address of its first page: with the sub-path where it is served below one, as in "
-        "http://host/label-studio, and without what follows, as /projects/1."
+        "Set it to the address of Label Studio's first page: with the sub-path if there is one, as in "
+        "http://host/label-studio, and without the path of a page such as /projects/1."
     )

@@ -1,7 +1,7 @@
-"""The only HTTP to Label Studio: read a project whole, publish a batch, and the calls `connect` is made of.
+"""All HTTP requests to Label Studio: reads a project, publishes a batch, and makes the requests of `connect`.
 
-Written against Label Studio Community 1.23.2 as it was seen to behave; a comment says where that is
-surprising. Every method raises Unreachable, Unauthorized or Rejected, never an error of httpx.
+Written against the observed behaviour of Label Studio Community 1.23.2; comments mark the surprising parts.
+Every method raises Unreachable, Unauthorized or Rejected, never an error of httpx.
 """
 
 import contextlib
@@ -40,7 +40,7 @@ PAGE_SIZE = 1000
 TASKS_IN_AN_ADDRESS = 100
 PASSING = (500, 502, 503, 504)
 LONGEST_PAUSE = 30.0
-"""Seconds: a round is not held up for longer by what a busy Label Studio asks for."""
+"""Seconds: a longer Retry-After of a busy Label Studio is not waited for in full."""
 # Label Studio recounts the whole project inside the import request: 34 s at 20,000 tasks.
 PATIENT = httpx.Timeout(30.0, read=600.0)
 ANNOTATED = {
@@ -55,7 +55,7 @@ BY_SCORE = ["tasks:predictions_score"]
 
 
 def score_filter(operator: str, value: object) -> Json:
-    """An item of a filter: the task's score under the version that the project shows."""
+    """A filter item on the task's score under the project's version."""
     return {
         "filter": "filter:tasks:predictions_score",
         "operator": operator,
@@ -65,9 +65,9 @@ def score_filter(operator: str, value: object) -> Json:
 
 
 class LabelStudio:
-    """A Label Studio at ``url``, spoken to with one kept-alive connection pool.
+    """The client of the Label Studio at ``url``, with one pool of kept-alive connections.
 
-    ``pauses``: seconds between the tries of a request, one try more than there are pauses.
+    ``pauses``: seconds between the attempts of a request; there is one attempt more than pauses.
     """
 
     def __init__(
@@ -88,7 +88,7 @@ class LabelStudio:
             auth=self.auth,
             verify=tls_context(verify),
             proxy=proxy.for_httpx() if proxy else None,
-            trust_env=False,  # which proxy is used is decided in one place, for images too
+            trust_env=False,  # network/outbound.py decides on the proxy, for images too
             timeout=httpx.Timeout(30.0, connect=5.0),
             follow_redirects=False,
             headers={"Accept-Encoding": "identity"},
@@ -99,10 +99,10 @@ class LabelStudio:
         self._client.close()
 
     def request(self, method: str, path: str, *, expect: Sequence[str] = (), **options: Any) -> Json:
-        """The JSON of the answer, which has the keys of ``expect``; None where it has no body.
+        """The JSON of the answer, an object with the keys ``expect``; None if it has no body.
 
-        Tried again where that is safe: a GET when the server is away or answers 5xx, and any method that
-        was refused by a 429. Raises Unreachable, Unauthorized or Rejected.
+        A GET is retried if the server does not answer or answers 5xx, any method if it answers 429. Raises
+        Unreachable, Unauthorized or Rejected.
         """
         for pause in (*self._pauses, None):
             try:
@@ -117,36 +117,36 @@ class LabelStudio:
                 asked = retry_after(response.headers.get("retry-after")) or 0.0
                 pause = max(pause, min(asked, LONGEST_PAUSE))
             time.sleep(pause)
-        raise AssertionError("the last try returns or raises")
+        raise AssertionError("the last attempt returns or raises")
 
     def get(self, path: str, *, expect: Sequence[str] = (), **params: Any) -> Json:
         return self.request("GET", path, expect=expect, params=params)
 
     def whoami(self) -> Json:
-        """The user whose token this is."""
+        """The user to whom the token belongs."""
         return self.get("/api/current-user/whoami", expect=("id",))
 
     def version(self) -> str:
-        """The release that answers, as ``1.23.2``."""
+        """The release of Label Studio, as in ``1.23.2``."""
         return str(self.get("/api/version", expect=("release",))["release"])[:40]
 
     def fetch_project(self, project_id: int) -> Json:
-        """The project as Label Studio has it; raises ProjectGone."""
+        """The project's JSON; raises ProjectGone."""
         with self._gone_if_404(project_id):
             answer = self.get(f"/api/projects/{project_id}/", expect=("id", "label_config"))
             return checked_project(answer, project_id)
 
     def fetch_first_task(self, project_id: int) -> Json | None:
-        """Id and data of some task of the project; None where it has none."""
+        """Id and data of the project's first task; None if it has no task."""
         tasks, _ = self._page(project_id, 1, 1, include="id,data")
         return tasks[0] if tasks else None
 
     def fetch_snapshot(
         self, project_id: int, progress: Progress = unwatched, *, control: str | None = None
     ) -> Snapshot:
-        """The project with all its tasks and the annotations of those that have any; raises ProjectGone.
+        """The project with all its tasks and their annotations; raises ProjectGone.
 
-        ``control`` names the <Choices> to train on, if the label config does not.
+        ``control`` names the <Choices> to train on, unless the label config does.
         """
         project = self.fetch_project(project_id)
         pool = list(self._tasks(project_id, {"include": "id,data"}, progress))
@@ -163,21 +163,23 @@ class LabelStudio:
         return parse_snapshot(project, [*pool, *with_annotations], datetime.now(UTC), control)
 
     def fetch_annotated(self, project_id: int) -> dict[int, bool]:
-        """Task id -> whether it has an annotation, or was only skipped; others are absent. Or ProjectGone."""
+        """Task id -> True if it is annotated, False if only skipped; other tasks are absent. Raises
+        ProjectGone.
+        """
         query = json.dumps({"filters": ANNOTATED})
         with self._gone_if_404(project_id):
             tasks = self._tasks(project_id, {"include": "id,total_annotations", "query": query})
             return {task["id"]: bool(task.get("total_annotations")) for task in tasks}
 
     def fetch_waiting(self, project_id: int) -> dict[int, float | None]:
-        """Task id -> its score under the project's version, None without, for all that still want labels."""
-        query = _query([UNSOLVED], ordering=BY_SCORE)  # early releases leave out a score that orders nothing
+        """Unlabelled task id -> its score under the project's version, or None without a prediction of it."""
+        query = _query([UNSOLVED], ordering=BY_SCORE)  # early releases omit the score without the ordering
         tasks = self._tasks(project_id, {"include": "id,predictions_score", "query": query})
         scores = {task["id"]: task.get("predictions_score") for task in tasks}
         return {task_id: scores[task_id] for task_id in sorted(scores)}
 
     def count_waiting(self, project_id: int, *, served: bool) -> int:
-        """How many tasks that still want labels carry the project's version, or do not."""
+        """Number of unlabelled tasks with (``served``) or without a prediction of the project's version."""
         items = [UNSOLVED, score_filter("empty", not served)]
         return self._page(project_id, 1, 1, include="id", query=_query(items))[1]
 
@@ -186,26 +188,28 @@ class LabelStudio:
 
     @contextlib.contextmanager
     def _gone_if_404(self, project_id: int) -> Iterator[None]:
-        """Around what every Label Studio answers for a project that it has."""
+        """Raise ProjectGone if a request of the block, valid for any existing project, is
+        answered with 404.
+        """
         try:
             yield
         except Rejected as error:
             if error.status != 404:
                 raise
-            self.whoami()  # or a wrong address, where something else says 404, would end every project
+            self.whoami()  # only a Label Studio answers this: another server's 404 ends no project
             raise ProjectGone(404, error.body, f"project {project_id}") from error
 
     def _tasks(
         self, project_id: int, params: Mapping[str, str], progress: Progress = unwatched
     ) -> Iterator[Json]:
-        """The tasks of all pages, each once; pages are read to the last, whatever total is reported."""
+        """The tasks of all pages, each once; all pages are read, whatever total is reported."""
         seen: set[int] = set()
         read = 0
         for page in itertools.count(1):
             try:
                 tasks, total = self._page(project_id, page, PAGE_SIZE, **params)
             except Rejected as error:
-                if error.status == 404 and page > 1:  # tasks were deleted meanwhile: this page is gone
+                if error.status == 404 and page > 1:  # tasks were deleted meanwhile: the page is gone
                     return
                 raise
             fresh = {task["id"]: task for task in tasks if task["id"] not in seen}
@@ -224,7 +228,7 @@ class LabelStudio:
                 return
 
     def _page(self, project_id: int, page: int, size: int, **params: str) -> tuple[list[Json], int]:
-        """The tasks of a page of the Data Manager's list, and how many all pages have."""
+        """The tasks on a page of the Data Manager's list, and the number of tasks on all pages."""
         return checked_page(
             self.request(
                 "GET",
@@ -244,12 +248,12 @@ class LabelStudio:
         written: Collection[str] = (),
         progress: Progress = unwatched,
     ) -> Publication:
-        """Make Label Studio serve exactly ``predictions`` first, in the order of their scores.
+        """Make Label Studio serve exactly the tasks of ``predictions`` first, in the order of their scores.
 
-        All have one new version. The versions that this backend is known to have ``written`` before are
-        deleted afterwards, those of others never. Until the switch annotators stay on the old batch, and a
-        failure before it changes nothing for them. Safe to repeat: only what lacks is sent. ``progress`` is
-        called before each change. Raises Rejected when Label Studio drops predictions.
+        All predictions have one new version. After the project was switched to it, the versions that this
+        backend has ``written`` before are deleted; other versions never are. Before the switch Label Studio
+        serves the old batch, also if publishing fails. Can be repeated: only missing predictions are sent.
+        ``progress`` is called before each change. Raises Rejected if Label Studio drops predictions.
         """
         version = predictions[0].model_version
         bodies = {each.task_id: prediction_json(each, labels) for each in predictions}
@@ -275,36 +279,40 @@ class LabelStudio:
         except Rejected as error:
             if error.status != 400:
                 raise
-        # One unknown task id refuses the whole import: somebody deleted tasks since the snapshot.
+        # Label Studio refuses an import with an unknown task id: tasks were deleted since the snapshot.
         present = self.fetch_task_ids(project_id)
         gone = tuple(task_id for task_id in missing if task_id not in present)
         if len(gone) == len(bodies):
-            raise LabelStudioError(f"All {len(gone)} chosen tasks of project {project_id} have been deleted.")
-        log.warning("%d chosen tasks of project %d are gone; the rest is published", len(gone), project_id)
-        held = self._held(project_id, version, bodies)  # some are sent one by one
+            raise LabelStudioError(
+                f"All {len(gone)} selected tasks of project {project_id} have been deleted."
+            )
+        log.warning(
+            "%d selected tasks of project %d were deleted; the others are published", len(gone), project_id
+        )
+        held = self._held(project_id, version, bodies)  # predictions with paths are sent one by one
         left = {each: missing[each] for each in missing if each in present and each not in held}
         self._import(project_id, version, left)
         return gone
 
     def _held(self, project_id: int, version: str, task_ids: Collection[int]) -> Collection[int]:
-        """The tasks that already have a prediction of the version from an earlier attempt."""
+        """The tasks that have a prediction of the version from an earlier attempt."""
         count = self.model_versions(project_id).get(version, 0)
         if count in (0, len(task_ids)):
             return task_ids if count else ()
         held = self.fetch_results(project_id, version, task_ids)
         if len(held) == count:
             return held
-        self._delete_version(project_id, version)  # some are there twice, or on other tasks
+        self._delete_version(project_id, version)  # some tasks have two, or other tasks have one
         return ()
 
     def _import(self, project_id: int, version: str, bodies: Mapping[int, Json]) -> None:
         if self._post_predictions(project_id, bodies.values()) == len(bodies):
             return
-        # Invalid ones are dropped without a word; the usual cause is a label removed since the snapshot.
+        # Label Studio drops invalid predictions silently; usually a label was removed since the snapshot.
         held = self.fetch_results(project_id, version, bodies)
         bare = [{**body, "result": []} for task_id, body in bodies.items() if task_id not in held]
         log.warning(
-            "Label Studio did not take %d of %d predictions; they are sent without answers",
+            "Label Studio did not accept %d of %d predictions; they are sent without answers",
             len(bare),
             len(bodies),
         )
@@ -314,7 +322,7 @@ class LabelStudio:
 
     def _post_predictions(self, project_id: int, bodies: Iterable[Json]) -> int:
         path, all_of_them = f"/api/projects/{project_id}/import/predictions", list(bodies)
-        # The import checks choices against the label config, and cannot where they are paths.
+        # The import checks choices against the label config, which fails if they are paths.
         nested = [body for body in all_of_them if _has_paths(body)]
         created = len(nested)
         if at_once := [body for body in all_of_them if not _has_paths(body)]:
@@ -325,7 +333,7 @@ class LabelStudio:
         return created
 
     def fetch_results(self, project_id: int, version: str, task_ids: Iterable[int]) -> dict[int, list[Json]]:
-        """Task id -> the regions of its newest prediction of that version; tasks without one are absent."""
+        """Task id -> regions of its newest prediction of the version; tasks without one are absent."""
         wanted, found = list(task_ids), {}
         for start in range(0, len(wanted), TASKS_IN_AN_ADDRESS):
             some = wanted[start : start + TASKS_IN_AN_ADDRESS]
@@ -341,13 +349,14 @@ class LabelStudio:
         return found
 
     def model_versions(self, project_id: int) -> dict[str, int]:
-        """Version -> how many predictions of it the project holds."""
+        """Version -> number of its predictions in the project."""
         return checked_counts(self.get(f"/api/projects/{project_id}/model-versions/"), "model versions")
 
     def delete_versions(self, project_id: int, versions: Collection[str]) -> tuple[str, ...]:
-        """Delete the predictions of the versions; those that could not be deleted, which the log explains.
+        """Delete the predictions of the versions; returns the versions that could not be deleted (see the
+        log).
 
-        If the project shows one of them, or a live backend, Label Studio has it show none afterwards.
+        If the project shows one of them, or a live backend, Label Studio resets it to show none.
         """
         kept = []
         try:
@@ -355,7 +364,7 @@ class LabelStudio:
                 kept.append(version)
                 self._delete_version(project_id, version)
                 kept.pop()
-        except LabelStudioError as error:  # the next publish tries again
+        except LabelStudioError as error:  # the next publish retries
             log.warning("project %d: old predictions could not be deleted: %s", project_id, error)
         return tuple(kept)
 
@@ -364,9 +373,9 @@ class LabelStudio:
         self.request("DELETE", path, json={"model_version": version}, timeout=PATIENT)
 
     def first_served(self, project_id: int, count: int, *, unsolved: bool = True) -> dict[int, float]:
-        """The first ``count`` tasks of the queue, in order, with their scores.
+        """Task id -> score of the first ``count`` tasks of the queue, in order.
 
-        Read from the Data Manager, whose order by score is that of the label stream; asking the stream
+        Read from the Data Manager, which orders by score as the label stream does; reading the label stream
         itself would lock tasks for the token's user.
         """
         items = [score_filter("empty", False), *([UNSOLVED] if unsolved else [])]
@@ -375,7 +384,7 @@ class LabelStudio:
         return {task["id"]: task["predictions_score"] for task in tasks[:count]}
 
     def fetch_predictions(self, project_id: int, below: float) -> Iterator[list[Json]]:
-        """The predictions of each task that still wants labels and whose score is lower than ``below``."""
+        """The predictions of each unlabelled task with a score lower than ``below``."""
         query = _query([UNSOLVED, score_filter("less", below)])
         parameters = {"fields": "all", "include": "id,predictions", "query": query}
         for task in self._tasks(project_id, parameters):
@@ -384,13 +393,15 @@ class LabelStudio:
     def add_predictions(
         self, project_id: int, predictions: Sequence[Prediction], labels: Labels | None
     ) -> None:
-        """Import the predictions; without answers where Label Studio does not take all of them."""
+        """Import the predictions; without their answers if Label Studio does not accept all of them."""
         bodies = [prediction_json(each, labels) for each in predictions]
         created = self._post_predictions(project_id, bodies)
         if created == len(bodies):
             return
-        # Invalid ones are dropped without a word; the usual cause is a label removed since the snapshot.
-        log.warning("Label Studio took %d of %d predictions; sent without answers", created, len(bodies))
+        # Label Studio drops invalid predictions silently; usually a label was removed since the snapshot.
+        log.warning(
+            "Label Studio accepted %d of %d predictions; they are sent without answers", created, len(bodies)
+        )
         created = self._post_predictions(project_id, [{**body, "result": []} for body in bodies])
         if created != len(bodies):
             raise Rejected(201, f"created {created} of {len(bodies)} predictions", "import/predictions")
@@ -399,7 +410,7 @@ class LabelStudio:
         self.request("DELETE", f"/api/predictions/{prediction_id}/", timeout=PATIENT)
 
     def count_unserved(self, project_id: int, task_ids: Sequence[int]) -> int:
-        """How many of the tasks still want labels and have no prediction of the version that is shown."""
+        """Number of the tasks that are unlabelled and have no prediction of the shown version."""
         filters = {"conjunction": "and", "items": [UNSOLVED, score_filter("empty", True)]}
         count = 0
         for start in range(0, len(task_ids), TASKS_IN_AN_ADDRESS):
@@ -416,7 +427,7 @@ class LabelStudio:
 
 
 def _has_paths(body: Json) -> bool:
-    """Whether a prediction answers nested choices."""
+    """Whether the prediction answers nested choices."""
     return any(
         isinstance(choice, list)
         for region in body["result"]
@@ -425,7 +436,7 @@ def _has_paths(body: Json) -> bool:
 
 
 def _query(items: Sequence[Json], **more: Json) -> str:
-    """The Data Manager's query for the tasks that all ``items`` fit."""
+    """The Data Manager's query for the tasks that match all ``items``."""
     return json.dumps({"filters": {"conjunction": "and", "items": list(items)}, **more})
 
 
@@ -434,9 +445,9 @@ def _unreachable(url: str, proxy: Proxy | None, error: Exception) -> str:
         return f"The certificate of Label Studio at {url} is not trusted ({error}). {TRUST_ADVICE}"
     if "WRONG_VERSION_NUMBER" in str(error):
         return f"{url} does not speak TLS: LABEL_STUDIO_URL should begin with http://, or name another port."
-    by = f" by the proxy {proxy} (CORESET_LABEL_STUDIO_PROXY)" if proxy else ""
+    by = f" through the proxy {proxy} (CORESET_LABEL_STUDIO_PROXY)" if proxy else ""
     return (
         f"Label Studio at {url} does not answer{by} ({type(error).__name__}: {error}). "
-        "Check that it runs and that LABEL_STUDIO_URL is its address as seen from here; "
-        "inside a container 'localhost' is the container itself."
+        "Check that it runs and that LABEL_STUDIO_URL is the address at which this process reaches it; "
+        "in a container, 'localhost' is the container itself."
     )

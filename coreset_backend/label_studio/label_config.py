@@ -1,6 +1,6 @@
-"""What a label config asks: which image of a task is read, and which <Choices> is trained on. Pure.
+"""Reads a label config: which image of a task to read, and which <Choices> to train on. Pure.
 
-Label Studio's editor (its source, 1.23.2) is followed: tags and attributes count in any case, ``allowNested``
+Reads it as Label Studio's editor (source of 1.23.2) does: tags and attributes in any case, ``allowNested``
 makes every answer a path, ``visibleWhen`` hides tags.
 """
 
@@ -16,13 +16,13 @@ from coreset_backend.project import Labels
 CONTROL = "coreset_control"
 DEEPEST, MOST_NAMED = 100, 8
 BETWEEN_LEVELS = " / "
-"""Between the levels of a nested choice in the name of its class."""
+"""Separates the levels of a nested choice in the name of its class."""
 FREE_TEXT = "textarea"
 
 
 @dataclass(frozen=True, slots=True)
 class Condition:
-    """When a tag is shown: ``kind`` as in visibleWhen, for ``values`` (empty: any) of the control ``tag``."""
+    """When a tag is shown: visibleWhen's ``kind``, for ``values`` (empty: any) of the control ``tag``."""
 
     kind: str
     tag: str
@@ -31,11 +31,11 @@ class Condition:
 
 @dataclass(frozen=True, slots=True)
 class Control:
-    """The <Choices> that is trained on, and what it takes to read its answers.
+    """The <Choices> to train on, and what is needed to read its answers.
 
-    ``classes``: a value or path as annotations may hold it -> the class; a value that has an ``alias`` is
-    known by both. ``parents``: paths of nested choices that have choices below them. ``required``: it cannot
-    be left out. ``shown_when``: all must hold for annotators to see it.
+    ``classes``: path in an annotation -> class; a choice with an ``alias`` has both its paths. ``parents``:
+    paths of nested choices that have choices below them. ``required``: annotators must answer it.
+    ``shown_when``: the conditions that all must hold for annotators to see it.
     """
 
     labels: Labels
@@ -47,10 +47,11 @@ class Control:
 
 @dataclass(frozen=True, slots=True)
 class LabelConfig:
-    """``image`` is the value of the <Image> that is read, as in "$image" or "https://cdn/$file".
+    """What is read of a label config.
 
-    ``control`` is None where no <Choices> can be trained on, and ``untrained`` then says why, if there is
-    anything to say. ``notes``: sentences on what else the config asks and is not looked at.
+    ``image``: the value of the <Image> to read, as in "$image" or "https://cdn/$file". ``control``: None if
+    no <Choices> can be trained on; ``untrained`` then says why, if there is a reason. ``notes``: sentences
+    on the parts of the config that are ignored.
     """
 
     image: str
@@ -86,19 +87,19 @@ class _Tag:
 
 
 def _tags(label_config: str) -> Iterator[_Tag]:
-    """Every tag in document order, its name and those of its attributes in lower case."""
+    """Every tag in document order, with its name and its attributes' names in lower case."""
     try:
         waiting: list[tuple[ElementTree.Element, tuple[_Tag, ...]]] = [
             (ElementTree.fromstring(label_config), ())
         ]
     except ElementTree.ParseError as error:
         raise UnsupportedLabelConfig(
-            f"The label config is no XML ({error}). Save it again in Label Studio."
+            f"The label config is not valid XML ({error}). Save it again in Label Studio."
         ) from None
     while waiting:
         element, above = waiting.pop()
         if len(above) > DEEPEST:
-            raise UnsupportedLabelConfig(f"The label config nests more than {DEEPEST} tags in each other.")
+            raise UnsupportedLabelConfig(f"The label config nests tags more than {DEEPEST} levels deep.")
         attributes = {name.lower(): value for name, value in element.attrib.items()}
         tag = _Tag(str(element.tag).lower(), attributes, element, above)
         yield tag
@@ -106,16 +107,17 @@ def _tags(label_config: str) -> Iterator[_Tag]:
 
 
 def is_unwritten(label_config: str) -> bool:
-    """Whether it holds no tag yet, as that of a new project."""
+    """Whether the label config has no tag yet, as in a new project."""
     return re.fullmatch(r"\s*(<View\s*/>|<View\s*>\s*</View\s*>)?\s*", label_config) is not None
 
 
 def parse_label_config(label_config: str, control: str | None = None) -> LabelConfig:
-    """The image and the <Choices> that a label config asks about.
+    """The image to read and the <Choices> to train on.
 
-    ``control`` names the <Choices> to train on; an attribute ``coreset_control`` of any tag goes before it.
-    Otherwise it is the first about the image, after those that only decide whether another one is shown.
-    Raises UnsupportedLabelConfig where it is no XML, shows no image of a task, or has no such control.
+    ``control`` names the <Choices> to train on; an attribute ``coreset_control`` of any tag overrides it.
+    Without either it is the first <Choices> about the image that does more than decide which others are
+    shown. Raises UnsupportedLabelConfig if the config is not XML, shows no image of a task, or has no such
+    control.
     """
     tags = list(_tags(label_config))
     images = _images(tags)
@@ -135,19 +137,19 @@ def parse_label_config(label_config: str, control: str | None = None) -> LabelCo
 
 
 def _images(tags: Sequence[_Tag]) -> dict[str, str]:
-    """Name -> value of each <Image> that shows something of the task."""
+    """Name -> value of each <Image> that shows data of the task."""
     shown = [tag for tag in tags if tag.kind == "image" and VARIABLE.search(_shown(tag))]
     images = {tag.name: _shown(tag) for tag in shown if not tag.is_repeated}
     if images:
         return images
     if shown:
         raise UnsupportedLabelConfig(
-            "The label config shows its images in a <Repeater>, many in one task. This backend reads one "
-            "image of each task: import every image as a task of its own."
+            "The label config shows several images per task in a <Repeater>. This backend reads one image "
+            "per task: import every image as a task of its own."
         )
     raise UnsupportedLabelConfig(
         'The label config has no <Image name="…" value="$…"> to read images from. '
-        "This backend works on projects whose tasks show an image; "
+        "This backend needs an image in each task: "
         "add the tag in Settings > Labeling Interface."
     )
 
@@ -160,7 +162,7 @@ def _shown(image: _Tag) -> str:
 
 
 def _why_untrainable(choices: _Tag, images: Mapping[str, str]) -> str:
-    """Why a <Choices> cannot be trained on, to follow "because"; empty where it can."""
+    """Why a <Choices> cannot be trained on (the end of a "because" sentence); empty if it can."""
     name = f"'{choices.name}'"
     if choices.is_repeated or choices.get("peritem") == "true":
         return f"{name} asks about each image of a list, not about the task"
@@ -177,7 +179,7 @@ def _why_untrainable(choices: _Tag, images: Mapping[str, str]) -> str:
 
 
 def _image_of(choices: _Tag, images: Mapping[str, str]) -> str:
-    """The image that the control is about: of several (toName="a,b") the first; empty for none."""
+    """Name of the image that the control is about, the first of several (toName="a,b"); empty if none."""
     names = [name.strip() for name in choices.get("toname").split(",") if name.strip()]
     if not names and len(images) == 1:  # Label Studio's editor infers it
         return next(iter(images))
@@ -196,7 +198,7 @@ def _named(wanted: str, usable: Sequence[_Tag], refused: Mapping[str, str]) -> _
 
 
 def _gates(tags: Sequence[_Tag], usable: Sequence[_Tag]) -> frozenset[str]:
-    """Names of the <Choices> that only decide what else is asked, as "Is the picture usable?" does."""
+    """Names of the <Choices> that only decide which questions follow, such as "Is the picture usable?"."""
     opened: dict[str, set[Condition]] = {}
     names = _names_of_choices(tags)
     for tag in tags:
@@ -214,12 +216,12 @@ def _gates(tags: Sequence[_Tag], usable: Sequence[_Tag]) -> frozenset[str]:
 
 
 def _has_details(gate: _Tag, opened: Collection[Condition], is_conditional: bool) -> bool:
-    """Whether it is rather a class with details to some of its choices, as a breed is to "dog"."""
+    """Whether ``gate`` is a class whose choices have details, such as the breed of a "dog"."""
     return len(_classes(gate)) > 2 and (len(opened) > 1 or is_conditional)
 
 
 def _gates_meant(condition: Condition, tag: _Tag, usable: Sequence[_Tag]) -> list[str]:
-    """The control that the condition of ``tag`` names; without a name, each other one that has its values."""
+    """The control that the condition of ``tag`` names; if it names none, every other one with its values."""
     if condition.tag:
         return [condition.tag]
     return [
@@ -231,7 +233,7 @@ def _gates_meant(condition: Condition, tag: _Tag, usable: Sequence[_Tag]) -> lis
 
 
 def _asks(tag: _Tag) -> bool:
-    """Whether the tag is a control or holds one; a field for free text is a comment on another answer."""
+    """Whether the tag is or contains a control; a free-text field only comments on another answer."""
     return any(
         str(each.tag).lower() != FREE_TEXT and any(name.lower() == "toname" for name in each.attrib)
         for each in tag.element.iter()
@@ -247,7 +249,7 @@ def _untrained(tags: Sequence[_Tag], refused: Mapping[str, str]) -> str:
         return "; ".join(refused.values())
     kinds = {"taxonomy": "<Taxonomy>", "rating": "<Rating>"}
     found = next((kinds[tag.kind] for tag in tags if tag.kind in kinds), None)
-    return f"a {found} is not trained on, only <Choices> are" if found else ""
+    return f"the backend trains on <Choices> only, not on a {found}" if found else ""
 
 
 def _notes(
@@ -261,18 +263,18 @@ def _notes(
     others = [tag for tag in usable if tag is not chosen]
     if others:
         named = ", ".join(
-            f"'{tag.name}'" + (" (it decides what else is asked)" if tag.name in gates else "")
+            f"'{tag.name}'" + (" (it only decides which questions follow)" if tag.name in gates else "")
             for tag in others[:MOST_NAMED]
         ) + (f" and {len(others) - MOST_NAMED} more" if len(others) > MOST_NAMED else "")
         yield (
             f"Not trained on: {named}. "
-            f'The attribute {CONTROL}="{others[0].name}" on any tag trains on that one instead.'
+            f'To train on it instead, add the attribute {CONTROL}="{others[0].name}" to any tag.'
         )
     if unread := [name for name in images if name != image]:
-        yield f"Of each task the image '{image}' is read; not read: {', '.join(repr(n) for n in unread)}."
+        yield f"The image '{image}' of each task is read; not read: {', '.join(repr(n) for n in unread)}."
     listed = next(tag for tag in tags if tag.kind == "image" and tag.name == image).get("valuelist")
     if listed:
-        yield f"Each task shows a list of images ({listed}); the first of the list is read."
+        yield f"Each task shows a list of images ({listed}); the first image of the list is read."
 
 
 # ---------------------------------------------------------------- its answers
@@ -284,7 +286,7 @@ def _control(choices: _Tag, image: str, tags: Sequence[_Tag]) -> Control:
     path_of = {name: path for path, name in reversed(classes.items()) if BETWEEN_LEVELS.join(path) == name}
     names = tuple(dict.fromkeys(classes.values()))
     paths = tuple(path_of[name] for name in names)
-    # A single checkbox can be left out, and that is an answer too.
+    # Not checking a single checkbox is an answer too.
     multiple = choices.get("choice") == "multiple" or len(names) == 1
     values = _names_of_choices(tags)
     return Control(
@@ -297,9 +299,9 @@ def _control(choices: _Tag, image: str, tags: Sequence[_Tag]) -> Control:
 
 
 def _classes(choices: _Tag) -> dict[tuple[str, ...], str]:
-    """Path -> class of every choice that can be chosen, aliases first; one value long unless nested.
+    """Path -> class of every choice that can be selected, aliases first; a path has one value unless nested.
 
-    The class of a nested choice is its path in words. A parent is chosen through its children.
+    The class of a nested choice is its joined path. A parent is selected through its children.
     """
     nested = choices.get("allownested") == "true"
     found: dict[tuple[str, ...], str] = {}
@@ -315,7 +317,7 @@ def _classes(choices: _Tag) -> dict[tuple[str, ...], str]:
 def _paths(
     element: ElementTree.Element, path: tuple[str, ...], values: tuple[str, ...]
 ) -> Iterator[tuple[tuple[str, ...], tuple[str, ...], bool]]:
-    """Of every <Choice> below: its path by alias, its path by value, and whether others lie below it."""
+    """(path by alias, path by value, whether it has choices below it) of every <Choice> in ``element``."""
     for child in element:
         if str(child.tag).lower() != "choice":
             yield from _paths(child, path, values)
@@ -336,7 +338,7 @@ def _alias_and_value(choice: ElementTree.Element) -> tuple[str, str]:
 
 
 def _names_of_choices(tags: Sequence[_Tag]) -> dict[tuple[str, str], frozenset[str]]:
-    """(control, value or alias of a choice) -> both of them."""
+    """(control, value or alias of a choice) -> the choice's value and alias."""
     found: dict[tuple[str, str], frozenset[str]] = {}
     for tag in tags:
         control = next(
@@ -349,7 +351,7 @@ def _names_of_choices(tags: Sequence[_Tag]) -> dict[tuple[str, str], frozenset[s
 
 
 def _conditions(tag: _Tag, names: Mapping[tuple[str, str], frozenset[str]]) -> list[Condition]:
-    """When the tag itself is shown; nothing for always."""
+    """The tag's own condition for being shown; empty if it is always shown."""
     kind, values = tag.get("visiblewhen"), tag.get("whenchoicevalue")
     if not kind and values and tag.get("perregion") != "true":
         kind = "choice-selected"

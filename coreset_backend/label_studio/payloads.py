@@ -1,6 +1,6 @@
-"""Label Studio's JSON <-> Task, Labels, Snapshot, Prediction. Pure: nothing here opens anything.
+"""Label Studio's JSON <-> Task, Labels, Snapshot, Prediction. Pure: no I/O.
 
-The fields of the JSON are those that Label Studio 1.23.2 was seen to send."""
+The fields of the JSON are those that Label Studio 1.23.2 was observed to send."""
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -18,7 +18,7 @@ Json = Any
 
 
 def parse_project_id(value: object) -> int:
-    """The id in what Label Studio calls a project: ``<id>`` or ``<id>.<created at>``; else ValueError."""
+    """The project's id from ``<id>`` or ``<id>.<created at>``, Label Studio's two forms; else ValueError."""
     number = str(value).partition(".")[0] if isinstance(value, str | int | float) else ""
     if isinstance(value, bool) or not (number.isascii() and number.isdecimal() and len(number) < 19):
         raise ValueError(f"The project must be a number, as in 7 or '7.1795444315', not {str(value)[:40]!r}.")
@@ -26,7 +26,7 @@ def parse_project_id(value: object) -> int:
 
 
 def task_id_of(task: Json) -> int:
-    """The task's id; -1, which no round knows, for a task that is not stored yet."""
+    """The task's id; -1, which no round contains, for a task that is not stored yet."""
     value = task.get("id")
     return value if isinstance(value, int) and 0 <= value < 2**63 else -1
 
@@ -34,16 +34,16 @@ def task_id_of(task: Json) -> int:
 def parse_snapshot(
     project: Json, tasks: Iterable[Json], now: datetime, control: str | None = None
 ) -> Snapshot:
-    """The Snapshot of a project's JSON and its tasks' (with annotations where there are any).
+    """The Snapshot of a project from the JSON of the project and of its tasks with their annotations.
 
-    A task that appears twice, as happens when paging over a list that changes, counts once. ``control`` is
-    that of :func:`coreset_backend.label_studio.label_config.parse_label_config`.
+    A task that appears twice (a list may change between two pages) counts once. ``control`` is the argument
+    of :func:`coreset_backend.label_studio.label_config.parse_label_config`.
     """
     config = parse_label_config(project["label_config"], control)
     if config.labels and len(config.labels.names) > MOST_CLASSES:
         raise UnsupportedLabelConfig(
-            f"The label config has {len(config.labels.names):,} choices; up to {MOST_CLASSES:,} can be told "
-            "apart. Leave out what nobody needs in Label Studio: Settings > Labeling Interface."
+            f"The label config has {len(config.labels.names):,} choices; the limit is {MOST_CLASSES:,}. "
+            "Remove unused choices in Label Studio: Settings > Labeling Interface."
         )
     by_id = {task["id"]: parse_task(task, config) for task in tasks}
     ordered = tuple(by_id[task_id] for task_id in sorted(by_id))
@@ -72,7 +72,7 @@ def parse_task(task: Json, config: LabelConfig) -> Task:
 
 
 def unread_remarks(tasks: Sequence[Task]) -> list[str]:
-    """A sentence for each reason why answers of annotators cannot be trained on, the commonest first."""
+    """A sentence for each reason why answers cannot be trained on, the most frequent first."""
     unread = Counter(task.unread for task in tasks if task.unread)
     partly = Counter(task.unknown for task in tasks if task.unknown and not task.unread)
     sentences = [
@@ -84,13 +84,13 @@ def unread_remarks(tasks: Sequence[Task]) -> list[str]:
     if partly:
         value, _ = partly.most_common(1)[0]
         sentences.append(
-            f"{_annotated(partly.total())} choices that the label config does not have, as '{value}'; "
-            "only the others of their choices are trained on."
+            f"{_annotated(partly.total())} choices that the label config does not have, such as '{value}'; "
+            "the model is trained on their other choices only."
         )
     if strange := [task.unknown for task in tasks if task.unknown]:
         value, _ = Counter(strange).most_common(1)[0]
         sentences.append(
-            f"Where '{value}' was renamed, alias=\"{value}\" on the new <Choice> makes its answers count."
+            f"If '{value}' was renamed, add alias=\"{value}\" to the new <Choice>: its answers then count."
         )
     return sentences
 
@@ -100,7 +100,7 @@ def _annotated(count: int) -> str:
 
 
 def prediction_json(prediction: Prediction, labels: Labels | None) -> Json:
-    """The body of one prediction as Label Studio's import takes it; ``result`` is empty without a label."""
+    """The body of one prediction for Label Studio's import; ``result`` is empty without a label."""
     return {
         "task": prediction.task_id,
         "score": prediction.score,
@@ -110,7 +110,7 @@ def prediction_json(prediction: Prediction, labels: Labels | None) -> Json:
 
 
 def result_json(prediction: Prediction, labels: Labels | None) -> list[Json]:
-    """The regions of a prediction: those that it carries, and at most one choices region of its own.
+    """The regions of a prediction: another model's regions, and at most one choices region of its own.
 
     "None of these" has no region.
     """

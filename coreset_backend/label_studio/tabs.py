@@ -1,7 +1,7 @@
-"""The tabs of Label Studio's Data Manager that show what the newest round chose and found.
+"""The tabs of Label Studio's Data Manager that show the batch and the findings of the newest round.
 
-A tab holds a filter, not a list: batch and reserve are what has the lowest scores of the current version.
-What has no column of its own is filtered by task id, the first LISTED of them; the page has them all.
+A tab has a filter, not a list of tasks. Batch and reserve are the tasks with the lowest scores of the current
+version. The other tabs filter by task id, for the first LISTED tasks; the project's page lists all of them.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,17 +15,17 @@ BATCH, SUSPECTS, DUPLICATES, UNREADABLE = (
     "Near-duplicates",
     "Unreadable",
 )
-LISTED = 100  # the Data Manager draws a row of its form for each
+LISTED = 100  # the Data Manager's form shows one row per id
 NO_TASK = -1
 
 
 def refresh_tabs(
     label_studio: LabelStudio, project_id: int, findings: Mapping[str, Sequence[int]], *, below: float
 ) -> None:
-    """Update the project's tabs: the batch has scores ``below`` that, ``findings`` are task ids by title.
+    """Update the project's tabs. The batch has scores lower than ``below``; ``findings``: title -> task ids.
 
-    A tab is made once there is something to show in it. Columns, widths and orders that somebody set in a
-    tab stay. Raises LabelStudioError.
+    A tab is created once it has tasks to show. Columns, widths and orders that a person set in a tab stay.
+    Raises LabelStudioError.
     """
     found = _tabs(label_studio, project_id)
     if BATCH in found:
@@ -39,7 +39,7 @@ def refresh_tabs(
 
 
 def make_batch_tab(label_studio: LabelStudio, project_id: int) -> bool:
-    """Make the tab of the batch, sorted by score; False where it is there already."""
+    """Create the tab of the batch, sorted by score; False if it exists already."""
     if BATCH in _tabs(label_studio, project_id):
         return False
     _make(label_studio, project_id, BATCH, {"filters": scores_below(1.0), "ordering": BY_SCORE})
@@ -47,7 +47,9 @@ def make_batch_tab(label_studio: LabelStudio, project_id: int) -> bool:
 
 
 def delete_tabs(label_studio: LabelStudio, project_id: int) -> Iterator[str]:
-    """Delete the tabs that this backend made, but for one whose filter somebody has changed; yields both."""
+    """Delete the tabs that this backend created, except those with a changed filter; yields a
+    line for each.
+    """
     found = _tabs(label_studio, project_id)
     for title in (BATCH, SUSPECTS, DUPLICATES, UNREADABLE):
         if title in found:
@@ -55,23 +57,23 @@ def delete_tabs(label_studio: LabelStudio, project_id: int) -> Iterator[str]:
                 label_studio.request("DELETE", f"/api/dm/views/{found[title]['id']}/")
                 yield f"Tab '{title}' deleted."
             else:
-                yield f"Tab '{title}' stays: somebody has changed its filter."
+                yield f"Tab '{title}' stays: a person has changed its filter."
 
 
 def _is_as_made(title: str, filters: Json) -> bool:
-    """Whether the filter is one that only this backend makes: what has a score, or tasks by their ids."""
+    """Whether the filter is of a kind that this backend creates: by score, or by task ids."""
     items = (filters or {}).get("items") or []
     wanted = "filter:tasks:predictions_score" if title == BATCH else "filter:tasks:id"
     return bool(items) and all(item.get("filter") == wanted for item in items)
 
 
 def scores_below(score: float) -> Json:
-    """The filter for what the queue has in front of ``score``."""
+    """The filter for tasks with a score lower than ``score``."""
     return {"conjunction": "and", "items": [score_filter("less", score)]}
 
 
 def one_of(task_ids: Sequence[int]) -> Json:
-    """The filter for exactly these tasks, made of what the Data Manager's own form can show."""
+    """The filter for exactly these tasks, in a form that the Data Manager can show."""
     items = [
         {"filter": "filter:tasks:id", "operator": "equal", "type": "Number", "value": task_id}
         for task_id in task_ids or [NO_TASK]

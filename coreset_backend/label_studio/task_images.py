@@ -1,6 +1,6 @@
-"""Which images a task shows: a value of the label config, filled in with the task's data. Pure.
+"""The images that a task shows: a value of the label config, filled in with the task's data. Pure.
 
-As ``parseValue`` of Label Studio's editor does it (1.23.2), with lodash's ``get``.
+Follows ``parseValue`` of Label Studio's editor (1.23.2) and lodash's ``get``.
 """
 
 import re
@@ -12,9 +12,9 @@ VARIABLE = re.compile(r"\$[\w\[\].{}]+", re.ASCII)
 
 
 def image_uris(image: str, data: Json) -> list[str]:
-    """The addresses that ``image`` yields for a task's data, as Label Studio's editor shows them.
+    """The addresses that ``image`` yields for a task's data, as in Label Studio's editor.
 
-    Several where the data holds a list; none where a variable is missing.
+    Several if the data contain a list; none if a variable is missing.
     """
     if not isinstance(data, Mapping):
         return []
@@ -29,7 +29,7 @@ def image_uris(image: str, data: Json) -> list[str]:
 
 
 def _value_at(name: str, data: Mapping[str, Json]) -> Json:
-    """What lodash's ``get`` finds: the key itself if there is one, else the path ``a.b[0].c``."""
+    """The value at the key ``name`` if there is one, else at the path ``a.b[0].c``, like lodash's ``get``."""
     if name in data:
         return data[name]
     found: Json = data
@@ -40,12 +40,12 @@ def _value_at(name: str, data: Mapping[str, Json]) -> Json:
             found = found[int(key)] if int(key) < len(found) else None
         else:
             found = None
-    # Label Studio's name for what was imported before the config had a variable.
+    # Label Studio's name for data that were imported before the config had a variable.
     return data.get("$undefined$") if found is None else found
 
 
 def _as_text(value: Json) -> str:
-    """The value within an address; empty for what makes none."""
+    """The value as part of an address; empty if it cannot be one."""
     if isinstance(value, float) and value.is_integer():
         value = int(value)
     return str(value) if isinstance(value, str | int | float) and not isinstance(value, bool) else ""

@@ -458,6 +458,6 @@ def test_connect_refuses_a_project_of_image_lists(backend: Backend, studio: Fake
     studio.projects[project_id]["label_config"] = (
         '<View><Repeater on="$images"><Image name="i{{idx}}" value="$images[{{idx}}]"/></Repeater></View>'
     )
-    with pytest.raises(UnsupportedLabelConfig, match="many in one task"):
+    with pytest.raises(UnsupportedLabelConfig, match="several images per task"):
         connected(backend, project_id)
     assert not studio.backends

@@ -122,11 +122,11 @@ def test_paths_and_plain_values_are_read_whatever_the_label_config_has_become(
 @pytest.mark.parametrize(
     ("annotations", "which", "why"),
     [
-        ([annotation("kitty")], PETS, "'kitty' is not among the choices of 'label'"),
+        ([annotation("kitty")], PETS, "'kitty' is not a choice of 'label'"),
         ([annotation()], PETS, "nothing is chosen in 'label'"),
         ([annotation()], control("a b", choice="multiple", required="true"), "which is required"),
         ([annotation("a\x1b[2J\nb")], PETS, "'a"),
-        ([annotation(["x", "y"])], NESTED, "'x / y' is not among the choices of 'label'"),
+        ([annotation(["x", "y"])], NESTED, "'x / y' is not a choice of 'label'"),
         ([{"result": [region("cat", name="old")]}], PETS, "nothing is chosen in 'label'"),
         (
             [{"result": ["?", {"type": "choices", "from_name": "label", "value": 7}]}],

@@ -32,13 +32,13 @@ def test_label_config_names_the_image_and_the_choices_in_order() -> None:
 @pytest.mark.parametrize(
     ("text", "complaint"),
     [
-        ("<View>", "no XML"),
+        ("<View>", "not valid XML"),
         ('<View><Text name="t" value="$text"/></View>', "no <Image"),
         ('<View><Image name="i" value="https://example.com/a.png"/></View>', "no <Image"),
         (
             '<View><Repeater on="$images" indexFlag="{{idx}}"><Image name="i_{{idx}}" '
             'value="$images[{{idx}}].url"/></Repeater></View>',
-            "<Repeater>, many in one task. .* every image as a task",
+            "several images per task in a <Repeater>. .* every image as a task",
         ),
     ],
 )
@@ -108,13 +108,13 @@ def test_of_several_images_that_of_the_choices_is_read_and_the_others_are_named(
     parsed = parse_label_config(config(choices(to=to), image=two))
     read, unread = ("a", "b") if image == "$one" else ("b", "a")
     assert (parsed.image, parsed.labels and parsed.labels.to_name) == (image, read)
-    assert parsed.notes == (f"Of each task the image '{read}' is read; not read: '{unread}'.",)
+    assert parsed.notes == (f"The image '{read}' of each task is read; not read: '{unread}'.",)
 
 
 def test_of_a_list_of_images_the_first_is_read_and_that_is_said() -> None:
     parsed = parse_label_config(config(choices(), image='<Image name="image" valueList="$pages"/>'))
     assert parsed.image == "$pages" and parsed.labels
-    assert "list of images ($pages); the first of the list is read" in parsed.notes[0]
+    assert "list of images ($pages); the first image of the list is read" in parsed.notes[0]
 
 
 # ---------------------------------------------------------------- which choices
@@ -134,9 +134,9 @@ def test_of_a_list_of_images_the_first_is_read_and_that_is_said() -> None:
         (choices(to="text") + '<Text name="text" value="$text"/>', "'label' is not about an <Image>"),
         (
             '<Taxonomy name="t" toName="image"><Choice value="a"/></Taxonomy>',
-            "a <Taxonomy> is not trained on",
+            "the backend trains on <Choices> only, not on a <Taxonomy>",
         ),
-        ('<Rating name="r" toName="image"/>', "a <Rating> is not trained on"),
+        ('<Rating name="r" toName="image"/>', "the backend trains on <Choices> only, not on a <Rating>"),
         (f'<Repeater on="$x">{choices()}</Repeater>', "'label' asks about each image of a list"),
     ],
 )
@@ -203,7 +203,10 @@ def test_the_project_names_its_control_and_the_label_config_goes_first() -> None
     assert name_of(*tags, control="weather") == "weather"
     assert name_of(*tags, choices("x", coreset_control="mood"), control="weather") == "mood"
     (note,) = parse_label_config(config(*tags[:2])).notes
-    assert note.startswith("Not trained on: 'weather'. The attribute coreset_control=\"weather\" on any tag")
+    assert note == (
+        "Not trained on: 'weather'. "
+        'To train on it instead, add the attribute coreset_control="weather" to any tag.'
+    )
 
 
 @pytest.mark.parametrize(
@@ -259,5 +262,5 @@ def test_of_choices_that_stand_twice_one_is_kept() -> None:
 
 def test_tags_nested_without_end_are_refused() -> None:
     deep = "<View>" * 100_000 + IMAGE + "</View>" * 100_000
-    with pytest.raises(UnsupportedLabelConfig, match="nests more than 100 tags"):
+    with pytest.raises(UnsupportedLabelConfig, match="nests tags more than 100 levels deep"):
         parse_label_config(deep)

@@ -66,7 +66,7 @@ def test_a_wrong_address_is_one_clear_line_with_a_hint_at_the_sub_path(site: str
     assert "\n" not in line and len(line) < 500
     assert f"was answered with {status} text/html, not with the JSON of a Label Studio" in line
     assert "LABEL_STUDIO_URL does not seem to be its address" in line
-    assert "with the sub-path where it is served below one, as in http://host/label-studio" in line
+    assert "with the sub-path if there is one, as in http://host/label-studio" in line
 
 
 @pytest.mark.parametrize("target", ["https://team.example", "https://team.example/label-studio", "{site}/ls"])

@@ -263,8 +263,7 @@ def test_answers_that_cannot_be_trained_on_are_told_everywhere(
         studio.annotate(task_id, label)
     run_round(backend, project_id)
     told = (
-        "2 annotated tasks hold no answer that can be trained on, "
-        "because 'kitty' is not among the choices of 'label'."
+        "2 annotated tasks hold no answer that can be trained on, because 'kitty' is not a choice of 'label'."
     )
     assert f"  {told}" in status_lines(project_status(backend, project_id))
     assert told in dict(examine(backend, [project_id]))[f"Project {project_id}"]

@@ -253,7 +253,7 @@ class LabelStudioContract:
         personal.auth._access = "dead"  # as after a restart of Label Studio with another secret
         assert personal.whoami()["email"] == client.whoami()["email"]
         personal.close()
-        with pytest.raises(Unauthorized, match="access token, which dies"):
+        with pytest.raises(Unauthorized, match="access token, which expires"):
             LabelStudio(
                 client.url,
                 httpx.post(f"{client.url}/api/token/refresh/", json={"refresh": key}).json()["access"],

@@ -91,7 +91,7 @@ def test_answers_are_shown_where_the_hold_out_is_large_and_surely_right(
         ('<Text name="t" value="$text"/>', "has no <Image"),
         (
             '<Repeater on="$x"><Image name="i" value="$x[{{idx}}]"/></Repeater>',
-            "in a <Repeater>, many in one task",
+            "several images per task in a <Repeater>",
         ),
         ('<Image name="i" value="$x" coreset_control="moon"/>', "there is no <Choices> 'moon'"),
     ],

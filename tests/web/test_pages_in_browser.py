@@ -276,7 +276,8 @@ def test_the_learning_curve_is_drawn_with_its_intervals_and_the_radius_by_round(
     assert told["verdict"] in page.find_element(By.ID, "advice").text
     assert told["sentence"] in page.find_element(By.ID, "advice").text
     assert (
-        "88.0 % of 60 held-out images right after 320 labels" in page.find_element(By.TAG_NAME, "main").text
+        "88.0 % of 60 hold-out images predicted correctly after 320 labels"
+        in page.find_element(By.TAG_NAME, "main").text
     )
     for plot, points in (("learning-plot", 4 + len(told["curve"])), ("radius-plot", 4)):
         shown = page.find_element(By.ID, plot)
@@ -389,7 +390,7 @@ def test_every_action_asks_once_by_keyboard_and_says_what_it_did(
     assert held
     wait_for(page, f"document.getElementById('sentence').textContent.includes({held.reason!r})")
     press(page, "[data-action=publish]", "The batch will be published in a moment.")
-    press(page, "[data-action=rollback]", "Rolled back to round 1. Its batch is published in a moment.")
+    press(page, "[data-action=rollback]", "Rolled back to round 1. Its batch will be published in a moment.")
     wait_for(page, "document.getElementById('live').dataset.round === '1'")
     backend.store.open(7, 1).mark_published(Publication(at="2026-01-01T00:03:00+00:00"))
     wait_until_said(page, "The batch of round 1 is published.")
