@@ -191,7 +191,7 @@ class Settings(BaseSettings):
     preannotate: Literal["auto", "on", "off"] = Field(
         "auto",
         description="Show the model's answer on the tasks of a batch: `auto` if it is at least "
-        "90 % sure and its hold-out accuracy is at least 80 % (lower end of the 95 % interval)",
+        "90 % sure and, by the hold-out, at least 80 % of such answers are correct (lower 95 % bound)",
     )
     debounce_seconds: float = Field(
         3.0, ge=0, description="Seconds to wait after a webhook, so that a burst of them makes one job"

@@ -69,13 +69,19 @@ def _failure_before(progress: ProjectProgress) -> list[str]:
     return [f"  The previous attempt failed, {moment:%Y-%m-%d %H:%M:%S} UTC: {failure.error}"]
 
 
+def _measured(newest: RoundStatus) -> str:
+    """What the hold-out says of the model, as the end of a line."""
+    accuracy, calibration = newest.accuracy, newest.calibration
+    words = "" if accuracy is None else f"; {accuracy.value:.0%} accuracy on the hold-out"
+    return words + ("" if calibration is None else f"; {calibration.words}")
+
+
 def _round_lines(newest: RoundStatus) -> list[str]:
-    counts, accuracy = newest.counts, newest.accuracy
+    counts = newest.counts
     shown = "published" if newest.published else "not published yet"
     return [
         f"  Round {newest.number} of {newest.taken_at[:19]}, {newest.strategy}, {shown}",
-        f"  Model: {newest.backbone}"
-        + ("" if accuracy is None else f"; {accuracy.value:.0%} accuracy on the hold-out"),
+        f"  Model: {newest.backbone}{_measured(newest)}",
         f"  Tasks: {sum(counts.values())} = "
         + " + ".join(f"{n} {state}" for state, n in counts.items() if n),
         *(f"  {remark}" for remark in newest.remarks),

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from coreset_backend.evaluation.learning_curve import Point
 from coreset_backend.evaluation.round_scores import holdout_accuracy
 from coreset_backend.evaluation.stop_advice import Advice, stop_advice
-from coreset_backend.store.record import ClassScores, Interval, Round
+from coreset_backend.store.record import Calibration, ClassScores, Interval, Round
 from coreset_backend.store.saved_round import StoredRound
 from coreset_backend.store.store import Store
 
@@ -31,8 +31,9 @@ class HistoryLine:
     ``taken_at`` is ISO 8601 in UTC. ``labels`` tasks were annotated, the model was fitted on ``trained`` of
     them, and ``selected`` tasks were then chosen. ``accuracy`` and ``macro_f1`` are shares of the hold-out,
     ``gain`` in [-1, 1] is the accuracy minus that of the round before on the same images; None without a
-    model or a hold-out. ``radius_before`` and ``radius_after`` the batch are covering radii in the space of
-    this round's embeddings, None without a label: compare the two of one round, not those of several.
+    model or a hold-out. ``calibration``: whether that model is as sure as it is right. ``radius_before`` and
+    ``radius_after`` the batch are covering radii in the space of this round's embeddings, None without a
+    label: compare the two of one round, not those of several.
     """
 
     number: int
@@ -47,6 +48,7 @@ class HistoryLine:
     macro_f1: Interval | None
     gain: Interval | None
     per_class: tuple[ClassScores, ...]
+    calibration: Calibration | None
     radius_before: float | None
     radius_after: float | None
     random_slice: RandomSlice | None
@@ -109,6 +111,7 @@ def history_line(record: Round) -> HistoryLine:
         macro_f1=evaluation.macro_f1 if evaluation else None,
         gain=evaluation.gain if evaluation else None,
         per_class=evaluation.per_class if evaluation else (),
+        calibration=evaluation.calibration if evaluation else None,
         radius_before=record.radius_before,
         radius_after=record.radius_after,
         random_slice=random_slice(record),

@@ -5,15 +5,15 @@ import threading
 import numpy as np
 
 from coreset_backend.arrays import TaskIds
-from coreset_backend.evaluation.round_scores import holdout_accuracy
-from coreset_backend.evaluation.scores import named_classes
+from coreset_backend.evaluation.calibration import SURE
+from coreset_backend.evaluation.scores import confidence, named_classes
 from coreset_backend.project import Prediction
 from coreset_backend.store.record import NO_ROUND_VERSION
 from coreset_backend.store.saved_round import StoredRound
 from coreset_backend.store.store import Store
 
-SURE, RIGHT, LEAST_HOLDOUT = 0.9, 0.8, 20
-"""Answers are shown where the model is so sure, and so often right on so many held-out images at least."""
+RIGHT = 0.8
+"""Answers are shown where at least that share of those that the model is as sure of is right."""
 
 
 class Answers:
@@ -59,10 +59,7 @@ class Answers:
         probabilities = self._probabilities[row : row + 1]
         is_named = named_classes(probabilities, labels.multiple)[0]
         named = tuple(name for name, said in zip(labels.names, is_named, strict=True) if said)
-        sureness = (
-            np.maximum(probabilities, 1 - probabilities).min() if labels.multiple else probabilities.max()
-        )
-        return named, float(sureness)
+        return named, float(confidence(probabilities, labels.multiple)[0])
 
     def prediction(self, task_id: int, score: float, version: str, preannotate: str) -> Prediction:
         """The task's prediction; it shows the answer only where ``preannotate`` lets it."""
@@ -71,14 +68,14 @@ class Answers:
             return Prediction(task_id, score, version)
         return Prediction(task_id, score, version, *answer)
 
-    def _is_shown(self, confidence: float, preannotate: str) -> bool:
+    def _is_shown(self, sureness: float, preannotate: str) -> bool:
         # An answer already chosen on a task that the model knows least invites a wrong click.
-        return preannotate == "on" or (preannotate == "auto" and confidence >= SURE and self._is_trusted())
+        return preannotate == "on" or (preannotate == "auto" and sureness >= SURE and self._is_trusted())
 
     def _is_trusted(self) -> bool:
-        """Whether the hold-out is large enough, and the lower end of its 95 % interval high enough."""
-        accuracy = holdout_accuracy(self.record)
-        return accuracy is not None and accuracy.n >= LEAST_HOLDOUT and accuracy.low >= RIGHT
+        """Whether the hold-out shows that answers of that sureness are right often enough."""
+        evaluation = self.record.evaluation
+        return evaluation is not None and evaluation.sure is not None and evaluation.sure.low >= RIGHT
 
 
 class AnswerCache:

@@ -2,12 +2,14 @@
 
 import logging
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from coreset_backend.arrays import Floats, TaskIds
 from coreset_backend.errors import CorruptRound
+from coreset_backend.evaluation.calibration import calibration, sure_answers
 from coreset_backend.evaluation.scores import evaluate, named_classes, proportion
 from coreset_backend.project import Snapshot, class_targets
 from coreset_backend.store.record import BatchScores, Evaluation, Interval, Round
@@ -45,12 +47,12 @@ def holdout_evaluation(
     # Only its own hold-out: the previous model may have been trained on the rest.
     fair = previous.record.holdout if previous else ()
     before = _probabilities_before(snapshot, previous, embedded[rows], fair)
-    return evaluate(
-        labels.names,
-        class_targets(tasks, labels),
-        probabilities[rows],
-        multiple=labels.multiple,
-        before=before,
+    targets, predicted = class_targets(tasks, labels), probabilities[rows]
+    scores = evaluate(labels.names, targets, predicted, multiple=labels.multiple, before=before)
+    return replace(
+        scores,
+        calibration=calibration(targets, predicted, multiple=labels.multiple),
+        sure=sure_answers(targets, predicted, multiple=labels.multiple),
     )
 
 

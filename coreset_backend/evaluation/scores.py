@@ -14,7 +14,6 @@ from coreset_backend.store.record import ClassScores, Evaluation, Interval
 
 Z = 1.959964  # of a 95 % interval
 DRAWS = 1000
-BINS = 15
 NAMED = 0.5  # a class that is likelier is named in multiple choice; so a model that knows nothing names none
 
 Flags = NDArray[np.bool_]
@@ -50,24 +49,6 @@ def evaluate(
     )
 
 
-def calibration_error(targets: Probabilities, probabilities: Probabilities, *, multiple: bool) -> float:
-    """By how much a model is surer, or less sure, than it is right, on average over its answers: 0 to 1.
-
-    Answers are put in 15 bins by how sure the model is (Guo et al. 2017, arXiv 1706.04599, equation 3). In
-    multiple choice each image has an answer for every class. Raises ValueError for no image.
-    """
-    if not len(targets) or targets.shape != probabilities.shape:
-        raise ValueError(f"targets {targets.shape}, probabilities {probabilities.shape}")
-    if multiple:
-        sure = np.maximum(probabilities, 1 - probabilities).ravel()
-        right = ((probabilities > NAMED) == (targets > NAMED)).ravel()
-    else:
-        sure, right = probabilities.max(1), probabilities.argmax(1) == targets.argmax(1)
-    place = np.minimum((sure * BINS).astype(int), BINS - 1)
-    off = np.bincount(place, sure.astype(np.float64) - right, minlength=BINS)
-    return float(np.abs(off).sum() / len(sure))
-
-
 def named_classes(probabilities: Probabilities, multiple: bool) -> Flags:
     """bool[n, classes]: what a model predicts for each image, the one rule for it.
 
@@ -78,6 +59,13 @@ def named_classes(probabilities: Probabilities, multiple: bool) -> Flags:
     predicted = np.zeros(probabilities.shape, dtype=bool)
     predicted[np.arange(len(predicted)), probabilities.argmax(1)] = True
     return predicted
+
+
+def confidence(probabilities: Probabilities, multiple: bool) -> Probabilities:
+    """float[n]: how sure a model is of what it predicts; in multiple choice, of the class most in doubt."""
+    if multiple:
+        return np.asarray(np.maximum(probabilities, 1 - probabilities).min(1))
+    return np.asarray(probabilities.max(1))
 
 
 def proportion(hits: int, n: int) -> Interval:

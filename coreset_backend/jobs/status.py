@@ -24,7 +24,7 @@ from coreset_backend.jobs.progress import (
 from coreset_backend.jobs.states import Phase, RoundState, Step, steps
 from coreset_backend.reports import Count, ImageFailure, Publication, TrainingReport
 from coreset_backend.settings import Settings
-from coreset_backend.store.record import Interval
+from coreset_backend.store.record import Calibration, Interval
 from coreset_backend.store.saved_round import StoredRound
 
 LEFT_OUT = {
@@ -86,6 +86,7 @@ class RoundStatus:
     radius_before: float | None
     radius_after: float | None
     accuracy: Interval | None
+    calibration: Calibration | None
     training: TrainingReport | None
     unreadable: tuple[ImageFailure, ...]
     remarks: tuple[str, ...]
@@ -207,6 +208,7 @@ def round_status(stored: StoredRound) -> RoundStatus:
         radius_before=record.radius_before,
         radius_after=record.radius_after,
         accuracy=holdout_accuracy(record),
+        calibration=record.evaluation.calibration if record.evaluation else None,
         training=record.training,
         unreadable=record.failures,
         remarks=record.remarks,

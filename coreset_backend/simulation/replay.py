@@ -22,7 +22,8 @@ from numpy.typing import NDArray
 from coreset_backend import __version__, model
 from coreset_backend.arrays import Floats
 from coreset_backend.errors import ConfigError
-from coreset_backend.evaluation.scores import calibration_error, evaluate
+from coreset_backend.evaluation.calibration import calibration_error
+from coreset_backend.evaluation.scores import evaluate
 from coreset_backend.files import write_atomically
 from coreset_backend.project import Snapshot, Task, class_targets
 from coreset_backend.rounds.choose import choose_batch

@@ -6,7 +6,7 @@ from typing import Annotated, TypeVar
 from pydantic import AfterValidator, Field, TypeAdapter, ValidationError
 
 from coreset_backend.project import Labels
-from coreset_backend.reports import Count, ImageFailure, Moment, Publication, TaskId, TrainingReport
+from coreset_backend.reports import Count, ImageFailure, Moment, Publication, Share, TaskId, TrainingReport
 
 T = TypeVar("T")
 
@@ -42,18 +42,58 @@ class ClassScores:
 
 
 @dataclass(frozen=True, slots=True)
+class Calibration:
+    """Whether a model is as sure as it is right, on a hold-out of ``n`` images.
+
+    ``error``: the expected calibration error, in ``bins`` bins of equally many answers. A model that is just
+    as sure as it is right shows ``by_chance`` on average on so few images, and one time in twenty more than
+    ``at_most``: an error below that shows nothing wrong.
+    """
+
+    error: Share
+    by_chance: Share
+    at_most: Share
+    n: Count
+    bins: Count
+
+    @property
+    def words(self) -> str:
+        """The error with what a reader must know to judge it, as a part of a sentence."""
+        verdict = "larger than chance" if self.error > self.at_most else "no larger than chance"
+        return (
+            f"calibration error {100 * self.error:.1f} % on {self.n:,} images, {verdict} "
+            f"(a calibrated model: {100 * self.by_chance:.1f} % on average, up to {100 * self.at_most:.1f} %)"
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class SureAnswers:
+    """The ``n`` images of a hold-out that the model is at least 90 % sure of; so many it has ``right``.
+
+    ``low``: the share of such answers that is right, at least, with a confidence of 95 %; 0 without any.
+    """
+
+    n: Count
+    right: Count
+    low: Share
+
+
+@dataclass(frozen=True, slots=True)
 class Evaluation:
     """A model on the hold-out.
 
     ``accuracy``: share of images whose answer is right; in multiple choice, the whole set of classes.
     ``macro_f1``: mean F1 of the classes that the hold-out has. ``gain``: accuracy minus that of the round
-    before on the same images, which neither model was trained on; None where there are none.
+    before on the same images, which neither model was trained on; None where there are none. ``calibration``
+    is None on a hold-out that is too small to tell, and like ``sure`` in rounds of early releases.
     """
 
     accuracy: ShareInterval
     macro_f1: ShareInterval
     per_class: tuple[ClassScores, ...] = ()
     gain: Interval | None = None
+    calibration: Calibration | None = None
+    sure: SureAnswers | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -137,6 +137,9 @@ class Standing(Collector):
         accuracy = GaugeMetricFamily(
             "coreset_holdout_accuracy", "Share of the hold-out answered right", labels=["project"]
         )
+        off = GaugeMetricFamily(
+            "coreset_calibration_error", "Expected calibration error on the hold-out", labels=["project"]
+        )
         seconds = GaugeMetricFamily(
             "coreset_round_duration_seconds", "Time of the newest round's phases", labels=["project", "phase"]
         )
@@ -153,7 +156,9 @@ class Standing(Collector):
                 radius.add_metric([project], record.radius_after)
             if measured := holdout_accuracy(record):
                 accuracy.add_metric([project], measured.value)
-        yield from (number, taken, published, tasks, radius, accuracy, seconds)
+            if record.evaluation and record.evaluation.calibration:
+                off.add_metric([project], record.evaluation.calibration.error)
+        yield from (number, taken, published, tasks, radius, accuracy, off, seconds)
 
     def _newest(self) -> Iterator[tuple[str, StoredRound]]:
         for project_id, stored in self._backend.of_each_project(self._backend.store.latest):

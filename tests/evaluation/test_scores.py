@@ -6,7 +6,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from coreset_backend.evaluation.scores import (
-    calibration_error,
     class_scores,
     evaluate,
     macro_f1,
@@ -140,35 +139,6 @@ def test_scores_agree_with_one_another_and_with_the_order_of_the_classes(
         names[::-1], targets[:, ::-1].astype(np.float32), probabilities[:, ::-1], multiple=multiple
     )
     assert turned.per_class == found.per_class[::-1]
-
-
-def test_calibration_error_by_hand() -> None:
-    truth = np.eye(2, dtype=np.float32)[[0, 0, 0, 1]]
-    said = np.array([[0.9, 0.1], [0.9, 0.1], [0.6, 0.4], [0.6, 0.4]], np.float32)
-    # Two answers at 90 %, both right; two at 60 %, one right: a tenth too little and a tenth too much.
-    assert calibration_error(truth, said, multiple=False) == pytest.approx(0.1)
-    assert calibration_error(truth, truth, multiple=False) == 0
-    assert calibration_error(1 - truth, truth, multiple=False) == 1
-    with pytest.raises(ValueError, match="targets"):
-        calibration_error(truth[:0], said[:0], multiple=False)
-
-
-def test_in_multiple_choice_each_class_of_an_image_is_an_answer() -> None:
-    truth = np.array([[1, 0], [1, 1]], np.float32)
-    said = np.array([[0.8, 0.2], [0.8, 0.2]], np.float32)  # three of four answers at 80 % are right
-    assert calibration_error(truth, said, multiple=True) == pytest.approx(0.05)
-
-
-@given(st.integers(0, 1000))
-def test_a_model_that_is_as_sure_as_it_is_right_has_hardly_any_calibration_error(seed: int) -> None:
-    rng = np.random.default_rng(seed)
-    said = rng.dirichlet(np.ones(3), 20_000)
-    truth = np.eye(3)[(rng.random((20_000, 1)) > said.cumsum(1)).sum(1).clip(max=2)]
-    assert (
-        calibration_error(truth, said, multiple=False)
-        < 0.03
-        < calibration_error(truth, said**4 / (said**4).sum(1, keepdims=True), multiple=False)
-    )
 
 
 def test_gain_is_measured_on_the_images_that_compare_the_two_models() -> None:

@@ -6,9 +6,10 @@ from typing import Any
 import numpy as np
 
 from coreset_backend.backend import Backend
+from coreset_backend.evaluation.calibration import lower_bound
 from coreset_backend.evaluation.scores import proportion
 from coreset_backend.project import Labels
-from coreset_backend.store.record import Evaluation
+from coreset_backend.store.record import Evaluation, SureAnswers
 from coreset_backend.store.saved_round import StoredRound
 from coreset_backend.store.store import Round, Store
 
@@ -47,12 +48,16 @@ def save(store: Store, **given: Any) -> StoredRound:
         return draft.save(record(draft.number, **given), {"task_ids": np.array([1, 2, 3])})
 
 
-def save_round(backend: Backend, accuracy: float = 0.95, n_holdout: int = 60) -> None:
-    """A round of project 7: four tasks, three of them embedded, two classes."""
-    share = proportion(round(accuracy * n_holdout), n_holdout)
+def save_round(backend: Backend, right: int = 57, sure: int = 60) -> None:
+    """A round of project 7: four tasks, three of them embedded, two classes.
+
+    Of ``sure`` images of the hold-out it is sure, and has so many ``right``.
+    """
+    share = proportion(right, sure)
+    answers = SureAnswers(sure, right, lower_bound(right, sure))
     with backend.store.draft(7) as draft:
         draft.save(
-            record(draft.number, evaluation=Evaluation(share, share)),
+            record(draft.number, evaluation=Evaluation(share, share, sure=answers)),
             {
                 "task_ids": np.array([1, 2, 3, 4]),
                 "states": np.array([1, 2, 1, 3], dtype=np.uint8),

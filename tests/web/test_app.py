@@ -67,20 +67,21 @@ def test_predict_answers_each_task_once_in_order_under_the_pool_version(
 
 
 @pytest.mark.parametrize(
-    ("accuracy", "n", "is_shown"),
+    ("right", "sure", "is_shown"),
     [
-        (1.0, 2, False),
-        (1.0, 19, False),
-        (1.0, 20, True),
-        (0.9, 20, False),
-        (0.95, 60, True),
-        (0.85, 60, False),
+        (1, 1, False),
+        (13, 13, False),
+        (14, 14, True),
+        (19, 20, False),  # 95 %, but perhaps 78 %
+        (21, 22, True),
+        (57, 60, True),
+        (51, 60, False),  # 85 %, but perhaps 75 %
     ],
 )
-def test_answers_are_shown_where_the_hold_out_is_large_and_surely_right(
-    backend: Backend, client: FlaskClient, accuracy: float, n: int, is_shown: bool
+def test_answers_are_shown_where_the_hold_out_proves_that_such_answers_are_right(
+    backend: Backend, client: FlaskClient, right: int, sure: int, is_shown: bool
 ) -> None:
-    save_round(backend, accuracy, n)
+    save_round(backend, right, sure)
     results = (client.post("/predict", json={"project": "7.1", "tasks": [{"id": 1}]}).json or {})["results"]
     assert bool(results[0]["result"]) == is_shown
 

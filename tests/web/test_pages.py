@@ -6,6 +6,7 @@ import re
 import sys
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -17,13 +18,16 @@ from saved_rounds import record
 from written_progress import changed
 
 from coreset_backend.backend import Backend
+from coreset_backend.cli.status import status_lines
+from coreset_backend.evaluation.scores import proportion
 from coreset_backend.images.cache import PixelCache
 from coreset_backend.jobs.keys import redis_key
 from coreset_backend.jobs.progress import Labeling, write_progress
+from coreset_backend.jobs.status import project_status
 from coreset_backend.reports import ImageFailure, Publication
 from coreset_backend.selection import STRATEGIES
 from coreset_backend.settings import Settings
-from coreset_backend.store.record import STATES
+from coreset_backend.store.record import STATES, Calibration, Evaluation
 from coreset_backend.web.app import create_app
 from coreset_backend.web.overview import CHOICE_WORDS
 
@@ -77,6 +81,20 @@ def save_round(backend: Backend, project_id: int = 7, **given: Any) -> None:
 
 def text(html: str) -> str:
     return re.sub(r"\s+", " ", re.sub(r"<[^>]+>", " ", html))
+
+
+def test_the_calibration_is_told_with_what_chance_makes_of_it(backend: Backend, client: FlaskClient) -> None:
+    measured = Calibration(error=0.121, by_chance=0.08, at_most=0.15, n=40, bins=2)
+    share = proportion(30, 40)
+    save_round(backend, evaluation=Evaluation(share, share, calibration=measured))
+    told = text(client.get("/projects/7").text)
+    assert "calibration error 12.1 % on 40 images, no larger than chance" in told
+    history = (client.get("/api/projects/7/history").json or {})["rounds"]
+    assert history[0]["calibration"] == asdict(measured)
+    status = project_status(backend, 7)
+    assert status.round and status.round.calibration == measured
+    assert any("calibration error 12.1 %" in line for line in status_lines(status))
+    assert 'coreset_calibration_error{project="7"} 0.121' in client.get("/metrics").text
 
 
 def test_projects_are_listed_with_their_counts(backend: Backend, client: FlaskClient) -> None:
