@@ -65,7 +65,7 @@ TESTED_IN = {
     ),
     "model/test_names.py": (
         "a name becomes a network with weights",
-        {"model/backbone", "model/catalog", "model/hub", "model/licences", "model/timm_networks"}
+        {"model/backbone", "model/catalog", "model/licences", "model/timm_networks"}
         | {"model/torchvision_networks"},
     ),
     "model/test_backbones.py": ("files of weights are checked", {"model/weights"}),

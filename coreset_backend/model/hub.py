@@ -30,7 +30,7 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
-from huggingface_hub.file_download import http_get
+from huggingface_hub.file_download import http_get, repo_folder_name
 from huggingface_hub.utils.tqdm import tqdm
 
 from coreset_backend.arrays import Progress
@@ -46,6 +46,8 @@ TRIED_SECONDS = 10.0
 LONGEST_SECONDS = 600.0
 """A download that will take longer, as its first seconds show, is given up: a round waits for it."""
 LEFT_BEHIND_SECONDS = 86_400.0
+# The hub's own 10 MB are reported when they are complete, so a slow download would look like a dead one.
+constants.DOWNLOAD_CHUNK_SIZE = 262_144
 T = TypeVar("T")
 
 
@@ -72,7 +74,9 @@ def download_weights(repository: str, revision: str = "", progress: Progress | N
     if is_offline():
         raise DownloadFailed(repository, "HF_HUB_OFFLINE is set")
     try:
-        found = _watched(functools.partial(_snapshot, repository, revision), progress, repository)
+        folder = Path(constants.HF_HUB_CACHE) / repo_folder_name(repo_id=repository, repo_type="model")
+        download = functools.partial(_snapshot, repository, revision)
+        found = _watched(download, progress, repository, folder / "blobs")
     except HFValidationError as error:
         raise ConfigError(f"{repository!r} is no name on the hub; expected was org/name.") from error
     except GatedRepoError as error:
@@ -136,7 +140,7 @@ def download_file(address: str, progress: Progress | None = None) -> Path:
     if is_offline():
         raise DownloadFailed(path.name, "HF_HUB_OFFLINE is set")
     path.parent.mkdir(parents=True, exist_ok=True)
-    return _watched(functools.partial(_fetched, address, path), progress, address)
+    return _watched(functools.partial(_fetched, address, path), progress, address, path.parent)
 
 
 def _fetched(address: str, path: Path, counter: type[tqdm]) -> Path:
@@ -160,7 +164,8 @@ def _fetched(address: str, path: Path, counter: type[tqdm]) -> Path:
 class _Transfer:
     """How far a download in another thread is, and whether anybody still waits for it."""
 
-    def __init__(self) -> None:
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.written = folder, 0
         self.done = self.total = 0
         self.started = self.heard = time.monotonic()
         self.is_given_up = False
@@ -174,6 +179,8 @@ class _Transfer:
     def why_to_give_up(self) -> str:
         """Empty while it may go on."""
         now = time.monotonic()
+        if (written := self._on_disk()) != self.written:  # another worker may be downloading the same
+            self.written, self.heard = written, now
         if now > self.heard + SILENCE_SECONDS:
             return f"no answer for {SILENCE_SECONDS:.0f} s"
         seconds = now - self.started
@@ -183,13 +190,23 @@ class _Transfer:
                 return f"at this speed it takes {left / 60:.0f} min more"
         return ""
 
+    def _on_disk(self) -> int:
+        """Bytes of the unfinished files."""
+        total = 0
+        for path in self.folder.glob("*.incomplete"):
+            with contextlib.suppress(OSError):
+                total += path.stat().st_size
+        return total
 
-def _watched(download: Callable[[type[tqdm]], T], progress: Progress | None, what: str) -> T:
+
+def _watched(download: Callable[[type[tqdm]], T], progress: Progress | None, what: str, folder: Path) -> T:
     """What ``download`` gives, in a thread of its own; raises DownloadFailed where it stands still.
 
-    The thread may hang in a name lookup, which knows no limit: then it is left behind.
+    ``folder``: where unfinished files grow. The thread may hang in a name lookup, which knows no limit: then
+    it is left behind.
     """
-    transfer, ended = _Transfer(), threading.Event()
+    transfer, ended = _Transfer(folder), threading.Event()
+    _remove_left_behind(folder)
     found: list[T] = []
     failed: list[Exception] = []
 
@@ -214,6 +231,14 @@ def _watched(download: Callable[[type[tqdm]], T], progress: Progress | None, wha
     if progress and transfer.total:
         progress(transfer.total, transfer.total)
     return found[0]
+
+
+def _remove_left_behind(folder: Path) -> None:
+    """Remove unfinished files of processes that were killed long ago."""
+    for path in folder.glob("*.incomplete"):
+        with contextlib.suppress(OSError):
+            if path.stat().st_mtime < time.time() - LEFT_BEHIND_SECONDS:
+                path.unlink()
 
 
 def _raise_failure(error: Exception, what: str) -> None:

@@ -1,6 +1,5 @@
 """The names that CORESET_BACKBONE takes, and the input that each network expects."""
 
-import json
 from pathlib import Path
 
 import numpy as np
@@ -8,26 +7,12 @@ import pytest
 import timm
 import torch
 import torchvision  # type: ignore[import-untyped]
-from safetensors.torch import save_file
+from fake_hub import TINY, timm_folder
 from training_images import shapes
 
 from coreset_backend import model
 from coreset_backend.errors import ConfigError
 from coreset_backend.model.names import Kind, Name, parsed
-
-TINY = "test_vit"
-"""timm's own network for tests: 160 pixels, 64 numbers."""
-
-
-def timm_folder(folder: Path, **described: object) -> Path:
-    """A tiny network with random weights as timm saves it: config.json and model.safetensors."""
-    folder.mkdir(parents=True, exist_ok=True)
-    network = timm.create_model(TINY, num_classes=0)
-    save_file(network.state_dict(), folder / "model.safetensors")
-    configured = {**network.pretrained_cfg, **described}
-    fields = {"architecture": TINY, "num_features": 64, "pretrained_cfg": configured}
-    (folder / "config.json").write_text(json.dumps(fields))
-    return folder
 
 
 @pytest.mark.parametrize(
