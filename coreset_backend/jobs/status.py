@@ -43,8 +43,7 @@ class ProjectProgress:
 
     ``sentence`` says the whole in words. ``startable``: a person's start would change something. ``workers``
     listen. ``percent`` of the whole round and ``seconds_left`` are None unless it runs, and the seconds
-    also before a first round has shown how long its phases take. ``steps`` are the phases of a round. The
-    other fields are those of :class:`coreset_backend.jobs.progress.RoundProgress`.
+    also before a first round has shown how long its phases take. ``steps`` are the phases of a round.
     """
 
     state: RoundState

@@ -5,6 +5,8 @@ import re
 
 from flask import Flask
 from pydantic import TypeAdapter
+from pydantic.json_schema import GenerateJsonSchema
+from pydantic_core.core_schema import DataclassField, ModelField, TypedDictField
 from werkzeug.routing import IntegerConverter, Rule
 
 from coreset_backend import __version__
@@ -68,6 +70,18 @@ def description(app: Flask) -> Schema:
     }
 
 
+class _Schemas(GenerateJsonSchema):
+    """The schemas of pydantic, where an answer that is a dataclass has all its fields always."""
+
+    def field_is_required(
+        self,
+        field: ModelField | DataclassField | TypedDictField,
+        total: bool,
+    ) -> bool:
+        whole = self.mode == "serialization" and field["type"] == "dataclass-field"
+        return whole or super().field_is_required(field, total)
+
+
 def _schemas(app: Flask) -> tuple[Schemas, Schema]:
     """The JSON schema of each view's answer and body by (endpoint, kind), and the models named in them."""
     models = {(ERROR, ANSWER): Error}
@@ -76,7 +90,12 @@ def _schemas(app: Flask) -> tuple[Schemas, Schema]:
             if model := getattr(view, kind, None):
                 models[endpoint, kind] = model
     schemas, shared = TypeAdapter.json_schemas(
-        [(key, "validation", TypeAdapter(model)) for key, model in models.items()], ref_template=REFERENCE
+        [
+            (key, "validation" if key[1] == BODY else "serialization", TypeAdapter(model))
+            for key, model in models.items()
+        ],
+        ref_template=REFERENCE,
+        schema_generator=_Schemas,
     )
     return {key: schema for (key, _), schema in schemas.items()}, shared.get("$defs", {})
 

@@ -71,8 +71,8 @@ def setup() -> SetupAnswer | Response:
 def predict() -> Predictions:
     """One result for each task, in order, from the newest round; unseen tasks get an empty one."""
     body = json_body(PredictBody)
-    task_ids = [task.id for task in body.tasks]
-    return Predictions(results=predict_tasks(current_backend(), current_answers(), body.project, task_ids))
+    results = predict_tasks(current_backend(), current_answers(), body.project, body.task_ids)
+    return Predictions(results)
 
 
 @protocol.post("/webhook")

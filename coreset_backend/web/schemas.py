@@ -6,6 +6,7 @@ A view names the model of its answer by :func:`answers`, and reads its body with
 
 import functools
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Annotated, Literal, ParamSpec
 
 from flask import Response, jsonify
@@ -106,18 +107,28 @@ class SetupAnswer(Exactly):
     model_version: str
 
 
-class TaskBody(BaseModel):
-    """A task; -1 is one that is not stored yet, which no round knows."""
+TASKS = "a list of task objects, as Label Studio sends them"
+TASK = {"type": "object", "properties": {"id": {"type": "integer"}}}
 
-    id: Annotated[int, BeforeValidator(lambda value: task_id_of({"id": value}))] = -1
+
+def _task_id(task: object) -> int:
+    if not isinstance(task, dict):
+        raise ValueError(f"`tasks` must be {TASKS}.")
+    return task_id_of(task)
+
+
+TaskId = Annotated[int, BeforeValidator(_task_id), WithJsonSchema(TASK)]
 
 
 class PredictBody(BaseModel):
+    """``task_ids``: of a task that is not stored yet -1, which no round knows."""
+
     project: ProjectId
-    tasks: Annotated[list[TaskBody], Field(description="a list of task objects, as Label Studio sends them")]
+    task_ids: Annotated[list[TaskId], Field(alias="tasks", description=TASKS)]
 
 
-class TaskPrediction(Exactly):
+@dataclass(frozen=True, slots=True)
+class TaskPrediction:
     """``result``: regions in Label Studio's JSON. ``score``: in [0, 1], the next to label first."""
 
     result: list[dict[str, object]]
@@ -125,7 +136,8 @@ class TaskPrediction(Exactly):
     model_version: str
 
 
-class Predictions(Exactly):
+@dataclass(frozen=True, slots=True)
+class Predictions:
     """One prediction for each task, in order."""
 
     results: list[TaskPrediction]

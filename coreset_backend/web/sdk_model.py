@@ -10,6 +10,7 @@ answers more events, checks who calls, and is what `coreset-backend serve` runs.
 import contextlib
 import inspect
 from collections.abc import Iterator, Sequence
+from dataclasses import asdict
 from typing import TypeVar
 
 from flask import Response, after_this_request, has_request_context, jsonify, request
@@ -68,7 +69,7 @@ class CoresetModel(LabelStudioMLBase):  # type: ignore[misc]
         project_id = self._project(tasks)
         with _opened() as (backend, answers):
             task_ids = [task_id_of(task) for task in tasks]
-            return [each.model_dump() for each in predict_tasks(backend, answers, project_id, task_ids)]
+            return [asdict(each) for each in predict_tasks(backend, answers, project_id, task_ids)]
 
     def fit(self, *given: object, **named: object) -> dict[str, str]:
         """Ask for a round; returns what became of the request.

@@ -186,6 +186,8 @@ def test_every_answer_is_of_the_shape_that_is_described(client: FlaskClient) -> 
         "/webhook": {"action": "START_TRAINING", "project": {"id": 7}},
         "/api/projects/{project}/rollback": {"round": 1},
     }
+    progress = described["components"]["schemas"]["ProjectProgress"]
+    assert set(progress["required"]) == set(progress["properties"])
     shapes = 0
     for path, operations in described["paths"].items():
         for method, operation in operations.items():
