@@ -8,6 +8,7 @@ import math
 import os
 import secrets
 import stat
+import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,8 @@ log = logging.getLogger(__name__)
 FORMAT = 1
 PARTIAL = ".part"
 """How the name of a file ends that is being written."""
+TORN_SECONDS = 3600
+"""A partial file as old as this belongs to a process that is gone."""
 LARGEST = 512_000_000
 """Bytes; the record of a round with a million unreadable images has 300 MB."""
 
@@ -135,6 +138,14 @@ def replacing(path: Path, *, durable: bool = True) -> Iterator[Path]:
         raise
     if durable:
         flush(path.parent)
+
+
+def remove_partial(folder: Path) -> None:
+    """Remove what processes that were killed left half-written in the folder: partial files an hour old."""
+    for partial in folder.glob(f".*.{'[0-9a-f]' * 8}{PARTIAL}"):
+        with contextlib.suppress(OSError):
+            if partial.stat().st_mtime < time.time() - TORN_SECONDS:
+                partial.unlink()
 
 
 def write_atomically(path: Path, content: bytes) -> None:

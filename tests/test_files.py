@@ -1,5 +1,6 @@
 """A file that is replaced is the old one or the new one, whoever fails or is killed in the middle."""
 
+import os
 import signal
 import subprocess
 import sys
@@ -8,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from coreset_backend.errors import Unwritable
-from coreset_backend.files import PARTIAL, replacing, write_atomically
+from coreset_backend.files import PARTIAL, remove_partial, replacing, write_atomically
 
 KILLED_IN_THE_MIDDLE = """
 import os, signal, sys
@@ -52,6 +53,17 @@ def test_a_process_that_is_killed_in_the_middle_leaves_the_old_file(kept: Path) 
     assert killed.returncode == -signal.SIGKILL
     assert kept.read_bytes() == b"old"
     assert [path.suffix for path in kept.parent.iterdir() if path != kept] == [PARTIAL]
+
+
+def test_what_a_killed_process_left_is_removed_an_hour_later(kept: Path) -> None:
+    names = ".held.json.0123abcd.part", ".held.json.4567cdef.part", ".a-persons.part"
+    left, fresh, foreign = (kept.parent / name for name in names)
+    for path in (left, fresh, foreign):
+        path.touch()
+    for path in (left, foreign, kept):
+        os.utime(path, (1, 1))
+    remove_partial(kept.parent)
+    assert sorted(kept.parent.iterdir()) == sorted([fresh, foreign, kept])
 
 
 def test_what_cannot_be_written_is_told_with_its_folder(tmp_path: Path) -> None:

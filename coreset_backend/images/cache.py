@@ -20,14 +20,13 @@ from numpy.typing import NDArray
 
 from coreset_backend.arrays import Rows
 from coreset_backend.errors import ImageError
-from coreset_backend.files import PARTIAL, replacing
+from coreset_backend.files import PARTIAL, TORN_SECONDS, replacing
 
 logger = logging.getLogger(__name__)
 
 _MAGIC = b"CSPX0001"
 _HEADER = len(_MAGIC) + hashlib.sha256().digest_size
 _SUFFIX = ".pixels"
-_TORN_AFTER = 3600.0  # seconds; a temporary file older than this belongs to a dead process
 _MAKE_ROOM = 0.9  # evict down to this share of the bound, so that the folder is not listed at each write
 
 
@@ -137,7 +136,7 @@ class PixelCache:
                         continue
                     if file.name.endswith(_SUFFIX):
                         found.append((status.st_mtime_ns, status.st_size, Path(file.path)))
-                    elif file.name.endswith(PARTIAL) and status.st_mtime < time.time() - _TORN_AFTER:
+                    elif file.name.endswith(PARTIAL) and status.st_mtime < time.time() - TORN_SECONDS:
                         Path(file.path).unlink(missing_ok=True)
         return found
 

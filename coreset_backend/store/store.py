@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from coreset_backend.errors import CorruptFile, CorruptRound, RoundNotFound, StoreError
-from coreset_backend.files import is_there, read_sealed, saving, write_sealed
+from coreset_backend.files import is_there, read_sealed, remove_partial, saving, write_sealed
 from coreset_backend.store.record import HOLD, ROUND, as_saved, taken
 from coreset_backend.store.record import Hold as Hold
 from coreset_backend.store.record import Round as Round
@@ -204,12 +204,14 @@ class Store:
     def draft(self, project_id: int) -> Iterator[Draft]:
         """A folder for the next round; it vanishes unless ``save`` was called.
 
-        Folders that a killed worker left are removed, so hold the project's lock.
+        What a killed worker left is removed, so hold the project's lock.
         """
         self.register(project_id)
         folder = self._project(project_id)
         for torn in folder.glob(".draft-*"):
             shutil.rmtree(torn, ignore_errors=True)
+        for place in (folder, self.pretraining(project_id)):
+            remove_partial(place)
         # Also what is no folder keeps a round from taking its name.
         taken_names = (path.name for path in folder.glob("round-*") if A_ROUND.fullmatch(path.name))
         number = max(map(_number, taken_names), default=0) + 1
