@@ -1,12 +1,13 @@
 # make run    set everything up and run it: Redis, worker, web, and a Label Studio with a demo project
 # make demo   the same, labelled by itself to watch it: ends with core-set against random in one plot
 # make dist   dist/: wheel, sdist, their bill of materials and checksums
+# make docs   the documentation as a site, in build/site
 # make test   set everything up and run all tests; `make test-fast`: those without Label Studio, browser and Docker
 PYTHON ?= python3
 LABEL_STUDIO_VERSION := 1.23.2
 BIN := .venv/bin
 
-.PHONY: run demo test test-fast docker-test soak matrix check lock licences dist install label-studio clean
+.PHONY: run demo test test-fast docker-test soak matrix check lock licences docs dist install label-studio clean
 
 run: install $(if $(LABEL_STUDIO_URL),,label-studio)
 	$(BIN)/coreset-backend run
@@ -17,7 +18,7 @@ demo: install label-studio
 # Many tests wait for processes, so four files at a time keep two cores busy; the longest files begin first.
 PARALLEL := -n 4 --dist loadfile --no-loadscope-reorder
 
-test: install label-studio .venv/.dev check
+test: install label-studio .venv/.dev check docs
 	$(BIN)/pytest $(PARALLEL) --durations=20
 
 test-fast: install .venv/.dev
@@ -82,6 +83,11 @@ licences: .venv/.dev
 	touch $@
 
 VERSION := $(shell sed -n 's/^__version__ = "\(.*\)"/\1/p' coreset_backend/__init__.py)
+# docs/ as a site in build/site. A link that leads nowhere fails it, and so does a script or font of another host.
+docs: .release/.installed
+	NO_MKDOCS_2_WARNING=1 .release/bin/mkdocs build --quiet
+	! grep -rhoE --include='*.html' '<(script|link)[^>]+(src|href)="?https?://[^"> ]+' build/site
+
 dist: .release/.installed
 	rm -rf build dist
 	.release/bin/python -m build --quiet --no-isolation

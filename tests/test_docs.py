@@ -70,6 +70,12 @@ def test_every_setting_that_is_named_exists() -> None:
     assert not sorted(name for name in named - known if not name.endswith("_"))
 
 
+def test_the_readme_fits_its_page_and_leaves_settings_and_commands_to_the_documents() -> None:
+    readme = (ROOT / "README.md").read_text()
+    assert len(readme.splitlines()) <= 120
+    assert "| `CORESET_" not in readme, "settings belong to docs/settings.md"
+
+
 @pytest.mark.parametrize(
     "line", re.findall(r"^\$ (make \S+)", (ROOT / "README.md").read_text(), re.MULTILINE)
 )

@@ -197,7 +197,7 @@ def test_every_process_has_the_same_folder_wherever_it_goes(
 
 
 def test_every_setting_is_in_the_readme_with_its_description() -> None:
-    rows = re.findall(r"^\| `(\w+)` \|.*\| (.*) \|$", (ROOT / "README.md").read_text(), re.MULTILINE)
+    rows = re.findall(r"^\| `(\w+)` \|.*\| (.*) \|$", (ROOT / "docs/settings.md").read_text(), re.MULTILINE)
     names = {field: variables[0] for field, variables in environment_names().items()}
     described = {name: Settings.model_fields[field].description for field, name in names.items()}
     assert dict(rows) == described

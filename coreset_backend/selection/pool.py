@@ -1,4 +1,4 @@
-"""What every strategy takes and returns: arrays in, a :class:`Selection` out.
+"""What every strategy takes and returns: arrays in, a Selection out.
 
 A *row* is a position in ``vectors``. No other index space exists in this package.
 """
