@@ -77,5 +77,5 @@ def test_a_failure_is_shown_in_words_with_what_comes_next(make_backend: Callable
     words = "  The last round failed: No image came. It is not tried again by itself: start a round."
     assert lines(state="failed", **told)[:2] == ["Project 7: failed", words]
     again = lines(state="waiting", error=None, last_failure=failure)
-    assert again[2] == "  The try before failed, 2026-01-01 00:00:00 UTC: No image came."
+    assert again[2] == "  The previous attempt failed, 2026-01-01 00:00:00 UTC: No image came."
     assert len(lines(state="idle", error=None, last_failure=failure)) == 2
