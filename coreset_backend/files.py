@@ -25,7 +25,7 @@ LARGEST = 512_000_000
 """Bytes; the record of a round with a million unreadable images has 300 MB."""
 
 
-def write_sealed(path: Path, fields: Mapping[str, Any]) -> None:
+def write_sealed(path: Path, fields: Mapping[str, object]) -> None:
     """Keep ``fields`` as JSON behind a line with its SHA-256; raises Unwritable."""
     body = json.dumps({"format": FORMAT, **fields}).encode()
     write_atomically(path, hashlib.sha256(body).hexdigest().encode() + b"\n" + body)

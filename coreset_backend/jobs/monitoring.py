@@ -3,7 +3,7 @@
 import contextlib
 import json
 import math
-from collections.abc import Iterable
+from collections.abc import Sequence
 
 from pydantic import TypeAdapter
 from redis import Redis
@@ -48,9 +48,8 @@ def workers_alive(queue: Queue) -> int:
     return len(heartbeat_ages(queue))
 
 
-def job_counts(queues: Iterable[Queue]) -> dict[str, int]:
+def job_counts(queues: Sequence[Queue]) -> dict[str, int]:
     """How many jobs of the queues are queued, scheduled, started and failed; raises QueueError."""
-    queues = tuple(queues)
     try:
         return {
             "queued": sum(queue.count for queue in queues),

@@ -91,14 +91,9 @@ def note_failure(backend: Backend, project_id: int, error: CoresetError, demands
 
     ``demands``: how many of those who started a round it was to answer.
     """
-    log.error(
-        "project %d, %s: %s: %s",
-        project_id,
-        _round_name(backend.store, project_id),
-        type(error).__name__,
-        error,
-    )
-    count(backend.redis, "coreset_rounds", str(project_id), "failed", type(error).__name__)
+    name, kind = _round_name(backend.store, project_id), type(error).__name__
+    log.error("project %d, %s: %s: %s", project_id, name, kind, error)
+    count(backend.redis, "coreset_rounds", str(project_id), "failed", kind)
     policy, job = retry_policy(error), get_current_job()
     if policy.backs_off:
         _back_off(backend.redis, project_id)
@@ -112,25 +107,32 @@ def note_failure(backend: Backend, project_id: int, error: CoresetError, demands
 
 
 def note_lost_process(backend: Backend, job: Job, how: str, *, dead: bool) -> None:
-    """Say that a round's process ended before it could say so itself.
+    """Say that the process of a round or a pretraining ended before it could say so itself.
 
-    ``dead``: it is known to have ended, so that its lease is free at once. Where another job has the project,
-    what the state says is that job's.
+    ``dead``: it is known to have ended, so that its lease is free at once.
     """
     if job.func_name not in (ROUND_JOB, PRETRAINING_JOB):
         return
-    project_id, again = int(job.args[0]), bool(job.retries_left)
     if dead:
         free_lease(backend.redis, job)
     if job.func_name == PRETRAINING_JOB:
-        log.error("project %d: the process of the pretraining ended in the middle (%s)", project_id, how)
-        why = f"It ended ({how}). {usual_cause(how)}"
-        write_pretraining(
-            backend.redis,
-            project_id,
-            lambda known: replace(known, state="waiting" if again else "failed", error=why),
-        )
-        return
+        _note_lost_pretraining(backend.redis, job, how)
+    else:
+        _note_lost_round(backend, job, how)
+
+
+def _note_lost_pretraining(redis: Redis, job: Job, how: str) -> None:
+    project_id, again = int(job.args[0]), bool(job.retries_left)
+    log.error("project %d: the process of the pretraining ended in the middle (%s)", project_id, how)
+    why = f"It ended ({how}). {usual_cause(how)}"
+    write_pretraining(
+        redis, project_id, lambda known: replace(known, state="waiting" if again else "failed", error=why)
+    )
+
+
+def _note_lost_round(backend: Backend, job: Job, how: str) -> None:
+    """Where another job has the project by now, what the state says is that job's."""
+    project_id, again = int(job.args[0]), bool(job.retries_left)
     error = f"The process of the round ended in the middle ({how}). {usual_cause(how)}"
     if backend.redis.get(redis_key(project_id, ROUND_LEASE)) not in (None, job.id.encode()):
         log.error("project %d: %s Another is at work by now.", project_id, error)
