@@ -86,6 +86,7 @@ DOORS = {
     "torchvision": {"model"},
     "timm": {"model"},
     "huggingface_hub": {"model"},
+    "openvino": {"model"},
     "safetensors": {"model"},
     "annoy": {"selection"},
     "scipy": {"selection"},

@@ -46,7 +46,7 @@ def save_classifier(classifier: Classifier, path: Path) -> None:
 
 
 def network_name(classifier: Classifier) -> str:
-    """A digest that two classifiers share if they embed alike: of weights, image size, and kind of device."""
+    """A digest that two classifiers share if they embed alike: of weights, image size, and what computes."""
     name = features_name(classifier)
     if classifier.preparation is None:
         return name
@@ -55,7 +55,13 @@ def network_name(classifier: Classifier) -> str:
 
 def features_name(classifier: Classifier) -> str:
     """The same of the features alone, before they are prepared."""
-    kind = (classifier.backbone.name, classifier.size, classifier.mirror, classifier.device.type)
+    kind = (
+        classifier.backbone.name,
+        classifier.size,
+        classifier.mirror,
+        classifier.device.type,
+        classifier.arithmetic,
+    )
     return _digest(repr(kind), _on_cpu(classifier.network))
 
 

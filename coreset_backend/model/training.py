@@ -5,6 +5,7 @@ Without pretrained weights the small CNN is trained from scratch. Everything ran
 
 import time
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -25,6 +26,7 @@ from coreset_backend.model.classifier import (
 from coreset_backend.model.descent import Examples, Recipe, descend
 from coreset_backend.model.heads import STEPS, anchored_head, linear_head, temperature_of
 from coreset_backend.model.networks import PretrainedCnn, patch_features_for, small_cnn_for, zero_head
+from coreset_backend.model.runtimes import runtime_for
 from coreset_backend.model.weights import pretrained_network
 from coreset_backend.reports import TrainingReport
 
@@ -117,14 +119,19 @@ def untrained(
     *,
     seed: int,
     device: str = "auto",
+    cache: Path | None = None,
 ) -> Classifier:
     """A classifier without a head, for a project without labels: its embeddings need none.
 
     The pretrained backbone if there are weights, else patch features fitted on a sample of the pool.
+    ``cache``: a folder in which a faster runtime than torch may keep the converted network.
     """
     size, place = size_of(pixels, chosen.backbone), device_named(device)
     if chosen.weights:
-        return _classifier(chosen, pretrained_network(chosen), None, size, False, seed, place)
+        frozen = _classifier(chosen, pretrained_network(chosen), None, size, False, seed, place)
+        runtime = runtime_for(frozen, pixels, cache)
+        by = f", computed by {runtime.name}" if runtime else ""
+        return replace(frozen, runtime=runtime, description=frozen.description + by)
     sample = Sample(pixels, chosen.backbone, SAMPLE, seed, torch.device("cpu"))
     network = patch_features_for(sample, torch.Generator().manual_seed(seed))
     description = "patch features fitted on the pool without labels: no pretrained weights at hand"

@@ -114,7 +114,8 @@ def embed_frozen(
 
     What the round before has embedded alike is taken from there.
     """
-    frozen = model.untrained(chosen, pixels, seed=settings.seed, device=settings.device)
+    converted = settings.model_dir / "converted"
+    frozen = model.untrained(chosen, pixels, seed=settings.seed, device=settings.device, cache=converted)
     if frozen.backbone.published:
         return embed_prepared(frozen, pixels, previous, settings.seed, step)
     return frozen, embed_round(frozen, pixels, previous, step)
