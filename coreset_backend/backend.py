@@ -215,10 +215,10 @@ class Backend:
             try:
                 yield project_id, look(project_id)
             except CoresetError as error:
-                log.error("project %d is passed over: %s", project_id, error)
+                log.error("project %d is ignored: %s", project_id, error)
                 yield project_id, error
             except Exception as error:
-                log.exception("project %d is passed over", project_id)
+                log.exception("project %d is ignored", project_id)
                 yield project_id, CoresetError(f"An unexpected error ({type(error).__name__}: {error}).")
 
     def close(self) -> None:

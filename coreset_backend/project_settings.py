@@ -72,7 +72,7 @@ def known_settings(given: Mapping[str, Any], source: str) -> dict[str, Any]:
         try:
             _checked({name: value}, source)
         except ConfigError as error:
-            log.warning("passed over: %s", error)
+            log.warning("ignored: %s", error)
         else:
             known[name] = value
     return known

@@ -98,7 +98,7 @@ def test_a_lead_can_have_rounds_start_by_hand_only(make_backend: Any) -> None:
     assert look() == "ignored"
     backend.redis.flushall()
     progress = client.get("/api/projects/7/progress").json["progress"]
-    assert "Start the next when its batch is done." in progress["sentence"]
+    assert "Start the next round when its batch is done." in progress["sentence"]
     with backend.store.draft(7) as draft:
         draft.save(record(2, attributes={"trigger": "auto"}), {})
     assert look() == "queued"  # what the label config says goes first

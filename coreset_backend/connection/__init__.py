@@ -1,1 +1,1 @@
-"""Connects a project to this backend, publishes to it, and undoes both. Uses Label Studio and the store."""
+"""Connects a project to this backend, publishes batches to it, disconnects it."""

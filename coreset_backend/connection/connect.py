@@ -1,6 +1,6 @@
-"""Connect a project, disconnect it, and check a connection: what a lead would otherwise set by hand.
+"""Connects and disconnects a project: makes and undoes the settings in Label Studio.
 
-Every step looks first and changes only what differs, so connecting or disconnecting twice is harmless.
+Every step first checks the current setting and changes only what differs, so both can be repeated.
 """
 
 import re
@@ -31,10 +31,10 @@ OLDEST_RELEASE = (1, 12)
 SECRET_HEADER = "X-Coreset-Secret"
 MOST_NAMED = 8
 PRIVATE_ADDRESS = (
-    "Label Studio refuses to talk to {url}: it blocks private addresses by default ({answer}). "
+    "Label Studio refuses to call {url}: it blocks private addresses by default ({answer}). "
     "Start Label Studio with LABEL_STUDIO_ML_BLOCK_LOCAL_IP=false and "
     "LABEL_STUDIO_SSRF_PROTECTION_ENABLED=false, both of them, and connect again. "
-    "(Tighter: LABEL_STUDIO_USE_DEFAULT_BANNED_SUBNETS=false with "
+    "(Stricter: LABEL_STUDIO_USE_DEFAULT_BANNED_SUBNETS=false with "
     "LABEL_STUDIO_USER_ADDITIONAL_BANNED_SUBNETS=169.254.0.0/16.)"
 )
 
@@ -50,12 +50,12 @@ def connect(
     override_version: bool = True,
     control: str | None = None,
 ) -> Iterator[str]:
-    """Connect the project to the backend at ``url``; yields a sentence for each thing done or found done.
+    """Connect the project to the backend at ``url``; yields a sentence for each step.
 
-    ``control`` names the <Choices> to train on, if the label config does not. How the project stood before is
-    kept in the store for ``disconnect``. Raises LabelStudioError with the fix when Label Studio is too old,
-    blocks the address, cannot reach it or refuses the token, and UnsupportedLabelConfig when the project
-    shows no image.
+    ``control`` names the <Choices> to train on, unless the label config does. The store keeps the project's
+    previous settings for ``disconnect``. Raises LabelStudioError with the fix if Label Studio is too old,
+    blocks the address, cannot reach it or refuses the token, and UnsupportedLabelConfig if the project shows
+    no image.
     """
     user = label_studio.whoami().get("email", "unknown user")
     yield f"Label Studio {supported_release(label_studio)} at {label_studio.url}, as {user}."
@@ -69,7 +69,10 @@ def connect(
     if before.model_version and project.get("model_version") == before.model_version:
         yield _what_happens_to(before.model_version, label_studio, project_id, override_version)
     elif before.model_version:
-        yield f"The batch is shown instead of version '{before.model_version}'; disconnect brings that back."
+        yield (
+            f"The batch is shown instead of version '{before.model_version}'; disconnect shows that version "
+            "again."
+        )
     yield _add_backend(label_studio, project_id, url, basic_auth)
     keep_connection(store, project_id, before)
     yield _sign_webhook(label_studio, project_id, f"{url}/webhook", secret)
@@ -81,12 +84,10 @@ def connect(
 def complete(
     label_studio: LabelStudio, store: Store, project: Json, *, url: str, secret: str
 ) -> Iterator[str]:
-    """Add what is missing in a project that was connected in Label Studio's form or by its SDK.
+    """Do the remaining steps of ``connect`` for a project that was connected in Label Studio's form or SDK.
 
-    Yields a sentence for each thing done.
-
-    Nothing where Label Studio has no backend at ``url``. What a person has changed since the project was
-    connected stays, but for the webhook's signature, which only this backend reads.
+    Yields a sentence for each change; none if Label Studio has no backend at ``url``. Keeps what a person
+    changed since the project was connected, except the webhook's secret, which only this backend reads.
     """
     project_id = project["id"]
     known = read_connection(store, project_id)
@@ -104,15 +105,15 @@ def complete(
 
 
 def disconnect(label_studio: LabelStudio, store: Store, project_id: int, *, url: str) -> Iterator[str]:
-    """Undo what ``connect`` and the rounds did in Label Studio; a sentence for each thing done or left.
+    """Undo what ``connect`` and the rounds changed in Label Studio; yields a sentence for each step.
 
-    What a person changed since stays. Rounds and labels stay. Hold the project's lease. Raises
-    LabelStudioError; what was done until then stays done, and disconnecting again does the rest.
+    Keeps what a person changed since, the rounds and the labels. The caller holds the project's lease. Raises
+    LabelStudioError; disconnecting again then does the remaining steps.
     """
     try:
         project = label_studio.fetch_project(project_id)
     except ProjectGone:
-        yield f"{label_studio.url} has no project {project_id} any more, so nothing is left to undo there."
+        yield f"{label_studio.url} has no project {project_id} any more, so there is nothing to undo."
     else:
         before = read_connection(store, project_id)
         addresses = list(dict.fromkeys([url, *([before.url] if before else [])]))
@@ -125,7 +126,7 @@ def disconnect(label_studio: LabelStudio, store: Store, project_id: int, *, url:
 
 
 def supported_release(label_studio: LabelStudio) -> str:
-    """The release of Label Studio, as ``1.23.2``; raises LabelStudioError for one that is too old."""
+    """The release of Label Studio, as in ``1.23.2``; raises LabelStudioError if it is too old."""
     release = label_studio.version()
     numbers = re.match(r"(\d+)\.(\d+)", release)
     if numbers and tuple(map(int, numbers.groups())) < OLDEST_RELEASE:
@@ -154,13 +155,13 @@ def _what_happens_to(version: str, label_studio: LabelStudio, project_id: int, o
     shown = f"The project shows predictions of version '{version}' ({count} of them)."
     if not override:
         return (
-            f"{shown} CORESET_OVERRIDE_VERSION is off, so no batch is published while it does: clear the "
-            "version in the project's settings, or turn that on."
+            f"{shown} CORESET_OVERRIDE_VERSION is off, so no batch is published: clear the version in the "
+            "project's settings, or turn CORESET_OVERRIDE_VERSION on."
         )
     return (
-        f"{shown} From the first batch on it shows the batch's version instead. Annotators still see their "
-        "regions on the tasks that wait to be labelled. None is deleted, and "
-        f"`coreset-backend disconnect --project {project_id}` shows them all again."
+        f"{shown} From the first batch on it shows the batch's version instead. Annotators still see the old "
+        "version's regions on unlabelled tasks. No prediction of it is deleted, and "
+        f"`coreset-backend disconnect --project {project_id}` shows that version again."
     )
 
 
@@ -173,15 +174,15 @@ def _trained_on(config: LabelConfig) -> str:
 
 
 def image_words(task: Json, config: LabelConfig) -> Iterator[str]:
-    """A sentence where a task shows another number of images than one."""
+    """A sentence if the task shows no image or several images."""
     images = image_uris(config.image, task.get("data"))
     if len(images) > 1:
-        yield f"Task {task['id']} shows {len(images)} images. Of such a list the first is read."
+        yield f"Task {task['id']} shows {len(images)} images. Only the first image of a task is read."
     if not images:
         keys = ", ".join(f"'{key}'" for key in list(task.get("data") or ())[:MOST_NAMED]) or "nothing"
         yield (
             f"Task {task['id']} has no image at '{config.image}': its data has {keys}. "
-            "Tasks like it are left out. Correct the value of the <Image>, or the tasks."
+            "Such tasks are listed as unreadable. Correct the value of the <Image>, or the tasks."
         )
 
 
@@ -192,7 +193,7 @@ def checked_project(label_studio: LabelStudio, project_id: int) -> Json:
         if error.status != 404:
             raise
         raise LabelStudioError(
-            f"{label_studio.url} has no project {project_id} that this user may see. "
+            f"{label_studio.url} has no project {project_id} that the token's user may see. "
             "The number is in the address of the project's page: /projects/<number>/data."
         ) from None
 
@@ -201,9 +202,9 @@ def _add_backend(
     label_studio: LabelStudio, project_id: int, url: str, basic_auth: tuple[str, str] | None
 ) -> str:
     existing = own_backends(label_studio, project_id, url)
-    # A backend in the list without its webhook is what a blocked address leaves behind: connect again.
+    # A blocked address leaves a backend without a webhook in the list: connect it again.
     if existing and own_webhooks(label_studio, project_id, f"{url}/webhook"):
-        return f"Backend {url} is connected already."
+        return f"Backend {url} is already connected."
     for backend in existing:
         label_studio.request("DELETE", f"/api/ml/{backend['id']}")
     body: dict[str, Any] = {"project": project_id, "title": TITLE, "url": url, "auth_method": "NONE"}
@@ -223,11 +224,11 @@ def _why_not_connected(error: Rejected, url: str) -> str:
     if error.status == 403 and "reserved network address" in error.body:
         return PRIVATE_ADDRESS.format(url=url, answer=error.body)
     if error.status == 403:
-        return f"This user may not connect a backend to the project: {error.body}"
+        return f"The token's user may not connect a backend to the project: {error.body}"
     return (
         f"Label Studio could not connect to the backend at {url}: {error.body} "
-        "Check that `coreset-backend serve` runs and that CORESET_URL is its address as Label Studio reaches "
-        "it (from a container: http://host.docker.internal:9090 or the service's name, not localhost)."
+        "Check that `coreset-backend serve` runs and that CORESET_URL is the address at which Label Studio "
+        "reaches it (in a container: http://host.docker.internal:9090 or the service's name, not localhost)."
     )
 
 
@@ -253,27 +254,27 @@ def _sign_webhook(label_studio: LabelStudio, project_id: int, url: str, secret: 
         "headers": {SECRET_HEADER: secret},
     }
     first, *doubles = own_webhooks(label_studio, project_id, url) or [None]
-    for double in doubles:  # left behind by backends that were deleted: each would send every event again
+    for double in doubles:  # left by deleted backends: each sends every event once more
         label_studio.request("DELETE", f"/api/webhooks/{double['id']}/")
     if first is None:
         label_studio.request("POST", "/api/webhooks/", params={"project": project_id}, json=wanted)
-        return "Webhook made, signed with the secret."
+        return "Webhook created, with the secret."
     label_studio.request("PATCH", f"/api/webhooks/{first['id']}/", json=wanted)
-    return "Webhook signed with the secret."
+    return "Secret set on the webhook."
 
 
 def _set_sampling(label_studio: LabelStudio, project: Json) -> str:
     found = project.get("sampling")
     if found == SAMPLING:
-        return f"Task sampling is '{SAMPLING}' already."
+        return f"Task sampling is already '{SAMPLING}'."
     label_studio.request("PATCH", f"/api/projects/{project['id']}/", json={"sampling": SAMPLING})
-    return f"Task sampling set to '{SAMPLING}' (it was '{found}'), so that scores order the queue."
+    return f"Task sampling set to '{SAMPLING}' (it was '{found}'): tasks are served by score."
 
 
 def _make_tab(label_studio: LabelStudio, project_id: int) -> str:
     if make_batch_tab(label_studio, project_id):
-        return f"Tab '{BATCH}' made, sorted by score."
-    return f"Tab '{BATCH}' is there already."
+        return f"Tab '{BATCH}' created, sorted by score."
+    return f"Tab '{BATCH}' already exists."
 
 
 def _delete_webhooks(label_studio: LabelStudio, project_id: int, addresses: Sequence[str]) -> str:
@@ -301,11 +302,11 @@ def named_others(backends: Sequence[Json]) -> str:
 def _put_sampling_back(label_studio: LabelStudio, project: Json, before: Connection | None) -> str:
     found = project.get("sampling")
     if before is None:
-        return f"Task sampling stays '{found}': what it was before is not known."
+        return f"Task sampling stays '{found}': the previous setting is unknown."
     if found == before.sampling or not before.sampling:
-        return f"Task sampling stays '{found}', as it was before."
+        return f"Task sampling stays '{found}', the previous setting."
     if found != SAMPLING:
-        return f"Task sampling stays '{found}': somebody has changed it since."
+        return f"Task sampling stays '{found}': a person has changed it since."
     label_studio.request("PATCH", f"/api/projects/{project['id']}/", json={"sampling": before.sampling})
     return f"Task sampling set back to '{before.sampling}'."
 
@@ -313,25 +314,29 @@ def _put_sampling_back(label_studio: LabelStudio, project: Json, before: Connect
 def _put_version_back(
     label_studio: LabelStudio, store: Store, project: Json, before: Connection | None, url: str
 ) -> Iterator[str]:
-    """Show again what was shown before, and delete our predictions."""
+    """Show the previous version again, and delete this backend's predictions."""
     project_id, written = project["id"], written_versions(store, project["id"])
     chosen, shown = chosen_version(label_studio, project, written, url), project.get("model_version")
-    # Null is what Label Studio sets where the predictions of a batch were deleted; "" is what a person sets.
+    # Label Studio sets null if a batch's predictions were deleted; a person sets "".
     shows_ours = bool(shown and not chosen) or shown is None
     wanted = (before.model_version if before else "") if shows_ours else str(shown)
     count = sum(n for version, n in label_studio.model_versions(project_id).items() if version in written)
-    _show_version(label_studio, project_id, wanted)  # first: annotators must not see a batch half-deleted
+    _show_version(label_studio, project_id, wanted)  # first, so that annotators see no half-deleted batch
     kept = label_studio.delete_versions(project_id, written)
-    left = f" Version {kept[0]} could not be deleted; the log says why." if kept else ""
-    yield f"{count} predictions of this backend deleted.{left}" if count else "It held no prediction of ours."
-    # Deleting any version has Label Studio forget that it shows a live backend.
+    left = f" Version {kept[0]} could not be deleted; the log has the reason." if kept else ""
+    yield (
+        f"{count} predictions of this backend deleted.{left}"
+        if count
+        else "The project has no predictions of this backend."
+    )
+    # When any version is deleted, Label Studio stops showing a live backend.
     is_shown = _show_version(label_studio, project_id, wanted)
     yield _what_is_shown(wanted, is_shown, shows_ours)
     yield from _strange_versions(label_studio, project_id, written)
 
 
 def _show_version(label_studio: LabelStudio, project_id: int, version: str) -> bool:
-    """Make the project show the version; False if it has neither a prediction nor a live backend."""
+    """Make the project show the version; False if there is no prediction and no live backend of it."""
     path = f"/api/projects/{project_id}/"
     try:
         label_studio.request("PATCH", path, json={"model_version": version})
@@ -345,9 +350,9 @@ def _show_version(label_studio: LabelStudio, project_id: int, version: str) -> b
 
 def _what_is_shown(version: str, is_shown: bool, was_ours: bool) -> str:
     if not is_shown:
-        return f"Version '{version}', which was shown before, has no predictions any more; none is shown now."
+        return f"The previously shown version '{version}' has no predictions any more; no version is shown."
     if not was_ours:
-        return f"The project goes on showing version '{version}', which somebody has chosen since."
+        return f"The project still shows version '{version}', which a person has chosen since."
     return f"The project shows version '{version}' again." if version else "The project shows no version."
 
 
@@ -357,6 +362,6 @@ def _strange_versions(label_studio: LabelStudio, project_id: int, written: Colle
     ]
     if strange:
         yield (
-            f"Left as they are: predictions of {', '.join(strange)}. They look like batches, but this "
-            "backend does not know to have written them. Settings > Predictions deletes them."
+            f"Predictions of {', '.join(strange)} are kept: they look like batches of this backend, but its "
+            "store has no such rounds. You can delete them under Settings > Predictions."
         )

@@ -1,4 +1,4 @@
-"""What keeps the connection of a project from working, each with its fix."""
+"""The problems of a project's connection, each with its fix."""
 
 from collections.abc import Iterator
 
@@ -27,9 +27,9 @@ def problems(
     basic_auth: tuple[str, str] | None = None,
     batch_expected: bool = True,
 ) -> Iterator[str]:
-    """What keeps the connection of the project from working, each with its fix; nothing when it is sound.
+    """A sentence with the fix for each problem of the project's connection.
 
-    ``batch_expected``: a batch should be served now, as it need not be while the first round runs.
+    ``batch_expected``: whether a batch should be served now; it need not be during the first round.
     """
     project = checked_project(label_studio, project_id)
     parse_label_config(project["label_config"])
@@ -41,7 +41,7 @@ def problems(
         yield f"No backend with the address {url} is connected{others}{address}; {again}."
     if basic_auth and any(backend.get("auth_method") != "BASIC_AUTH" for backend in backends):
         yield (
-            "Label Studio calls the backend without the login of BASIC_AUTH_USER and is refused; "
+            "Label Studio calls the backend without the login of BASIC_AUTH_USER and gets 401; "
             f"delete the backend in Settings > Model, then {again}."
         )
     yield from _webhook_problems(own_webhooks(label_studio, project_id, f"{url}/webhook"), url, secret, again)
@@ -54,12 +54,12 @@ def problems(
 def _webhook_problems(webhooks: list[Json], url: str, secret: str, again: str) -> Iterator[str]:
     if not webhooks:
         yield (
-            f"There is no webhook to {url}/webhook, so annotations are only noticed by polling. Label Studio "
-            "leaves it out when it blocks private addresses: set LABEL_STUDIO_SSRF_PROTECTION_ENABLED=false, "
+            f"There is no webhook to {url}/webhook, so only the poll notices annotations. Label Studio "
+            "creates none if it blocks private addresses: set LABEL_STUDIO_SSRF_PROTECTION_ENABLED=false, "
             f"then {again}."
         )
     if webhooks and not any(is_signed(webhook, secret) for webhook in webhooks):
-        yield f"The webhook does not carry this backend's secret and is answered with 401; {again}."
+        yield f"The webhook does not carry this backend's secret and gets 401; {again}."
     if webhooks and not any(hook.get("is_active", True) for hook in webhooks):
         yield f"The webhook is switched off; {again}."
 
@@ -72,10 +72,12 @@ def _not_served(label_studio: LabelStudio, store: Store, project_id: int, url: s
     found = why_not_served(label_studio, stored, written_versions(store, project_id), url)
     if found:
         why, is_wanted = found
-        by_itself = (
-            "The next batch replaces that" if is_wanted else "It is published again by itself within minutes"
+        next_step = (
+            "The next batch replaces it"
+            if is_wanted
+            else "The worker publishes the batch again within minutes"
         )
         yield (
-            f"Annotators are not served the batch first: {why}. {by_itself}; "
-            f"`coreset-backend publish --project {project_id}` does so now."
+            f"Label Studio does not serve the batch first: {why}. {next_step}; "
+            f"`coreset-backend publish --project {project_id}` publishes the batch now."
         )

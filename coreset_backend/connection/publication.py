@@ -1,4 +1,6 @@
-"""What Label Studio shows and serves of a project: looked at before a publish, after it and at every poll."""
+"""The version and the queue of a project in Label Studio: checked before and after a publish and by each
+poll.
+"""
 
 import logging
 from collections.abc import Iterator
@@ -28,10 +30,10 @@ log = logging.getLogger(__name__)
 
 
 def prepare_publication(backend: Backend, project_id: int) -> tuple[set[str], str]:
-    """Complete the project's connection.
+    """Complete the project's connection before a publish.
 
-    Returns the versions that this backend has written, and the one that annotators were shown before, or "".
-    Raises LabelStudioError where a person chose the shown version and CORESET_OVERRIDE_VERSION is off.
+    Returns the versions that this backend has written, and the version shown before them, or "". Raises
+    LabelStudioError if a person chose the shown version and CORESET_OVERRIDE_VERSION is off.
     """
     project = backend.label_studio.fetch_project(project_id)
     _complete_connection(backend, project)
@@ -44,12 +46,12 @@ def _complete_connection(backend: Backend, project: Json) -> None:
     try:
         for done in complete(backend.label_studio, backend.store, project, url=settings.url, secret=secret):
             log.info("project %d: %s", project["id"], done)
-    except LabelStudioError as error:  # the batch can be published; what lacks is said afterwards
-        log.warning("project %d: its connection could not be completed: %s", project["id"], error)
+    except LabelStudioError as error:  # the batch can be published; connection_remarks says what lacks
+        log.warning("project %d: the connection could not be completed: %s", project["id"], error)
 
 
 def _shown_before(backend: Backend, project: Json, written: set[str]) -> str:
-    """The version that annotators were shown before there was a batch; kept for `disconnect`."""
+    """The version that the project showed before the first batch; kept for `disconnect`."""
     project_id, url = project["id"], backend.settings.url
     known = read_connection(backend.store, project_id)
     chosen = chosen_version(backend.label_studio, project, written, url)
@@ -57,8 +59,9 @@ def _shown_before(backend: Backend, project: Json, written: set[str]) -> str:
         return known.model_version if known else ""
     if not backend.settings.override_version and not _is_live(backend, project_id, chosen):
         raise LabelStudioError(
-            f"Project {project_id} shows predictions of version '{chosen}', which somebody chose, "
-            "and CORESET_OVERRIDE_VERSION is off. Clear it in the project's settings or turn that on."
+            f"Project {project_id} shows predictions of version '{chosen}', which a person chose, and "
+            "CORESET_OVERRIDE_VERSION is off. Clear the version in the project's settings, or turn "
+            "CORESET_OVERRIDE_VERSION on."
         )
     before = known or Connection(url, str(project.get("sampling") or ""))
     keep_connection(backend.store, project_id, replace(before, model_version=chosen))
@@ -66,12 +69,12 @@ def _shown_before(backend: Backend, project: Json, written: set[str]) -> str:
 
 
 def _is_live(backend: Backend, project_id: int, version: str) -> bool:
-    """Whether it is the title of a backend: Label Studio chooses that by itself."""
+    """Whether the version is the title of a live backend, which Label Studio sets automatically."""
     return any(each.get("title") == version for each in backend.label_studio.backends(project_id))
 
 
 def show_findings(label_studio: LabelStudio, stored: StoredRound) -> None:
-    """Update the tabs of Label Studio's Data Manager to the batch of a round and to what the round found.
+    """Update the tabs of Label Studio's Data Manager to the batch and the findings of a round.
 
     Raises LabelStudioError.
     """
@@ -85,15 +88,15 @@ def show_findings(label_studio: LabelStudio, stored: StoredRound) -> None:
 
 
 def connection_remarks(backend: Backend, stored: StoredRound) -> list[str] | None:
-    """What keeps the published batch from being served, and which version it replaced: a sentence each.
+    """Sentences on why the published batch is not served, and on the version that it replaced.
 
-    None where Label Studio could not be asked.
+    None if Label Studio could not be asked.
     """
     project_id = stored.record.project_id
     try:
         return [*_connection_problems(backend, project_id), *_what_was_replaced(stored)]
     except CoresetError as error:
-        log.warning("project %d: its connection could not be looked at: %s", project_id, error)
+        log.warning("project %d: the connection could not be checked: %s", project_id, error)
         return None
 
 
@@ -112,18 +115,18 @@ def _what_was_replaced(stored: StoredRound) -> Iterator[str]:
     published = stored.publication or Publication()
     if version := published.shown_before:
         yield (
-            f"The batch is shown instead of version '{version}', whose regions are shown too on "
-            f"{published.carried} tasks that wait. "
+            f"The batch is shown instead of version '{version}'. Its predictions carry the regions of that "
+            f"version on {published.carried} unlabelled tasks. "
             f"`coreset-backend disconnect --project {stored.record.project_id}` shows that version again."
         )
     if kept := published.kept:
-        yield f"Old predictions of version '{kept[0]}' could not be deleted; the worker's log says why."
+        yield f"Old predictions of version '{kept[0]}' could not be deleted; the worker's log has the reason."
 
 
 def why_to_publish_again(backend: Backend, project_id: int) -> str | None:
-    """Why the project's batch must be published once more, in words; None where it is served as published.
+    """The reason why the project's batch must be published again; None if Label Studio serves it.
 
-    A version that a person chose since is left to the next round.
+    A version that a person chose since is kept until the next round.
     """
     stored = backend.store.latest(project_id)
     if stored is None:
@@ -134,5 +137,5 @@ def why_to_publish_again(backend: Backend, project_id: int) -> str | None:
         return None if found[1] else found[0]
     published = stored.publication
     if published and published.sent and queue_is_short(backend.label_studio, project_id, published.version):
-        return "tasks wait that Label Studio does not serve yet"
+        return "unlabelled tasks are not in the queue yet"
     return None

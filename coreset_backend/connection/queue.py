@@ -1,12 +1,13 @@
-"""What Label Studio serves: the batch first, then its reserve, then every other task that waits.
+"""The queue of Label Studio: the batch first, then its reserve, then every other unlabelled task.
 
-Label Studio looks only at tasks that carry the project's version while one of them is unsolved, and says
-that there are no tasks when others hold all of those, whatever else the project has. So all that wait carry
-it, up to QUEUE of them.
+Label Studio considers only tasks with a prediction of the project's version. If other annotators have all of
+these open, it answers "no tasks", whatever else the project contains. Therefore every unlabelled task gets a
+prediction, up to QUEUE of them.
 
-A queue of at most SMALL predictions is published as a new version, and the old one is deleted. A larger one
-keeps its version: deleting 2,000 predictions holds Label Studio's SQLite for 5 to 30 s, in which annotators
-get errors. There the new batch gets scores below all others, and what they supersede is deleted one by one.
+A queue of at most SMALL predictions is published as a new version, and the old version is deleted. A larger
+queue keeps its version: deleting 2,000 predictions locks Label Studio's SQLite for 5 to 30 s, in which
+annotators get errors. Instead the new batch gets scores below all others, and the predictions that it
+replaces are deleted one by one.
 """
 
 from collections.abc import Callable, Collection, Sequence
@@ -19,7 +20,7 @@ from coreset_backend.reports import Publication
 
 QUEUE = 5_000
 SMALL = 100
-# Label Studio drops scores outside [0, 1]. What is behind stays above the mean of a superseded pair.
+# Label Studio drops scores outside [0, 1]. The tasks behind keep scores above the mean of a replaced pair.
 FIRST_HEAD = (0.4, 0.8)
 BEHIND = (0.9, 1.0)
 NEXT_HEAD = 0.9
@@ -40,11 +41,11 @@ def publish_queue(
     written: Collection[str],
     progress: Progress,
 ) -> Publication:
-    """Make Label Studio serve the tasks of ``head``, then all others that wait, in the order ``order``.
+    """Make Label Studio serve the tasks of ``head``, then all other unlabelled tasks as ``order`` sorts them.
 
-    ``predict`` gives their predictions, all of one version. The versions that this backend has ``written``
-    before are deleted. Safe to repeat; at no moment is there a waiting task without a version that had one.
-    Raises LabelStudioError.
+    ``predict`` returns the predictions of tasks, all of one version. The versions that this backend has
+    ``written`` before are deleted. Can be repeated; an unlabelled task in the queue never loses its last
+    prediction meanwhile. Raises LabelStudioError.
     """
     project, waiting = label_studio.fetch_project(project_id), label_studio.fetch_waiting(project_id)
     first = predict(head)
@@ -62,7 +63,7 @@ def publish_queue(
 
 
 def queue_is_short(label_studio: LabelStudio, project_id: int, version: str) -> bool:
-    """Whether tasks wait outside the queue of ``version`` and there is room for them in it.
+    """Whether the queue of ``version`` has room and unlabelled tasks are missing in it.
 
     False while the project shows another version. Raises LabelStudioError.
     """
@@ -76,7 +77,7 @@ def queue_is_short(label_studio: LabelStudio, project_id: int, version: str) -> 
 def _keeps_its_version(
     label_studio: LabelStudio, project: Json, version: str, written: Collection[str]
 ) -> bool:
-    """Whether the queue is updated in place instead of published again as ``version``."""
+    """Whether the queue is updated in place instead of published as the new ``version``."""
     served = project.get("model_version")
     if served not in written:
         return False
@@ -94,7 +95,7 @@ def _amend(
     written: Collection[str],
     progress: Progress,
 ) -> Publication:
-    """Put the head in front of the project's queue, and missing tasks behind it."""
+    """Add the head in front of the project's queue, and the missing tasks behind it."""
     project_id, version = project["id"], project["model_version"]
     order = [prediction.task_id for prediction in head]
     progress(0, 4)
@@ -124,7 +125,10 @@ def _amend(
 
 
 def _drop_superseded(label_studio: LabelStudio, project_id: int, version: str) -> None:
-    """Delete all but the lowest prediction of ``version`` on a task: the Data Manager sorts by the mean."""
+    """Of several predictions of ``version`` on a task, keep the one with the lowest score.
+
+    The Data Manager sorts by the mean of their scores.
+    """
     for predictions in list(label_studio.fetch_predictions(project_id, BEHIND[0])):
         ours = [each for each in predictions if each["model_version"] == version]
         for superseded in sorted(ours, key=lambda each: each["score"])[1:]:
@@ -132,11 +136,11 @@ def _drop_superseded(label_studio: LabelStudio, project_id: int, version: str) -
 
 
 def _lowest(label_studio: LabelStudio, project_id: int) -> float:
-    """The score of the first of all predictions of the version, done or not."""
+    """The lowest score among all predictions of the shown version, also of labelled tasks."""
     return min(label_studio.first_served(project_id, 1, unsolved=False).values(), default=FIRST_HEAD[1])
 
 
 def _scored(predictions: Sequence[Prediction], low: float, high: float) -> list[Prediction]:
-    """The predictions with scores from ``low`` up to, but without, ``high``, in their order."""
+    """The predictions with ascending scores in [``low``, ``high``)."""
     step = (high - low) / max(len(predictions), 1)
     return [replace(each, score=low + rank * step) for rank, each in enumerate(predictions)]

@@ -1,7 +1,7 @@
-"""How a project stood in Label Studio before it was connected, and what this backend has written there.
+"""The settings of a project before it was connected, and the versions that this backend has written there.
 
-Kept in the store, so that `disconnect` can put back what was, also after restarts. A version counts as ours
-only where a round in the store names it: a name that looks like ours may be another backend's.
+The store keeps them, so that `disconnect` can restore the settings, also after a restart. A version counts as
+this backend's only if a round in the store names it: another backend may use similar names.
 """
 
 import logging
@@ -28,11 +28,11 @@ THIS_MACHINE = ("localhost", "127.0.0.1", "::1")
 
 @dataclass(frozen=True, slots=True)
 class Connection:
-    """The project before it was connected: its task ``sampling``, and the ``model_version`` that it showed.
+    """The project's settings before it was connected: task ``sampling`` and shown ``model_version``.
 
-    ``model_version`` is a version of predictions or the title of a live backend, "" for none; where somebody
-    has chosen another one since, it is that. ``url``: this backend's address when it was connected.
-    ``complete``: whether all that `connect` sets was set.
+    ``model_version``: a version of predictions or the title of a live backend, "" for none; if a person has
+    chosen another version since, that one. ``url``: this backend's address when the project was connected.
+    ``complete``: whether all steps of `connect` were done.
     """
 
     url: str
@@ -45,14 +45,16 @@ CONNECTION = TypeAdapter(Connection)
 
 
 def read_connection(store: Store, project_id: int) -> Connection | None:
-    """None for a project that is not connected, or whose note is damaged."""
+    """The record of the project's connection; None if it is not connected or the file is damaged."""
     path = store.connection_path(project_id)
     if not is_there(path):
         return None
     try:
         return taken(CONNECTION, read_sealed(path))
     except (CorruptFile, ValueError) as error:
-        log.error("project %d: how it stood before it was connected cannot be read: %s", project_id, error)
+        log.error(
+            "project %d: its settings from before it was connected cannot be read: %s", project_id, error
+        )
         return None
 
 
@@ -62,14 +64,14 @@ def keep_connection(store: Store, project_id: int, connection: Connection) -> No
 
 
 def written_versions(store: Store, project_id: int) -> set[str]:
-    """The versions of predictions that this backend can have written in the project."""
+    """The versions of predictions that this backend may have written in the project."""
     records = store.history(project_id)
     names = {name for record in records for name in (record.model_version, record.pool_version)}
     return names | {NO_ROUND_VERSION}
 
 
 def is_at(backend: Json, url: str) -> bool:
-    """Whether the backend in Label Studio's list is the one at ``url``; a machine has several names."""
+    """Whether ``backend`` in Label Studio's list is at ``url``, also under another name of the machine."""
     return _place(str(backend.get("url", ""))) == _place(url)
 
 
@@ -84,10 +86,11 @@ def _place(url: str) -> tuple[str, str, int | None, str]:
 
 
 def chosen_version(label_studio: LabelStudio, project: Json, written: Collection[str], url: str) -> str:
-    """The version that the project shows and that is not this backend's; "" where there is none.
+    """The version that the project shows if it is not this backend's, else "".
 
-    The title of a live backend is one too, unless it is this backend's: Label Studio sets that by itself. A
-    batch that the store does not know is taken for one of an earlier life of this backend.
+    The title of another live backend counts; this backend's title does not, because Label Studio sets it
+    automatically. A batch that the store does not know counts as this backend's, from before it lost its
+    store.
     """
     version = str(project.get("model_version") or "")
     if not version or version in written or A_BATCH.fullmatch(version):
@@ -99,7 +102,7 @@ def chosen_version(label_studio: LabelStudio, project: Json, written: Collection
 def regions_shown(
     label_studio: LabelStudio, project_id: int, version: str, task_ids: Iterable[int]
 ) -> dict[int, tuple[Json, ...]]:
-    """Task id -> the regions that annotators saw under ``version``, a live backend's title included."""
+    """Task id -> the regions shown under ``version``, which may be the title of a live backend."""
     if not version:
         return {}
     live = {
@@ -112,9 +115,9 @@ def regions_shown(
 def why_not_served(
     label_studio: LabelStudio, stored: StoredRound, written: Collection[str], url: str
 ) -> tuple[str, bool] | None:
-    """Why annotators are not served the round's batch, and whether a person wants it so; None if they are.
+    """Why Label Studio does not serve the round's batch, and whether a person chose that; None if it does.
 
-    Asks Label Studio for the project and, of each hundred tasks of batch and reserve, for a count.
+    Requests the project from Label Studio and one count per hundred tasks of batch and reserve.
     """
     record, published = stored.record, stored.publication
     if not published or not published.sent:
@@ -123,11 +126,11 @@ def why_not_served(
     shown = project.get("model_version") or ""
     if shown != published.version:
         if chosen := chosen_version(label_studio, project, written, url):
-            return f"somebody has the project show version '{chosen}' instead of the batch", True
+            return f"a person chose version '{chosen}' instead of the batch", True
         return f"the project shows version '{shown}' instead of the batch", False
     lacking = label_studio.count_unserved(record.project_id, [*record.batch, *record.reserve])
     return (
-        (f"{lacking} tasks of the batch and its reserve have lost their predictions", False)
+        (f"the predictions of {lacking} tasks of the batch and its reserve were deleted", False)
         if lacking
         else None
     )

@@ -1,12 +1,12 @@
-"""Bytes of an image file -> RGB pixels of one size, in child processes with limits. The only door to Pillow's
-decoders.
+"""Bytes of an image file -> RGB pixels of one size, in child processes with limits. Only this room uses
+Pillow's decoders.
 
     with Decoders(max_pixels=50_000_000) as decoders:
         pixels = decoders.pixels(data, size=224)        # uint8[224, 224, 3]
 
-A file comes from whoever imports tasks, and its decoder is C code. So it is decoded in a process that
-holds no secret, writes no file, and ends when it takes too much memory or time: one image is lost, no round.
-Imports Pillow and numpy only: each child loads it.
+Whoever imports tasks provides the files, and decoders are C code. So a file is decoded in a process that has
+no secret, writes no file, and is ended if it takes too much memory or time: the image fails, the round
+continues. Imports only Pillow and numpy, because each child process loads this package.
 """
 
 from coreset_backend.decoding.decoders import Decoders, MemoryBudget

@@ -1,4 +1,4 @@
-"""The parent's side: child processes that decode, side by side, and one budget of memory for all of them."""
+"""The parent's side of decoding: parallel child processes, and one memory budget for all of them."""
 
 import contextlib
 import fcntl
@@ -28,12 +28,14 @@ from coreset_backend.decoding.process import (
 from coreset_backend.errors import ConfigError, ImageError
 
 BYTES_A_PIXEL = 7.3
-"""Memory that decoding may take: so many bytes for each pixel of the largest image allowed, in all."""
+"""The memory budget of all decoding: bytes per pixel of the largest allowed image."""
 MEMORY_SHARE = 0.25
-"""And no more than this share of the machine's, or of the container's."""
+"""The budget is at most this share of the memory of the machine or container."""
 MOST_PROCESSES = 4
 PATIENCE_SECONDS = 600.0
-"""Without a word a child is taken for stuck: its own limits count CPU time, of which it may get little."""
+"""A child that is silent for longer counts as stuck; its own limits are in CPU time, of which it may get
+little.
+"""
 _START_SECONDS = 120.0
 _PIPE_BYTES = 1 << 20
 _MODULE = "coreset_backend.decoding.process"
@@ -41,7 +43,7 @@ _CPU_SIGNALS = (signal.SIGPROF, signal.SIGXCPU)
 
 
 class MemoryBudget:
-    """``total`` bytes that are lent; who asks first is served first, so that large ones are not passed by."""
+    """Lends up to ``total`` bytes, first come, first served, so that large requests are not overtaken."""
 
     def __init__(self, total: int) -> None:
         self.total = total
@@ -51,7 +53,7 @@ class MemoryBudget:
 
     @contextlib.contextmanager
     def lent(self, count: int) -> Iterator[None]:
-        """Wait until ``count`` bytes are free and hold them; more than ``total`` is as good as ``total``."""
+        """Wait until ``count`` bytes (at most ``total``) are free, and hold them during the block."""
         count = min(count, self.total)
         with self._turn, self._returned:
             self._returned.wait_for(lambda: self._lent + count <= self.total)
@@ -65,7 +67,7 @@ class MemoryBudget:
 
 
 class _Ended(Exception):
-    """The child ended, or was stuck and was ended, with ``code`` as subprocess has it."""
+    """The child ended, or was killed because it was stuck; ``code`` is subprocess's return code."""
 
     def __init__(self, code: int | None) -> None:
         super().__init__(code)
@@ -73,7 +75,7 @@ class _Ended(Exception):
 
 
 class Decoders:
-    """At most ``processes`` children, started when they are needed. Safe to use from several threads."""
+    """Up to ``processes`` child processes, started on demand. Safe to use from several threads."""
 
     def __init__(self, max_pixels: int, processes: int | None = None) -> None:
         self._max_pixels = max_pixels
@@ -83,12 +85,12 @@ class Decoders:
         self._rests = 0
         self._lock = threading.Lock()
         self.warnings = 0
-        """Warnings of decoders so far; they are counted, since a file can cause thousands."""
+        """Number of the decoders' warnings so far; one file can cause thousands."""
 
     def pixels(self, data: bytes, size: int) -> NDArray[np.uint8]:
         """``data`` as RGB pixels, uint8[size, size, 3]; raises ``ImageError`` with a reason.
 
-        Raises ``ConfigError`` where no process can be started.
+        Raises ``ConfigError`` if no process can be started.
         """
         with self._slots:
             try:
@@ -96,14 +98,14 @@ class Decoders:
             except _Ended as ended:
                 if ended.code != -signal.SIGKILL:
                     raise ImageError(_reason(ended.code)) from ended
-            # Somebody else ended it: mostly the kernel, for want of memory that another process had taken.
+            # Killed from outside, mostly by the kernel because other processes took the memory.
             try:
                 return self._asked(data, size)
             except _Ended as ended:
                 raise ImageError(_reason(ended.code)) from ended
 
     def rest(self) -> None:
-        """End the children, those at work once they are done; the next image starts one again."""
+        """End the children, busy ones after their image; the next image starts one again."""
         with self._lock:
             idle, self._idle = self._idle, []
             self._rests += 1
@@ -150,12 +152,12 @@ class Decoders:
 
 
 class _Child:
-    """One decoding process and the pipes to it. It ends by itself when this process does."""
+    """One decoding process and the pipes to it. It ends when this process ends."""
 
     def __init__(self) -> None:
         try:
             self._process = subprocess.Popen(
-                # -P: nothing is imported from the folder that this happens to run in.
+                # -P: import nothing from the current folder.
                 [sys.executable, "-P", "-m", _MODULE],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
@@ -175,7 +177,9 @@ class _Child:
             raise
 
     def _widen_pipe(self) -> None:
-        """So that a file is sent in a few pieces; 64 kB is the default, and a user's pipes may be limited."""
+        """Widen the pipe from the default of 64 kB, if the user's limit allows, to send a file
+        in few pieces.
+        """
         assert self._process.stdin
         if sys.platform == "linux":
             with contextlib.suppress(OSError):
@@ -242,7 +246,7 @@ def _write(stream: int, part: bytes) -> None:
 
 
 def _environment() -> dict[str, str]:
-    """What Python needs to start, and no secret; one thread, and one pool of memory that can be limited."""
+    """The variables that Python needs to start, without secrets; one thread and one malloc arena."""
     known = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "1"}
     kept = {name: os.environ[name] for name in ("PATH", "LD_LIBRARY_PATH", "LANG") if name in os.environ}
     return {**kept, **known, "PYTHONPATH": os.pathsep.join(part for part in sys.path if part)}
@@ -257,12 +261,12 @@ def _too_costly(cost: int, allowed: int) -> str:
 
 def _reason(code: int | None) -> str:
     if code is None:
-        return f"the image file kept its decoder silent for {PATIENCE_SECONDS:g} s"
+        return f"the decoder of the image did not answer for {PATIENCE_SECONDS:g} s"
     if -code in _CPU_SIGNALS:
-        return "decoding the image takes more computing time than an image of its size may; save it again"
+        return "decoding the image takes more CPU time than allowed for its size; save it again"
     if code == -signal.SIGKILL:
-        return "the decoder of the image was killed twice, mostly for want of memory of the machine"
-    return f"the image file made its decoder end ({_ending(code)}); save it again"
+        return "the decoder of the image was killed twice, usually because the machine ran out of memory"
+    return f"the image file crashed its decoder ({_ending(code)}); save it again"
 
 
 def _ending(code: int) -> str:

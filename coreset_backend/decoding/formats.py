@@ -1,4 +1,4 @@
-"""Which formats are read, what decoding a picture of each costs, and the names of those that are not read."""
+"""The supported formats, the cost of decoding a picture of each, and the names of unsupported formats."""
 
 import contextlib
 import io
@@ -22,17 +22,17 @@ with contextlib.suppress(ImportError):  # the extra `heic`
     options.AUX_IMAGES = False
     register_heif_opener()
 
-AvifImagePlugin.DEFAULT_MAX_THREADS = 1  # the pool decodes side by side already
-Image.MAX_IMAGE_PIXELS = None  # opened_image has a bound of its own, with a reason that says it
+AvifImagePlugin.DEFAULT_MAX_THREADS = 1  # the pool of processes decodes in parallel already
+Image.MAX_IMAGE_PIXELS = None  # opened_image checks its own limit, with a clearer error
 Image.init()
 
-# Pillow reads MPO, what phones write, through its door for JPEG, and knows no other by that name.
+# Pillow reads MPO, the format of phones, with its JPEG plugin; it has no format of that name.
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF") + (("AVIF",) if AvifImagePlugin.SUPPORTED else ())
 _OPENED = FORMATS + (("HEIF",) if "HEIF" in Image.OPEN else ())
 MOST_SCANS = 100
-"""Passes over its picture that a JPEG may ask for: at 50 megapixels 75 bytes are enough for one of 16 ms."""
+"""Largest number of scans of a JPEG: at 50 megapixels, 75 bytes are enough for a scan that takes 16 ms."""
 WHOLE_BYTES = {"WEBP": 12.5, "AVIF": 11.5, "HEIF": 7.5, "GIF": 2.0}
-"""Bytes of memory for each pixel, measured, where a reader holds more than the picture."""
+"""Measured bytes of memory per pixel, for readers that hold more than the picture."""
 _MARKER = re.compile(rb"\xff+([^\x00\xd0-\xd7\xff])")
 _SCAN, _END = 0xDA, 0xD9
 _JPEG = b"\xff\xd8\xff"
@@ -43,7 +43,7 @@ _SIGNATURES = {
     b"GIF8": "GIF",
     b"BM": "BMP",
 }
-_NO_IMAGE = "the file is no image that can be read: "
+_NO_IMAGE = "the file is not a supported image: "
 _OTHERS = {
     b"%PDF": "a PDF document; export its pages as images",
     b"8BPS": "a Photoshop file; export it as PNG or JPEG",
@@ -67,8 +67,8 @@ _OTHERS = {
 }
 _HEIC_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
 _AVIF_BRANDS = (b"avif", b"avis")
-# What Pillow's readers raise on damaged files, beside OSError. The list is long because each of its
-# formats fails in its own way; Warning is here for processes that turn warnings into errors.
+# What Pillow's readers raise on damaged files besides OSError; every format fails in its own way. Warning is
+# for processes that turn warnings into errors.
 DAMAGED = (
     OSError,
     ValueError,
@@ -88,14 +88,14 @@ DAMAGED = (
 
 
 def opened_image(data: bytes, size: int, max_pixels: int, admit: Callable[[int, int], None]) -> Image.Image:
-    """The image with its header read but no pixel decoded; raises ``ImageError``.
+    """The image with its header read and no pixel decoded; raises ``ImageError``.
 
-    Larger than ``max_pixels`` it is opened at a part of its size, where its format can be read so and still
-    gives ``size`` x ``size`` pixels. ``admit`` is called as ``decoded_pixels`` says.
+    An image of more than ``max_pixels`` is opened at reduced size, if its format allows that and at least
+    ``size`` x ``size`` pixels remain. ``admit`` is called as in ``decoded_pixels``.
     """
     if not data:
         raise ImageError("the file is empty (0 bytes)")
-    if webp := _webp_size(data):  # its reader takes memory for the picture when it opens
+    if webp := _webp_size(data):  # its reader allocates the picture when it opens the file
         _refuse_too_large(*webp, max_pixels)
         admit(webp[0] * webp[1], int(WHOLE_BYTES["WEBP"] * webp[0] * webp[1]))
     try:
@@ -124,11 +124,9 @@ def _refuse_too_large(width: int, height: int, max_pixels: int) -> None:
 
 
 def _reduce_jpeg(image: Image.Image, data: bytes, size: int, max_pixels: int) -> None:
-    """Decode ``image`` at 1/2, 1/4 or 1/8 if that is still at least as large as asked for."""
+    """Decode ``image`` at 1/2, 1/4 or 1/8 of its size if that is at least the requested size."""
     if _has_too_many_scans(data):
-        raise ImageError(
-            f"the image is a JPEG of more than {MOST_SCANS} scans; save it again to have it read"
-        )
+        raise ImageError(f"the image is a JPEG with more than {MOST_SCANS} scans; save it again")
     width, height = image.size
     image.draft(None, (size, size))
     if image.width * image.height > max_pixels:
@@ -136,8 +134,8 @@ def _reduce_jpeg(image: Image.Image, data: bytes, size: int, max_pixels: int) ->
 
 
 def _has_too_many_scans(jpeg: bytes) -> bool:
-    """Whether the first picture in the file has more than MOST_SCANS, counted from marker to marker."""
-    if jpeg.count(b"\xff\xda") <= MOST_SCANS:  # what else is in the file can only add to them
+    """Whether the first picture in the file has more than MOST_SCANS scans, counted by its markers."""
+    if jpeg.count(b"\xff\xda") <= MOST_SCANS:  # other parts of the file can only add to the count
         return False
     place, scans = 2, 0
     while scans <= MOST_SCANS and (marker := _MARKER.search(jpeg, place)) and marker[1][0] != _END:
@@ -147,7 +145,7 @@ def _has_too_many_scans(jpeg: bytes) -> bool:
 
 
 def _webp_size(data: bytes) -> tuple[int, int] | None:
-    """(width, height) of the canvas of a WebP file, None of any other."""
+    """(width, height) of the canvas of a WebP file, None for any other file."""
     if data[:4] != b"RIFF" or data[8:12] != b"WEBP" or len(data) < 30:
         return None
     kind = data[12:16]
@@ -163,7 +161,7 @@ def _webp_size(data: bytes) -> tuple[int, int] | None:
 
 
 def _cost(image: Image.Image) -> int:
-    """Bytes of memory that decoding takes: the picture, its rows, and what its decoder holds beside them."""
+    """Bytes of memory that decoding takes: the picture, its rows, and the decoder's own memory."""
     width, height = image.size
     pixels = width * height
     value = 1 if image.mode in ("1", "L", "P") else 2 if image.mode.startswith("I;16") else 4
@@ -176,7 +174,7 @@ def _cost(image: Image.Image) -> int:
 
 
 def _jpeg_coefficients(image: Image.Image) -> int:
-    """Bytes that a progressive JPEG keeps of its whole picture, however small it is wanted; else 0."""
+    """Bytes of a progressive JPEG's coefficients, needed at any reduced size; 0 for other files."""
     if not image.info.get("progressive"):
         return 0
     scale = getattr(image, "decoderconfig", ())[:1] or (1,)
@@ -212,7 +210,7 @@ def _known_format(data: bytes) -> str | None:
     if known == "JPEG" and (kind := _unread_jpeg(data)):
         return _unread("JPEG", kind)
     if known or data.startswith(TIFF_SIGNATURES):
-        return f"the image file is damaged or cut off at its start ({len(data)} bytes)"
+        return f"the image file is damaged or truncated at its start ({len(data)} bytes)"
     return None
 
 
@@ -221,7 +219,7 @@ def _unread(name: str, kind: str) -> str:
 
 
 def _unread_jpeg(data: bytes) -> str | None:
-    """What is special about a JPEG that its decoder does not know: bits, lossless or hierarchical frames."""
+    """The unsupported kind of a JPEG (bits, lossless or hierarchical frames), or None."""
     for kind, body in _jpeg_segments(data):
         if 0xC0 <= kind <= 0xCF and kind not in (0xC4, 0xC8, 0xCC):
             if len(body) > 5 and body[0] != 8:
@@ -246,20 +244,20 @@ def _other_format(data: bytes) -> str:
     for start, name in _OTHERS.items():
         if data.startswith(start):
             return _NO_IMAGE + name
-    return f"the file is no image that can be read; supported are {', '.join(FORMATS)}"
+    return f"the file is not a supported image; supported are {', '.join(FORMATS)}"
 
 
 def _boxed_format(brand: bytes) -> str:
     if brand in _AVIF_BRANDS:
         if "AVIF" in FORMATS:
-            return "the image file is damaged or cut off (AVIF)"
+            return "the image file is damaged or truncated (AVIF)"
         return "the file is an AVIF image, which this Pillow cannot read; export it as JPEG or PNG"
     if brand in _HEIC_BRANDS:
         if "HEIF" in _OPENED:
-            return "the image file is damaged or cut off (HEIC)"
+            return "the image file is damaged or truncated (HEIC)"
         return (
-            "the file is a HEIC photograph; have the worker read it with "
-            "`pip install 'coreset-backend[heic]'`, or export it as JPEG"
+            "the file is a HEIC photograph; run `pip install 'coreset-backend[heic]'` in the worker, "
+            "or export it as JPEG"
         )
     if brand.startswith(b"crx"):
         return _NO_IMAGE + "a raw photograph; export it as JPEG"
@@ -267,7 +265,7 @@ def _boxed_format(brand: bytes) -> str:
 
 
 def damage(data: bytes, error: BaseException) -> str:
-    """Why a file that was opened could not be decoded, after ``error``."""
+    """Why a file that was opened could not be decoded; ``error`` is the decoder's."""
     if data.startswith(_JPEG) and (kind := _unread_jpeg(data)):
         return _unread("JPEG", kind)
     return f"the image file is damaged ({first_words(error)})"

@@ -1,4 +1,4 @@
-"""The cores and the memory that processes may use: the container's share if there is one, else the host's."""
+"""The cores and the memory that this process may use: the container's share, or the host's."""
 
 import os
 from pathlib import Path
@@ -8,7 +8,7 @@ _OWN = Path("/proc/self/cgroup")
 
 
 def cores(cgroups: Path = _CGROUPS, own: Path = _OWN) -> int:
-    """Cores that this process may keep busy, at least 1: by its affinity and its cgroups (v1 and v2)."""
+    """Number of cores that this process may use, at least 1, by its affinity and its cgroups (v1 and v2)."""
     allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     for folder in _folders("cpu", cgroups, own):
         quota, period = _quota(folder)
@@ -18,7 +18,7 @@ def cores(cgroups: Path = _CGROUPS, own: Path = _OWN) -> int:
 
 
 def memory(cgroups: Path = _CGROUPS, own: Path = _OWN) -> int:
-    """Bytes of memory that this process and those beside it in its cgroups (v1 and v2) may take."""
+    """Bytes of memory that all processes in this process's cgroups (v1 and v2) may use."""
     found = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
     for folder in _folders("memory", cgroups, own):
         found += [_number(folder / name) for name in ("memory.max", "memory.high", "memory.limit_in_bytes")]
@@ -26,9 +26,9 @@ def memory(cgroups: Path = _CGROUPS, own: Path = _OWN) -> int:
 
 
 def _folders(controller: str, cgroups: Path, own: Path) -> list[Path]:
-    """The folders of this process's cgroups that limit ``controller``, and of all above them.
+    """The folders of this process's cgroups that limit ``controller``, and of their parents.
 
-    In a container only its own is mounted, at the root, whatever /proc says it is called.
+    In a container only its own cgroup is mounted, at the root, whatever name /proc gives it.
     """
     found = [cgroups, cgroups / controller]
     for line in _text(own).splitlines():
@@ -42,7 +42,7 @@ def _folders(controller: str, cgroups: Path, own: Path) -> list[Path]:
 
 
 def _quota(folder: Path) -> tuple[int, int]:
-    """(microseconds of CPU time, of each so many), (0, 0) where there is no bound."""
+    """(microseconds of CPU time, per period in microseconds); (0, 0) without a limit."""
     quota, _, period = _text(folder / "cpu.max").partition(" ")
     if quota.isdecimal():
         return int(quota), int(period)

@@ -1,11 +1,11 @@
-"""Pictures of any of Pillow's modes in one of two: RGB, or F where values have more than 8 bits."""
+"""Converts pictures of any Pillow mode to RGB, or to F if their values have more than 8 bits."""
 
 import numpy as np
 from PIL import Image
 
 
 def converted(image: Image.Image) -> Image.Image:
-    """``image`` in mode RGB, or F where its values have more than 8 bits.
+    """``image`` in mode RGB, or F if its values have more than 8 bits.
 
     Transparency is laid over white, as Label Studio shows it.
     """

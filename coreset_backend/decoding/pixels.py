@@ -1,10 +1,10 @@
 """Bytes of an image file -> RGB pixels of one size.
 
-Geometry: the whole picture is resized to size x size, sides independently. A centre crop would throw away
-borders, and a label may be about what is there. A letterbox keeps the shape but adds the same flat border
-to every picture of one format, and distances between embeddings then measure the format. A plain resize
-loses nothing and adds nothing; the stretch (4:3 for most cameras) is within what the backbones saw in
-training, whose random crops vary from 3:4 to 4:3.
+Geometry: the whole picture is resized to size x size, each side independently. A centre crop would remove
+the borders, and a label may be about something there. A letterbox keeps the aspect ratio but adds the same
+flat border to every picture of one format, so distances between embeddings would measure the format. A plain
+resize removes and adds nothing; the distortion (4:3 for most cameras) is within the random crops of 3:4 to
+4:3 on which the backbones were trained.
 """
 
 from collections.abc import Callable
@@ -18,14 +18,14 @@ from coreset_backend.decoding.modes import converted
 from coreset_backend.decoding.repair import loaded
 from coreset_backend.errors import ImageError
 
-# Part of the cache's key: raise it whenever the same bytes would give other pixels.
+# Part of the cache's key: increase it whenever the same bytes would give different pixels.
 DECODER = 2
 STRIP_BYTES = 8_000_000
-"""Most of the picture that is converted at once: what a picture costs beside its own pixels."""
+"""Largest part of the picture that is converted at once: the memory needed besides its own pixels."""
 LEAST_RANGE = 32.0
-"""Of a picture of 16 bits; a smaller one is noise, which is not to fill the whole scale."""
+"""Smallest range to which a 16-bit picture is scaled; a smaller range is noise."""
 OUTLYING = 0.1
-"""Per cent of a picture's values at either end of its range that may be cut off: dead and hot pixels."""
+"""Per cent of a picture's values that may be clipped at either end of its range: dead and hot pixels."""
 
 # EXIF orientation -> how to turn the picture upright (EXIF 2.32, tag 0x0112).
 _UPRIGHT = {
@@ -43,14 +43,14 @@ Admit = Callable[[int, int], None]
 
 
 def admit_all(pixels: int, cost: int) -> None:
-    """Let every picture be decoded, whatever it costs."""
+    """Admit every picture, whatever its cost."""
 
 
 def decoded_pixels(data: bytes, size: int, max_pixels: int, admit: Admit = admit_all) -> NDArray[np.uint8]:
     """``data`` as RGB pixels, uint8[size, size, 3]; raises ``ImageError`` with a reason.
 
-    ``admit(pixels, cost)`` is called once before what is costly, with the number of pixels and the bytes of
-    memory that decoding takes; what it raises ends the decoding.
+    ``admit(pixels, cost)`` is called once before the decoding, with the number of pixels and the bytes of
+    memory that it takes; an exception in ``admit`` ends the decoding.
     """
     try:
         with opened_image(data, size, max_pixels, admit) as image:
@@ -58,7 +58,7 @@ def decoded_pixels(data: bytes, size: int, max_pixels: int, admit: Admit = admit
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise ImageError(f"the image has more than the {max_pixels / 1e6:g} megapixels allowed") from error
     except MemoryError as error:
-        raise ImageError("the image takes more memory than one of its size may; save it again") from error
+        raise ImageError("the image takes more memory than allowed for its size; save it again") from error
     except DAMAGED as error:
         raise ImageError(damage(data, error)) from error
 
@@ -67,16 +67,16 @@ def _resized_pixels(image: Image.Image, data: bytes, size: int) -> NDArray[np.ui
     """uint8[size, size, 3] of the first frame, upright."""
     picture = loaded(image, data)
     least_range = LEAST_RANGE if picture.mode.startswith("I;16") else 0.0
-    orientation = _orientation(image)  # after load, in which Pillow turns a TIFF upright by itself
+    orientation = _orientation(image)  # after load, because load turns a TIFF upright
     resized = _in_eight_bits(_resized(picture, size), least_range)
-    # Turned after the resize, which costs least; both sides are equal, so the order does not matter.
+    # Turned after the resize, which is cheapest; both sides are equal, so the order does not matter.
     if orientation in _UPRIGHT:
         resized = resized.transpose(_UPRIGHT[orientation])
     return np.array(resized, dtype=np.uint8)
 
 
 def _orientation(image: Image.Image) -> int:
-    """The EXIF orientation, 1 where there is none; damaged EXIF does not cost the picture."""
+    """The EXIF orientation; 1 if there is none or the EXIF data are damaged."""
     try:
         return int(image.getexif().get(_ORIENTATION, 1))
     except DAMAGED:
@@ -84,7 +84,9 @@ def _orientation(image: Image.Image) -> int:
 
 
 def _resized(image: Image.Image, size: int) -> Image.Image:
-    """``image`` in mode RGB or F, size x size; converted and shrunk by whole numbers strip by strip first."""
+    """``image`` in mode RGB or F, size x size; first converted and reduced by whole factors,
+    strip by strip.
+    """
     width, height = image.size
     across, down = max(1, width // (2 * size)), max(1, height // (2 * size))
     rows = max(1, STRIP_BYTES // (4 * width * down)) * down
@@ -104,10 +106,10 @@ def _resized(image: Image.Image, size: int) -> Image.Image:
 
 
 def _in_eight_bits(image: Image.Image, least_range: float) -> Image.Image:
-    """``image`` in mode RGB; one of mode F is scaled by the range that it uses.
+    """``image`` in mode RGB; an image in mode F is scaled by the range of its values.
 
-    A camera of 10 or 12 bits and a thermal one write files of 16 that use a small part of the scale: divided
-    by 257 they would be nearly flat.
+    Cameras of 10 or 12 bits and thermal cameras write 16-bit files that use a small part of the scale:
+    divided by 257 they would be nearly flat.
     """
     if image.mode == "RGB":
         return image

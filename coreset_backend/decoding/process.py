@@ -1,4 +1,4 @@
-"""The child process that decodes: one file after another from its standard input, within limits.
+"""The decoding child process: it decodes one file after another from its standard input, within limits.
 
 A request is ``REQUEST`` and the file. An answer is ``ANSWER`` and as many bytes: the COST of decoding it, the
 PIXELS, or the REASON why there are none. After COST the parent sends GRANT when there is room, or DENIAL.
@@ -22,14 +22,14 @@ COST, PIXELS, REASON = b"c", b"p", b"r"
 PRICE = struct.Struct("<QQ")  # pixels, bytes
 GRANT, DENIAL = b"g", b"d"
 HEADER_BYTES = 16_000_000
-"""Memory for reading a file's header, beside two copies of the file."""
+"""Memory for reading a file's header, in addition to two copies of the file."""
 SLACK_BYTES = 24_000_000
 HEADER_SECONDS = 3.0
 SECONDS_A_MEGAPIXEL = 0.3
 
 
 def main() -> None:
-    """Serve until the parent closes the pipe or is gone."""
+    """Decode files until the parent closes the pipe or ends."""
     requests, answers = os.fdopen(os.dup(0), "rb", -1), os.fdopen(os.dup(1), "wb", 0)
     _give_up_rights()
     answers.write(ANSWER.pack(REASON, 0, 0))  # ready
@@ -44,20 +44,20 @@ def main() -> None:
 
 
 def _give_up_rights() -> None:
-    """Write no file and leave no core: a decoder that was taken over should have nothing to do it with."""
+    """Give up writing files and core dumps, so that a compromised decoder cannot use them."""
     for limit in (resource.RLIMIT_FSIZE, resource.RLIMIT_CORE):
         resource.setrlimit(limit, (0, 0))
 
 
 def _silence() -> None:
-    """libtiff writes megabytes about a broken file; what reached the standard output would be an answer."""
+    """Discard the decoders' output: libtiff writes megabytes, and standard output carries the answers."""
     nowhere = os.open(os.devnull, os.O_RDWR)
     for descriptor in (0, 1, 2):
         os.dup2(nowhere, descriptor)
 
 
 def _limit(memory: int, seconds: float) -> None:
-    """End this process after so much CPU time, and let it have so many bytes more than now."""
+    """Limit this process to ``seconds`` of CPU time and to ``memory`` bytes more than it has now."""
     signal.setitimer(signal.ITIMER_PROF, seconds)
     if sys.platform == "linux":
         pages = int(Path("/proc/self/statm").read_bytes().split()[0])

@@ -1,4 +1,4 @@
-"""Files that browsers show though they break their format's rules: read as far as they go."""
+"""Reads malformed files that browsers still show, as far as they can be read."""
 
 from collections.abc import Iterator
 
@@ -8,17 +8,17 @@ from PIL.WebPImagePlugin import WebPImageFile
 from coreset_backend.errors import ImageError
 
 _PNG = b"\x89PNG\r\n\x1a\n"
-# What a picture is made of. The rest (a profile, texts, an animation) may be broken or huge.
+# The chunks of the picture itself. Others (a profile, texts, an animation) may be broken or huge.
 _ESSENTIAL = (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"eXIf", b"IEND")
 _SCAN = b"\xff\xda"
 _GREY = 128
-_BLANK = {"CMYK": 127}  # what libjpeg leaves is grey; CMYK is turned round
+_BLANK = {"CMYK": 127}  # libjpeg leaves missing rows grey; CMYK is inverted
 ENOUGH = 0.5
-"""Share of its rows that a cut-off file must hold: what is missing is grey, as in a browser."""
+"""Smallest share of its rows that a truncated file must contain; missing rows are grey, as in a browser."""
 
 
 def essential_chunks(data: bytes) -> bytes:
-    """A PNG without what is beside its picture; any other file as it is."""
+    """A PNG without the chunks that are not part of its picture; any other file unchanged."""
     if not data.startswith(_PNG):
         return data
     return _PNG + b"".join(chunk for chunk in _chunks(data) if chunk[4:8] in _ESSENTIAL)
@@ -33,9 +33,9 @@ def _chunks(png: bytes) -> Iterator[memoryview]:
 
 
 def loaded(image: Image.Image, data: bytes) -> Image.Image:
-    """``image`` with its pixels decoded. Of a cut-off JPEG or PNG what is there, where that is enough.
+    """``image`` with its pixels decoded; of a truncated JPEG or PNG the existing rows, if they are enough.
 
-    Raises what Pillow raises, and ``ImageError`` where too little is there.
+    Raises Pillow's errors, and ``ImageError`` if there are too few rows.
     """
     if isinstance(image, WebPImageFile):
         return _webp_frame(image)
@@ -44,7 +44,7 @@ def loaded(image: Image.Image, data: bytes) -> Image.Image:
 
 
 def _webp_frame(image: WebPImageFile) -> Image.Image:
-    """The first frame in mode RGBX or RGBA. Pillow would hold it twice, beside two of its reader's."""
+    """The first frame in mode RGBX or RGBA. Pillow would hold it twice, and its reader twice more."""
     frame, *_ = image._get_next()
     del image._decoder
     mode = "RGBA" if image.rawmode == "RGBA" else "RGBX"
@@ -76,13 +76,15 @@ def _load_what_is_there(image: Image.Image, data: bytes) -> None:
     if image.info.get("progressive"):  # each scan has all rows, finer than the one before
         there = image.height if data.count(_SCAN) > 1 else 0
     if there < ENOUGH * image.height:
-        raise ImageError(f"the image file is damaged: only {there / image.height:.0%} of its rows are there")
+        raise ImageError(
+            f"the image file is damaged: it contains only {there / image.height:.0%} of its rows"
+        )
     if there < image.height:
         image.paste(_greys(image.mode), (0, there, *image.size))
 
 
 def _rows_there(image: Image.Image, blank: int) -> int:
-    """Rows up to the last that its decoder has written, in steps of a 64th of the height."""
+    """Number of rows up to the last decoded one, in steps of a 64th of the height."""
     step = max(1, image.height // 64)
     for bottom in range(image.height, 0, -step):
         part = image.crop((0, max(0, bottom - step), image.width, bottom))
@@ -97,7 +99,7 @@ def _extrema(image: Image.Image) -> tuple[tuple[float, float], ...]:
 
 
 def _greys(mode: str) -> int | tuple[int, ...]:
-    """The colour of rows that are not there."""
+    """The colour of missing rows."""
     many = {
         "RGB": (_GREY,) * 3,
         "LA": (_GREY, 255),

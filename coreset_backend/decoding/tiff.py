@@ -1,4 +1,4 @@
-"""TIFF: what its kinds are called, what unpacking one takes, and reading a huge one at a part of its size."""
+"""TIFF: the names of its kinds, the memory for unpacking a file, and reading a huge file at reduced size."""
 
 import io
 from collections.abc import Callable, Iterator
@@ -15,15 +15,15 @@ _NUMBERS = {2: "signed", 3: "float", 4: "undefined", 5: "complex", 6: "complex"}
 _STRIP_ROWS, _TILE_WIDTH, _TILE_ROWS = 278, 322, 323
 _KIND, _ORIENTATION, _PLANAR = 254, 274, 284
 _STRIP_PLACES, _STRIP_SIZES, _TILE_PLACES, _TILE_SIZES = 273, 279, 324, 325
-# What a tile needs to know of its picture: predictor, palette, alpha, tables of JPEG, sub-sampling.
+# The tags of the picture that each tile needs: predictor, palette, alpha, JPEG tables, sub-sampling.
 _OF_EVERY_TILE = (_BITS, _COMPRESSION, _PHOTOMETRIC, _SAMPLES, _PLANAR, 317, 320, 338, _FORMAT, 347, 530, 532)
 MOST_OVERVIEWS = 32
 MOST_TIMES = 16
-"""How many times as many pixels as are allowed a tiled picture may have; it is unpacked tile by tile."""
+"""A tiled picture may have this many times the allowed pixels, because it is unpacked tile by tile."""
 
 
 def described_tiff(data: bytes) -> str | None:
-    """What a TIFF holds, as in "5 bands of 16 bits"; None where not even that can be read."""
+    """The kind of a TIFF, as in "5 bands of 16 bits"; None if it cannot be read."""
     try:
         tags = _first_tags(data)
         bits = tags.get(_BITS, (1,))
@@ -62,10 +62,10 @@ def strip_bytes(image: Image.Image) -> int:
 def reduced_tiff(
     image: Image.Image, data: bytes, size: int, max_pixels: int, admit: Callable[[int, int], None]
 ) -> Image.Image | None:
-    """A TIFF of more than ``max_pixels`` at a part of its size, but at least ``size`` x ``size``.
+    """A TIFF of more than ``max_pixels`` at reduced size, but at least ``size`` x ``size``.
 
-    That is the smallest of its own overviews that will do, or its tiles, each shrunk as soon as it is
-    unpacked; None where it has neither. ``admit`` is called before, as ``decoded_pixels`` says.
+    Reads its smallest sufficient overview, or its tiles, each reduced as soon as it is unpacked; None if it
+    has neither. ``admit`` is called before, as in ``decoded_pixels``.
     """
     pixels = image.width * image.height
     if (overview := _overview(image, size, max_pixels)) is not None:
@@ -114,13 +114,13 @@ def _from_tiles(image: Image.Image, data: bytes, across: int, down: int, shrink:
             small = Image.new(part.mode, (-(-image.width // shrink), -(-image.height // shrink)))
         small.paste(part, (left // shrink, top // shrink))
     if small is None:
-        raise ValueError("the TIFF has no tile")
+        raise ValueError("the TIFF has no tiles")
     small.getexif()[_ORIENTATION] = int(getattr(image, "tag_v2", {}).get(_ORIENTATION, 1))
     return small
 
 
 def _tiles(image: Image.Image, data: bytes, across: int, down: int) -> Iterator[tuple[int, int, Image.Image]]:
-    """(left, top, tile) of each, unpacked: each is made a TIFF of its own, with the tags that they share."""
+    """(left, top, tile) of each unpacked tile; each is read as a TIFF of its own with the shared tags."""
     tags: Any = getattr(image, "tag_v2", {})
     prefix = data[:2]
     columns = -(-image.width // across)

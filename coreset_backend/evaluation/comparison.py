@@ -121,5 +121,5 @@ def read_replay(store: Store, project_id: int) -> Replay | None:
     try:
         return taken(REPLAY, read_sealed(path, unsealed_too=True))
     except (CorruptFile, ValueError) as error:
-        log.error("passed over: %s: %s", path, error)
+        log.error("ignored: %s: %s", path, error)
         return None

@@ -4,7 +4,7 @@
     pixels, failures = images.fetch(((task.task_id, task.uri) for task in tasks), size=224)
     pixels[0:64]                      # uint8[64, 224, 224, 3]
 
-An image that cannot be read becomes an ``ImageFailure`` with a reason; the round goes on without it.
+An image that cannot be read becomes an ``ImageFailure`` with a reason; the round continues without it.
 """
 
 from coreset_backend.images.cache import CachedPixels

@@ -1,9 +1,9 @@
-"""Resized pixels on disk: one file an image, bounded, the least recently used out first.
+"""The cache of resized pixels on disk: one file per image, bounded, the least recently used is evicted first.
 
-Several workers may share the folder. So the truth is the folder itself: an entry's modification time says
-when it was last used, and nothing is remembered but a running estimate of the total. An entry carries
-the SHA-256 of its pixels; a torn or altered one is dropped and counts as missing, which is also why nothing
-is fsynced: after a power cut the worst is a fetch.
+Several workers may share the folder, so the folder itself is the only state: an entry's modification time is
+the time of its last use; memory holds only a running estimate of the total size. An entry contains the
+SHA-256 of its pixels; an incomplete or altered entry counts as missing. Nothing is fsynced: after a power
+failure the image is fetched again.
 """
 
 import hashlib
@@ -27,11 +27,12 @@ logger = logging.getLogger(__name__)
 _MAGIC = b"CSPX0001"
 _HEADER = len(_MAGIC) + hashlib.sha256().digest_size
 _SUFFIX = ".pixels"
-_MAKE_ROOM = 0.9  # evict down to this share of the bound, so that the folder is not listed at each write
+_MAKE_ROOM = 0.9  # evict down to this share of the limit, so that not every write lists the folder
 
 
 class PixelCache:
-    """uint8[size, size, 3] by key in ``folder``, at most ``max_bytes`` and never the last ``spare_bytes``.
+    """Key -> uint8[size, size, 3] in ``folder``; at most ``max_bytes``, and ``spare_bytes`` of the disk stay
+    free.
 
     A key is a hexadecimal digest. Safe to use from several threads and processes at once.
     """
@@ -45,7 +46,7 @@ class PixelCache:
         self._said_full = False
 
     def has(self, key: str, size: int) -> bool:
-        """True when an entry of the right length is there; marks it as used now."""
+        """Whether there is an entry of the right length; marks it as used now."""
         path = self._path(key)
         try:
             if path.stat().st_size != _HEADER + size * size * 3:
@@ -56,7 +57,7 @@ class PixelCache:
         return True
 
     def read(self, key: str, size: int) -> NDArray[np.uint8] | None:
-        """The pixels, uint8[size, size, 3]; ``None`` when missing, torn or altered."""
+        """The pixels, uint8[size, size, 3]; ``None`` if missing, incomplete or altered."""
         path = self._path(key)
         try:
             data = path.read_bytes()
@@ -64,15 +65,15 @@ class PixelCache:
             return None
         if data[:_HEADER] == _header(data[_HEADER:]) and len(data) == _HEADER + size * size * 3:
             return np.frombuffer(data, dtype=np.uint8, offset=_HEADER).reshape(size, size, 3)
-        logger.warning("A cached image was torn or altered; it is fetched again (%s)", path.name)
+        logger.warning("A cached image was incomplete or altered; it is fetched again (%s)", path.name)
         path.unlink(missing_ok=True)
         return None
 
     def write(self, key: str, pixels: NDArray[np.uint8], in_use_since_ns: int) -> bool:
-        """Store ``pixels``, uint8[size, size, 3]; False when there is no room or the disk fails.
+        """Store ``pixels``, uint8[size, size, 3]; False if there is no room or the disk fails.
 
-        Entries used at or after ``in_use_since_ns`` (``time.time_ns``) are not thrown out for it: a pool
-        larger than the cache would otherwise push out each entry just before it is needed.
+        Entries used at or after ``in_use_since_ns`` (``time.time_ns``) are not evicted for it: a pool larger
+        than the cache would otherwise evict each entry just before it is needed.
         """
         data = pixels.tobytes()
         if not self._make_room(_HEADER + len(data), in_use_since_ns):
@@ -141,17 +142,17 @@ class PixelCache:
         return found
 
     def _say_full(self, why: str) -> None:
-        """Once per cache, not once per image."""
+        """Log the reason once per cache, not once per image."""
         if not self._said_full:
             self._said_full = True
             logger.warning("The image cache is full: %s. Images stay in memory or are fetched again", why)
 
 
 class CachedPixels:
-    """Those of the images with ``keys``, uint8[m, 32], that are in the cache, each once; read as asked for.
+    """The images with ``keys``, uint8[m, 32], that are in the cache, without repetitions; read on access.
 
-    ``pixels[rows]`` is uint8[len(rows), size, size, 3] for int64 rows; ``keys`` uint8[n, 32] are those of the
-    rows, ascending. Raises ``ImageError`` when one has gone from the cache meanwhile.
+    ``pixels[rows]`` is uint8[len(rows), size, size, 3] for int64 rows; ``keys``, uint8[n, 32], are the keys
+    of the rows, ascending. Raises ``ImageError`` if an image was evicted meanwhile.
     """
 
     def __init__(self, folder: Path, keys: NDArray[np.uint8]) -> None:
@@ -176,7 +177,7 @@ class CachedPixels:
     def _read(self, row: int) -> NDArray[np.uint8]:
         pixels = read_pixels(self._folder, self.keys[row].tobytes().hex())
         if pixels is None:
-            raise ImageError("an image has gone from the cache; the next round fetches it again")
+            raise ImageError("an image was evicted from the cache; the next round fetches it again")
         return pixels
 
 
@@ -206,6 +207,6 @@ def _header(data: bytes) -> bytes:
 
 
 def _touch(path: Path) -> None:
-    # Explicit, because the clock that file systems use by themselves is coarse and not time.time_ns.
+    # Explicit, because file systems use a coarser clock than time.time_ns by default.
     now = time.time_ns()
     os.utime(path, ns=(now, now))

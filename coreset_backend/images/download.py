@@ -1,6 +1,6 @@
-"""The bytes behind a URL, over one guarded HTTP client, with tries, limits and reasons.
+"""Downloads the file at a URL with one guarded HTTP client: retries, limits, and a reason for each failure.
 
-The token goes only to Label Studio's exact origin and only to its paths for files. Passwords of .netrc are
+The token is sent only to Label Studio's exact origin, and only to its paths of files. Passwords in .netrc are
 not used.
 """
 
@@ -31,8 +31,8 @@ CLIMBS = "the path climbs out of its folder (..), which is refused"
 
 _REDIRECTS = (301, 302, 303, 307, 308)
 _WORTH_ANOTHER_TRY = (408, 425, 429, 500, 502, 503, 504)
-# Where Label Studio serves files. Nothing else there gets the token, so that a task's URL cannot make us
-# call its API with our rights.
+# The paths of Label Studio's files. Other paths get no token, so that a task's URL cannot call Label Studio's
+# API with this backend's rights.
 _FILE_PATH = re.compile(r"/data/|/storage-data/|/(tasks|projects)/\d+/(presign|resolve)/")
 _SHORT_BODY = 65_536
 _LONGEST_VALIDATOR = 500
@@ -42,7 +42,7 @@ _HEADERS = {"Accept": "image/*,*/*;q=0.5", "Accept-Encoding": "identity", "User-
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What one image may cost. Bytes, pixels, and seconds; ``total_s`` spans all tries and redirects."""
+    """Limits of one image: bytes, pixels, and seconds; ``total_s`` covers all attempts and redirects."""
 
     max_bytes: int = 50_000_000
     max_pixels: int = 50_000_000
@@ -57,9 +57,9 @@ class Limits:
 
 
 class Fetched(NamedTuple):
-    """A file's bytes, ``None`` where it has not changed, and the server's word for them, if it has one.
+    """A file's bytes, ``None`` if it has not changed, and its validator.
 
-    ``validator`` is ``etag:…``, ``date:…``, of a local file ``file:…``, or empty.
+    ``validator`` is ``etag:…``, ``date:…``, for a local file ``file:…``, or empty if the server sends none.
     """
 
     data: bytes | None
@@ -67,7 +67,7 @@ class Fetched(NamedTuple):
 
 
 class Unanswered(ImageError):
-    """No usable answer of ``url`` this time; another try may get one, after ``wait_s`` seconds if given."""
+    """``url`` gave no usable answer; a retry may succeed, after ``wait_s`` seconds if given."""
 
     def __init__(self, url: httpx.URL, reason: str, wait_s: float | None = None) -> None:
         super().__init__(reason)
@@ -98,19 +98,19 @@ class Wire:
             timeout=httpx.Timeout(limits.read_s, connect=limits.connect_s, pool=limits.total_s),
             headers=_HEADERS,
             trust_env=False,
-            # Label Studio's session cookie is as good as the token, and cookies know no ports.
+            # Label Studio's session cookie gives the same rights as the token, and cookies ignore ports.
             cookies=http.cookiejar.CookieJar(http.cookiejar.DefaultCookiePolicy(allowed_domains=[])),
         )
         _silence_request_logs()
 
     def get(self, url: httpx.URL) -> bytes:
-        """The body of ``url`` after redirects and tries; raises ``ImageError`` with a reason."""
+        """The body of ``url`` after redirects and retries; raises ``ImageError`` with a reason."""
         return self.fetch(url).data or b""
 
     def fetch(self, url: httpx.URL, known: str = "") -> Fetched:
-        """The same with its validator. Where that is still ``known``, the body is not read.
+        """The body of ``url`` and its validator; the body is not read if the validator is still ``known``.
 
-        Then there is one try only: what is known can be asked for again another day.
+        With a ``known`` validator there is only one attempt: the cached file can be checked another day.
         """
         tries = 1 if known else self._limits.tries
         self._deadline.at = time.monotonic() + self._limits.total_s
@@ -125,16 +125,16 @@ class Wire:
                     raise
 
     def forget_silent_hosts(self) -> None:
-        """Forget which hosts failed; called when a new pool is fetched."""
+        """Forget which hosts failed, before a new pool is fetched."""
         self._silent.clear()
 
     def close(self) -> None:
-        """End waiting tries and close all connections."""
+        """Cancel waiting retries and close all connections."""
         self._closing.set()
         self._client.close()
 
     def _waited(self, failure: Unanswered, tried: int) -> bool:
-        """Wait before the next try; False when the deadline comes first or the wire is closed."""
+        """Wait before the next attempt; False if the deadline comes first or the wire is closed."""
         backoff = self._limits.backoff_s * 4 ** (tried - 1)
         wait = min(backoff if failure.wait_s is None else failure.wait_s, self._limits.max_wait_s)
         if time.monotonic() + wait >= self._deadline.at:
@@ -164,24 +164,25 @@ class Wire:
         if url.scheme not in ("http", "https") or not url.host:
             raise ImageError(f"{url.scheme or 'an address without scheme'}: only http and https are followed")
         if not 0 < port_of(url) < 65536:
-            raise ImageError(f"{url.port} is no port")
+            raise ImageError(f"{url.port} is not a port")
         if url.userinfo:
             raise ImageError("the address carries a user name or password (user@host), which is refused")
         if self._is_label_studio(url) and climbs(url.raw_path.partition(b"?")[0].decode("ascii")):
             raise ImageError(CLIMBS)
 
     def _refuse_silent_host(self, url: httpx.URL) -> None:
-        # A dead host of 100,000 images would otherwise cost 100,000 times all tries: days.
+        # A dead host with 100,000 images would otherwise cost all attempts 100,000 times: days.
         if self._silent.get(_origin(url), 0) >= self._limits.give_up_after:
             raise ImageError(
-                f"{url.host} failed for {self._limits.give_up_after} images in a row, so it was asked no more"
+                f"{url.host} failed for {self._limits.give_up_after} images in a row; the others were not "
+                "requested"
             )
 
     def _redirected_url(self, url: httpx.URL, response: httpx.Response) -> httpx.URL:
         try:
             target = checked_url(url.join(response.headers.get("location", "")))
         except (httpx.InvalidURL, ValueError) as error:
-            raise ImageError(f"{url.host} redirected to an address that is none") from error
+            raise ImageError(f"{url.host} redirected to an invalid address") from error
         if self._is_label_studio(target) and "/user/login" in target.path:
             raise ImageError("Label Studio asked for a login; check LABEL_STUDIO_API_KEY")
         return target
@@ -192,7 +193,7 @@ class Wire:
         if response.status_code != 200:
             raise self._status_failure(url, response)
         validator = _validator(response.headers)
-        if known and validator == known:  # from a server that knows no such questions
+        if known and validator == known:  # the server ignores conditional requests
             return Fetched(None, known)
         return Fetched(self._body(response), validator)
 
@@ -215,7 +216,7 @@ class Wire:
         return data
 
     def _wait_for_room(self, count: float) -> None:
-        """In memory, for so many bytes. The server is not to blame for the time that this takes."""
+        """Wait until memory has room for ``count`` bytes. The wait does not count against the server."""
         began = time.monotonic()
         self.files.expect(int(count))
         self._deadline.at += time.monotonic() - began
@@ -229,7 +230,7 @@ class Wire:
         if status in (401, 403):
             return ImageError(f"{who} answered {status}: {self._who_is_refused(url)}")
         if status == 407:
-            return ImageError(f"the proxy on the way to {who} asks for a login; write it into its address")
+            return ImageError(f"the proxy for {who} requires a login; write it into the proxy's address")
         if status in (404, 410):
             return ImageError(f"{who} answered {status}: {self._what_is_missing(url)}")
         return ImageError(f"{who} answered {status}")
@@ -240,8 +241,8 @@ class Wire:
         if self._auth is None:
             return "no token is set; set LABEL_STUDIO_API_KEY"
         if not self._is_label_studio_file(url):
-            return "this path of Label Studio gets no token, since it serves no files"
-        return "the token is not accepted; check LABEL_STUDIO_API_KEY and that its user sees the project"
+            return "this path of Label Studio serves no files, so it was requested without the token"
+        return "the token is not accepted; check LABEL_STUDIO_API_KEY and that its user can see the project"
 
     def _what_is_missing(self, url: httpx.URL) -> str:
         if not self._is_label_studio(url):
@@ -249,7 +250,7 @@ class Wire:
         if "/data/local-files/" in url.path:
             return (
                 "it has no such file, or no local storage of the project covers it "
-                "(LOCAL_FILES_SERVING_ENABLED and a storage whose path holds the file)"
+                "(set LOCAL_FILES_SERVING_ENABLED and add a storage whose path contains the file)"
             )
         if "/presign/" in url.path or "/resolve/" in url.path:
             return "no cloud storage of the project covers this address; add one in Settings > Cloud Storage"
@@ -266,20 +267,20 @@ class Wire:
 
 
 def checked_url(address: str | httpx.URL) -> httpx.URL:
-    """``address`` without its fragment; raises ``ValueError`` or ``httpx.InvalidURL`` where it is none.
+    """``address`` without its fragment; raises ``ValueError`` or ``httpx.InvalidURL`` if it is invalid.
 
-    httpx decodes the name of a host (``xn--…``) when it is asked for it, and raises then: here, not later.
+    httpx decodes a host name (``xn--…``) only on access, which may raise: here, not later.
     """
     url = httpx.URL(address).copy_with(fragment=None)
     if url.host and not url.raw_host.isascii():
-        raise ValueError("the name of a host is ASCII")
+        raise ValueError("a host name must be ASCII")
     return url
 
 
 def climbs(path: str) -> bool:
-    """True when ``path`` has a ``..`` part or a NUL, however often it is percent-encoded.
+    """Whether ``path`` has a ``..`` part or a NUL, however often it is percent-encoded.
 
-    A backslash counts as a slash, as on the Windows machine that Label Studio may run on.
+    A backslash counts as a slash, because Label Studio may run on Windows.
     """
     for _ in range(5):
         if "\0" in path or ".." in path.replace("\\", "/").split("/"):
@@ -293,7 +294,7 @@ def climbs(path: str) -> bool:
 
 @contextlib.contextmanager
 def _readable_failures(url: httpx.URL, limits: Limits) -> Iterator[None]:
-    """Turn what the network raises into reasons that a project lead understands."""
+    """Turn errors of the network into reasons that a project lead understands."""
     try:
         yield
     except HostUnknown as error:
@@ -309,13 +310,13 @@ def _readable_failures(url: httpx.URL, limits: Limits) -> Iterator[None]:
         if "CERTIFICATE" in str(error).upper():
             raise ImageError(f"the certificate of {url.host} is not trusted. {TRUST_ADVICE}") from error
         raise Unanswered(url, f"{url.host}:{port_of(url)} does not accept connections") from error
-    # httpx looks at Location, followed or not, and lets errors of its parts through (IDNAError).
+    # httpx parses Location even if it is not followed, and its parser's errors (IDNAError) pass through.
     except (httpx.InvalidURL, httpx.RemoteProtocolError, UnicodeError) as error:
-        raise ImageError(f"{url.host} redirected to an address that is none") from error
+        raise ImageError(f"{url.host} redirected to an invalid address") from error
     except httpcore.ProxyError as error:
         raise Unanswered(url, f"{error} (HTTPS_PROXY, HTTP_PROXY, ALL_PROXY)") from error
     except (httpcore.NetworkError, httpcore.ProtocolError) as error:
-        raise Unanswered(url, f"the connection to {url.host} broke off") from error
+        raise Unanswered(url, f"the connection to {url.host} was lost") from error
 
 
 def _validator(headers: httpx.Headers) -> str:
@@ -327,7 +328,7 @@ def _validator(headers: httpx.Headers) -> str:
 
 
 def _drain(response: httpx.Response) -> None:
-    """Read the few bytes of a redirect, so that its connection can be used again."""
+    """Read the short body of a redirect, so that the connection can be used again."""
     if _announced_bytes(response.headers.get("content-length", "")) <= _SHORT_BODY:
         read = 0
         for chunk in response.iter_raw():
@@ -341,20 +342,20 @@ def _unpacked(data: bytes, encoding: str, limit: int) -> bytes:
     if encoding.lower() in ("", "identity"):
         return data
     if encoding.lower() not in ("gzip", "deflate"):
-        raise ImageError(f"the answer is packed as {encoding[:20]!r}, which was not asked for")
+        raise ImageError(f"the answer is encoded as {encoding[:20]!r}, which was not requested")
     try:
         return zlib.decompressobj(wbits=zlib.MAX_WBITS | 32).decompress(data, limit + 1)
     except zlib.error as error:
-        raise ImageError("the answer is packed, and damaged") from error
+        raise ImageError("the compressed answer is damaged") from error
 
 
 def _announced_bytes(header: str) -> float:
-    """The number in a Content-Length header, however long it is; 0 where it holds none."""
+    """The number in a Content-Length header, however long it is; 0 if there is none."""
     return float(header) if header.isascii() and header.isdecimal() else 0.0
 
 
 def port_of(url: httpx.URL) -> int:
-    """The port of ``url``, also where it is left to the scheme."""
+    """The port of ``url``, explicit or the default of its scheme."""
     return (443 if url.scheme == "https" else 80) if url.port is None else url.port
 
 
@@ -363,7 +364,7 @@ def _origin(url: httpx.URL) -> str:
 
 
 def _silence_request_logs() -> None:
-    """Their lines hold whole URLs and Location headers, that is, signatures of presigned URLs."""
+    """httpx logs whole URLs and Location headers, which contain signatures of presigned URLs."""
     for name in ("httpx", "httpcore"):
         chatty = logging.getLogger(name)
         if chatty.level == logging.NOTSET:

@@ -1,4 +1,4 @@
-"""The images of a pool: all of them fetched side by side, read by rows."""
+"""Fetches the images of a pool in parallel and reads their pixels by rows."""
 
 import hashlib
 import itertools
@@ -42,7 +42,9 @@ _NO_IMAGE = "the task has no image in this field"
 
 
 class _Reading(NamedTuple):
-    """A file as it was read: SHA-256, validator, and pixels uint8[size, size, 3], None if it is as before."""
+    """A file that was read: SHA-256, validator, and pixels uint8[size, size, 3], None if it has
+    not changed.
+    """
 
     content: str
     validator: str
@@ -50,7 +52,7 @@ class _Reading(NamedTuple):
 
 
 class Images:
-    """Open doors to images: one HTTP client, one cache. Made by ``open_images``."""
+    """Fetches images with one HTTP client and one cache. Created by ``open_images``."""
 
     def __init__(
         self,
@@ -72,9 +74,9 @@ class Images:
     ) -> tuple[Pixels, list[ImageFailure]]:
         """Read the image of every (task_id, uri) at ``size`` x ``size`` pixels.
 
-        ``progress(done, total)`` counts tasks; what it raises ends the fetch. Images that fail are in the
-        list, in the order of the tasks. Raises ``TooManyImageFailures`` when they are too many, and what
-        ``auth`` raises when Label Studio no longer takes the token.
+        ``progress(done, total)`` counts tasks; an exception in it ends the fetch. The list has the failed
+        images in the order of the tasks. Raises ``TooManyImageFailures`` if too many fail, and the error of
+        ``auth`` if Label Studio no longer accepts the token.
         """
         given = [(task_id, (uri or "").strip()) for task_id, uri in tasks]
         started_ns = time.time_ns()
@@ -101,11 +103,11 @@ class Images:
             logger.info("Decoders of images warned %d times", self._decoders.warnings)
         if suspects:
             changed = sum(image.has_changed for image in to_read)
-            logger.info("%d images were asked about, %d have changed", len(suspects), changed)
+            logger.info("%d images were checked, %d have changed", len(suspects), changed)
         return self._result(given, wanted, size, haul)
 
     def check(self, task_id: int, uri: str | None) -> ImageError | None:
-        """Fetch and decode one image past the cache; the ``ImageError`` that it met, or ``None``."""
+        """Fetch and decode one image without the cache; returns its ``ImageError``, or ``None``."""
         try:
             self._fetched_alone(task_id, (uri or "").strip(), SMALL)
         except ImageError as error:
@@ -115,25 +117,25 @@ class Images:
         return None
 
     def mapped(self, uri: str | None) -> str | None:
-        """The host or sub-path in ``uri`` that LABEL_STUDIO_URL replaces; ``None`` where it does not."""
+        """The host or sub-path in ``uri`` that LABEL_STUDIO_URL replaces; ``None`` if there is none."""
         uri = (uri or "").strip()
         path = self._site.own.path_of(uri)
         start = uri.removesuffix(path) if path else ""
         return None if start in self._usual_starts else shown_uri(start)
 
     def ask_again(self, uris: Iterable[str | None]) -> int:
-        """Make the next fetch check whether each image's file has changed; returns how many are known."""
+        """Make the next fetch check each image's file for changes; returns the number of known images."""
         given = ((uri or "").strip() for uri in uris)
         return self._revisions.ask_again({address_digest(self._site, uri) for uri in given if uri})
 
     def close(self) -> None:
-        """Close all connections and end the processes that decode."""
+        """Close all connections and end the decoding processes."""
         self._site.wire.close()
         self._decoders.rest()
         self._revisions.close()
 
     def read(self, image: Wanted, size: int) -> Array:
-        """uint8[size, size, 3] from the cache, or fetched again when it is gone from there."""
+        """uint8[size, size, 3] from the cache, or fetched again if it was evicted."""
         found = self._cache.read(image.key, size)
         if found is not None:
             return found
@@ -145,10 +147,15 @@ class Images:
     def _say_what_is_mapped(self, uris: Iterable[str]) -> None:
         starts = Counter(start for uri in uris if (start := self.mapped(uri)))
         for start, count in starts.items():
-            logger.info("%d images at %s are read from Label Studio at %s", count, start, self._site.own.url)
+            logger.info(
+                "%d images with addresses at %s are read from Label Studio at %s",
+                count,
+                start,
+                self._site.own.url,
+            )
 
     def _wanted_images(self, given: Sequence[tuple[int, str]], size: int) -> list[Wanted]:
-        """One entry per image: tasks that show the same address share it."""
+        """One entry per image; tasks with the same address share it."""
         wanted: dict[str, Wanted] = {}
         for row, (task_id, uri) in enumerate(given):
             if uri:
@@ -159,7 +166,9 @@ class Images:
         return list(wanted.values())
 
     def _suspects(self, cached: Sequence[Wanted]) -> set[str]:
-        """Addresses of images whose file may have changed: those to ask about, and local ones that did."""
+        """Addresses of images whose file may have changed: those to check on servers, and
+        changed local ones.
+        """
         asked = due({image.address: image.seen for image in cached if image.seen}, time.time())
         with ThreadPoolExecutor(self._threads, thread_name_prefix="images") as threads:
             parts = [cached[start : start + 500] for start in range(0, len(cached), 500)]
@@ -186,7 +195,7 @@ class Images:
     def _read_all(
         self, missing: Iterable[Wanted], size: int, started_ns: int, haul: Haul
     ) -> Iterator[Wanted]:
-        """Fetch ``missing`` side by side into the cache and ``haul``; yields each image when it is done."""
+        """Fetch ``missing`` in parallel into the cache and ``haul``; yields each image when it is done."""
         waiting = iter(missing)
         threads = ThreadPoolExecutor(self._threads, thread_name_prefix="images")
 
@@ -203,7 +212,7 @@ class Images:
                     yield running.pop(future)
                 running |= start(len(finished))
         finally:
-            # Not waited for: who cancels a round should not wait for the slowest server.
+            # No wait: a person who cancels a round should not wait for the slowest server.
             threads.shutdown(wait=False, cancel_futures=True)
 
     def _read_one(self, image: Wanted, size: int, started_ns: int, haul: Haul) -> None:
@@ -214,7 +223,7 @@ class Images:
             reading = self._fetched_pixels(image.task_id, image.uri, size, before)
         except ImageError as error:
             logger.info("Task %d: %s: %s", image.task_id, shown_uri(image.uri), error)
-            if before:  # what is cached serves on, and is asked for again another day
+            if before:  # keep using the cached pixels, and check again another day
                 self._revisions.note(image.address, before.content, before.validator)
             else:
                 haul.reasons[image.address] = str(error)
@@ -226,7 +235,7 @@ class Images:
         self._revisions.note(image.address, reading.content, reading.validator)
 
     def _fetched_alone(self, task_id: int, uri: str, size: int) -> _Reading:
-        # In a thread of its own, as all images are read: what ends a round is raised in the caller's.
+        # In a thread, like all images: an exception that ends the round is raised in the caller's thread.
         thread = ThreadPoolExecutor(1, thread_name_prefix="images")
         try:
             return thread.submit(self._fetched_pixels, task_id, uri, size).result()
@@ -234,9 +243,9 @@ class Images:
             thread.shutdown(wait=False)
 
     def _fetched_pixels(self, task_id: int, uri: str, size: int, before: Seen | None = None) -> _Reading:
-        """The file, decoded unless it is as ``before``; raises ``ImageError``, or what concerns more images.
+        """The file, decoded unless it has not changed since ``before``.
 
-        The latter is a refused token, and memory that ran out.
+        Raises ``ImageError``, or the errors that concern all images: a refused token, no memory left.
         """
         if not uri:
             raise ImageError(_NO_IMAGE)
@@ -255,8 +264,10 @@ class Images:
         except Exception as error:
             if memory_ran_out(error):
                 raise
-            logger.exception("Task %d: an error that nobody foresaw", task_id)
-            raise ImageError(f"reading it failed in a way nobody foresaw ({type(error).__name__})") from error
+            logger.exception("Task %d: an unexpected error", task_id)
+            raise ImageError(
+                f"reading it failed with an unexpected error ({type(error).__name__})"
+            ) from error
 
     def _result(
         self, given: Sequence[tuple[int, str]], wanted: list[Wanted], size: int, haul: Haul
@@ -281,14 +292,14 @@ class Images:
         if not failures:
             return
         logger.warning(
-            "%d of %d images cannot be used; the first: %s", len(failures), count, failures[0].reason
+            "%d of %d images cannot be used; the first reason: %s", len(failures), count, failures[0].reason
         )
         if len(failures) > self._max_failed_share * count:
             raise TooManyImageFailures(len(failures) / count, failures[0].reason)
 
 
 def _pixel_key(content: str, size: int) -> str:
-    """The key in the cache: SHA-256 of all that decides the pixels, a file's content as its SHA-256."""
+    """The cache key: SHA-256 of everything that determines the pixels; ``content`` is the file's SHA-256."""
     return hashlib.sha256(f"{DECODER}\0{size}\0{content}".encode()).hexdigest()
 
 
@@ -309,14 +320,14 @@ def open_images(
     browser_url: str | None = None,
     proxies: Proxies = NO_PROXIES,
 ) -> Images:
-    """Open the doors to images; nothing is fetched yet.
+    """The ``Images`` for these settings; nothing is fetched yet.
 
-    ``auth`` must be safe to use from several threads. ``allowed_hosts`` are names and networks that may be
-    read though they are not public. ``local_files_root`` is Label Studio's LOCAL_FILES_DOCUMENT_ROOT where
-    this machine shares it. ``verify`` is false for no check of certificates or an ``ssl.SSLContext``.
-    ``browser_url`` is Label Studio's address in browsers, which tasks may hold. ``cache_dir`` holds at most
-    ``cache_bytes``, and ``spare_bytes`` of its disk stay free. A fetch of which more than
-    ``max_failed_share`` fails is an error. Raises ``ConfigError``.
+    ``auth`` must be safe to use from several threads. ``allowed_hosts``: names and networks that may be read
+    although they are not public. ``local_files_root``: Label Studio's LOCAL_FILES_DOCUMENT_ROOT if this
+    machine shares it. ``verify``: False for no check of certificates, or an ``ssl.SSLContext``.
+    ``browser_url``: Label Studio's address in browsers, which tasks may contain. ``cache_dir`` grows to at
+    most ``cache_bytes``, and ``spare_bytes`` of its disk stay free. A fetch fails if more than
+    ``max_failed_share`` of the images do. Raises ``ConfigError``.
     """
     limits = limits or Limits()
     url = _label_studio_url("LABEL_STUDIO_URL", label_studio_url)
@@ -332,9 +343,7 @@ def _label_studio_url(setting: str, text: str) -> httpx.URL:
     try:
         url = checked_url(text)
     except (httpx.InvalidURL, ValueError) as error:
-        raise ConfigError(f"{setting} is {text!r}, which is no valid address") from error
+        raise ConfigError(f"{setting} is {text!r}, which is not a valid address") from error
     if url.scheme not in ("http", "https") or not url.host or url.userinfo or url.query:
-        raise ConfigError(
-            f"{setting} is {shown_uri(text)!r}; expected http(s)://host[:port][/path] and no more"
-        )
+        raise ConfigError(f"{setting} is {shown_uri(text)!r}; expected http(s)://host[:port][/path]")
     return url

@@ -1,4 +1,4 @@
-"""How many bytes of image files are in memory at once, on their way from the network to a decoder."""
+"""Limits the bytes of image files in memory between the network and the decoders."""
 
 import contextlib
 import threading
@@ -8,8 +8,8 @@ from coreset_backend.decoding import MemoryBudget
 from coreset_backend.errors import ImageError
 
 SMALL_BYTES = 1_000_000
-"""Files up to here are not counted: sixteen of them are nothing."""
-_COPIES = 2  # while it is put together, and then in the pipe to its decoder
+"""Smaller files are not counted: sixteen of them need little memory."""
+_COPIES = 2  # while it is assembled, and then in the pipe to its decoder
 
 
 class FileBudget:
@@ -21,12 +21,12 @@ class FileBudget:
 
     @contextlib.contextmanager
     def one_file(self) -> Iterator[None]:
-        """What this thread expects within is returned at the end."""
+        """Around the reading of one file: its bytes are returned to the budget at the end."""
         with contextlib.ExitStack() as self._mine.file:
             yield
 
     def expect(self, count: int) -> None:
-        """Wait until a file of ``count`` bytes has room; a thread's second call replaces its first."""
+        """Wait until there is room for ``count`` bytes; a thread's second call replaces its first."""
         file: contextlib.ExitStack | None = getattr(self._mine, "file", None)
         if file is None or count <= SMALL_BYTES:
             return
@@ -35,5 +35,5 @@ class FileBudget:
 
 
 def too_large(max_bytes: int) -> ImageError:
-    """The error for a larger file."""
+    """The error for a file of more than ``max_bytes``."""
     return ImageError(f"the file has more than the {max_bytes / 1e6:g} MB allowed (CORESET_IMAGE_MB)")

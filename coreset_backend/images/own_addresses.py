@@ -1,9 +1,9 @@
-"""Which addresses of tasks are Label Studio's own, though they name another host or sub-path than ours.
+"""Recognizes addresses of Label Studio in tasks even if their host or sub-path differs from LABEL_STUDIO_URL.
 
-Label Studio writes addresses as browsers reach it: with the sub-path of its proxy, and in storages of local
-files with a host, often http://localhost:8080. This process may reach it elsewhere. The path of a file says
-that an address is of a Label Studio; the host says whether it may be this one. Nothing is given away by
-taking it for ours: the path could have stood in the task without any host.
+Label Studio writes the addresses at which browsers reach it: with the sub-path of its proxy and, in storages
+of local files, with a host, often http://localhost:8080. This process may reach it at another address. The
+path shows that an address belongs to a Label Studio; the host shows whether it may be this one. Reading it
+from this Label Studio gives nobody more access: the task could have contained the path without a host.
 """
 
 import re
@@ -28,9 +28,9 @@ def _nothing_is_allowed(_host: str, _port: int) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class OwnAddresses:
-    """Label Studio at ``url`` for us and at ``browser_url`` for browsers.
+    """Label Studio's addresses: ``url`` for this process, ``browser_url`` for browsers.
 
-    ``is_allowed`` says of a host and port whether images may be read there directly.
+    ``is_allowed(host, port)``: whether images may be read there directly.
     """
 
     url: httpx.URL
@@ -38,14 +38,14 @@ class OwnAddresses:
     is_allowed: Callable[[str, int], bool] = _nothing_is_allowed
 
     def path_of(self, uri: str) -> str | None:
-        """The path, with its query, of ``uri`` below ``url``; ``None`` where it names another server."""
+        """Path and query of ``uri`` below ``url``; ``None`` if it names another server."""
         if uri.startswith("/"):
             return None if uri.startswith("//") else self._below_prefix(uri)
         start = _place_of_file(uri)
         return uri[start:] if start and _begins_at(self, uri[:start]) else None
 
     def looks_like(self, uri: str) -> str | None:
-        """The start of ``uri``, of another server, where the rest is the path of a file of Label Studio."""
+        """The start of ``uri`` (another server) if the rest is the path of a Label Studio file, else None."""
         start = _place_of_file(uri)
         return uri[:start] if start and self.path_of(uri) is None else None
 
@@ -57,7 +57,7 @@ class OwnAddresses:
         return path[start or 0 :]
 
     def begins_at(self, address: str) -> bool:
-        """Whether Label Studio is at ``address``, a URL up to the path of a file."""
+        """Whether ``address``, a URL up to the path of a file, is Label Studio's."""
         try:
             url = checked_url(address)
         except (httpx.InvalidURL, ValueError):
@@ -67,18 +67,18 @@ class OwnAddresses:
         host = plain_name(url.host)
         if any(_are_one_server(url, known) for known in (self.url, self.browser_url)):
             return True
-        # On another machine or in another container than the one that wrote it, it would mean ourselves.
+        # On another machine or in another container than the one that wrote it, it would mean this one.
         return (is_loopback(host) or host == _HOST_OF_CONTAINERS) and not self.is_allowed(host, port_of(url))
 
 
 @lru_cache(maxsize=1024)
 def _begins_at(own: OwnAddresses, address: str) -> bool:
-    """As the method; a pool of 100,000 addresses has few hosts."""
+    """The method, cached: a pool of 100,000 addresses has few hosts."""
     return own.begins_at(address)
 
 
 def _place_of_file(uri: str) -> int | None:
-    """Where the path of one of Label Studio's files begins in ``uri``, before its query."""
+    """The position in ``uri``, before its query, where the path of a Label Studio file begins."""
     found = _FILE.search(uri)
     return found.start() if found and not {"?", "#"} & set(uri[: found.start()]) else None
 

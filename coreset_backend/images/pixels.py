@@ -1,4 +1,4 @@
-"""The pixels of a pool: what is wanted, what a fetch has so far, and the rows that come of it."""
+"""The pixels of a pool: the images to fetch, the results so far, and the rows of the readable ones."""
 
 import threading
 import time
@@ -13,15 +13,15 @@ from coreset_backend.images.revisions import ASKING_SECONDS, Seen
 
 Array = NDArray[np.uint8]
 SMALL = 64  # pixels a side; up to here a pool of 100,000 takes 1.2 GB and lives in memory
-_KEPT_BYTES = 1 << 30  # pixels that found no room on disk, held in memory up to here
+_KEPT_BYTES = 1 << 30  # limit of pixels in memory that have no room on disk
 
 
 @dataclass(slots=True)
 class Wanted:
-    """One image: where it is, the rows of the given tasks showing it, and what was seen there before.
+    """One image: its address, the rows of the tasks that show it, and its state at the last check.
 
-    ``key`` is that of its pixels in the cache, empty before its content is known; ``is_cached`` says whether
-    they were there at the start, ``has_changed`` whether the file has been replaced since.
+    ``key``: the cache key of its pixels, empty until its content is known. ``is_cached``: whether they were
+    cached at the start. ``has_changed``: whether the file was replaced since.
     """
 
     task_id: int
@@ -35,11 +35,11 @@ class Wanted:
 
 
 class Pixels:
-    """The readable tasks' pixels, read-only, in the order of the given tasks.
+    """The pixels of the readable tasks, read-only, in the order of the given tasks.
 
     ``task_ids`` is int64[n]; ``pixels[rows]`` is uint8[len(rows), size, size, 3] for a slice or int64 rows
     (a row is a position in ``task_ids``). Small pools are one array; others are read from the cache.
-    Raises ``ImageError`` in the rare case that an entry was lost and its image can no longer be fetched.
+    Raises ``ImageError`` if an entry was evicted and its image can no longer be fetched, which is rare.
     ``keys`` is uint8[n, 32]: each image's key in the cache.
     """
 
@@ -58,7 +58,7 @@ class Pixels:
 
 
 class CachedRows:
-    """Pixels that stay on disk until they are asked for."""
+    """Pixels that are read from disk on access."""
 
     def __init__(
         self, read: Callable[[Wanted, int], Array], wanted: list[Wanted], size: int, kept: dict[str, Array]
@@ -83,10 +83,11 @@ class CachedRows:
 
 
 class Haul:
-    """What a fetch of ``count`` tasks has so far.
+    """The results so far of a fetch of ``count`` tasks.
 
-    ``small`` is uint8[count, size, size, 3], filled by rows, where pools of this size live in memory, else
-    ``None``. ``kept`` are pixels that found no room on disk, by key, and ``reasons`` what failed, by address.
+    ``small``: uint8[count, size, size, 3], filled by rows, if images of this size are kept in memory, else
+    ``None``. ``kept``: key -> pixels that have no room on disk. ``reasons``: address -> reason of its
+    failure.
     """
 
     def __init__(self, count: int, size: int) -> None:
@@ -98,7 +99,7 @@ class Haul:
         self._lock = threading.Lock()
 
     def keep(self, image: Wanted, pixels: Array, stored: bool) -> None:
-        """Take the ``pixels`` of ``image``, uint8[size, size, 3], unless they are safe on disk."""
+        """Keep the ``pixels`` of ``image``, uint8[size, size, 3], unless they are ``stored`` on disk."""
         if self.small is not None:
             self.small[image.rows] = pixels
         elif not stored:

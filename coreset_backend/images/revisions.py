@@ -1,12 +1,12 @@
-"""What stood at each address when it was read, so that a file that was replaced there is noticed.
+"""Remembers the content at each address, so that a replaced file is noticed.
 
-Pixels are cached by the content of their file. For each address this remembers its content's SHA-256 and
-the server's word for it (ETag, Last-Modified; for local files their time and size). Local files are
-looked at in every round, since that costs microseconds. A server is asked "has it changed?" at most once a
-day for an image, and in a round for MOST_ASKED images at most, those first that were not asked for longest:
-a round of 100,000 images must not wait for 100,000 answers. ``ask_again`` lifts both bounds once.
+Pixels are cached by the content of their file. The table holds for each address the SHA-256 of its content
+and its validator (ETag or Last-Modified; for local files time and size). Local files are checked in every
+round, which costs microseconds. A server is asked about an image at most once a day, and about at most
+MOST_ASKED images in a round, beginning with the images that were checked longest ago: a round of 100,000
+images must not wait for 100,000 answers. ``ask_again`` lifts both limits once.
 
-The file is a part of the cache: lost, images are fetched again.
+The file is part of the cache: if it is lost, images are fetched again.
 """
 
 import heapq
@@ -24,7 +24,7 @@ logger = logging.getLogger(__name__)
 ASKED_AGAIN_AFTER = 86_400.0
 MOST_ASKED = 1000
 ASKING_SECONDS = 30.0
-"""No question of a round is begun later, unless ``ask_again`` was called for it."""
+"""A round sends no more questions after this time, except for addresses of ``ask_again``."""
 _MOST_AT_ONCE = 500
 _MOST_ROWS = 2_000_000  # 0.5 GB
 _TABLE = """
@@ -36,7 +36,7 @@ _ASK_AGAIN = -1.0  # as the time of the last question
 
 
 class Seen(NamedTuple):
-    """What an address held when it was ``asked`` last, by ``time.time``."""
+    """The content and validator of an address when it was last checked, at ``asked`` (``time.time``)."""
 
     content: str
     validator: str
@@ -44,7 +44,7 @@ class Seen(NamedTuple):
 
     @property
     def must_be_asked(self) -> bool:
-        """Whether a person wants to know, in whatever time it takes."""
+        """Whether a person requested the check, however long it takes."""
         return self.asked == _ASK_AGAIN
 
 
@@ -56,7 +56,7 @@ class Revisions:
         self._connection = self._opened() or self._opened_anew()
 
     def seen(self, addresses: Iterable[str]) -> dict[str, Seen]:
-        """What is known of ``addresses``; of an unknown one there is no entry."""
+        """Address -> its entry; unknown addresses are absent."""
         wanted = iter(addresses)
         found: dict[str, Seen] = {}
         while some := tuple(itertools.islice(wanted, _MOST_AT_ONCE)):
@@ -66,11 +66,11 @@ class Revisions:
         return found
 
     def note(self, address: str, content: str, validator: str) -> None:
-        """Remember what ``address`` holds now."""
+        """Remember the current content of ``address``."""
         self._run("REPLACE INTO seen VALUES (?, ?, ?, ?)", (address, content, validator, time.time()))
 
     def ask_again(self, addresses: Iterable[str]) -> int:
-        """Make the next fetch check each known one of ``addresses``; returns how many there are."""
+        """Make the next fetch check every known address in ``addresses``; returns their number."""
         known = self.seen(addresses)
         for address in known:
             self._run("UPDATE seen SET asked = ? WHERE address = ?", (_ASK_AGAIN, address))
@@ -94,7 +94,7 @@ class Revisions:
             connection = sqlite3.connect(
                 self._path, timeout=20, isolation_level=None, check_same_thread=False
             )
-            # What a power cut takes is fetched again; a kill takes nothing.
+            # After a power failure lost images are fetched again; a killed process loses nothing.
             connection.execute("PRAGMA synchronous = OFF")
             connection.execute("PRAGMA journal_mode = WAL")
             connection.execute(_TABLE)
@@ -128,9 +128,9 @@ class Revisions:
 
 
 def due(seen: Mapping[str, Seen], now: float) -> set[str]:
-    """The addresses to ask about in this round: all that a person wants, else the longest unasked ones.
+    """The addresses to check in this round: those of ``ask_again``, else those checked longest ago.
 
-    Of the latter only those for which a server gave its word, or each would be a whole download.
+    The latter only with a validator of the server; without one each check would be a whole download.
     """
     wanted = {address for address, known in seen.items() if known.must_be_asked}
     since = now - ASKED_AGAIN_AFTER

@@ -1,4 +1,4 @@
-"""Where images come from: SOURCES maps the kind of a task's URI to a function that reads its bytes."""
+"""Reads the file of an image: SOURCES maps the kind of a task's URI to the function that reads it."""
 
 import base64
 import binascii
@@ -23,7 +23,7 @@ _SHOWN = 200
 
 @dataclass(frozen=True, slots=True)
 class Site:
-    """What a source reads from: Label Studio by its ``own`` addresses, and its local files where shared."""
+    """What sources read from: Label Studio, its ``own`` addresses, and its local files if they are shared."""
 
     own: OwnAddresses
     local_files_root: Path | None
@@ -32,22 +32,22 @@ class Site:
 
 
 Source = Callable[[Site, int, str, str], Fetched]
-"""(site, task id, URI, validator of what is known of it or empty) -> the file."""
+"""(site, task id, URI, known validator or empty) -> the file."""
 
 
 def read_image_bytes(site: Site, task_id: int, uri: str) -> bytes:
-    """The file behind ``uri`` of task ``task_id``; raises ``ImageError`` with a reason."""
+    """The file at ``uri`` of task ``task_id``; raises ``ImageError`` with a reason."""
     return read_image(site, task_id, uri).data or b""
 
 
 def read_image(site: Site, task_id: int, uri: str, known: str = "") -> Fetched:
-    """The file behind ``uri``, unread where its validator is still ``known``; or ``ImageError``."""
+    """The file at ``uri``, not read if its validator is still ``known``; raises ``ImageError``."""
     if any("\ud800" <= char <= "\udfff" for char in uri):  # half of a surrogate pair, which JSON can carry
-        raise ImageError(f"{shown_uri(uri)!r} is no valid address")
+        raise ImageError(f"{shown_uri(uri)!r} is not a valid address")
     source = SOURCES.get(source_kind(site, uri))
     if source is None:
         raise ImageError(
-            f"the address {shown_uri(uri)!r} is of no supported kind; supported are {', '.join(SOURCES)}"
+            f"the kind of the address {shown_uri(uri)!r} is not supported; supported are {', '.join(SOURCES)}"
         )
     return source(site, task_id, uri, known)
 
@@ -89,23 +89,23 @@ def read_web(site: Site, task_id: int, uri: str, known: str) -> Fetched:
         if start is None:
             raise
         raise ImageError(
-            "the address looks like Label Studio's but is not at LABEL_STUDIO_URL; if it is its address in "
-            f"the browser, set CORESET_LABEL_STUDIO_BROWSER_URL={shown_uri(start)} (read directly: {error})"
+            "the address looks like Label Studio's but is not at LABEL_STUDIO_URL; if browsers reach it "
+            f"there, set CORESET_LABEL_STUDIO_BROWSER_URL={shown_uri(start)} (error without it: {error})"
         ) from error
 
 
 def read_presigned(site: Site, task_id: int, uri: str, known: str) -> Fetched:
-    """A cloud URI, through the storage that the project has in Label Studio: a redirect, or the bytes."""
+    """A cloud URI, through the project's cloud storage in Label Studio: a redirect, or the bytes."""
     code = base64.urlsafe_b64encode(uri.encode()).decode()
     address = f"{str(site.own.url).rstrip('/')}/tasks/{task_id}/presign/?fileuri={code}"
     return site.wire.fetch(_url(address), known)
 
 
 def read_data(site: Site, task_id: int, uri: str, known: str) -> Fetched:
-    """``data:image/png;base64,…``, the bytes in the URI itself."""
+    """``data:image/png;base64,…``: the URI contains the bytes."""
     head, comma, body = uri.partition(",")
     if not comma:
-        raise ImageError("the data: address has no comma, so there is no image in it")
+        raise ImageError("the data: address has no comma, so it contains no image")
     site.wire.files.expect(len(body))
     data = unquote_to_bytes(body.partition("#")[0])
     if head.lower().rpartition(";")[2].strip() == "base64":
@@ -116,12 +116,12 @@ def read_data(site: Site, task_id: int, uri: str, known: str) -> Fetched:
 
 
 def _from_base64(text: bytes) -> bytes:
-    """As browsers read it: white space counts for nothing, and the filling at the end may be missing."""
+    """The decoded bytes, read as browsers do: white space is ignored, and padding may be missing."""
     text = b"".join(text.split()).rstrip(b"=")
     try:
         return base64.b64decode(text + b"=" * (-len(text) % 4), validate=True)
     except binascii.Error as error:
-        raise ImageError("the data: address is no valid base64") from error
+        raise ImageError("the data: address is not valid base64") from error
 
 
 # A kind that starts with / is a path on Label Studio; any other is a scheme.
@@ -141,9 +141,9 @@ SOURCES: dict[str, Source] = {
 
 
 def shown_uri(uri: str) -> str:
-    """``uri`` fit for logs and pages: no password, no query of other hosts (signatures), no image in it.
+    """``uri`` for logs and pages: without passwords, queries of other hosts (signatures) and embedded images.
 
-    What cannot be printed (a line's end, half of a surrogate pair) is written as an escape.
+    Unprintable characters (a line break, half of a surrogate pair) are escaped.
     """
     scheme, colon, rest = uri.partition(":")
     if colon and scheme.lower() == "data":
@@ -161,9 +161,10 @@ def _printable(text: str) -> str:
 
 
 def address_digest(site: Site, uri: str) -> str:
-    """SHA-256 of the address: one for all spellings of a path on Label Studio, with Label Studio's origin.
+    """SHA-256 of the address, with Label Studio's origin; the same for all spellings of a path on Label
+    Studio.
 
-    A path or a cloud URI means another file on another server.
+    The origin is part of it, because a path or a cloud URI means another file on another server.
     """
     path = site.own.path_of(uri)
     elsewhere = path is None and uri.lower().startswith(("http:", "https:", "data:"))
@@ -172,7 +173,7 @@ def address_digest(site: Site, uri: str) -> str:
 
 
 def _local_path(uri: str) -> str:
-    """The ``d`` of ``uri``. Its percent-encoding is taken off once, as Label Studio does, never again."""
+    """The ``d`` of ``uri``, percent-decoded exactly once, like in Label Studio."""
     query = uri.partition("#")[0].partition("?")[2]
     return parse_qs(query).get("d", [""])[0].lstrip("/\\")
 
@@ -181,15 +182,15 @@ def _url(address: str) -> httpx.URL:
     try:
         return checked_url(address)
     except (httpx.InvalidURL, ValueError) as error:
-        raise ImageError(f"{shown_uri(address)!r} is no valid address") from error
+        raise ImageError(f"{shown_uri(address)!r} is not a valid address") from error
 
 
 def _inside(root: Path, relative: str) -> Path:
-    """The real path of ``relative``, proven to lie in ``root`` after every link is followed.
+    """The real path of ``relative``, checked to be inside ``root`` after every link is followed.
 
     A Label Studio on Windows writes ``dataset1\\1.jpg``; here that may also be the name of one file.
     """
-    refused = ImageError(f"the file {relative!r} lies outside LOCAL_FILES_DOCUMENT_ROOT, which is refused")
+    refused = ImageError(f"the file {relative!r} is outside LOCAL_FILES_DOCUMENT_ROOT, which is refused")
     slashed = relative.replace("\\", "/")
     if "\0" in relative or ".." in slashed.split("/"):
         raise refused
@@ -198,18 +199,18 @@ def _inside(root: Path, relative: str) -> Path:
         if not path.is_relative_to(root.resolve(strict=True)):
             raise refused
     except (OSError, RuntimeError, ValueError) as error:
-        raise ImageError(f"no file {relative!r} in LOCAL_FILES_DOCUMENT_ROOT") from error
+        raise ImageError(f"there is no file {relative!r} in LOCAL_FILES_DOCUMENT_ROOT") from error
     return path
 
 
 def _resolved(root: Path, *spellings: str) -> Path:
-    """The real path of the first of ``spellings`` that exists below ``root``; or OSError."""
+    """The real path of the first of ``spellings`` that exists below ``root``; raises OSError."""
     *first, last = (root / spelling for spelling in spellings)
     return next((path for path in first if path.exists()), last).resolve(strict=True)
 
 
 def local_validator(site: Site, uri: str) -> str | None:
-    """The validator of the file in the shared folder that ``uri`` names; ``None`` where it names none."""
+    """The validator of the file that ``uri`` names in the shared folder; ``None`` if there is none."""
     if site.local_files_root is None or source_kind(site, uri) != "/data/local-files/":
         return None
     relative = _local_path(uri)
@@ -231,7 +232,7 @@ def _read_regular_file(path: Path, relative: str, max_bytes: int, files: FileBud
         with os.fdopen(handle, "rb") as file:
             status = os.fstat(handle)
             if not stat.S_ISREG(status.st_mode):
-                raise ImageError(f"{relative!r} is no file")
+                raise ImageError(f"{relative!r} is not a file")
             validator = _file_validator(status)
             if validator == known:
                 return Fetched(None, known)

@@ -1,4 +1,4 @@
-"""A small JPEG of a cached image, for pages: read by its key in the cache, never fetched."""
+"""Thumbnails for pages: a small JPEG of a cached image; nothing is fetched."""
 
 import io
 from pathlib import Path
@@ -11,7 +11,7 @@ from coreset_backend.images.cache import read_pixels
 
 
 def cached_thumbnail(folder: Path, key: str, side: int) -> bytes | None:
-    """JPEG bytes of the image under ``key``, at most ``side`` pixels a side; None when it is not cached."""
+    """JPEG bytes of the image under ``key``, at most ``side`` pixels a side; None if it is not cached."""
     pixels = read_pixels(folder, key)
     return None if pixels is None else _jpeg(pixels, side)
 

@@ -1,16 +1,16 @@
-"""The network under httpx: only checked addresses, every step within a deadline, by a proxy where one leads.
+"""httpx's network: connects to checked addresses only, within a deadline, through a proxy if one is set.
 
-The guard sits where sockets are opened: whatever a URL or a redirect says, a connection goes only to an
-address that was checked, while Host, SNI and the pool of connections keep the real name.
+The guard is where sockets are opened: whatever a URL or a redirect says, a connection goes only to a checked
+address, while Host, SNI and the connection pool keep the real name.
 
-A proxy opens the connection in our place and looks names up by itself. So the host is checked here first,
-and the proxy is then asked for what cannot be turned into another host behind our back:
+A proxy resolves names and opens connections itself. So the host is first checked here, and the proxy is asked
+for a target that cannot become another host:
 
-- for the name, by a tunnel, if TLS follows and certificates are checked: only the true owner of the name
-  can answer;
+- for the name, by a tunnel, if TLS follows and certificates are checked: only the owner of the name can
+  answer;
 - else for the address that was checked, by a tunnel;
 - for the name as it is written, unchecked, only if CORESET_ALLOWED_HOSTS has it. Plain http then needs no
-  tunnel, which many proxies allow to port 443 alone.
+  tunnel; many proxies allow tunnels to port 443 only.
 """
 
 import ssl
@@ -36,7 +36,7 @@ class Deadline(threading.local):
     at = float("inf")
 
     def left(self, timeout: float | None) -> float:
-        """``timeout`` cut to what is left; raises ``httpcore.ReadTimeout`` when nothing is."""
+        """``timeout``, limited to the remaining time; raises ``httpcore.ReadTimeout`` if there is none."""
         left = self.at - time.monotonic()
         if left <= 0:
             raise httpcore.ReadTimeout("the whole request took too long")
@@ -44,7 +44,7 @@ class Deadline(threading.local):
 
 
 class _TimedStream(httpcore.NetworkStream):
-    """A connection on which every step obeys the deadline, headers that drip in byte by byte too."""
+    """A connection on which every step obeys the deadline, also slow headers."""
 
     def __init__(self, stream: httpcore.NetworkStream, deadline: Deadline) -> None:
         self._stream, self._deadline = stream, deadline
@@ -69,7 +69,7 @@ class _TimedStream(httpcore.NetworkStream):
 
 
 class CheckedNetwork(httpcore.NetworkBackend):
-    """Opens connections for ``scheme``, to addresses that the guard has checked, and to no other."""
+    """Opens connections for ``scheme``, only to addresses that the guard has checked."""
 
     def __init__(
         self, guard: AddressGuard, deadline: Deadline, proxies: Proxies, scheme: str, verify: ssl.SSLContext
@@ -100,7 +100,7 @@ class CheckedNetwork(httpcore.NetworkBackend):
         return stream
 
     def forwarding_proxy(self, host: str, port: int) -> Proxy | None:
-        """The proxy that is sent a whole request for ``host``, by its name and without a tunnel."""
+        """The proxy to which the whole request for ``host`` is sent by name, without a tunnel; or None."""
         return self._proxy_to(host, port) if self._forwards(host, port) else None
 
     def _forwards(self, host: str, port: int) -> bool:
@@ -119,8 +119,8 @@ class CheckedNetwork(httpcore.NetworkBackend):
             address, *_ = self._guard.checked_addresses(host, port)
         except HostUnknown as error:
             raise ImageError(
-                f"the host {host} is not known here, so it cannot be checked before a proxy is asked for it; "
-                f"add {host}:{port} to CORESET_ALLOWED_HOSTS if images may be read from it"
+                f"the host {host} cannot be resolved here, so it cannot be checked before the proxy connects "
+                f"to it; add {host}:{port} to CORESET_ALLOWED_HOSTS if images may be read from it"
             ) from error
         proves_its_name = self._scheme == "https" and self._verify.verify_mode == ssl.CERT_REQUIRED
         return host if proves_its_name else address
@@ -152,7 +152,9 @@ def _open_tunnel(stream: httpcore.NetworkStream, proxy: Proxy, host: str, port: 
     try:
         status = _answer_to_connect(stream, place, proxy.authorization)
     except (h11.ProtocolError, httpcore.NetworkError) as error:
-        raise httpcore.ProxyError(f"the proxy {proxy} broke off or does not speak HTTP") from error
+        raise httpcore.ProxyError(
+            f"the proxy {proxy} closed the connection or does not speak HTTP"
+        ) from error
     if 200 <= status < 300:
         return
     refused = f"the proxy {proxy} answered {status} to a tunnel to {place}"
@@ -176,10 +178,10 @@ def _answer_to_connect(stream: httpcore.NetworkStream, place: str, authorization
 
 def _advice(status: int) -> str:
     if status == 407:
-        return "it asks for a login; write user and password into its address, before an @"
+        return "it requires a login; write user and password into its address, before an @"
     return (
         "it does not allow it. Name the host in NO_PROXY if it can be reached directly, or in "
-        "CORESET_ALLOWED_HOSTS to have the proxy asked for its name"
+        "CORESET_ALLOWED_HOSTS to request it from the proxy by name"
     )
 
 
@@ -195,7 +197,7 @@ class _Body(httpx.SyncByteStream):
 
 
 class CheckedTransport(httpx.BaseTransport):
-    """httpx over our network; httpx's own transport has no public way to exchange it."""
+    """httpx over this network backend; httpx's own transport has no public way to replace it."""
 
     def __init__(
         self,

@@ -1,1 +1,1 @@
-"""Ask for a round, run it, survive: all that Redis knows. Only `tasks` imports rounds."""
+"""Requests rounds, runs and retries them; everything that is kept in Redis. Only `tasks` imports rounds."""

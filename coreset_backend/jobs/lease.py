@@ -1,4 +1,6 @@
-"""Who may work on a project: a lock in Redis that a living process renews and a killed one loses in 20 s."""
+"""The lease of a project: a lock in Redis that a running process renews and a killed one loses
+within 20 s.
+"""
 
 import contextlib
 import logging
@@ -31,9 +33,9 @@ def project_lease(
 ) -> Iterator[IsOurs | None]:
     """Hold a lease of the project while the block runs: acquired, renewed, and released at its end.
 
-    Yields a function that tells whether this process still holds it, which raises RedisError; None where
-    another process holds the lease after ``patience`` seconds, or once ``give_up()`` is true, which is asked
-    each second.
+    Yields a function that returns whether this process still holds the lease and may raise RedisError.
+    Yields None if another process still holds the lease after ``patience`` seconds or once ``give_up()``,
+    called every second, is true.
     """
     lease: Lock = backend.redis.lock(redis_key(project_id, name), timeout=LEASE_SECONDS, thread_local=False)
     if not _acquired(lease, patience, give_up):
@@ -56,8 +58,8 @@ def _acquired(lease: Lock, patience: float, give_up: Callable[[], bool]) -> bool
 def _renewed(brief_redis: Redis, lease: Lock) -> Iterator[IsOurs]:
     """Renew the lease while the block runs, then release it.
 
-    A process that stands still for longer than the lease lasts, as on a machine that slept, finds another one
-    in. The lease alone does not tell: a job that is run again has the same id.
+    A process that is stopped for longer than the lease lasts (a suspended machine) loses it to another
+    process. The value of the lease alone does not show that, because a retried job has the same id.
     """
     done, redis, holder, mine = threading.Event(), lease.redis, f"{lease.name}-holder", secrets.token_bytes(8)
 
@@ -71,7 +73,7 @@ def _renewed(brief_redis: Redis, lease: Lock) -> Iterator[IsOurs]:
                     return
                 try:
                     lease.reacquire()
-                except LockNotOwnedError:  # Redis was away for longer than the lease lasts
+                except LockNotOwnedError:  # Redis was unreachable for longer than the lease lasts
                     redis.set(lease.name, lease.local.token, nx=True, ex=LEASE_SECONDS)
             except RedisError as error:
                 log.warning("the lease could not be renewed: %s", error)

@@ -1,4 +1,4 @@
-"""Which workers live, and how many jobs wait for them: what only Redis knows."""
+"""Heartbeats of workers, numbers of jobs, and counters, all kept in Redis."""
 
 import contextlib
 import json
@@ -14,21 +14,23 @@ from rq.worker_registration import WORKERS_BY_QUEUE_KEY
 from coreset_backend.errors import QueueError
 
 HEARTBEAT_SECONDS = 30
-"""A worker shows that it lives every five seconds, busy or not; one that has not for so long was killed."""
+"""A worker sends a heartbeat every five seconds, busy or not; without one for this long it
+counts as killed.
+"""
 
 
 def alive_key(worker_name: str) -> str:
-    """What a worker keeps in Redis for HEARTBEAT_SECONDS at each sign of life.
+    """The key that each heartbeat of a worker sets for HEARTBEAT_SECONDS.
 
-    Its age is told by Redis, so that no two machines' clocks are compared.
+    Redis measures its age, so no clocks of two machines are compared.
     """
     return f"coreset:alive:{worker_name}"
 
 
 def heartbeat_ages(queue: Queue) -> dict[str, float]:
-    """Seconds since each worker of the queue last showed that it lives, by its name; raises QueueError.
+    """Name of each listening worker -> seconds since its last heartbeat; raises QueueError.
 
-    RQ keeps the name of a killed worker for longer; it does not listen and is left out.
+    RQ keeps the name of a killed worker for longer; such workers are not included.
     """
     ages = {}
     try:
@@ -44,12 +46,12 @@ def heartbeat_ages(queue: Queue) -> dict[str, float]:
 
 
 def workers_alive(queue: Queue) -> int:
-    """How many workers listen to the queue; raises QueueError."""
+    """Number of workers that listen to the queue; raises QueueError."""
     return len(heartbeat_ages(queue))
 
 
 def job_counts(queues: Sequence[Queue]) -> dict[str, int]:
-    """How many jobs of the queues are queued, scheduled, started and failed; raises QueueError."""
+    """State (queued, scheduled, started, failed) -> number of jobs in the queues; raises QueueError."""
     try:
         return {
             "queued": sum(queue.count for queue in queues),
@@ -65,11 +67,11 @@ COUNTERS = {
     "coreset_rounds": ("Rounds that ended, by outcome and error", ("project", "outcome", "error")),
     "coreset_round_phase_seconds": ("Time spent in each phase of rounds that were done", ("phase",)),
 }
-"""What jobs count: its meaning and the names of its labels."""
+"""Counter -> (its meaning, the names of its labels)."""
 
 
 def count(redis: Redis, counter: str, *labels: str, amount: float = 1.0) -> None:
-    """Add to one of COUNTERS; kept in Redis, since the process of a job ends with it."""
+    """Add to one of COUNTERS. Redis keeps it, because the process of a job ends with the job."""
     field = json.dumps([counter, *labels])
     with contextlib.suppress(RedisError):
         try:
@@ -79,7 +81,7 @@ def count(redis: Redis, counter: str, *labels: str, amount: float = 1.0) -> None
 
 
 def read_counts(redis: Redis) -> dict[str, dict[tuple[str, ...], float]]:
-    """Counter -> label values -> what was counted since Redis was last empty; raises QueueError."""
+    """Counter -> label values -> its count since Redis was last empty; raises QueueError."""
     found: dict[str, dict[tuple[str, ...], float]] = {}
     try:
         counted: dict[bytes, bytes] = redis.hgetall("coreset:counts")  # type: ignore[assignment]
@@ -90,7 +92,7 @@ def read_counts(redis: Redis) -> dict[str, dict[tuple[str, ...], float]]:
             counter, *labels = FIELD.validate_json(field)
             amount = float(value)
             _, names = COUNTERS[counter]
-        except (ValueError, LookupError):  # what is not ours
+        except (ValueError, LookupError):  # not written by this backend
             continue
         if len(labels) == len(names) and math.isfinite(amount):
             found.setdefault(counter, {})[tuple(labels)] = amount

@@ -1,4 +1,4 @@
-"""What becomes of a round that failed: what the state says, whether and when it is tried again."""
+"""Handles a failed round: writes the failure to the state, and decides whether and when to retry."""
 
 import contextlib
 import logging
@@ -50,12 +50,12 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class RetryPolicy:
-    """What becomes of a round that failed.
+    """How a failed round is retried.
 
-    ``by_queue``: the queue runs it again, after each of QUEUE_DELAYS, and who started it still waits for it.
-    Else who started it has this failure for an answer.
-    ``backs_off``: the poll skips the project for a while, twice as long at each failure in a row; else it
-    looks at the project again after CORESET_POLL_SECONDS. A person's start waits for neither.
+    ``by_queue``: the queue retries it after each of QUEUE_DELAYS, and the demand of the person who started it
+    stays. Without it, the failure answers that demand.
+    ``backs_off``: exponential back-off of the poll for this project. Without it, the poll checks the project
+    again after CORESET_POLL_SECONDS. A person's start waits for neither.
     """
 
     by_queue: bool
@@ -63,33 +63,32 @@ class RetryPolicy:
 
 
 QUEUE_DELAYS = (0, 30, 60)
-"""Seconds before each retry by the queue. The first at once: a killed worker's scheduler holds its lock for
-another minute."""
+"""Seconds before each retry by the queue. The first is immediate, because a killed worker's scheduler holds
+its lock for another minute.
+"""
 FIRST_PAUSE, LONGEST_PAUSE = 60, 3600
 """Exponential back-off: the poll skips a project for 1, 2, 4 ... 60 minutes."""
 RETRIES: tuple[tuple[type[CoresetError], RetryPolicy], ...] = (
-    (LabelStudioError, RetryPolicy(by_queue=True, backs_off=False)),  # it may be back in a moment
+    (LabelStudioError, RetryPolicy(by_queue=True, backs_off=False)),  # usually short outages
     (TooManyImageFailures, RetryPolicy(by_queue=True, backs_off=True)),
     (StoreError, RetryPolicy(by_queue=True, backs_off=True)),
-    (
-        ProjectError,
-        RetryPolicy(by_queue=False, backs_off=False),
-    ),  # more labels may come; cheap to see
+    (ProjectError, RetryPolicy(by_queue=False, backs_off=False)),  # labels may come; cheap to check
     (CoresetError, RetryPolicy(by_queue=False, backs_off=True)),  # a person has to change something
 )
-"""The first row that holds the error counts. The round of a process that was lost is run again by the queue;
-after the last retry the poll backs off."""
+"""The first row whose class the error has applies. The queue retries the round of a lost process; after the
+last retry the poll backs off.
+"""
 
 
 def retry_policy(error: CoresetError) -> RetryPolicy:
-    """The row of RETRIES that holds for the error."""
+    """The policy of the error's first matching row in RETRIES."""
     return next(policy for kind, policy in RETRIES if isinstance(error, kind))
 
 
 def note_failure(backend: Backend, project_id: int, error: CoresetError, demands: int = 0) -> None:
     """Log and count the failure, write it to the state, and act by the error's policy.
 
-    ``demands``: how many of those who started a round it was to answer.
+    ``demands``: number of demands for a round that this round was to answer.
     """
     name, kind = _round_name(backend.store, project_id), type(error).__name__
     log.error("project %d, %s: %s: %s", project_id, name, kind, error)
@@ -107,9 +106,9 @@ def note_failure(backend: Backend, project_id: int, error: CoresetError, demands
 
 
 def note_lost_process(backend: Backend, job: Job, how: str, *, dead: bool) -> None:
-    """Say that the process of a round or a pretraining ended before it could say so itself.
+    """Write to the state that the process of a round or a pretraining ended without reporting a result.
 
-    ``dead``: it is known to have ended, so that its lease is free at once.
+    ``dead``: the process is known to have ended, so its lease is released at once.
     """
     if job.func_name not in (ROUND_JOB, PRETRAINING_JOB):
         return
@@ -123,8 +122,8 @@ def note_lost_process(backend: Backend, job: Job, how: str, *, dead: bool) -> No
 
 def _note_lost_pretraining(redis: Redis, job: Job, how: str) -> None:
     project_id, again = int(job.args[0]), bool(job.retries_left)
-    log.error("project %d: the process of the pretraining ended in the middle (%s)", project_id, how)
-    why = f"It ended ({how}). {usual_cause(how)}"
+    log.error("project %d: the process of the pretraining ended unexpectedly (%s)", project_id, how)
+    why = f"Its process ended unexpectedly ({how}). {usual_cause(how)}"
     write_pretraining(
         redis, project_id, lambda known: replace(known, state="waiting" if again else "failed", error=why)
     )
@@ -133,13 +132,13 @@ def _note_lost_pretraining(redis: Redis, job: Job, how: str) -> None:
 def _note_lost_round(backend: Backend, job: Job, how: str) -> None:
     """Where another job has the project by now, what the state says is that job's."""
     project_id, again = int(job.args[0]), bool(job.retries_left)
-    error = f"The process of the round ended in the middle ({how}). {usual_cause(how)}"
+    error = f"The process of the round ended unexpectedly ({how}). {usual_cause(how)}"
     if backend.redis.get(redis_key(project_id, ROUND_LEASE)) not in (None, job.id.encode()):
-        log.error("project %d: %s Another is at work by now.", project_id, error)
+        log.error("project %d: %s Another process already works on it.", project_id, error)
         write_progress(backend.redis, project_id, lambda known: _with_failure(known, error))
         return
     name = _round_name(backend.store, project_id)
-    log.error("project %d, %s: %s%s", project_id, name, error, " It is run again." if again else "")
+    log.error("project %d, %s: %s%s", project_id, name, error, " It is retried." if again else "")
     if not again:
         _back_off(backend.redis, project_id)
     _say_failure(backend, project_id, error, job, True)
@@ -148,10 +147,10 @@ def _note_lost_round(backend: Backend, job: Job, how: str) -> None:
 def _say_failure(
     backend: Backend, project_id: int, error: str, job: Job | None, passing: bool, *, by_itself: bool = True
 ) -> None:
-    """Write to the state what went wrong, and when it is retried, if it is.
+    """Write to the state the reason of the failure and the time of the retry, if there is one.
 
-    ``passing``: it may be over by then without a round. ``by_itself``: it was due without a person's start,
-    or that start still stands.
+    ``passing``: the failure may be resolved without a round. ``by_itself``: the round was due without a
+    person's start, or that demand still stands.
     """
     again = job is not None and job.func_name == ROUND_JOB and bool(job.retries_left)
     pause: float | None = None
@@ -178,11 +177,11 @@ def _with_failure(known: WrittenProgress, error: str) -> WrittenProgress:
 
 
 def _seconds_to_poll(backend: Backend, project_id: int) -> float | None:
-    """When the poll looks at the project again at the latest; None where only a person starts a round."""
+    """Seconds until the poll checks the project again, at most; None if only a person starts a round."""
     if not is_demanded(backend.redis, project_id):
         if backend.store.held(project_id):
             return None
-        with contextlib.suppress(ConfigError):  # the failure that is being said may be this one
+        with contextlib.suppress(ConfigError):  # the reported failure may be this one
             if backend.trigger_of(project_id) == "manual":
                 return None
     spared = 0
@@ -192,7 +191,7 @@ def _seconds_to_poll(backend: Backend, project_id: int) -> float | None:
 
 
 def _is_served(store: Store, project_id: int) -> bool:
-    """Whether the newest round is published, else another is due."""
+    """Whether the newest round is published; if not, a round is due."""
     newest = store.latest(project_id)
     return newest is not None and newest.publication is not None
 
@@ -225,7 +224,7 @@ def settle(redis: Redis, store: Store, project_id: int) -> None:
 
 
 def free_lease(redis: Redis, job: Job) -> None:
-    """Let the next job of the project in: this one's process is known to have ended."""
+    """Release the job's lease, because its process is known to have ended."""
     name = PRETRAINING_LEASE if job.func_name == PRETRAINING_JOB else ROUND_LEASE
     key = redis_key(int(job.args[0]), name) if job.args else ""
     if key and redis.get(key) == job.id.encode():
@@ -233,39 +232,41 @@ def free_lease(redis: Redis, job: Job) -> None:
 
 
 def answer_demands(redis: Redis, project_id: int, count: int) -> None:
-    """Drop the oldest ``count`` demands for a round; one that came while the round ran stays for the next."""
+    """Remove the oldest ``count`` demands for a round; later demands stay for the next round."""
     redis.ltrim(redis_key(project_id, "demands"), count, -1)
 
 
-OUT_OF_MEMORY = "The usual cause is that memory ran out: give the worker more, or lower CORESET_IMAGE_SIZE."
-OVERDUE = "killed, for CORESET_JOB_TIMEOUT had passed"
+OUT_OF_MEMORY = (
+    "The usual cause is that memory ran out: give the worker more memory, or lower CORESET_IMAGE_SIZE."
+)
+OVERDUE = "killed after CORESET_JOB_TIMEOUT"
 
 
-DISK_FULL = "The usual cause is that the disk is full: make room below MODEL_DIR."
+DISK_FULL = "The usual cause is that the disk is full: free disk space below MODEL_DIR."
 
 
 def explained(settings: Settings, error: Exception) -> CoresetError:
-    """The error as one of ours; its traceback is logged where nobody foresaw it."""
+    """The error as a CoresetError; the traceback of an unexpected error is logged."""
     if isinstance(error, CoresetError):
         return error
     if memory_ran_out(error):
         return OutOfMemory(OUT_OF_MEMORY)
     if isinstance(error, JobTimeoutException):
         seconds = settings.job_timeout
-        return CoresetError(f"The round was given up after {seconds} s. Raise CORESET_JOB_TIMEOUT.")
+        return CoresetError(f"The round was stopped after {seconds} s. Raise CORESET_JOB_TIMEOUT.")
     if isinstance(error, OSError):
         folder = settings.model_dir.absolute()
         return StoreError(
             f"The round could not be saved below {folder}: {error.strerror or error}. Nothing of it "
-            "was kept. Make room or mend the disk; the round is run again by itself."
+            "was kept. Free disk space or repair the disk; the round is retried automatically."
         )
-    log.exception("this was not foreseen")
+    log.exception("unexpected error")
     return CoresetError(
         f"An unexpected error ({type(error).__name__}: {error}). The worker's log has its traceback."
     )
 
 
 def usual_cause(how: str) -> str:
-    """Why a process may have ended so: SIGBUS is for a file in memory that has no room on the disk."""
-    causes = {f"signal {signal.SIGBUS:d}": DISK_FULL, OVERDUE: "Raise it, or see what hangs."}
+    """The usual cause of such an end. SIGBUS: the disk has no room for a memory-mapped file."""
+    causes = {f"signal {signal.SIGBUS:d}": DISK_FULL, OVERDUE: "Raise it, or find out what hangs."}
     return causes.get(how, OUT_OF_MEMORY)

@@ -1,4 +1,4 @@
-"""How far each project's round is: written to Redis by the job, read by pages, API and command line."""
+"""The progress of each project's round: the job writes it to Redis; pages, API and command line read it."""
 
 import contextlib
 import json
@@ -27,7 +27,7 @@ Moment = Annotated[float, Field(ge=0, lt=1e11)]
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """Why a try failed, and when (Unix time)."""
+    """Why an attempt failed, and when (Unix time)."""
 
     error: str
     at: Moment
@@ -35,7 +35,7 @@ class Failure:
 
 @dataclass(frozen=True, slots=True)
 class Labeling:
-    """How many tasks of the batch of ``round`` were done when last looked."""
+    """Number of tasks of the batch of ``round`` that were done at the last check."""
 
     round: Count
     done: Count
@@ -43,11 +43,11 @@ class Labeling:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WrittenProgress:
-    """What jobs write to Redis, as JSON. All moments are Unix times.
+    """The progress that jobs write to Redis, as JSON. All times are Unix times.
 
-    ``error`` is that of the last try, until the next begins; ``last_failure`` is kept for good. ``passing``:
-    the error may be gone without a round. ``retry_at``: when the round is tried again by itself at latest.
-    ``connection``: sentences on what keeps the batch from being served, and on which version it replaced.
+    ``error``: the reason of the last failure, until the next attempt starts; ``last_failure`` stays.
+    ``passing``: the failure may be resolved without a round. ``retry_at``: the latest time of the automatic
+    retry. ``connection``: sentences on why the batch is not served, and on the version that it replaced.
     """
 
     state: Literal[RoundState.IDLE, RoundState.WAITING, RoundState.RUNNING, RoundState.FAILED] = (
@@ -67,7 +67,7 @@ class WrittenProgress:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PretrainingProgress:
-    """How far the pretraining is: ``seen`` of ``budget`` images, of which ``images`` are an epoch."""
+    """The progress of the pretraining: ``seen`` of ``budget`` images; an epoch has ``images``."""
 
     state: Literal["running", "waiting", "done", "failed"] = "waiting"
     images: Count = 0
@@ -80,12 +80,12 @@ class PretrainingProgress:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RoundProgress:
-    """How far a project's round is: what jobs have ``written``, and what Redis and the store say beside it.
+    """The progress of a project's round: what jobs have ``written``, and what Redis and the store add.
 
-    ``lost``: the process of the round ended before it could say so. ``queued``: a job waits that looks for
-    what is to be done. ``unseen``: how many tasks Label Studio asked about that no round has seen.
-    ``demanded``: somebody has asked for a round, ``republish``: for the batch to be published again.
-    ``paused_reason``: why no round starts by itself. ``pretraining`` is None where there is none.
+    ``lost``: the process of the round ended without reporting a result. ``queued``: a job of the project is
+    in the queue. ``unseen``: number of tasks that Label Studio requested and no round has read.
+    ``demanded``: a person has requested a round. ``republish``: the batch is to be published again.
+    ``paused_reason``: why no round starts automatically. ``pretraining``: None if there is none.
     """
 
     written: WrittenProgress
@@ -107,7 +107,7 @@ Report = Callable[[str, int, int], None]
 
 
 def read_progress(redis: Redis, store: Store, project_id: int) -> RoundProgress:
-    """How far the project's round is. Raises QueueError when Redis does not answer."""
+    """The progress of the project's round. Raises QueueError if Redis does not answer."""
     try:
         written = _written(redis, project_id, "progress", WRITTEN) or WrittenProgress()
         leased, queued, demanded, republish = (
@@ -138,7 +138,7 @@ def read_progress(redis: Redis, store: Store, project_id: int) -> RoundProgress:
 
 
 def _written(redis: Redis, project_id: int, name: str, shape: TypeAdapter[T]) -> T | None:
-    """What is kept as JSON under that name; None where something else is there, which counts as lost."""
+    """The project's JSON value ``name``; None if it is missing or malformed, which counts as lost."""
     key = redis_key(project_id, name)
     content: bytes | None = redis.get(key)  # type: ignore[assignment]
     if not content:
@@ -146,7 +146,7 @@ def _written(redis: Redis, project_id: int, name: str, shape: TypeAdapter[T]) ->
     try:
         return shape.validate_json(content, strict=True)
     except ValidationError:
-        log.error("%s in Redis held what is not ours; it counts as empty", key)
+        log.error("%s in Redis was not written by this backend; it counts as empty", key)
         return None
 
 
@@ -155,7 +155,7 @@ def _read_pretraining(redis: Redis, project_id: int) -> PretrainingProgress | No
     if written is None:
         return None
     if written.state == "running" and not redis.exists(redis_key(project_id, PRETRAINING_LEASE)):
-        written = replace(written, state="waiting")  # its worker died; the job comes back by itself
+        written = replace(written, state="waiting")  # its worker died; RQ queues the job again
     return replace(written, sentence=_pretraining_sentence(written))
 
 
@@ -168,27 +168,27 @@ def _pretraining_sentence(written: PretrainingProgress) -> str:
     epochs = max(round(written.budget / images), 1)
     place = f"epoch {min(written.seen // images + 1, epochs)} of {epochs}"
     if written.state == "waiting":
-        return f"Pretraining on the pool: {place}; it goes on when no round waits."
+        return f"Pretraining on the pool: {place}; it continues when no round is waiting."
     left = written.seconds_left
     return f"Pretraining on the pool: {place}" + ("." if left is None else f", about {span(left)} left.")
 
 
 def span(seconds: float) -> str:
-    """So many seconds in words."""
+    """A duration in words."""
     return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min"
 
 
 def write_pretraining(
     redis: Redis, project_id: int, change: Callable[[PretrainingProgress], PretrainingProgress]
 ) -> None:
-    """Write what ``change`` makes of the pretraining's progress so far."""
+    """Replace the pretraining's progress by ``change`` of it."""
     with contextlib.suppress(RedisError):
         known = _written(redis, project_id, "pretraining", PRETRAINING) or PretrainingProgress()
         redis.set(redis_key(project_id, "pretraining"), json.dumps(asdict(change(known))))
 
 
 def pretraining_reporter(redis: Redis, project_id: int) -> Callable[[int, int, int], None]:
-    """Progress of a pretraining as (images in the pool, seen, to see), written at most once a second."""
+    """A callback (images in the pool, seen, to see) that writes the pretraining's progress once a second."""
     begun: tuple[int, float] | None = None
     written = 0.0
 
@@ -212,8 +212,8 @@ def pretraining_reporter(redis: Redis, project_id: int) -> Callable[[int, int, i
 def write_progress(
     redis: Redis, project_id: int, change: Callable[[WrittenProgress], WrittenProgress]
 ) -> None:
-    """Write what ``change`` makes of the progress so far."""
-    with contextlib.suppress(RedisError):  # progress is for the eye; a round does not fail for it
+    """Replace the progress by ``change`` of it."""
+    with contextlib.suppress(RedisError):  # a round does not fail because of its progress
         _update(redis, project_id, change)
 
 
@@ -223,7 +223,7 @@ def _update(redis: Redis, project_id: int, change: Callable[[WrittenProgress], W
 
 
 def write_idle(redis: Redis, project_id: int) -> None:
-    """Say that no round runs and none is to be tried again."""
+    """Reset the progress to idle: no round runs, and none is to be retried."""
     write_progress(
         redis,
         project_id,
@@ -232,10 +232,10 @@ def write_idle(redis: Redis, project_id: int) -> None:
 
 
 def reporter(redis: Redis, project_id: int, reason: str, is_ours: Callable[[], bool]) -> Report:
-    """Progress of run_round: each phase, and within one twice a second or, where it has few steps, each.
+    """The progress callback of run_round: writes each phase, and its steps at most twice a second.
 
-    Where Redis is away, the round goes on, and it is tried again after a while: ``redis`` is one that fails
-    soon. Raises TakenOver instead of writing where the project is no longer ``is_ours``.
+    While Redis does not answer, the round continues and writing is retried after a while; ``redis`` is a
+    connection that fails soon. Raises TakenOver instead of writing if the project is no longer ``is_ours``.
     """
     last, away_until = ("", 0.0), 0.0
 
@@ -250,7 +250,9 @@ def reporter(redis: Redis, project_id: int, reason: str, is_ours: Callable[[], b
         last = (phase, now)
         try:
             if not is_ours():
-                raise TakenOver(f"This one stood still in the phase {phase}.")
+                raise TakenOver(
+                    f"This process was stopped in the phase {phase}; another one has the project."
+                )
             _update(redis, project_id, lambda known: _running(known, reason, phase, done, total))
         except RedisError:  # known at once, or after the 40 s of a silent network
             then = time.monotonic()
@@ -273,7 +275,7 @@ def _running(known: WrittenProgress, reason: str, phase: str, done: int, total: 
 
 
 def note_unseen(redis: Redis, project_id: int, task_ids: Sequence[int]) -> None:
-    """Remember tasks that Label Studio asked about and no round has seen."""
+    """Remember tasks that Label Studio requested a prediction for and no round has read."""
     if task_ids:
         with contextlib.suppress(RedisError):
             key = redis_key(project_id, "unseen")
@@ -282,5 +284,5 @@ def note_unseen(redis: Redis, project_id: int, task_ids: Sequence[int]) -> None:
 
 
 def is_demanded(redis: Redis, project_id: int) -> bool:
-    """Whether somebody started a round that has not been answered yet."""
+    """Whether a person's demand for a round has not been answered yet."""
     return bool(redis.exists(redis_key(project_id, "demands")))

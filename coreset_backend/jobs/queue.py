@@ -1,4 +1,4 @@
-"""A round asked for: one waiting job for each project, however many events ask."""
+"""Requests rounds: at most one waiting job per project, however many webhooks arrive."""
 
 import contextlib
 import logging
@@ -25,26 +25,26 @@ log = logging.getLogger(__name__)
 RESERVED_SECONDS = 10
 OVERDUE_SECONDS = 60
 BY_HAND = "start-"
-"""How the id of a job begins that a person has started."""
+"""The prefix of the ids of jobs that a person has started."""
 
 
 def request_round(backend: Backend, project_id: int, reason: str, *, force: bool = False) -> bool:
-    """Ask a worker to look whether the project needs a round; True if a job was queued for it.
+    """Queue a job that checks whether the project needs a round; True if a job was queued.
 
-    While one waits, more requests change nothing: fifty webhooks make one job. ``force``: a person starts a
-    round, due or not; it waits for no pause and goes before what starts by itself. Raises QueueError when
-    Redis does not answer.
+    While one is waiting, further requests change nothing: fifty webhooks make one job. ``force``: a person
+    starts a round, due or not; it does not wait for the back-off and goes ahead of automatic rounds. Raises
+    QueueError if Redis does not answer.
     """
     try:
         if force:
             backend.redis.rpush(redis_key(project_id, "demands"), reason)
             backend.redis.expire(redis_key(project_id, "demands"), DAY)
-            backend.redis.delete(redis_key(project_id, "spared"))  # else the poll passes a lost start
+            backend.redis.delete(redis_key(project_id, "spared"))  # else the poll would skip a lost start
         delay = 0 if force else backend.settings.debounce_seconds
         return _queue_once(backend, project_id, reason, delay, by_hand=force)
     except RedisError as error:
         raise QueueError(
-            f"Redis does not answer ({error}), so no round can be requested. Is it running?"
+            f"Redis does not answer ({error}), so no round can be requested. Check that Redis runs."
         ) from error
 
 
@@ -66,7 +66,7 @@ def _queue_once(
 
 
 def queue_again(backend: Backend, project_id: int, delay: float) -> None:
-    """Queue a job of the project whatever else waits: one that found another at work."""
+    """Queue a job of the project again that found another job running, whatever else is waiting."""
     job_id = _job_id(project_id, by_hand=is_demanded(backend.redis, project_id))
     backend.redis.set(redis_key(project_id, "waiting"), job_id, ex=DAY)
     _queue(backend, project_id, job_id, delay)
@@ -77,7 +77,7 @@ def _job_id(project_id: int, *, by_hand: bool) -> str:
 
 
 def _drop(redis: Redis, job_id: bytes) -> None:
-    """Remove a job that waits and is not needed any more."""
+    """Remove a waiting job that is no longer needed."""
     job = _fetch(redis, job_id)
     if job and job.get_status() in (JobStatus.QUEUED, JobStatus.SCHEDULED):
         job.delete()
@@ -87,12 +87,12 @@ def _fetch(redis: Redis, job_id: bytes) -> Job | None:
     try:
         name = job_id.decode(errors="replace")
         return OurJob.fetch(name, connection=redis, serializer=JSONSerializer)
-    except (NoSuchJobError, ValueError):  # or no name of a job at all
+    except (NoSuchJobError, ValueError):  # or the value is not a job's name
         return None
 
 
 def still_waits(backend: Backend, waiting: str) -> bool:
-    """Whether the job that the key names is still to run; Redis or its worker may have lost it."""
+    """Whether the named job is still going to run; Redis or its worker may have lost it."""
     age: int = DAY - backend.redis.ttl(waiting)
     if age < RESERVED_SECONDS:  # another process may be about to queue it
         return True
@@ -100,9 +100,9 @@ def still_waits(backend: Backend, waiting: str) -> bool:
     if job is None:
         return False
     status = job.get_status()
-    if status == JobStatus.SCHEDULED:  # for ever, where the clock of who scheduled it ran ahead
+    if status == JobStatus.SCHEDULED:  # never, if the clock of its scheduler was ahead
         return age < backend.settings.debounce_seconds + OVERDUE_SECONDS
-    # A worker that was killed just after it had taken the job left it as it was, but in no queue.
+    # If a worker was killed just after it took the job, the job is unchanged but in no queue.
     waits = job.id in backend.queue.job_ids or job.id in backend.first_queue.job_ids
     return status == JobStatus.QUEUED and waits
 
@@ -121,15 +121,15 @@ def _queue(backend: Backend, project_id: int, job_id: str, delay: float) -> None
 
 
 def request_publication(backend: Backend, project_id: int, *, by_hand: bool = True) -> bool:
-    """Ask a worker to publish the current round again; True if a job was queued for it."""
+    """Queue a job that publishes the current round again; True if a job was queued."""
     backend.redis.set(redis_key(project_id, "republish"), "1", ex=DAY)
     return _queue_once(backend, project_id, "to be published again", 0, by_hand=by_hand)
 
 
 def stop_round(backend: Backend, project_id: int, patience: float) -> bool:
-    """End the project's running round and drop what waits; whether there was either.
+    """Stop the project's running round and remove the waiting job; returns whether there was either.
 
-    Raises QueueError when a worker has not ended it after ``patience`` seconds.
+    Raises QueueError if a worker has not stopped the round after ``patience`` seconds.
     """
     running: bytes | None = backend.redis.get(redis_key(project_id, ROUND_LEASE))  # type: ignore[assignment]
     dropped = backend.redis.delete(
@@ -137,26 +137,26 @@ def stop_round(backend: Backend, project_id: int, patience: float) -> bool:
     )
     if not running:
         return bool(dropped)
-    with contextlib.suppress(NoSuchJobError, InvalidJobOperation):  # it ends by itself
+    with contextlib.suppress(NoSuchJobError, InvalidJobOperation):  # it is just ending
         send_stop_job_command(backend.redis, running.decode(), serializer=JSONSerializer)
     with project_lease(backend, project_id, patience=patience) as is_ours:
         if not is_ours:
             raise QueueError(
-                f"The worker has not ended the round of project {project_id} within {patience:.0f} s. "
-                "Is the worker alive? `coreset-backend doctor` knows; then cancel again."
+                f"The worker has not stopped the round of project {project_id} within {patience:.0f} s. "
+                "Check the worker with `coreset-backend doctor`, then cancel again."
             )
         write_idle(backend.redis, project_id)
     return True
 
 
 def forget_state(redis: Redis, project_id: int) -> None:
-    """Delete all that Redis knows of the project."""
+    """Delete the project's keys in Redis."""
     if keys := list(redis.scan_iter(redis_key(project_id, "*"))):
         redis.delete(*keys)
 
 
 def request_pretraining(backend: Backend, project_id: int) -> None:
-    """Ask a worker to pretrain on the project's pool, a slice at a time, whenever no round waits."""
+    """Queue the pretraining on the project's pool; it runs in slices while no round is waiting."""
     name = f"pretraining-{project_id}-"
     if not any(job_id.startswith(name) for job_id in backend.spare_queue.job_ids):
         backend.spare_queue.enqueue(

@@ -1,4 +1,6 @@
-"""What a person does to rounds: cancel one, publish one again, roll back to an earlier one."""
+"""A person's requests: cancel a round, publish it again, roll back to an earlier one, disconnect
+a project.
+"""
 
 import contextlib
 from collections.abc import Iterator
@@ -16,14 +18,14 @@ PATIENCE = 10.0
 
 
 def cancel_round(backend: Backend, project_id: int) -> bool:
-    """End the running round and drop the waiting one, within ten seconds; False if there was neither.
+    """Cancel the running round and the waiting one within ten seconds; False if there was neither.
 
-    Annotators keep the batch they have. No round starts by itself until a person starts one. Raises
-    QueueError when Redis or the worker does not react.
+    Label Studio keeps serving the current batch. No round starts automatically until a person starts one.
+    Raises QueueError if Redis or the worker does not answer.
     """
     stopped, held = False, backend.store.held(project_id)
-    if held is None:  # before the stop, or a job that waits could begin just after it
-        backend.store.hold(project_id, "The last round was cancelled by hand.")
+    if held is None:  # before the stop, or a waiting job could start just after it
+        backend.store.hold(project_id, "A person cancelled the last round.")
     try:
         stopped = stop_round(backend, project_id, PATIENCE)
     except RedisError as error:
@@ -39,14 +41,14 @@ def require_connected(store: Store, project_id: int) -> None:
     if store.is_disconnected(project_id):
         raise ProjectError(
             f"Project {project_id} was disconnected. "
-            f"`coreset-backend connect --project {project_id}` goes on where it was."
+            f"`coreset-backend connect --project {project_id}` resumes it with its saved rounds."
         )
 
 
 def publish_again(backend: Backend, project_id: int) -> bool:
-    """Publish the current batch again, as after Label Studio was restored from a backup.
+    """Publish the current batch again, for example after Label Studio was restored from a backup.
 
-    True if a job was queued for it, False if one waits. Raises RoundNotFound and QueueError.
+    True if a job was queued, False if one is already waiting. Raises RoundNotFound and QueueError.
     """
     require_connected(backend.store, project_id)
     if backend.store.latest(project_id) is None:
@@ -58,9 +60,9 @@ def publish_again(backend: Backend, project_id: int) -> bool:
 
 
 def roll_back(backend: Backend, project_id: int, number: int) -> None:
-    """Make round ``number`` the current one again: its batch is served, its model answers.
+    """Make round ``number`` the current one: Label Studio serves its batch and its model's predictions.
 
-    Later rounds are kept. A running round is cancelled, and none starts by itself until a person starts
+    Later rounds are kept. A running round is cancelled, and none starts automatically until a person starts
     one. Raises RoundNotFound, CorruptRound and Unwritable before anything is changed, and QueueError.
     """
     require_connected(backend.store, project_id)
@@ -70,8 +72,8 @@ def roll_back(backend: Backend, project_id: int, number: int) -> None:
         stop_round(backend, project_id, PATIENCE)
         with project_lease(backend, project_id, patience=PATIENCE) as is_ours:
             if not is_ours:
-                raise QueueError(f"A round of project {project_id} has just begun. Roll back once more.")
-            backend.store.hold(project_id, f"Rolled back to round {number} by hand.", number)
+                raise QueueError(f"A round of project {project_id} has just started. Roll back again.")
+            backend.store.hold(project_id, f"A person rolled back to round {number}.", number)
             stored.mark_unpublished()
         request_publication(backend, project_id)
     except RedisError as error:
@@ -79,16 +81,16 @@ def roll_back(backend: Backend, project_id: int, number: int) -> None:
 
 
 def disconnect_project(backend: Backend, project_id: int) -> Iterator[str]:
-    """Cancel its round, undo in Label Studio all that connect and the rounds did, and forget the connection.
+    """Cancel the project's round, undo what connect and the rounds changed, and forget the connection.
 
-    Yields a sentence for each thing done or left; harmless where nothing is left to undo. Rounds stay in the
-    store. Raises QueueError before anything is changed, and LabelStudioError.
+    Yields a sentence for each step; can be repeated. The store keeps the rounds. Raises QueueError before
+    anything is changed, and LabelStudioError.
     """
     try:
         stop_round(backend, project_id, PATIENCE)
         with project_lease(backend, project_id, patience=PATIENCE) as is_ours:
             if not is_ours:
-                raise QueueError(f"A round of project {project_id} has just begun. Disconnect once more.")
+                raise QueueError(f"A round of project {project_id} has just started. Disconnect again.")
             yield from disconnect(backend.label_studio, backend.store, project_id, url=backend.settings.url)
         forget_state(backend.redis, project_id)
         for number in backend.store.numbers(project_id)[-1:]:  # so that connecting again publishes it
@@ -99,16 +101,16 @@ def disconnect_project(backend: Backend, project_id: int) -> Iterator[str]:
 
 
 def refresh_images(backend: Backend, project_id: int) -> int:
-    """Let the next round ask for every image whether its file was replaced; how many are known.
+    """Start a round that checks every known image for a replaced file; returns the number of known images.
 
-    The round starts soon; none is asked for where no image is known yet. Raises LabelStudioError, QueueError.
+    Starts no round if no image is known yet. Raises LabelStudioError, QueueError.
     """
     snapshot = backend.label_studio.fetch_snapshot(project_id)
     count = backend.images.ask_again(task.uri for task in snapshot.tasks)
     if count:
-        request_round(backend, project_id, "images are to be read again", force=True)
+        request_round(backend, project_id, "images are to be checked", force=True)
     return count
 
 
 def _away(error: RedisError) -> QueueError:
-    return QueueError(f"Redis does not answer ({error}), so nothing was changed. Is it running?")
+    return QueueError(f"Redis does not answer ({error}), so nothing was changed. Check that Redis runs.")

@@ -1,4 +1,4 @@
-"""The states of a project's round and the phases of a running one: their names, and the words for them."""
+"""The states of a project's round and the phases of a running round: names and texts."""
 
 from dataclasses import dataclass
 from enum import StrEnum
@@ -9,20 +9,20 @@ class RoundState(StrEnum):
     """The same on the page, in the API, on the command line, in doctor and in the metrics."""
 
     IDLE = "idle"
-    """No round runs and none is about to: a batch is being labelled, or rounds are paused."""
+    """No round runs and none is queued: a batch is being labelled, or rounds are paused."""
     WAITING = "waiting"
-    """A round comes by itself: it was asked for, is the first, is tried again, or its process was lost."""
+    """A round is queued: a person requested it, it is the first, it is a retry, or its process was lost."""
     RUNNING = "running"
     FAILED = "failed"
-    """The last round failed, and the queue does not try it again."""
+    """The last round failed, and the queue does not retry it."""
     UNKNOWN = "unknown"
-    """Redis does not answer, or what is kept of the project cannot be read."""
+    """Redis does not answer, or the project's files cannot be read."""
 
 
 class Phase(StrEnum):
     """The phases of a round in order.
 
-    ``words`` name what is being done; ``seconds``: how long it is taken to last until a first round shows it.
+    ``words``: the activity in words. ``seconds``: the assumed duration until a first round has measured it.
     """
 
     words: str
@@ -39,7 +39,7 @@ class Phase(StrEnum):
     EMBED = "embed", "Embedding", 10.0
     FIT = "fit", "Fitting the model", 1.0
     NEIGHBORS = "neighbors", "Indexing neighbours", 1.0
-    SELECT = "select", "Choosing", 1.0
+    SELECT = "select", "Selecting", 1.0
     MAP = "map", "Drawing the map", 2.0
     SAVE = "save", "Saving", 1.0
     PUBLISH = "publish", "Publishing", 5.0
@@ -47,7 +47,7 @@ class Phase(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """A phase of a round as the page lists it; ``name`` says in words what is being done."""
+    """A phase of a round as the page lists it; ``name``: the activity in words."""
 
     phase: str
     name: str
@@ -55,9 +55,9 @@ class Step:
 
 
 def steps(current: str | None) -> tuple[Step, ...]:
-    """The phases in order; all are pending where none is ``current``.
+    """The phases in order; all are pending if none is ``current``.
 
-    A phase of another release, which this one does not know, is shown before all others.
+    An unknown phase of another release is shown before all others.
     """
     phases = {str(phase): phase.words for phase in Phase}
     if current and current not in phases:

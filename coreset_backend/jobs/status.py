@@ -1,4 +1,4 @@
-"""How a project stands: one answer for the pages, the API, the command line, doctor and the metrics."""
+"""The status of a project: the same for the pages, the API, the command line, doctor and the metrics."""
 
 import math
 import time
@@ -31,7 +31,7 @@ LEFT_OUT = {
     "labeled": "labelled",
     "skipped": "skipped",
     "unreadable": "unreadable",
-    "duplicate": "copies of others",
+    "duplicate": "duplicates",
 }
 START_A_WORKER = "Start one with `coreset-backend work`."
 LATE_SECONDS = 60
@@ -39,11 +39,12 @@ LATE_SECONDS = 60
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProjectProgress:
-    """How far the project's round is; docs/api.md says what each state and field means.
+    """The progress of the project's round; docs/api.md describes each state and field.
 
-    ``sentence`` says the whole in words. ``startable``: a person's start would change something. ``workers``
-    listen. ``percent`` of the whole round and ``seconds_left`` are None unless it runs, and the seconds
-    also before a first round has shown how long its phases take. ``steps`` are the phases of a round.
+    ``sentence``: the state in words. ``startable``: whether a person's start would change something.
+    ``workers``: number of listening workers. ``percent`` of the whole round and ``seconds_left`` are None
+    unless a round runs; the seconds also until a first round has measured its phases. ``steps``: the phases
+    of a round.
     """
 
     state: RoundState
@@ -73,7 +74,7 @@ class ProjectProgress:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RoundStatus:
-    """The record of a round without its longest lists, and what Label Studio took of it."""
+    """The record of a round without its longest lists, and its publication."""
 
     number: int
     taken_at: str
@@ -105,7 +106,7 @@ class ProjectStatus:
 
 @dataclass(frozen=True, slots=True)
 class UnreadableProject:
-    """A project that is broken: ``error`` says why its status is not known."""
+    """A project whose status cannot be read; ``error`` says why."""
 
     project: int
     error: str
@@ -113,14 +114,14 @@ class UnreadableProject:
 
 @dataclass(frozen=True, slots=True)
 class WholeRound:
-    """``percent`` done of a round, all phases together; ``seconds_left`` is None where it is not known."""
+    """``percent`` done of a round, all phases together; ``seconds_left`` is None if unknown."""
 
     percent: int
     seconds_left: float | None
 
 
 def project_status(backend: Backend, project_id: int) -> ProjectStatus:
-    """How the project stands. Raises QueueError when Redis does not answer, StoreError."""
+    """The status of the project. Raises QueueError if Redis does not answer, and StoreError."""
     rounds = list(backend.store.readable(project_id))
     stored, records = next(iter(rounds), None), backend.store.history(project_id, rounds)
     return ProjectStatus(
@@ -132,8 +133,8 @@ def project_status(backend: Backend, project_id: int) -> ProjectStatus:
 
 
 def all_statuses(backend: Backend) -> list[ProjectStatus | UnreadableProject]:
-    """The status of every known project. Raises QueueError when Redis does not answer."""
-    workers_alive(backend.queue)  # else each project would say that Redis is away
+    """The status of every known project. Raises QueueError if Redis does not answer."""
+    workers_alive(backend.queue)  # raises once, instead of an error for each project
     return [
         UnreadableProject(project_id, str(found)) if isinstance(found, CoresetError) else found
         for project_id, found in backend.of_each_project(partial(project_status, backend))
@@ -141,7 +142,7 @@ def all_statuses(backend: Backend) -> list[ProjectStatus | UnreadableProject]:
 
 
 def project_progress(backend: Backend, project_id: int, newest: StoredRound | None) -> ProjectProgress:
-    """How far the project's round is. Raises QueueError when Redis does not answer."""
+    """The progress of the project's round. Raises QueueError if Redis does not answer."""
     known = read_progress(backend.redis, backend.store, project_id)
     settings = backend.settings_of(project_id, newest.record if newest else None)
     workers, written = workers_alive(backend.queue), known.written
@@ -177,12 +178,12 @@ def project_progress(backend: Backend, project_id: int, newest: StoredRound | No
 
 
 def unknown_progress(error: CoresetError) -> ProjectProgress:
-    """The progress of a project of which nothing can be read."""
+    """The progress of a project whose state cannot be read."""
     return ProjectProgress(state=RoundState.UNKNOWN, sentence=str(error), startable=True)
 
 
 def whole_round(written: WrittenProgress, timings: Mapping[str, float] | None) -> WholeRound:
-    """How much of the round is done, from how long the last round's phases took, ``timings`` in seconds."""
+    """The share of the round that is done, by ``timings``: the last round's seconds by phase."""
     seconds = {str(phase): (timings or {}).get(phase, phase.seconds) for phase in Phase}
     phases = list(seconds)
     current = written.phase if written.phase in seconds else phases[0]
@@ -220,7 +221,7 @@ def round_status(stored: StoredRound) -> RoundStatus:
 
 
 def sentence(known: RoundProgress, workers: int, newest: StoredRound | None, settings: Settings) -> str:
-    """What is so and what comes next, where so many ``workers`` listen; ``settings`` are the project's."""
+    """The state and the next step in words; ``workers``: number of listening workers."""
     if known.state == RoundState.RUNNING:
         return _running(known.written, workers)
     if known.written.error:
@@ -228,7 +229,7 @@ def sentence(known: RoundProgress, workers: int, newest: StoredRound | None, set
     if known.state == RoundState.WAITING:
         return _waiting(known, workers)
     if known.paused_reason:
-        return f"{known.paused_reason} Start a round to go on."
+        return f"{known.paused_reason} Start a round to continue."
     words, pretraining = _idle(known.written, workers, newest, settings), known.pretraining
     if pretraining and pretraining.state in ("running", "waiting"):
         return f"{words} {pretraining.sentence}"
@@ -238,54 +239,56 @@ def sentence(known: RoundProgress, workers: int, newest: StoredRound | None, set
 def _running(written: WrittenProgress, workers: int) -> str:
     if not workers:
         return (
-            "A round was running, but its worker shows no sign of life any more. If it stays away, start one "
-            "with `coreset-backend work`: the round is then run again by itself."
+            "A round was running, but its worker sends no heartbeat any more. If it does not come back, "
+            "start one with `coreset-backend work`: it then retries the round."
         )
     phase = next((each.words for each in Phase if each == written.phase), "Working")
     return f"{phase}: {written.done:,} of {written.total:,}." if written.total else f"{phase}."
 
 
 def _next_try(known: RoundProgress, workers: int) -> str:
-    """When the round that failed is tried again."""
+    """When the failed round is retried."""
     moment, waits = known.written.retry_at, known.state == RoundState.WAITING
     if moment is None and not waits:
-        return "It is not tried again by itself: start a round."
+        return "It is not retried automatically: start a round."
     if not workers:
-        return f"It is tried again once a worker listens; none does. {START_A_WORKER}"
+        return f"It is retried once a worker listens; none does. {START_A_WORKER}"
     late = 0 if moment is None else time.time() - moment
     if late <= -1 and not known.queued:
-        return f"It is tried again within {span(-late)}."
+        return f"It is retried within {span(-late)}."
     if late < LATE_SECONDS:
-        return "It is tried again as soon as a worker is free."
-    return f"It was to be tried again {span(late)} ago and waits for a worker that is free."
+        return "It is retried as soon as a worker is free."
+    return f"Its retry was due {span(late)} ago and is waiting for a free worker."
 
 
 def _waiting(known: RoundProgress, workers: int) -> str:
     if not workers:
-        return f"A round is wanted, but no worker listens. {START_A_WORKER}"
+        return f"A round is queued, but no worker listens. {START_A_WORKER}"
     if known.lost:
-        return "The process of the round ended in the middle. It is run again as soon as a worker is free."
+        return (
+            "The process of the round ended unexpectedly. The round is retried as soon as a worker is free."
+        )
     if known.republish and not known.demanded:
-        return "The batch is published again as soon as a worker is free."
+        return "The batch will be published again as soon as a worker is free."
     return "A round is queued and starts as soon as a worker is free."
 
 
 def _idle(written: WrittenProgress, workers: int, newest: StoredRound | None, settings: Settings) -> str:
     manual = settings.trigger == "manual"
     if newest is None:
-        words, by_hand, by_itself = "No round yet.", "Start one.", "The first starts by itself."
+        words, by_hand, by_itself = "No round yet.", "Start one.", "The first starts automatically."
     elif newest.publication is None:
         words = f"Round {newest.record.number} is saved but not published yet."
-        by_hand, by_itself = "Start a round to publish it.", "It is published by itself."
+        by_hand, by_itself = "Start a round to publish it.", "It will be published automatically."
     elif not newest.record.batch:
         words = _nothing_left(newest.record.counts)
-        by_hand, by_itself = "Then start a round.", "The next round then starts by itself."
+        by_hand, by_itself = "Then start a round.", "The next round then starts automatically."
     else:
         words, by_hand, by_itself = _labeling(written.labeling if workers else None, newest, settings)
     if manual:
         return f"{words} {by_hand}"
     if not workers:
-        return f"{words} No worker listens, so nothing starts by itself. {START_A_WORKER}"
+        return f"{words} No worker listens, so nothing starts automatically. {START_A_WORKER}"
     return f"{words} {by_itself}"
 
 
@@ -294,21 +297,21 @@ def _nothing_left(counts: Mapping[str, int]) -> str:
     listed = (
         f" of {sum(counts.values()):,} tasks {', '.join(parts)}" if parts else " the project has no tasks"
     )
-    return f"Nothing is left to choose:{listed}. Import more images."
+    return f"There is nothing left to select:{listed}. Import more images."
 
 
 def _labeling(labeling: Labeling | None, newest: StoredRound, settings: Settings) -> tuple[str, str, str]:
-    """What is so, and what comes next by hand and by itself, while a batch is served."""
+    """While a batch is served: the state, the next step of a person, and the next automatic step."""
     number, size = newest.record.number, len(newest.record.batch)
     enough = math.ceil(settings.batch_done * size)
-    by_hand = "Start the next when its batch is done."
-    # By hand or without a worker nobody looks, so what was seen last may be long ago.
+    by_hand = "Start the next round when its batch is done."
+    # With the manual trigger or without a worker nothing is checked, so the last count may be old.
     if labeling is None or labeling.round != number or settings.trigger == "manual":
         done, words = 0, f"Round {number} is being labelled."
     else:
         done = labeling.done
         words = f"Round {number} is being labelled: {done:,} of {size:,} done."
     if done >= enough:
-        return words, by_hand, "The next starts as soon as a worker is free."
+        return words, by_hand, "The next round starts as soon as a worker is free."
     when = "its batch is done" if enough == size else f"{enough:,} are done"
-    return words, by_hand, f"The next starts by itself when {when}."
+    return words, by_hand, f"The next round starts automatically when {when}."

@@ -1,7 +1,7 @@
-"""Rounds as jobs: ask for one, run it, look after what a lost webhook missed.
+"""The jobs: run a round, pretrain, poll for changes whose webhook was lost.
 
-Redis holds, for each project, which job waits, who runs, and how far it is. All of it may be lost:
-the truth about rounds is in the store, the truth about labels in Label Studio.
+Redis holds for each project the waiting job, the running job and its progress. All of it may be lost: the
+store is the source of truth for rounds, Label Studio for labels.
 """
 
 import contextlib
@@ -57,15 +57,15 @@ BUSY_RETRY_SECONDS = 5
 
 
 def run_round_job(project_id: int) -> str:
-    """The job: run a round if one is due or demanded. Returns in words what was done.
+    """The job that runs a round if one is due or demanded. Returns in words what it did.
 
-    Safe to run twice and at the same time: a lease lets one job of a project in, the other comes back later.
+    May run twice at the same time: the lease admits one job of a project, the other is queued again.
     """
     about(project=project_id)
     backend = open_backend(read_settings(), patient=True)
     with contextlib.closing(backend):
-        # Long enough for the lease of a killed worker to run out; nobody waits who would hold up what a
-        # person has started of another project.
+        # Long enough for the lease of a killed worker to expire; not while a person's start of another
+        # project is waiting.
         patience, give_up = LEASE_SECONDS + 5, lambda: bool(backend.first_queue.count)
         with project_lease(backend, project_id, patience=patience, give_up=give_up) as is_ours:
             if is_ours:
@@ -76,7 +76,7 @@ def run_round_job(project_id: int) -> str:
 
 
 def _advance(backend: Backend, project_id: int, is_ours: IsOurs) -> str:
-    """Do what the project needs most; what was done, in words."""
+    """Do the project's next step; returns in words what was done."""
     if backend.store.is_disconnected(project_id):
         return "the project is disconnected"
     demands: list[bytes] = backend.redis.lrange(redis_key(project_id, "demands"), 0, -1)  # type: ignore[assignment]
@@ -93,9 +93,9 @@ def _advance(backend: Backend, project_id: int, is_ours: IsOurs) -> str:
         return "no round is due"
     except ProjectGone as error:
         return _forget(backend.redis, backend.store, project_id, error)
-    except Exception as error:  # whatever it was, the state must say it
-        with contextlib.suppress(RedisError):  # nobody else gets in without it either
-            if not is_ours():  # then the state is the other's
+    except Exception as error:  # the state must report any error
+        with contextlib.suppress(RedisError):  # without Redis no other process takes over
+            if not is_ours():  # then the state belongs to the other process
                 log.warning("project %d: another process has taken the round over: %s", project_id, error)
                 return "another process has taken over"
         ours = explained(backend.settings, error)
@@ -104,7 +104,7 @@ def _advance(backend: Backend, project_id: int, is_ours: IsOurs) -> str:
 
 
 def _run(backend: Backend, project_id: int, reason: str, demands: int, is_ours: IsOurs) -> str:
-    """Run a round that answers the oldest ``demands`` of those who started one."""
+    """Run a round that answers the oldest ``demands`` demands for one."""
     log.info("project %d: a round starts: %s", project_id, reason)
     held = backend.store.held(project_id)
     stored = run_round(backend, project_id, reporter(backend.brief_redis, project_id, reason, is_ours))
@@ -123,7 +123,7 @@ def _run(backend: Backend, project_id: int, reason: str, demands: int, is_ours: 
 
 
 def _why_due(backend: Backend, project_id: int) -> str | None:
-    """Why a round is due, None if it is not; how far the batch is labelled is written to the state."""
+    """Why a round is due, or None; writes to the state how much of the batch is labelled."""
     due = round_due(backend, project_id)
     if due.done is not None:
         labeling = Labeling(due.number, due.done)
@@ -132,7 +132,7 @@ def _why_due(backend: Backend, project_id: int) -> str | None:
 
 
 def note_connection(backend: Backend, stored: StoredRound) -> None:
-    """Write to the state what keeps the published batch from being served, and what it replaced."""
+    """Write to the state why the published batch is not served, and which version it replaced."""
     remarks = connection_remarks(backend, stored)
     if remarks is not None:
         project_id, connection = stored.record.project_id, tuple(remarks)
@@ -151,9 +151,9 @@ def _republish(backend: Backend, project_id: int, is_ours: IsOurs) -> str:
 
 
 def pretrain_job(project_id: int) -> str:
-    """The job: a slice of the project's pretraining; until a round waits, whichever project's.
+    """The job that runs a slice of the project's pretraining, until a round of any project is waiting.
 
-    Returns in words what was done. Safe to run twice and at the same time.
+    Returns in words what it did. May run twice at the same time.
     """
     about(project=project_id)
     backend = open_backend(read_settings(), patient=True)
@@ -161,7 +161,7 @@ def pretrain_job(project_id: int) -> str:
         before = features_at_hand(backend.store, project_id)
         with project_lease(backend, project_id, PRETRAINING_LEASE) as is_ours:
             if not is_ours:
-                return "another worker is at it"
+                return "another worker is pretraining it"
             told, goes_on = _pretrain(backend, project_id)
         if features_at_hand(backend.store, project_id) != before:
             request_round(backend, project_id, "features were learned on the pool")
@@ -171,9 +171,9 @@ def pretrain_job(project_id: int) -> str:
 
 
 def _pretrain(backend: Backend, project_id: int) -> tuple[str, bool]:
-    """What a slice came to, in words, and whether there is more to do.
+    """The result of a slice in words, and whether more slices are needed.
 
-    What goes wrong is said in the log and the state: the rounds do without.
+    Log and state report errors; rounds continue without the features.
     """
     report = pretraining_reporter(backend.redis, project_id)
     try:
@@ -200,9 +200,9 @@ def _pretrain(backend: Backend, project_id: int) -> tuple[str, bool]:
 
 
 def is_pretraining_left_behind(redis: Redis, store: Store, project_id: int) -> bool:
-    """Whether a first pretraining was begun that nobody is at, as when Redis lost its job.
+    """Whether a first pretraining was started and has no job, for example because Redis lost it.
 
-    One that failed is left alone until the next round.
+    A failed pretraining is not continued until the next round.
     """
     if not is_pretraining_unfinished(store, project_id):
         return False
@@ -213,34 +213,34 @@ def is_pretraining_left_behind(redis: Redis, store: Store, project_id: int) -> b
 def _forget(redis: Redis, store: Store, project_id: int, error: ProjectGone) -> str:
     store.forget(project_id)
     forget_state(redis, project_id)
-    told = f"project {project_id} is gone from Label Studio, so it is put aside"
+    told = f"project {project_id} was deleted in Label Studio, so its folder is moved to gone/"
     log.warning("%s (%s)", told, error)
     return told
 
 
 def _publish_what_was_lost(backend: Backend, project_id: int) -> None:
-    """Ask for the batch to be published again if Label Studio no longer serves it. Raises ProjectGone."""
+    """Request that the batch is published again if Label Studio no longer serves it. Raises ProjectGone."""
     try:
         why = why_to_publish_again(backend, project_id)
         newest, known = (
             backend.store.latest(project_id),
             read_progress(backend.redis, backend.store, project_id),
         )
-        if newest and known.written.connection:  # it may be mended by now
+        if newest and known.written.connection:  # the problem may be solved by now
             note_connection(backend, newest)
         if why:
             log.warning("project %d: %s; it is published again", project_id, why)
             request_publication(backend, project_id, by_hand=False)
     except ProjectGone:
         raise
-    except LabelStudioError as error:  # no round is wanted, so the state stays as it is
-        log.warning("project %d: it is not known whether its batch is served: %s", project_id, error)
+    except LabelStudioError as error:  # no round is needed, so the state stays
+        log.warning("project %d: whether its batch is served could not be checked: %s", project_id, error)
 
 
 def reconcile_job() -> str:
-    """The poll: ask for a round in every known project that may need one, webhook or no webhook.
+    """The poll: requests a round for every known project that may need one, with or without a webhook.
 
-    What a person has started goes first: the projects that are left wait for the next poll.
+    A round that a person started goes first: the remaining projects wait for the next poll.
     """
     backend = open_backend(read_settings(), patient=True)
     asked = []
@@ -253,11 +253,11 @@ def reconcile_job() -> str:
             if backend.first_queue.count:
                 break
         backend.store.empty_gone()
-    return f"asked for rounds in {asked}" if asked else "nothing to do"
+    return f"requested rounds in {asked}" if asked else "nothing to do"
 
 
 def _look_after(backend: Backend, project_id: int) -> bool:
-    """Ask for what the project needs; whether that is a round."""
+    """Request what the project needs; returns whether that is a round."""
     _drop_what_is_stuck(backend, project_id)
     if backend.redis.exists(redis_key(project_id, ROUND_LEASE), redis_key(project_id, "spared")):
         return False
@@ -278,11 +278,13 @@ def _look_after(backend: Backend, project_id: int) -> bool:
 
 
 def _drop_what_is_stuck(backend: Backend, project_id: int) -> None:
-    """Remove keys that would stand in the way for good: each that we set ends by itself."""
+    """Remove keys that would block the project forever: every key that this backend sets expires."""
     for name in (ROUND_LEASE, "waiting", "spared", "republish"):
         key = redis_key(project_id, name)
         if backend.redis.ttl(key) == NEVER_ENDS:
-            log.error("%s in Redis would never end, so it is not ours; it is dropped", key)
+            log.error(
+                "%s in Redis would never expire, so it was not written by this backend; it is deleted", key
+            )
             backend.redis.delete(key)
     waiting = redis_key(project_id, "waiting")
     if backend.redis.exists(waiting) and not still_waits(backend, waiting):

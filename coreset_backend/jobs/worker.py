@@ -1,4 +1,6 @@
-"""The worker: RQ's, made to notice a death within seconds, to poll, and to say each failure in one line."""
+"""The worker: RQ's worker that also notices a killed process within seconds, polls, and logs failures in one
+line.
+"""
 
 import contextlib
 import ctypes
@@ -31,24 +33,26 @@ log = logging.getLogger(__name__)
 PR_SET_PDEATHSIG = 1
 FULL_PAUSE = 5.0
 POLL_KEY = "coreset:poll"
-"""There while no poll is due; it expires by itself."""
+"""Exists while no poll is due; it expires when one is."""
 NICENESS = 10
-"""A round computes for minutes: where it shares cores with the web, Label Studio's one second goes first."""
+"""A round computes for minutes; on shared cores the web's answers go first: Label Studio waits one second."""
 
 
 class RoundWorker(Worker):
-    """RQ's worker with a short heartbeat and a poll; a death of its child is said in the project's state."""
+    """RQ's worker with a short heartbeat and a poll; the project's state reports a killed child process."""
 
     backend: Backend
     poll_seconds = 60.0
     _next_maintenance = 0.0
 
     def execute_job(self, job: Job, queue: Queue) -> None:
-        """Run one of our own functions. Who can write to Redis could else have any function run here."""
+        """Run only this backend's functions; otherwise anybody who can write to Redis could run
+        any function.
+        """
         if is_ours(job):
             super().execute_job(job, queue)
         else:
-            log.error("job %.60r asks for what is no work of ours; it is dropped", job.id)
+            log.error("job %.60r asks for a function that is not this backend's; it is dropped", job.id)
             job.delete()
 
     def main_work_horse(self, job: Job, queue: Queue) -> None:
@@ -69,16 +73,16 @@ class RoundWorker(Worker):
 
     @property
     def should_run_maintenance_tasks(self) -> bool:
-        """Every five seconds by a clock that nobody sets; RQ's own goes by the wall clock."""
+        """Every five seconds by the monotonic clock; RQ uses the wall clock."""
         due = time.monotonic() >= self._next_maintenance
         if due:
             self._next_maintenance = time.monotonic() + self.maintenance_interval
         return due
 
     def handle_exception(self, job: Job, *exc_info: object) -> None:
-        """Say nothing of errors of ours: each had its one line in the log where it happened.
+        """Do not log a CoresetError again: it was logged where it happened.
 
-        Where memory ran out even for saying so, end: the parent, which has some, says that it ended.
+        If there is no memory left to report an error, end the process: its parent reports that.
         """
         error = exc_info[1]
         if isinstance(error, CoresetError):
@@ -95,22 +99,22 @@ class RoundWorker(Worker):
         exc_string: str = "",
         execution: Execution | None = None,
     ) -> None:
-        """As RQ's, which keeps the traceback in Redis, with whatever the errors of libraries quote.
+        """Like RQ's method, but without the traceback, which RQ keeps in Redis with all that libraries quote.
 
-        What a person has started and failed is tried again behind what others have started.
+        A failed round that a person started is retried behind rounds that other people started.
         """
         behind = self.backend.queue if queue == self.backend.first_queue else queue
         super().handle_job_failure(job, behind, started_job_registry, redacted(exc_string), execution)
 
     def wait_for_horse(self) -> tuple[int | None, int | None, struct_rusage | None]:
-        """As RQ's, which loses how the process ended if its alarm of every five seconds rings just then."""
-        with contextlib.suppress(ChildProcessError):  # here it may ring: nothing has been taken yet
+        """Like RQ's method, which loses the exit status if its five-second alarm rings at that moment."""
+        with contextlib.suppress(ChildProcessError):  # the alarm may ring here: nothing was read yet
             os.waitid(os.P_PID, self.horse_pid, os.WEXITED | os.WNOWAIT)
         signal.alarm(0)
         return super().wait_for_horse()
 
     def handle_work_horse_killed(self, job: Job, retpid: int, ret_val: int | None, rusage: object) -> None:
-        """Write to the state how the process ended; RQ gives None if it killed it for its timeout."""
+        """Write to the state how the process ended; ``ret_val`` is None if RQ killed it for its timeout."""
         note_lost_process(self.backend, job, OVERDUE if ret_val is None else _ending(ret_val), dead=True)
 
     def _handle_stopped_job(self, job: Job, queue: Queue, execution: Execution) -> None:
@@ -122,25 +126,25 @@ class RoundWorker(Worker):
         try:
             super().maintain_heartbeats(job, execution)
         except OutOfMemoryError as error:  # a full Redis must not end a round that does not need it
-            log.warning("Redis is full (%s); the round goes on", error)
+            log.warning("Redis is full (%s); the round continues", error)
 
     def shorten_wait_for_poll(self) -> None:
-        """Take over a shorter CORESET_POLL_SECONDS than the one that the wait was begun with."""
+        """Apply a CORESET_POLL_SECONDS that is shorter than the one of the current wait."""
         longest = int(self.poll_seconds * 1000)
         if self.connection.pttl(POLL_KEY) > longest:
             self.connection.pexpire(POLL_KEY, longest)
 
     def run_maintenance_tasks(self) -> None:
         super().run_maintenance_tasks()  # type: ignore[no-untyped-call]
-        # The key lets one worker of all ask, once per period.
+        # The key lets only one of all workers poll, once per period.
         if self.connection.set(POLL_KEY, "1", nx=True, px=int(self.poll_seconds * 1000)):
             self.backend.queue.enqueue(RECONCILE_JOB, result_ttl=60, failure_ttl=3600, job_timeout=600)
-        elif self.connection.ttl(POLL_KEY) == NEVER_ENDS:  # then it is not ours
+        elif self.connection.ttl(POLL_KEY) == NEVER_ENDS:  # then this backend did not write it
             self.connection.delete(POLL_KEY)
 
 
 def is_ours(job: Job) -> bool:
-    """Whether it asks for one of our functions, with what that takes."""
+    """Whether the job calls one of this backend's functions with valid arguments."""
     try:
         called = job.func_name, [type(value) for value in job.args], job.instance, job.kwargs
     except (DeserializationError, TypeError, ValueError):
@@ -158,7 +162,7 @@ def _ending(wait_status: int) -> str:
 
 
 def _abandoned(backend: Backend, job: Job, kind: type[BaseException], *_: object) -> None:
-    """RQ found a job whose worker sends no heartbeat any more."""
+    """Called by RQ for a job whose worker sends no heartbeat any more."""
     if kind is AbandonedJobError and is_ours(job):
         note_lost_process(backend, job, "its worker was killed", dead=False)
 
@@ -166,7 +170,7 @@ def _abandoned(backend: Backend, job: Job, kind: type[BaseException], *_: object
 def work(backend: Backend) -> None:
     """Run rounds until the process is told to stop."""
     if sys.platform == "linux":
-        # Else the child of a killed worker goes on beside its job's second run, and RQ's scheduler for ever.
+        # Else the child of a killed worker continues while its job is retried, and RQ's scheduler forever.
         os.register_at_fork(after_in_child=partial(ctypes.CDLL(None).prctl, PR_SET_PDEATHSIG, signal.SIGKILL))
     while True:
         try:
@@ -192,5 +196,5 @@ def _work(backend: Backend) -> None:
     worker.backend = backend
     worker.poll_seconds = backend.settings.poll_seconds
     worker.shorten_wait_for_poll()
-    # RQ writes two lines at every look at its registries, each five seconds.
+    # RQ logs two lines every five seconds, at each check of its registries.
     worker.work(with_scheduler=True, logging_level="WARNING")

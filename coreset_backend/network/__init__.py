@@ -1,1 +1,1 @@
-"""How this process reaches others: which address may be asked, by which proxy, with which certificates."""
+"""Outgoing connections: which addresses are allowed, through which proxy, with which certificates."""

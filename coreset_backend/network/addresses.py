@@ -1,11 +1,11 @@
-"""Which addresses an image may be fetched from.
+"""Decides from which addresses an image may be fetched.
 
-A task's URL is written by whoever imports tasks, and the worker that fetches it stands inside the network.
-So a host other than Label Studio is refused when its name resolves to an address that is not public,
-unless a project lead has allowed it. The rule is positive: what is not known to be public is refused.
+Whoever imports tasks writes their URLs, and the worker that fetches them is inside the network. So a host
+other than Label Studio is refused if its name resolves to an address that is not public, unless
+CORESET_ALLOWED_HOSTS names it. The check is an allow list: an address not known to be public is refused.
 
-The guard returns the addresses it has checked and the caller connects to those, not to the name: a name
-that answers differently the second time (DNS rebinding) gains nothing.
+The guard returns the addresses that it has checked, and the caller connects to those, not to the name: DNS
+rebinding (a name that resolves differently the second time) gains nothing.
 """
 
 import ipaddress
@@ -21,32 +21,34 @@ Resolve = Callable[[str, int], Sequence[str]]
 
 _GLOBAL_UNICAST = ipaddress.IPv6Network("2000::/3")
 _NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
-# Not routed, and newer than the tables of Python 3.11.
+# Not routed, but missing in the tables of Python 3.11, which are older.
 _DOCUMENTATION = ipaddress.IPv6Network("3fff::/20")
-# Not public either, and not in every table of Python 3.11: protocol assignments (RFC 6890), and the anycast
-# of 6to4 relays that RFC 7526 withdrew.
+# Not public either, and missing in some tables of Python 3.11: protocol assignments (RFC 6890), and the
+# anycast network of 6to4 relays, which RFC 7526 withdrew.
 _SPECIAL = tuple(ipaddress.IPv4Network(network) for network in ("192.0.0.0/24", "192.88.99.0/24"))
 
 
 class AddressRefused(ImageError):
-    """The host is not public and not allowed; no byte was sent to it."""
+    """The host is neither public nor allowed; nothing was sent to it."""
 
 
 class HostUnknown(ImageError):
-    """The name of the host does not resolve, at least not now."""
+    """The name of the host does not resolve at the moment."""
 
 
 def resolved_addresses(host: str, port: int) -> list[str]:
-    """The addresses of ``host`` as the system sees them; raises ``HostUnknown``."""
+    """The addresses of ``host`` by the system's resolver; raises ``HostUnknown``."""
     try:
         answers = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     except (OSError, ValueError) as error:
-        raise HostUnknown(f"the host {host} is not known here; check its name and the DNS") from error
+        raise HostUnknown(
+            f"the name of the host {host} cannot be resolved; check the name and the DNS"
+        ) from error
     return list(dict.fromkeys(str(answer[4][0]) for answer in answers))
 
 
 def is_public(address: str) -> bool:
-    """True when ``address`` is reachable on the open Internet and hides no other address in it."""
+    """Whether ``address`` is reachable on the public internet and embeds no address that is not."""
     try:
         return _is_public(ipaddress.ip_address(address))
     except ValueError:
@@ -66,7 +68,7 @@ def _is_public(address: Address) -> bool:
 
 
 def carried_address(address: Address) -> ipaddress.IPv4Address | None:
-    """The IPv4 address that an IPv6 one leads to: mapped, 6to4, Teredo or NAT64."""
+    """The IPv4 address embedded in an IPv6 address: mapped, 6to4, Teredo or NAT64."""
     if isinstance(address, ipaddress.IPv4Address):
         return None
     if address in _NAT64:
@@ -77,7 +79,7 @@ def carried_address(address: Address) -> ipaddress.IPv4Address | None:
 
 
 def _unmapped(address: str) -> Address:
-    """``address`` parsed, with ``::ffff:a.b.c.d`` taken for the IPv4 address it is."""
+    """The parsed address; ``::ffff:a.b.c.d`` becomes the IPv4 address."""
     parsed = ipaddress.ip_address(address)
     mapped = parsed.ipv4_mapped if isinstance(parsed, ipaddress.IPv6Address) else None
     return mapped or parsed
@@ -85,10 +87,10 @@ def _unmapped(address: str) -> Address:
 
 @dataclass(frozen=True, slots=True)
 class AddressGuard:
-    """Says which addresses of a host may be connected to.
+    """Decides to which addresses of a host this process may connect.
 
-    ``names`` and ``networks`` hold what is allowed though not public, each with a port or ``None`` for
-    any port. Label Studio itself is one of the ``names``.
+    ``names`` and ``networks`` are allowed although they are not public, each with a port or ``None`` for any
+    port. Label Studio is one of the ``names``.
     """
 
     names: frozenset[tuple[str, int | None]]
@@ -96,26 +98,26 @@ class AddressGuard:
     resolve: Resolve = resolved_addresses
 
     def checked_addresses(self, host: str, port: int) -> list[str]:
-        """All addresses of ``host``, each of them allowed; raises ``AddressRefused`` or ``HostUnknown``.
+        """All addresses of ``host``, all allowed; raises ``AddressRefused`` or ``HostUnknown``.
 
-        One address that is not allowed refuses the host: an honest host does not mix public and private
-        answers, and which of them a connection takes is not ours to choose.
+        A host with one address that is not allowed is refused: an honest host does not mix public and private
+        addresses, and the caller cannot choose which one a connection uses.
         """
         addresses = list(self.resolve(host, port))
         if not addresses:
-            raise HostUnknown(f"the host {host} has no address; check its name and the DNS")
+            raise HostUnknown(f"the host {host} has no address; check the name and the DNS")
         if self._has_name(host, port):
             return addresses
         for address in addresses:
             if not (is_public(address) or self._has_network(address, port)):
                 raise AddressRefused(
-                    f"the host {host} is at {address}, which is not a public address. If images may be "
+                    f"the host {host} has the address {address}, which is not public. If images may be "
                     f"read from it, add {host}:{port} to CORESET_ALLOWED_HOSTS"
                 )
         return addresses
 
     def is_allowed(self, host: str, port: int) -> bool:
-        """Whether ``host``, a name or an address, is allowed as it is written, without asking the DNS."""
+        """Whether ``host``, a name or an address, is allowed as it is written, without a DNS lookup."""
         try:
             return self._has_name(host, port) or self._has_network(host, port)
         except ValueError:
@@ -133,7 +135,7 @@ class AddressGuard:
 def address_guard(
     label_studio: tuple[str, int], allowed_hosts: Iterable[str], resolve: Resolve = resolved_addresses
 ) -> AddressGuard:
-    """The guard that lets through Label Studio's (host, port), public hosts and ``allowed_hosts``.
+    """The guard that allows Label Studio's (host, port), public hosts and ``allowed_hosts``.
 
     An entry is a name (``images.lan``), an address or a network (``10.0.0.0/8``, ``fd00::/8``); a name or
     an address may carry a port (``images.lan:9000``, ``[fd00::1]:9000``). Raises ``ConfigError``.
@@ -150,7 +152,7 @@ def address_guard(
 
 
 def plain_name(host: str) -> str:
-    """``host`` in the one spelling that is compared: lower case, ASCII, no brackets, no last dot."""
+    """``host`` in the spelling used for comparisons: lower case, ASCII, no brackets, no final dot."""
     name = host.strip("[]").rstrip(".").lower()
     try:
         return name.encode("idna").decode("ascii")
@@ -159,7 +161,7 @@ def plain_name(host: str) -> str:
 
 
 def is_loopback(host: str) -> bool:
-    """Whether ``host``, as it is written, is this machine."""
+    """Whether ``host``, as it is written, means this machine."""
     name = plain_name(host)
     if name in ("localhost", "ip6-localhost") or name.endswith(".localhost"):
         return True
@@ -177,7 +179,7 @@ def host_and_port(entry: str, setting: str) -> tuple[str, int | None]:
     if not colon or (bracketed and not host.endswith("]")) or (not bracketed and ":" in host):
         return entry.strip("[]"), None
     if not port.isdecimal() or not 0 < int(port) < 65536:
-        raise ConfigError(f"{setting} holds {entry!r}, whose port is no number from 1 to 65535")
+        raise ConfigError(f"{setting} contains {entry!r}, whose port is not a number from 1 to 65535")
     return host.strip("[]"), int(port)
 
 
@@ -185,7 +187,7 @@ def _checked_name(host: str, entry: str) -> str:
     letters = host.replace("-", "").replace(".", "").replace("_", "")
     if not letters.isalnum():
         raise ConfigError(
-            f"CORESET_ALLOWED_HOSTS holds {entry!r}; expected a host name, an address or a network, "
+            f"CORESET_ALLOWED_HOSTS contains {entry!r}; expected a host name, an address or a network, "
             "each without scheme and path: images.lan, images.lan:9000, 10.0.0.0/8"
         )
     return plain_name(host)

@@ -1,7 +1,7 @@
-"""How this process reaches servers: by which proxy, trusting which certificates, and after which wait.
+"""How this process reaches servers: through which proxy, with which certificates, after which Retry-After.
 
 One rule for Label Studio's API and for images: this machine and Label Studio are reached directly, Label
-Studio by a proxy only where CORESET_LABEL_STUDIO_PROXY says so; everything else as HTTPS_PROXY, HTTP_PROXY,
+Studio through a proxy only if CORESET_LABEL_STUDIO_PROXY says so; all other hosts as HTTPS_PROXY, HTTP_PROXY,
 ALL_PROXY and NO_PROXY say.
 """
 
@@ -23,17 +23,17 @@ from coreset_backend.network.addresses import host_and_port, is_loopback, plain_
 from coreset_backend.redaction import keep_secret
 
 AS_THE_ENVIRONMENT = "environment"
-"""The value of CORESET_LABEL_STUDIO_PROXY that reaches Label Studio as everything else."""
+"""The value of CORESET_LABEL_STUDIO_PROXY with which Label Studio is reached like all other hosts."""
 
 TRUST_ADVICE = (
-    "Set SSL_CERT_FILE to a file in PEM format with the certificates of all authorities to trust, that of "
-    "this server too; or, where nobody can stand between, VERIFY_SSL=false."
+    "Set SSL_CERT_FILE to a PEM file with the certificates of all trusted authorities, including this "
+    "server's; or, if nobody can intercept the connection, set VERIFY_SSL=false."
 )
 
 
 @dataclass(frozen=True, slots=True)
 class Proxy:
-    """An HTTP proxy and its Proxy-Authorization header, which is never shown."""
+    """An HTTP proxy and its Proxy-Authorization header, which is never printed."""
 
     scheme: str
     host: str
@@ -45,17 +45,18 @@ class Proxy:
         return f"{self.scheme}://{host}:{self.port}"
 
     def for_httpx(self) -> httpx.Proxy:
-        """The same for an ``httpx.Client``."""
+        """The proxy as an argument of ``httpx.Client``."""
         login = {"Proxy-Authorization": self.authorization} if self.authorization else None
         return httpx.Proxy(str(self), headers=login)
 
 
 @dataclass(frozen=True, slots=True)
 class Proxies:
-    """Which proxy leads where. ``environment`` is as of urllib: scheme, ``all`` or ``no`` -> its variable.
+    """Which proxy is used for which host.
 
-    ``label_studio`` is its (scheme, host, port), and ``label_studio_proxy`` an address, ``environment`` or
-    ``None``.
+    ``environment``: scheme, ``all`` or ``no`` -> the value of its variable, as urllib reads them.
+    ``label_studio``: Label Studio's (scheme, host, port). ``label_studio_proxy``: an address, ``environment``
+    or ``None``.
     """
 
     environment: Mapping[str, str] = field(default_factory=dict)
@@ -63,7 +64,7 @@ class Proxies:
     label_studio_proxy: str | None = None
 
     def leading_to(self, scheme: str, host: str, port: int) -> Proxy | None:
-        """The proxy to ask for what is at ``host`` and ``port``, or ``None``; raises ConfigError."""
+        """The proxy for ``host`` and ``port``, or ``None``; raises ConfigError."""
         _, its_host, its_port = self.label_studio
         if (plain_name(host), port) == (plain_name(its_host), its_port):
             if self.label_studio_proxy != AS_THE_ENVIRONMENT:
@@ -76,13 +77,13 @@ class Proxies:
         return _parsed(f"{name.upper()}_PROXY", self.environment.get(name))
 
     def leading_to_label_studio(self) -> Proxy | None:
-        """The proxy to ask for Label Studio, or ``None``; raises ConfigError."""
+        """The proxy for Label Studio, or ``None``; raises ConfigError."""
         return self.leading_to(*self.label_studio)
 
     def description(self) -> str | None:
-        """How hosts other than Label Studio are reached, in a sentence; ``None`` if directly, all of them.
+        """A sentence on the proxies for hosts other than Label Studio; ``None`` if all are reached directly.
 
-        Raises ConfigError where a variable holds no address of an HTTP proxy.
+        Raises ConfigError if a variable is not the address of an HTTP proxy.
         """
         found = {
             name: _parsed(f"{name.upper()}_PROXY", self.environment.get(name))
@@ -90,8 +91,8 @@ class Proxies:
         }
         named = ", ".join(f"{proxy} ({name.upper()}_PROXY)" for name, proxy in found.items() if proxy)
         exempt = self.environment.get("no")
-        but = f", but for NO_PROXY={exempt}" if exempt else ""
-        return f"Images of other hosts come by the proxy {named}{but}." if named else None
+        but = f", except NO_PROXY={exempt}" if exempt else ""
+        return f"Images of other hosts are fetched through the proxy {named}{but}." if named else None
 
     def _is_exempt(self, host: str, port: int) -> bool:
         entries = self.environment.get("no", "").split(",")
@@ -99,14 +100,14 @@ class Proxies:
 
 
 def read_proxies(label_studio_url: str, label_studio_proxy: str | None) -> Proxies:
-    """The proxies that this process's environment names, lower-case variables first."""
+    """The proxies in this process's environment, lower-case variables first."""
     try:
         url = httpx.URL(label_studio_url)
         host = url.host and url.raw_host.decode("ascii")
     except (httpx.InvalidURL, ValueError) as error:
         raise ConfigError(
-            f"LABEL_STUDIO_URL is {label_studio_url!r}, which is no valid address ({error}); expected "
-            "http(s)://host[:port][/path], an IPv6 address in brackets."
+            f"LABEL_STUDIO_URL is {label_studio_url!r}, which is not a valid address ({error}); expected "
+            "http(s)://host[:port][/path], with an IPv6 address in brackets."
         ) from None
     port = url.port or (443 if url.scheme == "https" else 80)
     label_studio = (url.scheme, host, port)
@@ -132,14 +133,14 @@ def _parsed(variable: str, text: str | None) -> Proxy | None:
         url = httpx.URL(text if "://" in text else f"http://{text}")
         host, port = url.host, url.port or (443 if url.scheme == "https" else 80)
     except (httpx.InvalidURL, ValueError):
-        raise ConfigError(f"{variable} is no address of a proxy; expected http://host:port") from None
+        raise ConfigError(f"{variable} is not the address of a proxy; expected http://host:port") from None
     if url.scheme.startswith("socks"):
         raise ConfigError(
-            f"{variable} names a SOCKS proxy ({url.scheme}://{host}), and only HTTP proxies can be used. "
-            "Name one in HTTPS_PROXY and HTTP_PROXY, or list in NO_PROXY what can be reached without."
+            f"{variable} names a SOCKS proxy ({url.scheme}://{host}), but only HTTP proxies are supported. "
+            "Name one in HTTPS_PROXY and HTTP_PROXY, or list in NO_PROXY the hosts that need no proxy."
         )
     if url.scheme not in ("http", "https") or not host:
-        raise ConfigError(f"{variable} is no address of an HTTP proxy; expected http://host:port")
+        raise ConfigError(f"{variable} is not the address of an HTTP proxy; expected http://host:port")
     if not url.userinfo:
         return Proxy(url.scheme, host, port)
     keep_secret(url.password)
@@ -148,24 +149,24 @@ def _parsed(variable: str, text: str | None) -> Proxy | None:
 
 
 def tls_context(verify: bool) -> ssl.SSLContext:
-    """What connections trust: SSL_CERT_FILE or SSL_CERT_DIR where set, else the authorities of certifi."""
+    """The trusted authorities: those in SSL_CERT_FILE or SSL_CERT_DIR if set, else those of certifi."""
     try:
         return httpx.create_ssl_context(verify=verify)
     except (OSError, ssl.SSLError) as error:
         raise ConfigError(
             f"The certificates that SSL_CERT_FILE or SSL_CERT_DIR names cannot be read ({error}). Expected: "
-            "a file in PEM format, or a folder of such."
+            "a PEM file, or a folder of PEM files."
         ) from None
 
 
 def retry_after(header: str | None) -> float | None:
-    """Seconds that a Retry-After header asks to wait, at least 0; None where it has neither of its forms."""
+    """Seconds to wait by a Retry-After header, at least 0; None if the header is malformed."""
     text = (header or "").strip()
     if text.isascii() and text.isdecimal():
         return float(text)
     try:
         until = email.utils.parsedate_to_datetime(text)
-        # A date whose zone is "-0000" is parsed to one without a zone, and is in UTC.
+        # A date in the zone "-0000" is UTC, but is parsed to one without a zone.
         until = until if until.tzinfo else until.replace(tzinfo=UTC)
         return max(0.0, until.timestamp() - time.time())
     except (ValueError, OverflowError, TypeError, LookupError):

@@ -1,1 +1,1 @@
-"""What must never be lost: rounds on disk, each whole or not there at all. Knows no network and no torch."""
+"""Rounds on disk, each complete or absent; they must never be lost. Imports neither the network nor torch."""

@@ -1,4 +1,4 @@
-"""What a round found beside its batch: near-duplicates, and labels that their neighbours contradict."""
+"""The findings of a round besides its batch: near-duplicates and suspected label errors."""
 
 from dataclasses import dataclass
 
@@ -9,7 +9,7 @@ from coreset_backend.store.saved_round import StoredRound
 
 @dataclass(frozen=True, slots=True)
 class Suspect:
-    """A label that neighbours contradict: ``share`` of them, in [0, 1], have ``suggested_label``."""
+    """A suspected label error: ``share`` of the nearest neighbours, in [0, 1], have ``suggested_label``."""
 
     task_id: int
     label: str | None
@@ -38,7 +38,7 @@ def duplicates(stored: StoredRound) -> list[list[int]]:
 
 
 def suspects(stored: StoredRound) -> list[Suspect]:
-    """Labels that their neighbours contradict, the worst first."""
+    """The suspected label errors, the largest share first."""
     labels = stored.record.labels
     if labels is None or not stored.has("suspects"):
         return []

@@ -1,4 +1,4 @@
-"""The record of a round and the notes beside it, taken from JSON only where they have the right shape."""
+"""The record of a round and the other JSON files of a project, checked when they are read."""
 
 from dataclasses import dataclass, field
 from typing import Annotated, TypeVar
@@ -13,7 +13,7 @@ T = TypeVar("T")
 
 def _require_share(interval: "Interval") -> "Interval":
     if not 0 <= interval.value <= 1:
-        raise ValueError(f"a share of {interval.value}")
+        raise ValueError(f"{interval.value} is not a share in [0, 1]")
     return interval
 
 
@@ -32,7 +32,7 @@ ShareInterval = Annotated[Interval, AfterValidator(_require_share)]
 
 @dataclass(frozen=True, slots=True)
 class ClassScores:
-    """A class on the hold-out. ``n`` images have it; what cannot be measured on them is None."""
+    """A class on the hold-out: ``n`` images have it; a score that they do not determine is None."""
 
     name: str
     n: int
@@ -80,7 +80,7 @@ class SureAnswers:
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
-    """A model on the hold-out.
+    """The scores of a model on the hold-out.
 
     ``accuracy``: share of images whose answer is right; in multiple choice, the whole set of classes.
     ``macro_f1``: mean F1 of the classes that the hold-out has. ``gain``: accuracy minus that of the round
@@ -98,10 +98,10 @@ class Evaluation:
 
 @dataclass(frozen=True, slots=True)
 class BatchScores:
-    """How the model of the round before answered its batch, before anybody labelled it.
+    """Accuracy of the previous model's predictions on its own batch, made before it was labelled.
 
-    ``pool_accuracy``: on the tasks sampled at random, a fair sample of the pool; ``picked_accuracy``: on
-    those that the strategy picked. None where none is labelled. On disk they are ``pool`` and ``picks``.
+    ``pool_accuracy``: on the tasks sampled at random, an unbiased sample of the pool; ``picked_accuracy``: on
+    the strategy's picks. None if no such task is labelled. On disk they are ``pool`` and ``picks``.
     """
 
     pool_accuracy: Annotated[ShareInterval | None, Field(alias="pool")]
@@ -110,7 +110,7 @@ class BatchScores:
 
 @dataclass(frozen=True, slots=True)
 class ReplayPoint:
-    """Mean accuracy after ``labels`` labels, and a standard deviation over the seeds to either side."""
+    """Mean accuracy after ``labels`` labels, plus and minus one standard deviation over the seeds."""
 
     labels: int
     value: float
@@ -120,7 +120,7 @@ class ReplayPoint:
 
 @dataclass(frozen=True, slots=True)
 class ReplayLine:
-    """The learning curve of one strategy and batch size, over so many seeds."""
+    """The learning curve of one strategy and batch size over ``seeds`` repetitions."""
 
     strategy: str
     batch: int
@@ -181,19 +181,20 @@ class Round:
 
     @property
     def pool_version(self) -> str:
-        """What /predict and /setup answer under; never the batch's version, or a task would join it.
+        """The version of answers to /predict and /setup; with the batch's version a task would join the
+        batch.
 
-        It ends as the batch's does, so that no other model's version has the same name.
+        It ends like the batch's version, so that no other model's version has the same name.
         """
         return f"pool-{self.model_version.removeprefix('coreset-')}"
 
 
 @dataclass(frozen=True, slots=True)
 class Hold:
-    """Why no round of the project starts by itself, in words, until a person starts one.
+    """The reason, in words, why no round of the project starts automatically until a person starts one.
 
-    ``number`` is the round that was rolled back to, which stands for the newest until there is one after
-    ``newest``; None where nothing was rolled back.
+    ``number``: the round that was rolled back to; it is the current round until there is one after
+    ``newest``. None without a rollback.
     """
 
     reason: str
@@ -208,9 +209,9 @@ REPLAY = TypeAdapter(Replay)
 
 
 def taken(adapter: TypeAdapter[T], saved: object) -> T:
-    """What was saved, without the fields that a newer release, before a way back, had added.
+    """The saved record, without fields that only a newer release knows.
 
-    Raises ValueError saying which field is not of the shape that was expected.
+    Raises ValueError with the name of a field whose value has another type.
     """
     try:
         return adapter.validate_python(saved)
@@ -221,7 +222,7 @@ def taken(adapter: TypeAdapter[T], saved: object) -> T:
 
 
 def as_saved(adapter: TypeAdapter[T], record: T) -> dict[str, object]:
-    """The fields of a record as they are written to disk, for ``taken`` to read back."""
+    """The fields of a record as they are written to disk; ``taken`` reads them back."""
     fields: dict[str, object] = adapter.dump_python(record, by_alias=True)
     return fields
 

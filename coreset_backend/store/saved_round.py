@@ -1,4 +1,4 @@
-"""A round on disk, and one that is being written."""
+"""A saved round on disk, and a draft that is being written."""
 
 import contextlib
 import logging
@@ -18,7 +18,7 @@ from coreset_backend.store.record import Round as Round
 
 log = logging.getLogger(__name__)
 Arrays = dict[str, NDArray[np.generic]]
-"""What a round keeps beside its record, by name, of any dtype."""
+"""The arrays that are saved with a round's record, by name, of any dtype."""
 _TABLES = (
     "embeddings",
     "image_keys",
@@ -39,7 +39,7 @@ class StoredRound:
     path: Path
 
     def has(self, name: str) -> bool:
-        """Whether the round was saved with that array; older rounds lack some."""
+        """Whether the round was saved with the array ``name``; older rounds lack some arrays."""
         return f"{name}.npy" in self.record.hashes
 
     def array(self, name: str) -> NDArray[Any]:
@@ -56,48 +56,48 @@ class StoredRound:
 
     @contextlib.contextmanager
     def reading(self) -> Iterator[None]:
-        """Around what reads several arrays: where they do not fit together, CorruptRound is raised."""
+        """Around code that reads several arrays: raises CorruptRound if their shapes do not match."""
         try:
             yield
         except (LookupError, ValueError, TypeError, AttributeError, OverflowError) as error:
-            raise CorruptRound(self.path, f"its files do not fit together ({error})") from error
+            raise CorruptRound(self.path, f"its files do not match each other ({error})") from error
 
     @property
     def publication(self) -> Publication | None:
-        """What Label Studio took of it and when; None as long as it has not been published."""
+        """The publication of the round; None as long as it has not been published."""
         path = self.path / "published.json"
         if not is_there(path):
             return None
         try:
             return taken(PUBLICATION, read_sealed(path, unsealed_too=True))
-        except (CorruptFile, ValueError) as error:  # then it is published again, which changes nothing
-            log.error("taken for unpublished: %s: %s", path, error)
+        except (CorruptFile, ValueError) as error:  # then the round is published again, which does no harm
+            log.error("%s cannot be used, so the round counts as not published: %s", path, error)
             return None
 
     def timings(self, publication: Publication | None) -> dict[str, float]:
-        """Seconds by phase, with that of its ``publication``, which comes after the record was written."""
+        """Seconds by phase, including the ``publication``, which happens after the record was written."""
         if publication is None or publication.seconds is None:
             return self.record.timings
         return {**self.record.timings, "publish": publication.seconds}
 
     def mark_unpublished(self) -> None:
-        """Forget that it was published, so that it is published again; raises Unwritable."""
+        """Remove the publication, so that the round is published again; raises Unwritable."""
         with saving(path := self.path / "published.json"):
             path.unlink(missing_ok=True)
             flush(self.path)
 
     def verify(self) -> None:
-        """Raises CorruptRound, naming the file, unless every file is as it was saved."""
+        """Raises CorruptRound with the name of the first file that was changed since it was saved."""
         for name, expected in self.record.hashes.items():
             check_hash(self.path / name, expected)
 
     def mark_published(self, publication: Publication) -> None:
-        """Keep what Label Studio took of it; raises Unwritable."""
+        """Save the publication of the round; raises Unwritable."""
         write_sealed(self.path / "published.json", as_saved(PUBLICATION, publication))
 
 
 class Draft:
-    """A round being written, in a folder that no reader looks at."""
+    """A round that is being written, in a folder that readers ignore."""
 
     def __init__(self, path: Path, project_id: int, number: int) -> None:
         self.path, self.project_id, self.number = path, project_id, number

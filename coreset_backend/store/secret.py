@@ -1,4 +1,4 @@
-"""The secret that the store keeps: made once, readable by its owner only."""
+"""The webhook secret in the store: generated once, readable by its owner only."""
 
 import contextlib
 import logging
@@ -16,13 +16,13 @@ A_SECRET = re.compile(rb"[!-~]{20,}")
 
 
 def kept_secret(path: Path) -> str:
-    """The secret in the file, made at the first call by whichever process and readable by the owner only.
+    """The secret in the file, readable by its owner only; the first call of any process generates it.
 
-    What a crash or the disk left of one is replaced: an empty one would let anybody in. Raises Unwritable.
+    A damaged secret is replaced: an empty one would let anybody in. Raises Unwritable.
     """
     with saving(path):
         if os.path.lexists(path) and not _is_a_secret(path):
-            log.error("%s is damaged: a new one is made, connect each project once more", path.name)
+            log.error("%s is damaged: a new secret is generated, connect each project again", path.name)
             path.unlink(missing_ok=True)
         if not path.exists():
             _make_secret(path)
@@ -39,7 +39,7 @@ def _make_secret(path: Path) -> None:
         with os.fdopen(os.open(made, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
             file.write(secrets.token_urlsafe(32))
         flush(made)
-        # A link refuses to replace what another process made meanwhile.
+        # Creating a link fails if another process has created the file meanwhile.
         with contextlib.suppress(FileExistsError):
             os.link(made, path)
     finally:

@@ -1,17 +1,17 @@
-"""Rounds on disk: written whole or not at all, read back checked, pruned.
+"""Rounds on disk: saved completely or not at all, checked when they are read, pruned.
 
     MODEL_DIR/webhook-secret
     MODEL_DIR/projects/<id>/round-00003/round.json, *.npy, model.safetensors, neighbors.ann, published.json
-    MODEL_DIR/projects/<id>/history.json         what pruned rounds had measured; and a copy
-    MODEL_DIR/projects/<id>/held.json            why no round starts by itself, if so
-    MODEL_DIR/projects/<id>/connection.json      how it stood in Label Studio before it was connected
-    MODEL_DIR/projects/<id>/disconnected         there while it is not connected any more
-    MODEL_DIR/projects/<id>/extra-params.json    what the lead set in Label Studio's form
+    MODEL_DIR/projects/<id>/history.json         records of pruned rounds; and a copy
+    MODEL_DIR/projects/<id>/held.json            why no round starts automatically, if so
+    MODEL_DIR/projects/<id>/connection.json      its settings in Label Studio before it was connected
+    MODEL_DIR/projects/<id>/disconnected         exists while it is disconnected
+    MODEL_DIR/projects/<id>/extra-params.json    its settings from Label Studio's form
     MODEL_DIR/gone/<id>-<time>                   projects that were deleted in Label Studio, for a week
     MODEL_DIR/projects/<id>/replay.json          strategies compared on the project's images
     MODEL_DIR/images/                            the image cache
 
-``round.json`` holds the SHA-256 of every other file; a round becomes visible by one rename.
+``round.json`` contains the SHA-256 of every other file; a round becomes visible by one rename.
 """
 
 import contextlib
@@ -42,7 +42,7 @@ GONE_SECONDS = 7 * 86_400
 A_PROJECT = re.compile(r"[1-9][0-9]{0,17}")
 A_ROUND = re.compile(r"round-((?=[0-9]*[1-9])[0-9]{5}|[1-9][0-9]{5,8})")
 GONE = re.compile(r"[1-9][0-9]{0,17}-([0-9]{10,11})")
-"""What is exactly such a name; whatever else lies beside, as a copy that somebody made, is left alone."""
+"""The exact names of the store's folders; anything else, such as a copy that a person made, is ignored."""
 
 
 class Store:
@@ -59,13 +59,13 @@ class Store:
         return self._project(project_id) / "pretraining"
 
     def webhook_secret(self) -> str:
-        """The secret kept in the store, made at the first call and readable by the owner only."""
+        """The webhook secret, generated at the first call and readable by its owner only."""
         with saving(path := self.root / "webhook-secret"):
             self.root.mkdir(parents=True, exist_ok=True)
         return kept_secret(path)
 
     def register(self, project_id: int) -> bool:
-        """Remember the project; whether it was new, or had been disconnected. Raises Unwritable."""
+        """Register the project; returns whether it was new or disconnected. Raises Unwritable."""
         folder, is_new = self._project(project_id), self.is_disconnected(project_id)
         with saving(folder):
             if is_new:
@@ -77,27 +77,27 @@ class Store:
         return is_new
 
     def extra_params(self, project_id: int) -> dict[str, object]:
-        """The settings that the project's lead typed into Label Studio's form; empty without any."""
+        """The project's settings from Label Studio's form; empty if there are none."""
         path = self._project(project_id) / "extra-params.json"
         if not is_there(path):
             return {}
         try:
             return read_sealed(path, unsealed_too=True)
         except CorruptFile as error:  # Label Studio sends them again with its next /setup
-            log.error("project %d goes by the common settings: %s", project_id, error)
+            log.error("project %d uses the settings of the environment: %s", project_id, error)
             return {}
 
     def keep_extra_params(self, project_id: int, given: Mapping[str, object]) -> None:
-        """Remember them for a known project; raises Unwritable."""
+        """Save the settings from Label Studio's form for a known project; raises Unwritable."""
         if given != self.extra_params(project_id):
             write_sealed(self._project(project_id) / "extra-params.json", given)
 
     def connection_path(self, project_id: int) -> Path:
-        """Where it is kept how the project stood in Label Studio before it was connected."""
+        """The file with the project's settings in Label Studio before it was connected."""
         return self._project(project_id) / "connection.json"
 
     def disconnect(self, project_id: int) -> None:
-        """Treat the project as unknown until it is registered again; its rounds stay."""
+        """Treat the project as unknown until it is registered again; its rounds are kept."""
         if self._project(project_id).exists():
             with saving(path := self._project(project_id) / DISCONNECTED):
                 path.touch()
@@ -105,22 +105,24 @@ class Store:
     def is_disconnected(self, project_id: int) -> bool:
         try:
             return (self._project(project_id) / DISCONNECTED).exists()
-        except OSError:  # of a folder that cannot be read nobody has said so
+        except OSError:  # the folder cannot be read, so nothing says that it is disconnected
             return False
 
     def replay_path(self, project_id: int) -> Path:
-        """Where a replay of strategies on the project's images is kept."""
+        """The file with a replay of strategies on the project's images."""
         return self._project(project_id) / "replay.json"
 
     def forget(self, project_id: int) -> None:
-        """Put the project with all its rounds aside, into ``gone/<id>-<time>``, where a person finds them."""
+        """Move the project with all its rounds to ``gone/<id>-<time>``, from where a person can
+        restore it.
+        """
         aside = self.root / "gone" / f"{project_id}-{time.time():.0f}"
         with saving(aside), contextlib.suppress(FileNotFoundError):
             aside.parent.mkdir(exist_ok=True)
             self._project(project_id).rename(aside)
 
     def empty_gone(self, seconds: float = GONE_SECONDS) -> None:
-        """Remove the projects that were put aside longer ago than that."""
+        """Remove the projects that were moved to ``gone/`` more than ``seconds`` ago."""
         for name in _folders(self.root / "gone", GONE):
             since = GONE.fullmatch(name)
             if since and int(since[1]) < time.time() - seconds:
@@ -132,11 +134,11 @@ class Store:
         return [project_id for project_id in known if not self.is_disconnected(project_id)]
 
     def numbers(self, project_id: int) -> list[int]:
-        """Numbers of the project's rounds, ascending; raises StoreError where its folder cannot be read."""
+        """Numbers of the project's rounds, ascending; raises StoreError if its folder cannot be read."""
         return sorted(map(_number, _folders(self._project(project_id), A_ROUND)))
 
     def newest_first(self, project_id: int) -> list[int]:
-        """Numbers of the rounds, newest first; but one that was rolled back to comes before all."""
+        """Numbers of the rounds, newest first; a round that was rolled back to comes before all."""
         numbers, held = self.numbers(project_id)[::-1], self.held(project_id)
         if held and held.number in numbers and held.newest == numbers[0]:
             numbers.remove(held.number)
@@ -144,24 +146,26 @@ class Store:
         return numbers
 
     def hold(self, project_id: int, reason: str, number: int | None = None) -> None:
-        """Let no round start by itself until ``release``; ``number``: roll back to it. Hold the lock."""
+        """Pause automatic rounds until ``release``; ``number``: roll back to it. The caller
+        holds the lease.
+        """
         hold = Hold(reason, number, max(self.numbers(project_id), default=0))
         write_sealed(self._project(project_id) / "held.json", as_saved(HOLD, hold))
 
     def held(self, project_id: int) -> Hold | None:
-        """Why no round starts by itself; None where they do."""
+        """Why no round starts automatically; None if rounds do."""
         path = self._project(project_id) / "held.json"
         if not is_there(path):
             return None
         try:
             return taken(HOLD, read_sealed(path))
-        except CorruptFile as error:  # somebody wanted it held: a person is to say that it goes on
-            return Hold(f"What held the project back cannot be read: {error.why}.", None, 0)
+        except CorruptFile as error:  # a person paused it, so a person has to start it again
+            return Hold(f"Rounds are paused, but the reason cannot be read: {error.why}.", None, 0)
         except ValueError as error:
-            return Hold(f"What held the project back cannot be read: {path.name}, {error}.", None, 0)
+            return Hold(f"Rounds are paused, but the reason cannot be read: {path.name}, {error}.", None, 0)
 
     def release(self, project_id: int) -> None:
-        """Let rounds start by themselves again; raises Unwritable."""
+        """Let rounds start automatically again; raises Unwritable."""
         with saving(path := self._project(project_id) / "held.json"):
             path.unlink(missing_ok=True)
 
@@ -170,9 +174,7 @@ class Store:
         path = self._project(project_id) / _folder(number)
         if not A_ROUND.fullmatch(path.name) or not _is_folder(path):
             known = ", ".join(map(str, self.numbers(project_id))) or "none"
-            raise RoundNotFound(
-                f"Project {project_id} has no round {str(number)[:20]}. Those it has: {known}."
-            )
+            raise RoundNotFound(f"Project {project_id} has no round {str(number)[:20]}. Its rounds: {known}.")
         return StoredRound(_read_record(path, project_id, number), path)
 
     def readable(self, project_id: int) -> Iterator[StoredRound]:
@@ -181,30 +183,32 @@ class Store:
             try:
                 yield self.open(project_id, number)
             except CorruptRound as error:
-                log.error("passed over: %s", error)
+                log.error("ignored: %s", error)
 
     def latest(self, project_id: int, *, verified: bool = False) -> StoredRound | None:
-        """The first of ``readable``; ``verified``: the first of which every file is as it was saved, which
-        takes reading them all.
+        """The first round of ``readable``; with ``verified``, the first without a changed file (reads all
+        files).
         """
         if not verified:
             return next(self.readable(project_id), None)
         return self.first_read(project_id, _verified)
 
     def first_read(self, project_id: int, read: Callable[[StoredRound], T]) -> T | None:
-        """What ``read`` makes of the first of ``readable`` that it reads without CorruptRound, or None."""
+        """The result of ``read`` for the first of ``readable`` without CorruptRound; None if
+        there is none.
+        """
         for stored in self.readable(project_id):
             try:
                 return read(stored)
             except CorruptRound as error:
-                log.error("passed over: %s", error)
+                log.error("ignored: %s", error)
         return None
 
     @contextlib.contextmanager
     def draft(self, project_id: int) -> Iterator[Draft]:
-        """A folder for the next round; it vanishes unless ``save`` was called.
+        """A folder for the next round; it is removed unless ``save`` was called.
 
-        What a killed worker left is removed, so hold the project's lock.
+        Removes what a killed worker left, so the caller must hold the project's lease.
         """
         self.register(project_id)
         folder = self._project(project_id)
@@ -212,7 +216,7 @@ class Store:
             shutil.rmtree(torn, ignore_errors=True)
         for place in (folder, self.pretraining(project_id)):
             remove_partial(place)
-        # Also what is no folder keeps a round from taking its name.
+        # A file of that name also prevents a round from using it.
         taken_names = (path.name for path in folder.glob("round-*") if A_ROUND.fullmatch(path.name))
         number = max(map(_number, taken_names), default=0) + 1
         path = folder / f".draft-{number}-{secrets.token_hex(4)}"
@@ -223,9 +227,9 @@ class Store:
             shutil.rmtree(path, ignore_errors=True)
 
     def prune(self, project_id: int, keep: int) -> None:
-        """Remove all but the newest ``keep`` rounds; what they measured stays in the history.
+        """Remove all but the newest ``keep`` rounds; the history keeps their records.
 
-        One that cannot be read counts for none, and stays until all that are kept are newer.
+        An unreadable round does not count, and is kept until all kept rounds are newer.
         """
         folder = self._project(project_id)
         readable = [stored.record.number for stored in self.readable(project_id)]
@@ -239,10 +243,10 @@ class Store:
             shutil.rmtree(folder / _folder(number), ignore_errors=True)
 
     def history(self, project_id: int, opened: Iterable[StoredRound] | None = None) -> list[Round]:
-        """The records of all rounds there ever were, oldest first, without their lists by task.
+        """The records of all rounds, pruned ones included, oldest first, without their lists of tasks.
 
-        Those of pruned rounds come from ``history.json``. A record that cannot be read is passed over.
-        ``opened``: all of ``readable``, where a caller has them.
+        Records of pruned rounds come from ``history.json``. Unreadable records are ignored. ``opened``: the
+        result of ``readable``, if the caller has it.
         """
         rounds = self.readable(project_id) if opened is None else opened
         records = {record.number: record for record in _read_history(self._project(project_id))}
@@ -267,14 +271,14 @@ def _number(folder: str) -> int:
 
 
 def _folders(folder: Path, pattern: re.Pattern[str]) -> list[str]:
-    """Names of the folders in ``folder`` that are wholly of the pattern; raises StoreError."""
+    """Names of the folders in ``folder`` that match the whole pattern; raises StoreError."""
     try:
         paths = list(folder.iterdir())
     except FileNotFoundError:
         return []
     except OSError as error:
         raise StoreError(
-            f"The folder {folder} cannot be read ({error.strerror}). Mend it or its rights."
+            f"The folder {folder} cannot be read ({error.strerror}). Repair it or its permissions."
         ) from error
     return [path.name for path in paths if pattern.fullmatch(path.name) and _is_folder(path)]
 
@@ -282,7 +286,7 @@ def _folders(folder: Path, pattern: re.Pattern[str]) -> list[str]:
 def _is_folder(path: Path) -> bool:
     try:
         return path.is_dir()
-    except OSError:  # nothing in it could be read either
+    except OSError:  # nothing in it can be read either
         return False
 
 
@@ -292,20 +296,20 @@ def _read_record(path: Path, project_id: int, number: int) -> Round:
     except CorruptFile as error:
         raise CorruptRound(path, error.why) from error
     except ValueError as error:
-        raise CorruptRound(path, f"round.json is of another shape ({error})") from None
+        raise CorruptRound(path, f"round.json is malformed ({error})") from None
     if (record.project_id, record.number) != (project_id, number):
         raise CorruptRound(path, f"it is round {record.number} of project {record.project_id}, copied here")
     return record
 
 
 def _read_history(folder: Path) -> list[Round]:
-    """The records in ``history.json``; where that is damaged, those in its copy."""
+    """The records in ``history.json``, or in its copy if that is damaged."""
     for name in HISTORIES:
         if is_there(folder / name):
             try:
                 saved = read_sealed(folder / name).get("rounds")
             except CorruptFile as error:
-                log.error("passed over: %s", error)
+                log.error("ignored: %s", error)
             else:
                 return list(_records(folder / name, saved))
     return []
@@ -313,10 +317,10 @@ def _read_history(folder: Path) -> list[Round]:
 
 def _records(path: Path, saved: object) -> Iterator[Round]:
     if not isinstance(saved, list):
-        log.error("passed over: %s holds no list of rounds", path)
+        log.error("ignored: %s contains no list of rounds", path)
         return
     for place, each in enumerate(saved):
         try:
             yield taken(ROUND, each)
         except ValueError as error:
-            log.error("passed over: entry %d of %s is of another shape (%s)", place, path, error)
+            log.error("ignored: entry %d of %s is malformed (%s)", place, path, error)

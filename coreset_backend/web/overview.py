@@ -134,7 +134,7 @@ def newest_details(rounds: Sequence[StoredRound], served: int | None) -> RoundDe
         try:
             return round_details(stored, served)
         except CorruptRound as error:
-            log.error("passed over: %s", error)
+            log.error("ignored: %s", error)
     return None
 
 

@@ -136,7 +136,7 @@ def test_disconnect_leaves_the_project_as_it_was_before_connect(
     assert studio.projects[project_id]["model_version"] == stored.record.model_version
     assert studio.projects[project_id]["sampling"] == SAMPLING
     said = " ".join(connected(backend, project_id))  # once more
-    assert "connected already" in said and "shows predictions of version" not in said
+    assert "already connected" in said and "shows predictions of version" not in said
     assert ("The batch is shown instead of version" in said) == (kind != "none")
     assert BATCH in everything_shown(studio, project_id)["tabs"]
     lines = "\n".join(status_lines(project_status(backend, project_id)))
@@ -155,7 +155,7 @@ def test_disconnect_leaves_the_project_as_it_was_before_connect(
     late = {"action": "ANNOTATION_CREATED", "project": {"id": project_id}}
     assert (web.post("/webhook", json=late, headers=signed).json or {})["status"] == "ignored"
     for refused in (publish_again, partial(roll_back, number=1)):
-        with pytest.raises(ProjectError, match=f"connect --project {project_id}` goes on"):
+        with pytest.raises(ProjectError, match=f"connect --project {project_id}` resumes it"):
             refused(backend, project_id)
     assert backend.store.projects() == []
 
@@ -187,8 +187,8 @@ def test_what_a_person_changed_after_connect_is_left_and_said(
         "webhooks": [],
         "tabs": [BATCH],
     }
-    assert "goes on showing version 'chosen since'" in said
-    assert "stays 'Uniform sampling': somebody has changed it" in said
+    assert "still shows version 'chosen since'" in said
+    assert "stays 'Uniform sampling': a person has changed it" in said
     assert f"'{BATCH}' stays" in said
 
 
@@ -202,7 +202,7 @@ def test_a_version_that_is_gone_is_said_and_none_is_shown(
     publish(backend, project_id, tasks_of(studio, project_id))
     studio.predictions = [each for each in studio.predictions if each["model_version"] != YOLO]
     said = " ".join(disconnect_project(backend, project_id))
-    assert f"Version '{YOLO}', which was shown before, has no predictions any more" in said
+    assert f"The previously shown version '{YOLO}' has no predictions any more" in said
     assert everything_shown(studio, project_id)["version"] == ""
 
 
@@ -263,7 +263,7 @@ def test_a_backend_that_lost_its_store_deletes_nothing_that_it_does_not_know(
     assert studio.versions(project_id) == {old: 6, new: 6}
     said = " ".join(disconnect_project(anew, project_id))
     assert studio.versions(project_id) == {old: 6}
-    assert f"Left as they are: predictions of {old}" in said
+    assert f"Predictions of {old} are kept" in said
 
 
 def test_a_version_that_a_person_chose_is_kept_where_that_is_wanted(
@@ -274,7 +274,7 @@ def test_a_version_that_a_person_chose_is_kept_where_that_is_wanted(
     import_by_hand(admin, project_id, tasks_of(studio, project_id), "coreset-mine")
     admin.patch(f"/api/projects/{project_id}/", json={"model_version": "coreset-mine"}).raise_for_status()
     assert "CORESET_OVERRIDE_VERSION is off" in " ".join(connected(backend, project_id))
-    with pytest.raises(LabelStudioError, match="'coreset-mine', which somebody chose"):
+    with pytest.raises(LabelStudioError, match="'coreset-mine', which a person chose"):
         publish(backend, project_id, tasks_of(studio, project_id))
     assert everything_shown(studio, project_id)["version"] == "coreset-mine"
 
@@ -374,7 +374,7 @@ def test_the_poll_publishes_again_what_was_deleted(
             secret=backend.webhook_secret,
         )
     )
-    assert "Annotators are not served the batch first" in found
+    assert "Label Studio does not serve the batch first" in found
     poll()
     assert backend.queue.count == 1
     publish_round(backend, stored, lambda _done, _total: None)

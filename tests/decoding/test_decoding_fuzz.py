@@ -17,10 +17,10 @@ FOUND = SUPPORT / "fuzz_corpus"
 REASONS = (
     "damaged",
     "cannot be read",
-    "no image that can be read",
+    "not a supported image",
     "megapixels",
     "memory",
-    "computing time",
+    "more CPU time",
     "is empty",
     "the answer is",
 )

@@ -203,23 +203,23 @@ def bomb() -> bytes:
     ("data", "reason"),
     [
         (b"", r"empty \(0 bytes\)"),
-        (b"\x00" * 100, "no image that can be read; supported are JPEG"),
+        (b"\x00" * 100, "not a supported image; supported are JPEG"),
         (b"<!DOCTYPE html><html><title>Log in</title>", "web page.*login"),
         (b"\xef\xbb\xbf\n <HTML lang=en>", "web page"),
         (b'{"detail": "not found"}', "JSON"),
         (b"<?xml version='1.0'?><Error><Code>AccessDenied</Code></Error>", "XML"),
         (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "SVG"),
         (b"<?xml version='1.0'?><svg xmlns='http://www.w3.org/2000/svg'/>", "SVG"),
-        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "no image that can be read"),
-        (b"8BPS\0\1" + bytes(200), "no image that can be read"),
-        (b"SIMPLE  =                    T".ljust(2880), "no image that can be read"),
-        (b"%PDF-1.7\n", "no image that can be read"),
+        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "not a supported image"),
+        (b"8BPS\0\1" + bytes(200), "not a supported image"),
+        (b"SIMPLE  =                    T".ljust(2880), "not a supported image"),
+        (b"%PDF-1.7\n", "not a supported image"),
         (encoded(red(), "JPEG")[:400], "damaged"),
         (encoded(red(), "PNG")[:60], "damaged"),
         (encoded(noise(), "GIF")[:-200], "damaged"),
         (encoded(red(), "BMP")[:-2000], "damaged"),
-        (encoded(red(), "PPM"), "no image that can be read"),
-        (encoded(red(), "ICO"), "no image that can be read"),
+        (encoded(red(), "PPM"), "not a supported image"),
+        (encoded(red(), "ICO"), "not a supported image"),
         (png_header(20_000, 20_000), "megapixels"),
         (png_header(8_000, 8_000), r"8000x8000 = 64 megapixels, more than the 50 allowed"),
         (bomb(), "megapixels"),
@@ -361,7 +361,7 @@ def test_a_jpeg_of_which_little_is_there_is_named_cut_off() -> None:
     for progressive in (False, True):
         whole = encoded(photograph(), "JPEG", progressive=progressive, quality=90)
         share = 0.3 if not progressive else (whole.index(b"\xff\xda") + 40) / len(whole)
-        with pytest.raises(ImageError, match="% of its rows are there"):
+        with pytest.raises(ImageError, match=r"it contains only .*% of its rows"):
             decode(cut(whole, share))
 
 
@@ -380,7 +380,7 @@ def test_a_png_without_its_end_is_read_as_browsers_do(mode: str) -> None:
     np.testing.assert_array_equal(decode(whole[:-12]), read)  # no IEND
     most = decode(cut(whole, 0.8)).astype(int)
     np.testing.assert_array_equal(most[:20], read[:20])
-    with pytest.raises(ImageError, match="% of its rows are there"):
+    with pytest.raises(ImageError, match=r"it contains only .*% of its rows"):
         decode(cut(whole, 0.3))
 
 
@@ -493,7 +493,7 @@ def test_photographs_of_phones(kind: str) -> None:
     ],
 )
 def test_what_is_no_image_is_called_by_its_name(start: bytes, said: str) -> None:
-    with pytest.raises(ImageError, match=f"no image that can be read.*{said}"):
+    with pytest.raises(ImageError, match=f"not a supported image.*{said}"):
         decode(start)
 
 

@@ -60,7 +60,7 @@ def test_batches_are_served_first_and_in_order_round_after_round(
     project_id: int,
     truth: dict[str, str],
 ) -> None:
-    assert "Webhook signed" in stack.connect(project_id)
+    assert "Secret set on the webhook" in stack.connect(project_id)
     project = admin.get(f"/api/projects/{project_id}/").json()
     assert project["sampling"] == "Uncertainty sampling"
 
@@ -93,8 +93,8 @@ def test_start_training_starts_a_round_and_connecting_twice_changes_nothing(
 ) -> None:
     before = stack.wait_for_round(project_id, 1)
     again = stack.connect(project_id)
-    assert "connected already" in again
-    assert "Tab 'Core-set batch' is there already." in again
+    assert "already connected" in again
+    assert "Tab 'Core-set batch' already exists." in again
     backends = admin.get("/api/ml", params={"project": project_id}).json()
     assert len(backends) == 1
     admin.post(f"/api/ml/{backends[0]['id']}/train", json={}).raise_for_status()

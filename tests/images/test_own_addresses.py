@@ -122,8 +122,11 @@ def test_a_storage_that_wrote_localhost_is_read_with_the_token_and_it_is_said(
     assert failures == [] and pixels.task_ids.tolist() == [0, 1, 2, 3]
     # The last three are one image.
     assert sorted(Wire.asked) == sorted([(LOCAL, "Token t"), (UPLOAD, "Token t")])
-    assert f"1 images at http://localhost:8080 are read from Label Studio at {server}" in caplog.text
-    assert "1 images at /ls are read" in caplog.text
+    assert (
+        f"1 images with addresses at http://localhost:8080 are read from Label Studio at {server}"
+        in caplog.text
+    )
+    assert "1 images with addresses at /ls are read" in caplog.text
     assert [images.mapped(uri) for uri in uris] == [
         "http://localhost:8080",
         "/ls",

@@ -140,8 +140,8 @@ def test_a_data_address_is_read_as_browsers_do(images: Any, uri: str) -> None:
     [
         ("data:image/png;base64", "no comma"),
         ("data:image/png;base64,", "empty"),
-        ("data:image/png;base64,!!!!", "no valid base64"),
-        ("data:image/png;base64,A", "no valid base64"),
+        ("data:image/png;base64,!!!!", "not valid base64"),
+        ("data:image/png;base64,A", "not valid base64"),
         (f"data:image/png;base64,{'A' * 80_000_000}", r"more than the 50 MB allowed \(CORESET_IMAGE_MB\)"),
     ],
 )

@@ -56,7 +56,7 @@ def test_jobs_that_the_release_before_left_in_redis_are_run(site: Site) -> None:
     assert spare.return_value() == "there is nothing to pretrain"
     assert poll.get_status(refresh=True).value == "finished"
     assert waiting.get_status(refresh=True).value == "failed" and "has no tasks yet" in site.error(project_id)
-    assert "no work of ours" not in site.log.read_text()
+    assert "asks for a function that is not this backend's" not in site.log.read_text()
 
 
 @pytest.fixture
@@ -117,7 +117,7 @@ def test_a_start_that_nobody_could_answer_is_found_by_the_poll(site: Site, poll:
     request_round(site.backend, project_id, "started by hand", force=True)
     site.backend.queue.empty()
     site.backend.redis.delete(f"coreset:{project_id}:waiting")  # as after the queue's last try
-    assert poll() == f"asked for rounds in [{project_id}]"
+    assert poll() == f"requested rounds in [{project_id}]"
     assert site.backend.queue.count == 1
 
 
@@ -175,7 +175,7 @@ def test_cancel_ends_the_round_and_rollback_and_publish_tell_label_studio_the_ba
     slow = site.studio.fail("slow", "import/predictions", seconds=60, times=1)
     wait_until(lambda: slow.times == 0, "the poll to find the labels and the import to begin", 240)
     assert (client.post(f"/api/projects/{project_id}/cancel").json or {})["status"] == "cancelled"
-    assert site.state(project_id).paused_reason == "The last round was cancelled by hand."
+    assert site.state(project_id).paused_reason == "A person cancelled the last round."
     assert site.studio.projects[project_id]["model_version"] == first.record.model_version
     assert not cancel_round(site.backend, project_id)
 

@@ -76,9 +76,7 @@ def show(make_backend: Callable[..., Backend]) -> Iterator[Callable[[State], Bac
 def arrange(backend: Backend, state: State) -> Backend:
     project_id, store = state.project_id, backend.store
     backend.redis.flushall()
-    store.hold(project_id, "The last round was cancelled by hand.") if state.held else store.release(
-        project_id
-    )
+    store.hold(project_id, "A person cancelled the last round.") if state.held else store.release(project_id)
     if state.worker:
         worker_listens(backend)
     if done := LABELED.get(state.batch):
@@ -126,33 +124,41 @@ DOINGS: dict[str, Callable[[Backend, int], None]] = {
 FAILED = "The last round failed: No image came."
 BEGUN = "Round 1 is being labelled"
 NOTHING_LEFT = (
-    "Nothing is left to choose: of 120 tasks 100 labelled, 15 skipped, 3 unreadable, 2 copies of others. "
+    "There is nothing left to select: of 120 tasks 100 labelled, 15 skipped, 3 unreadable, 2 duplicates. "
     "Import more images."
 )
-ALONE = f"No worker listens, so nothing starts by itself. {LISTEN}"
+ALONE = f"No worker listens, so nothing starts automatically. {LISTEN}"
 SAYS = [
-    (State("none"), "idle", "No round yet. The first starts by itself."),
+    (State("none"), "idle", "No round yet. The first starts automatically."),
     (State("none", trigger="manual"), "idle", "No round yet. Start one."),
     (State("none", worker=False), "idle", f"No round yet. {ALONE}"),
     (State("none", "a look"), "waiting", "A round is queued and starts as soon as a worker is free."),
-    (State("unpublished"), "idle", "Round 1 is saved but not published yet. It is published by itself."),
+    (
+        State("unpublished"),
+        "idle",
+        "Round 1 is saved but not published yet. It will be published automatically.",
+    ),
     (
         State("unpublished", trigger="manual"),
         "idle",
         "Round 1 is saved but not published yet. Start a round to publish it.",
     ),
-    (State("empty"), "idle", f"{NOTHING_LEFT} The next round then starts by itself."),
+    (State("empty"), "idle", f"{NOTHING_LEFT} The next round then starts automatically."),
     (State("empty", trigger="manual"), "idle", f"{NOTHING_LEFT} Then start a round."),
-    (State("begun"), "idle", f"{BEGUN}: 20 of 50 done. The next starts by itself when its batch is done."),
-    (State("begun", trigger="manual"), "idle", f"{BEGUN}. Start the next when its batch is done."),
+    (
+        State("begun"),
+        "idle",
+        f"{BEGUN}: 20 of 50 done. The next round starts automatically when its batch is done.",
+    ),
+    (State("begun", trigger="manual"), "idle", f"{BEGUN}. Start the next round when its batch is done."),
     (State("begun", worker=False), "idle", f"{BEGUN}. {ALONE}"),
     (
         State("begun", "a look"),
         "idle",
-        f"{BEGUN}: 20 of 50 done. The next starts by itself when its batch is done.",
+        f"{BEGUN}: 20 of 50 done. The next round starts automatically when its batch is done.",
     ),
-    (State("done"), "idle", f"{BEGUN}: 50 of 50 done. The next starts as soon as a worker is free."),
-    (State("done", held=True), "idle", "The last round was cancelled by hand. Start a round to go on."),
+    (State("done"), "idle", f"{BEGUN}: 50 of 50 done. The next round starts as soon as a worker is free."),
+    (State("done", held=True), "idle", "A person cancelled the last round. Start a round to continue."),
     (State("done", "started"), "waiting", "A round is queued and starts as soon as a worker is free."),
     (
         State("done", "started", held=True),
@@ -162,41 +168,41 @@ SAYS = [
     (
         State("done", "started", worker=False),
         "waiting",
-        f"A round is wanted, but no worker listens. {LISTEN}",
+        f"A round is queued, but no worker listens. {LISTEN}",
     ),
     (
         State("begun", "to be published"),
         "waiting",
-        "The batch is published again as soon as a worker is free.",
+        "The batch will be published again as soon as a worker is free.",
     ),
     (State("begun", "running"), "running", "Embedding: 30 of 60."),
     (
         State("begun", "running", worker=False),
         "running",
-        "A round was running, but its worker shows no sign of life any more. If it stays away, start one "
-        "with `coreset-backend work`: the round is then run again by itself.",
+        "A round was running, but its worker sends no heartbeat any more. If it does not come back, "
+        "start one with `coreset-backend work`: it then retries the round.",
     ),
     (
         State("begun", "lost"),
         "waiting",
-        "The process of the round ended in the middle. It is run again as soon as a worker is free.",
+        "The process of the round ended unexpectedly. The round is retried as soon as a worker is free.",
     ),
-    (State("begun", "retry soon"), "waiting", f"{FAILED} It is tried again within 30 s."),
+    (State("begun", "retry soon"), "waiting", f"{FAILED} It is retried within 30 s."),
     (
         State("begun", "retry soon", worker=False),
         "waiting",
-        f"{FAILED} It is tried again once a worker listens; none does. {LISTEN}",
+        f"{FAILED} It is retried once a worker listens; none does. {LISTEN}",
     ),
     (
         State("begun", "retry late"),
         "waiting",
-        f"{FAILED} It was to be tried again 8 min ago and waits for a worker that is free.",
+        f"{FAILED} Its retry was due 8 min ago and is waiting for a free worker.",
     ),
-    (State("begun", "poll soon"), "failed", f"{FAILED} It is tried again within 10 min."),
+    (State("begun", "poll soon"), "failed", f"{FAILED} It is retried within 10 min."),
     (
         State("begun", "failed for good"),
         "failed",
-        f"{FAILED} It is not tried again by itself: start a round.",
+        f"{FAILED} It is not retried automatically: start a round.",
     ),
 ]
 
@@ -216,7 +222,7 @@ def every_state() -> Iterator[State]:
 
 def assert_true(state: State, sentence: str) -> None:
     """What must not be said of such a state, whatever the words are."""
-    promises = re.search(r"(?<!tried again )by itself|as soon as|within \d", sentence)
+    promises = re.search(r"(?<!not retried )automatically|as soon as|within \d", sentence)
     if not state.worker and promises:
         assert "work`" in sentence, "without a worker nothing happens, and it must say so"
     if not state.worker and state.doing in (
@@ -227,10 +233,10 @@ def assert_true(state: State, sentence: str) -> None:
     ):
         assert "work`" in sentence
     if state.doing == "nothing" and (state.held or state.trigger == "manual"):
-        assert not re.search(r"by itself|as soon as", sentence), "only a person starts one"
+        assert not re.search(r"automatically|as soon as", sentence), "only a person starts one"
         assert "tart " in sentence
     if state.batch == "empty" and state.doing == "nothing" and not state.held:
-        assert " of 0" not in sentence and "Nothing is left to choose" in sentence
+        assert " of 0" not in sentence and "There is nothing left to select" in sentence
     if "late" in state.doing and state.worker:
         assert "8 min ago" in sentence and "within" not in sentence
     assert "in a moment" not in sentence
@@ -310,7 +316,7 @@ def test_doctor_does_not_ask_for_a_round_while_one_runs_or_waits(connected: tupl
         assert problems(backend, project_id) == [], doing
     forget(backend, project_id)
     DOINGS["retry soon"](backend, project_id)
-    assert problems(backend, project_id) == [f"{FAILED} It is tried again within 30 s."]
+    assert problems(backend, project_id) == [f"{FAILED} It is retried within 30 s."]
     no_worker_listens(backend)
     assert "none does" in problems(backend, project_id)[0]
 
@@ -343,12 +349,10 @@ def test_what_only_a_person_can_repeat_is_not_said_to_be_tried_again(
         return str(project_status(backend, project_id).progress.sentence)
 
     assert said(NotFinite("The loss is not finite."), 1).endswith(
-        "It is not tried again by itself: start a round."
+        "It is not retried automatically: start a round."
     )
-    assert re.search(
-        r"It is tried again within \d+ (s|min)\.$", said(NotFinite("The loss is not finite."), 0)
-    )
-    assert re.search(r"It is tried again within \d+ (s|min)\.$", said(Unreachable("Nobody answers."), 1))
+    assert re.search(r"It is retried within \d+ (s|min)\.$", said(NotFinite("The loss is not finite."), 0))
+    assert re.search(r"It is retried within \d+ (s|min)\.$", said(Unreachable("Nobody answers."), 1))
 
 
 def test_a_start_by_hand_takes_the_place_of_a_look_that_waits(make_backend: Callable[..., Backend]) -> None:

@@ -74,7 +74,7 @@ def test_a_failure_is_shown_in_words_with_what_comes_next(make_backend: Callable
 
     failure = {"error": "No image came.", "at": 1767225600.0}
     told = {"error": failure["error"], "last_failure": failure}
-    words = "  The last round failed: No image came. It is not tried again by itself: start a round."
+    words = "  The last round failed: No image came. It is not retried automatically: start a round."
     assert lines(state="failed", **told)[:2] == ["Project 7: failed", words]
     again = lines(state="waiting", error=None, last_failure=failure)
     assert again[2] == "  The previous attempt failed, 2026-01-01 00:00:00 UTC: No image came."

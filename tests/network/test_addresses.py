@@ -109,7 +109,9 @@ def test_spellings_of_private_hosts_are_refused(host: str) -> None:
 
 def test_one_private_answer_refuses_the_host() -> None:
     guard = address_guard(("ls", 80), (), resolve=lambda host, port: ["8.8.8.8", "10.0.0.1"])
-    with pytest.raises(AddressRefused, match=r"mixed\.example is at 10\.0\.0\.1.*CORESET_ALLOWED_HOSTS"):
+    with pytest.raises(
+        AddressRefused, match=r"mixed\.example has the address 10\.0\.0\.1.*CORESET_ALLOWED_HOSTS"
+    ):
         guard.checked_addresses("mixed.example", 443)
 
 

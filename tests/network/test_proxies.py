@@ -30,7 +30,7 @@ def resolve(host: str, port: int) -> list[str]:
     """This machine's DNS, which the proxy does not ask."""
     known = {"images.example": PUBLIC, PUBLIC: PUBLIC, "intranet.example": "10.0.0.7", "10.0.0.7": "10.0.0.7"}
     if host not in known:
-        raise HostUnknown(f"the host {host} is not known here; check its name and the DNS")
+        raise HostUnknown(f"the name of the host {host} cannot be resolved; check the name and the DNS")
     return [known[host]]
 
 
@@ -143,7 +143,7 @@ def test_no_private_address_is_asked_of_a_proxy(
     known = resolve if host in ("10.0.0.7", "intranet.example") else resolved_addresses
     images = opened(proxy.url, resolve=known)
     told = reason(images, f"{scheme}://{host}:{server}/a.jpg") or ""
-    assert "which is not a public address" in told
+    assert "which is not public" in told
     assert proxy.asked == [] and Wire.asked == []
 
 
@@ -159,7 +159,7 @@ def test_a_redirect_to_a_private_address_is_not_asked_of_a_proxy(
     proxy.names = {PUBLIC: "127.0.0.1", "intranet.example": "127.0.0.1"}
     with serving(ThreadingHTTPServer(("127.0.0.1", 0), Redirecting)) as address:
         told = reason(opened(proxy.url), f"http://images.example:{address.rpartition(':')[2]}/a.jpg")
-    assert told and "intranet.example is at 10.0.0.7" in told
+    assert told and "intranet.example has the address 10.0.0.7" in told
     assert len(proxy.asked) == 1
 
 
@@ -196,7 +196,7 @@ def test_this_machine_and_what_no_proxy_names_are_reached_directly(
             403,
             "answered 403 to a tunnel to 93.184.216.34:{port}: it does not allow it. Name the host in NO_PR",
         ),
-        (407, "asks for a login; write user and password into its address, before an @"),
+        (407, "requires a login; write user and password into its address, before an @"),
         (503, "answered 503 to a tunnel to 93.184.216.34:{port} (HTTPS_PROXY, HTTP_PROXY, ALL_PROXY)"),
     ],
 )
@@ -232,13 +232,13 @@ def test_a_proxy_that_is_away_or_speaks_no_http_is_named(
     with serving(made) as address:
         told = reason(opened(address), f"http://images.example:{server}/a.jpg") if silent else None
     told = told or reason(opened(address), f"http://images.example:{server}/a.jpg")
-    words = "broke off or does not speak HTTP" if silent else "does not accept connections"
+    words = "closed the connection or does not speak HTTP" if silent else "does not accept connections"
     assert told == f"the proxy {address} {words} (HTTPS_PROXY, HTTP_PROXY, ALL_PROXY)"
 
 
 def test_a_socks_proxy_is_refused_for_each_image_in_words(server: int, opened: Callable[..., Images]) -> None:
     told = reason(opened("socks5h://user:hush@127.0.0.1:1080"), f"http://images.example:{server}/a.jpg")
-    assert told and "HTTP_PROXY names a SOCKS proxy (socks5h://127.0.0.1), and only HTTP proxies" in told
+    assert told and "HTTP_PROXY names a SOCKS proxy (socks5h://127.0.0.1), but only HTTP proxies" in told
 
 
 # ---------------------------------------------------------------- who is reached by which
@@ -307,7 +307,7 @@ def test_what_is_no_proxy_is_named_by_its_variable(value: str) -> None:
 
 
 def test_a_malformed_entry_of_no_proxy_is_named() -> None:
-    with pytest.raises(ConfigError, match="NO_PROXY holds 'a:port'"):
+    with pytest.raises(ConfigError, match="NO_PROXY contains 'a:port'"):
         Proxies({"all": "proxy", "no": "a:port"}).leading_to("http", "images.example", 80)
 
 
@@ -354,7 +354,9 @@ def test_doctor_names_the_proxy_and_one_that_cannot_be_used(
     backend = backend_with(make_backend, studio)
     [note] = dict(examine(backend, []))["Proxies"]
     assert isinstance(note, Note)
-    assert note.endswith("come by the proxy http://proxy.lan:3128 (HTTPS_PROXY), but for NO_PROXY=.lan.")
+    assert note.endswith(
+        "are fetched through the proxy http://proxy.lan:3128 (HTTPS_PROXY), except NO_PROXY=.lan."
+    )
     monkeypatch.setenv("HTTPS_PROXY", "socks5://proxy.lan:1080")
     [problem] = dict(examine(backend_with(make_backend, studio), []))["Proxies"]
     assert "HTTPS_PROXY names a SOCKS proxy" in problem and not isinstance(problem, Note)
@@ -371,14 +373,14 @@ def test_an_unknown_certificate_is_told_with_what_to_set_and_that_helps(
     with serving_tls(ThreadingHTTPServer(("127.0.0.1", 0), Wire), pem) as port:
         url, uri = f"https://127.0.0.1:{port}", f"https://127.0.0.1:{port}/a.jpg"
         here = {"allowed_hosts": ("127.0.0.1",), "resolve": lambda host, port: ["127.0.0.1"]}
-        advice = "Set SSL_CERT_FILE to a file .* VERIFY_SSL=false"
+        advice = "Set SSL_CERT_FILE to a PEM file .* VERIFY_SSL=false"
         with pytest.raises(
             Unreachable, match=f"The certificate of Label Studio at {url} is not trusted .*{advice}"
         ):
             LabelStudio(url, TOKEN, pauses=()).whoami()
         told = reason(opened("", **here), uri)
         assert told and told.startswith(
-            "the certificate of 127.0.0.1 is not trusted. Set SSL_CERT_FILE to a file"
+            "the certificate of 127.0.0.1 is not trusted. Set SSL_CERT_FILE to a PEM file"
         )
         monkeypatch.setenv("SSL_CERT_FILE", str(pem))
         assert reason(opened("", **here), uri) is None

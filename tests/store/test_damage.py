@@ -71,7 +71,7 @@ def three_rounds(
 def fill_what_is_beside(backend: Backend, project_id: int) -> None:
     store, pixels = backend.store, np.zeros((8, 16, 16, 3), np.uint8)
     store.keep_extra_params(project_id, {"batch_size": 4})
-    store.hold(project_id, "The last round was cancelled by hand.")
+    store.hold(project_id, "A person cancelled the last round.")
     store.webhook_secret()
     keep_replay(store, project_id, [], "Nothing was compared.")
     recipe = model.PretrainingRecipe(epochs=1, least_images=0, batch=8)

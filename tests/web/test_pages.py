@@ -223,7 +223,7 @@ def test_the_page_says_how_much_of_the_batch_is_done_and_calls_a_mere_look_no_ro
     backend.redis.set(redis_key(7, "waiting"), "a job that looks whether a round is due")
     assert shown() == (
         "idle",
-        "Round 1 is being labelled: 1 of 2 done. The next starts by itself when its batch is done.",
+        "Round 1 is being labelled: 1 of 2 done. The next round starts automatically when its batch is done.",
     )
     backend.redis.rpush(redis_key(7, "demands"), "started by hand")
     assert shown()[0] == "waiting"
