@@ -32,6 +32,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "store": {"errors", "files", "project", "reports"},
     "evaluation": {"arrays", "errors", "files", "project", "store"},
     "connection": {"arrays", "backend", "errors", "files", "label_studio", "project", "reports", "store"},
+    "finish": {"arrays", "backend", "connection", "errors", "evaluation", "files", "label_studio"}
+    | {"project", "reports", "store"},
     "backend": {"errors", "images", "label_studio", "network", "project_settings", "redaction"}
     | {"settings", "store"},
     "rounds": {"arrays", "backend", "connection", "errors", "evaluation", "files", "images"}
