@@ -6,14 +6,14 @@ prediction, up to QUEUE of them.
 
 A queue of at most SMALL predictions is published as a new version, and the old version is deleted. A larger
 queue keeps its version: deleting 2,000 predictions locks Label Studio's SQLite for 5 to 30 s, in which
-annotators get errors. Instead the new batch gets scores below all others, and the predictions that it
-replaces are deleted one by one.
+annotators get errors. Instead the new batch gets scores below all others, which makes Label Studio serve it.
+Then the predictions that it replaces are deleted one by one: that takes twice as long as everything before.
 """
 
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 
-from coreset_backend.arrays import Progress
+from coreset_backend.arrays import Progress, unwatched
 from coreset_backend.label_studio.client import LabelStudio
 from coreset_backend.project import Json, Labels, Prediction
 from coreset_backend.reports import Publication
@@ -40,11 +40,13 @@ def publish_queue(
     predict: Callable[[Ids], Sequence[Prediction]],
     written: Collection[str],
     progress: Progress,
+    on_served: Callable[[Publication], None] = unwatched,
 ) -> Publication:
     """Make Label Studio serve the tasks of ``head``, then all other unlabelled tasks as ``order`` sorts them.
 
-    ``predict`` returns the predictions of tasks, all of one version. The versions that this backend has
-    ``written`` before are deleted. Can be repeated; an unlabelled task in the queue never loses its last
+    ``predict`` returns the predictions of tasks, all of one version. ``on_served`` is called as soon as
+    annotators get the head. Then the predictions that the head replaces, and the versions that this backend
+    has ``written`` before, are deleted. Can be repeated; an unlabelled task in the queue never loses its last
     prediction meanwhile. Raises LabelStudioError.
     """
     project, waiting = label_studio.fetch_project(project_id), label_studio.fetch_waiting(project_id)
@@ -54,12 +56,15 @@ def publish_queue(
         lacking = [task_id for task_id in rest if waiting[task_id] is None]
         room = max(0, QUEUE - sum(score is not None for score in waiting.values()))
         wanted = [prediction for prediction in first if prediction.task_id in waiting]
-        return _amend(label_studio, project, wanted, predict(lacking[:room]), labels, written, progress)
+        behind = predict(lacking[:room])
+        return _amend(label_studio, project, wanted, behind, labels, written, progress, on_served)
     behind = predict(rest[:QUEUE])
     queue = [*_scored(first, *FIRST_HEAD), *_scored(behind, *BEHIND)]
     published = label_studio.publish(project_id, queue, labels, written=written, progress=progress)
     sent = len(first) - len({*head} & {*published.gone})
-    return replace(published, sent=sent, below=FIRST_HEAD[1], behind=len(behind))
+    published = replace(published, sent=sent, below=FIRST_HEAD[1], behind=len(behind))
+    on_served(published)
+    return published
 
 
 def queue_is_short(label_studio: LabelStudio, project_id: int, version: str) -> bool:
@@ -94,6 +99,7 @@ def _amend(
     labels: Labels | None,
     written: Collection[str],
     progress: Progress,
+    on_served: Callable[[Publication], None],
 ) -> Publication:
     """Add the head in front of the project's queue, and the missing tasks behind it."""
     project_id, version = project["id"], project["model_version"]
@@ -109,6 +115,9 @@ def _amend(
         top = _lowest(label_studio, project_id)
         first = [replace(each, model_version=version) for each in head]
         label_studio.add_predictions(project_id, _scored(first, NEXT_HEAD * top, top), labels)
+    waiting = label_studio.count_waiting(project_id, served=True)
+    # The label stream goes by the lowest score of a task already; the Data Manager by the mean, until later.
+    on_served(Publication(version, len(order), serves=tuple(order), behind=waiting - len(order)))
     progress(3, 4)
     _drop_superseded(label_studio, project_id, version)
     kept = label_studio.delete_versions(project_id, {*written} - {version})

@@ -46,7 +46,8 @@ from coreset_backend.rounds.features import (
     may_pretrain,
     pretrain_slice,
 )
-from coreset_backend.rounds.run import publish_round, run_round
+from coreset_backend.rounds.publishing import publish_round
+from coreset_backend.rounds.run import run_round
 from coreset_backend.settings import read_settings
 from coreset_backend.store.saved_round import StoredRound
 from coreset_backend.store.store import Store

@@ -4,8 +4,7 @@ import contextlib
 import logging
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,24 +12,20 @@ from numpy.typing import NDArray
 from coreset_backend import model
 from coreset_backend.arrays import Floats, PhaseProgress, Progress, Rows, unwatched
 from coreset_backend.backend import Backend
-from coreset_backend.connection.publication import prepare_publication, show_findings
-from coreset_backend.connection.queue import publish_queue
-from coreset_backend.connection.record import regions_shown
-from coreset_backend.errors import CorruptRound, EmptyPool, LabelStudioError
+from coreset_backend.errors import CorruptRound, EmptyPool
 from coreset_backend.evaluation.holdout import holdout_task_ids
-from coreset_backend.evaluation.predictions import Answers
 from coreset_backend.evaluation.round_scores import batch_scores, holdout_evaluation
 from coreset_backend.images import Images, Pixels
-from coreset_backend.label_studio.client import LabelStudio
 from coreset_backend.logs import about
-from coreset_backend.project import Prediction, Snapshot
+from coreset_backend.project import Snapshot
 from coreset_backend.project_settings import label_config_attributes
-from coreset_backend.reports import ImageFailure, Publication, TrainingReport
-from coreset_backend.rounds.choose import Choice, choose_batch, order_behind
+from coreset_backend.reports import ImageFailure, TrainingReport
+from coreset_backend.rounds.choose import Choice, choose_batch
 from coreset_backend.rounds.explain import gather_evidence
 from coreset_backend.rounds.features import choose_project_backbone, features_at_hand
 from coreset_backend.rounds.learn import labeled_among, learn_snapshot
 from coreset_backend.rounds.near_duplicates import duplicate_groups
+from coreset_backend.rounds.publishing import publish_round
 from coreset_backend.selection import neighbors_for
 from coreset_backend.selection.annoy_index import build_index
 from coreset_backend.settings import Settings
@@ -225,54 +220,6 @@ def _counted(states: NDArray[np.uint8]) -> dict[str, int]:
 
 def _finite(value: float) -> float | None:
     return float(value) if np.isfinite(value) else None
-
-
-def publish_round(backend: Backend, stored: StoredRound, step: Progress) -> None:
-    """Make Label Studio serve the round's batch first, then its reserve, then all others; safe to repeat.
-
-    ``step(done, total)`` is called before each change; what it raises ends the publish.
-    """
-    record, started = stored.record, time.monotonic()
-    publication = Publication(record.model_version)
-    if head := [*record.batch, *record.reserve]:
-        written, shown_before = prepare_publication(backend, record.project_id)
-        carried: set[int] = set()
-        answers = Answers(stored)
-        preannotate = backend.settings_of(record.project_id, record).preannotate
-
-        def predict(task_ids: Sequence[int]) -> list[Prediction]:
-            shown = regions_shown(backend.label_studio, record.project_id, shown_before, task_ids)
-            carried.update(shown)
-            return [
-                replace(
-                    answers.prediction(task_id, 0.0, record.model_version, preannotate),
-                    regions=shown.get(task_id, ()),
-                )
-                for task_id in task_ids
-            ]
-
-        publication = publish_queue(
-            backend.label_studio,
-            record.project_id,
-            head,
-            record.labels,
-            order=lambda waiting: order_behind(stored, waiting),
-            predict=predict,
-            written=written,
-            progress=step,
-        )
-        publication = replace(publication, shown_before=shown_before, carried=len(carried))
-    seconds = round(time.monotonic() - started, 3)
-    stored.mark_published(replace(publication, seconds=seconds, at=datetime.now(UTC).isoformat()))
-    _show_findings(backend.label_studio, stored)
-
-
-def _show_findings(label_studio: LabelStudio, stored: StoredRound) -> None:
-    """Refresh the tabs; a failure is logged only, since the batch is served without them."""
-    try:
-        show_findings(label_studio, stored)
-    except LabelStudioError as error:
-        log.warning("project %d: the tabs could not be refreshed: %s", stored.record.project_id, error)
 
 
 @dataclass(slots=True)

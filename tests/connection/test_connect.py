@@ -23,7 +23,7 @@ from coreset_backend.jobs.status import project_status
 from coreset_backend.jobs.tasks import note_connection, reconcile_job
 from coreset_backend.label_studio.tabs import BATCH
 from coreset_backend.local import demo_project
-from coreset_backend.rounds.run import publish_round
+from coreset_backend.rounds.publishing import publish_round
 from coreset_backend.store.saved_round import StoredRound
 from coreset_backend.web.app import create_app
 

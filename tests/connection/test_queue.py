@@ -1,10 +1,11 @@
 """The queue in Label Studio: whatever waits is in it, in order, however often it is published."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import pytest
 from fake_label_studio import FakeLabelStudio
 
+from coreset_backend.arrays import unwatched
 from coreset_backend.connection.queue import QUEUE, SMALL, publish_queue, queue_is_short
 from coreset_backend.errors import LabelStudioError
 from coreset_backend.label_studio.client import LabelStudio
@@ -28,7 +29,12 @@ def project_of(studio: FakeLabelStudio, n: int) -> tuple[int, list[int]]:
 
 
 def publish(
-    client: LabelStudio, project_id: int, head: Sequence[int], number: int, label: str | None = None
+    client: LabelStudio,
+    project_id: int,
+    head: Sequence[int],
+    number: int,
+    label: str | None = None,
+    on_served: Callable[[Publication], None] = unwatched,
 ) -> Publication:
     """Publish round ``number`` with that head; the rest follows in the order of the task ids."""
 
@@ -45,6 +51,7 @@ def publish(
         predict=predict,
         written=[f"coreset-{each}-x" for each in range(1, number + 1)],
         progress=lambda _done, _total: None,
+        on_served=on_served,
     )
 
 
@@ -86,6 +93,29 @@ def test_a_small_queue_is_published_anew_and_a_large_one_keeps_its_version(
         assert sorted(each[0]["task"] for each in in_front) == sorted(head)
     # What an earlier round chose and nobody labelled comes before what nobody chose.
     assert studio.queue(project_id)[5:7] == tasks[12:14]
+
+
+def test_a_batch_counts_as_served_before_what_it_supersedes_is_deleted(
+    studio: FakeLabelStudio, client: LabelStudio
+) -> None:
+    """With 150 predictions in 5,000 tasks the deletions take 30 s of 47."""
+    for n in (30, LARGE):
+        project_id, tasks = project_of(studio, n)
+        publish(client, project_id, tasks[:10], 1)
+        head, seen = tasks[3:13], []
+
+        def served(
+            publication: Publication, project_id: int = project_id, seen: list[Publication] = seen
+        ) -> None:
+            assert studio.queue(project_id)[:10] == list(publication.serves)[:10]
+            deleted = [path for method, path in studio.asked if method == "DELETE" and "predictions/" in path]
+            assert not deleted
+            seen.append(publication)
+
+        final = publish(client, project_id, head, 2, on_served=served)
+        assert [each.sent for each in seen] == [final.sent] == [10]
+        assert (seen[0].version, seen[0].serves[:10]) == (final.version, final.serves[:10])
+        assert seen[0].behind == final.behind == n - 10
 
 
 def test_publishing_again_changes_nothing(studio: FakeLabelStudio, client: LabelStudio) -> None:

@@ -1,0 +1,112 @@
+"""A round's batch into Label Studio: what annotators get first, and what the Data Manager shows of it."""
+
+import logging
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+
+from coreset_backend.arrays import Progress
+from coreset_backend.backend import Backend
+from coreset_backend.connection.publication import prepare_publication, show_findings
+from coreset_backend.connection.queue import publish_queue
+from coreset_backend.connection.record import regions_shown
+from coreset_backend.errors import LabelStudioError
+from coreset_backend.evaluation.predictions import Answers
+from coreset_backend.label_studio.client import LabelStudio
+from coreset_backend.project import Prediction
+from coreset_backend.reports import Publication
+from coreset_backend.rounds.choose import order_behind
+from coreset_backend.store.saved_round import StoredRound
+
+log = logging.getLogger(__name__)
+
+
+def publish_round(backend: Backend, stored: StoredRound, step: Progress) -> None:
+    """Make Label Studio serve the round's batch first, then its reserve, then all others; safe to repeat.
+
+    The round counts as published as soon as annotators get its batch. ``step(done, total)`` is called before
+    each change; what it raises ends the publish.
+    """
+    if stored.record.batch or stored.record.reserve:
+        _publish_head(backend, stored, step)
+    else:
+        stored.mark_published(Publication(stored.record.model_version, seconds=0.0, at=_now()))
+    _show_findings(backend.label_studio, stored)
+
+
+def _publish_head(backend: Backend, stored: StoredRound, step: Progress) -> None:
+    record, started = stored.record, time.monotonic()
+    written, shown_before = prepare_publication(backend, record.project_id)
+    ours = _Publishing(backend, stored, started, shown_before)
+    try:
+        publication = publish_queue(
+            backend.label_studio,
+            record.project_id,
+            [*record.batch, *record.reserve],
+            record.labels,
+            order=lambda waiting: order_behind(stored, waiting),
+            predict=ours.predict,
+            written=written,
+            progress=step,
+            on_served=ours.mark,
+        )
+    except LabelStudioError as error:
+        if not ours.served_at:
+            raise
+        log.warning("project %d: the next publish deletes what is superseded: %s", record.project_id, error)
+    else:
+        ours.mark(publication)
+
+
+@dataclass(slots=True)
+class _Publishing:
+    """A publish in work: ``carried`` are the tasks that another version's regions are carried over to."""
+
+    backend: Backend
+    stored: StoredRound
+    started: float
+    shown_before: str
+    carried: set[int] = field(default_factory=set)
+    served_at: str = ""
+    seconds: float = 0.0
+
+    def predict(self, task_ids: Sequence[int]) -> list[Prediction]:
+        record = self.stored.record
+        shown = regions_shown(self.backend.label_studio, record.project_id, self.shown_before, task_ids)
+        self.carried.update(shown)
+        preannotate = self.backend.settings_of(record.project_id, record).preannotate
+        answers = Answers(self.stored)
+        return [
+            replace(
+                answers.prediction(task_id, 0.0, record.model_version, preannotate),
+                regions=shown.get(task_id, ()),
+            )
+            for task_id in task_ids
+        ]
+
+    def mark(self, publication: Publication) -> None:
+        """Keep it; the time is that of the first call, from when on annotators get the batch."""
+        if not self.served_at:
+            self.served_at, self.seconds = _now(), round(time.monotonic() - self.started, 3)
+        self.stored.mark_published(
+            replace(
+                publication,
+                shown_before=self.shown_before,
+                carried=len(self.carried),
+                seconds=self.seconds,
+                at=self.served_at,
+            )
+        )
+
+
+def _show_findings(label_studio: LabelStudio, stored: StoredRound) -> None:
+    """Refresh the tabs; a failure is logged only, since the batch is served without them."""
+    try:
+        show_findings(label_studio, stored)
+    except LabelStudioError as error:
+        log.warning("project %d: the tabs could not be refreshed: %s", stored.record.project_id, error)
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat()

@@ -1,0 +1,67 @@
+"""A round counts as published when annotators get its batch, whatever comes of clearing up after it."""
+
+import logging
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+from fake_label_studio import TOKEN, FakeLabelStudio
+from saved_rounds import record
+
+from coreset_backend.backend import Backend
+from coreset_backend.connection.queue import SMALL
+from coreset_backend.errors import LabelStudioError
+from coreset_backend.rounds.publishing import publish_round
+from coreset_backend.store.saved_round import StoredRound
+
+
+@pytest.fixture
+def backend(make_backend: Callable[..., Backend], studio: FakeLabelStudio) -> Backend:
+    return make_backend(label_studio_url=studio.url, label_studio_api_key=TOKEN)
+
+
+def save(backend: Backend, project_id: int, tasks: list[int], head: list[int]) -> StoredRound:
+    with backend.store.draft(project_id) as draft:
+        arrays = {
+            "task_ids": np.array(tasks),
+            "embedded_task_ids": np.array(tasks),
+            "states": np.full(len(tasks), 3, np.uint8),
+            "scores": np.zeros(len(tasks)),
+        }
+        batch = tuple(head[: len(head) // 2])
+        version = f"coreset-{draft.number}-20261129T21000{draft.number}"
+        told = {"model_version": version, "batch": batch, "reserve": tuple(head[len(batch) :])}
+        return draft.save(record(draft.number, project_id=project_id, **told), arrays)
+
+
+def unwatched(_done: int, _total: int) -> None:
+    """Of no interest."""
+
+
+def test_a_batch_that_is_served_is_published_though_deleting_fails(
+    backend: Backend, studio: FakeLabelStudio, caplog: pytest.LogCaptureFixture
+) -> None:
+    project_id = studio.create_project()
+    tasks = [studio.add_task(project_id, {"image": f"/{number}.png"}) for number in range(SMALL + 20)]
+    publish_round(backend, save(backend, project_id, tasks, tasks[:10]), unwatched)
+    second = save(backend, project_id, tasks, tasks[40:50])
+
+    studio.fail(500, "import/predictions", method="POST")
+    with pytest.raises(LabelStudioError):
+        publish_round(backend, second, unwatched)
+    assert second.publication is None
+    studio.heal()
+
+    studio.fail(500, "/api/predictions", method="DELETE")
+    with caplog.at_level(logging.WARNING):
+        publish_round(backend, second, unwatched)
+    assert "the next publish deletes what is superseded" in caplog.text
+    assert second.publication and second.publication.serves == tuple(tasks[40:50])
+    assert studio.queue(project_id)[:10] == tasks[40:50]
+    assert len(studio.predictions) > len(tasks)
+    served_at = second.publication.at
+    studio.heal()
+
+    publish_round(backend, second, unwatched)
+    assert len(studio.predictions) == len(tasks)
+    assert second.publication.at and served_at and second.publication.at > served_at
