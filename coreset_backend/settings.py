@@ -139,8 +139,12 @@ class Settings(BaseSettings):
     )
     backbone: str = Field(
         "auto",
-        description="Network: `auto` is EfficientNet-Lite0 with the installed weights; "
-        "`self_supervised` is pretrained on the pool; `small_cnn` is trained on the labels only",
+        description="Network: `auto`, a name of timm or torchvision, `hf-hub:org/name`, `local-dir:/folder` "
+        "or a file; `self_supervised` is pretrained on the pool; `small_cnn` is trained on the labels only",
+    )
+    download: Literal["auto", "never"] = Field(
+        "auto",
+        description="`auto`: download weights that are not on this machine; `never`: ask no hub for anything",
     )
     weights: Path | None = Field(None, description="File of pretrained weights for the backbone")
     image_size: int | None = Field(

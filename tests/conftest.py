@@ -19,6 +19,8 @@ from coreset_backend.web.app import create_app
 if TYPE_CHECKING:
     from worker_site import Site
 
+# No test asks the real hub; those of tests/model/test_hub.py ask their own.
+os.environ["HF_HUB_OFFLINE"] = "1"
 pytest.register_assert_rewrite("label_studio_contract", "worker_site")
 ONLY_WHERE_NAMED = ("docker", "soak")
 

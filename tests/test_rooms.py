@@ -65,9 +65,9 @@ TESTED_IN = {
     ),
     "model/test_names.py": (
         "a name becomes a network with weights",
-        {"model/backbone", "model/catalog", "model/licences", "model/timm_networks"}
-        | {"model/torchvision_networks"},
+        {"model/backbone", "model/licences", "model/timm_networks"} | {"model/torchvision_networks"},
     ),
+    "rounds/test_backbone.py": ("auto goes by the speed", {"model/catalog", "model/speed"}),
     "model/test_backbones.py": ("files of weights are checked", {"model/weights"}),
     "model/test_pretraining.py": ("it stops and goes on from it", {"model/pretraining_checkpoint"}),
     "model/test_runtimes.py": ("OpenVINO is one of them", {"model/openvino_runtime"}),

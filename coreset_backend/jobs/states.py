@@ -34,6 +34,7 @@ class Phase(StrEnum):
         return phase
 
     SNAPSHOT = "snapshot", "Reading the project", 2.0
+    WEIGHTS = "weights", "Downloading weights", 0.0
     IMAGES = "images", "Reading images", 10.0
     TRAIN = "train", "Training the network", 30.0
     EMBED = "embed", "Embedding", 10.0
@@ -57,9 +58,10 @@ class Step:
 def steps(current: str | None) -> tuple[Step, ...]:
     """The phases in order; all are pending if none is ``current``.
 
-    An unknown phase of another release is shown before all others.
+    An unknown phase of another release is shown before all others. Few rounds download weights, so that
+    phase is listed only while it lasts.
     """
-    phases = {str(phase): phase.words for phase in Phase}
+    phases = {str(phase): phase.words for phase in Phase if phase is not Phase.WEIGHTS or current == phase}
     if current and current not in phases:
         phases = {current: current.capitalize(), **phases}
     place = list(phases).index(current) if current else -1

@@ -243,6 +243,8 @@ def _running(written: WrittenProgress, workers: int) -> str:
             "start one with `coreset-backend work`: it then retries the round."
         )
     phase = next((each.words for each in Phase if each == written.phase), "Working")
+    if written.phase == Phase.WEIGHTS:
+        return f"{phase}: {written.done / 1e6:.0f} of {written.total / 1e6:.0f} MB."
     return f"{phase}: {written.done:,} of {written.total:,}." if written.total else f"{phase}."
 
 

@@ -39,6 +39,7 @@ from coreset_backend.jobs.queue import (
     still_waits,
 )
 from coreset_backend.logs import about
+from coreset_backend.rounds.backbone import download_wanted, is_download_wanted
 from coreset_backend.rounds.due import round_due
 from coreset_backend.rounds.features import (
     features_at_hand,
@@ -152,7 +153,8 @@ def _republish(backend: Backend, project_id: int, is_ours: IsOurs) -> str:
 
 
 def pretrain_job(project_id: int) -> str:
-    """The job that runs a slice of the project's pretraining, until a round of any project is waiting.
+    """The job of spare time: weights that could not be downloaded, else a slice of the project's pretraining,
+    until a round of any project is waiting.
 
     Returns in words what it did. May run twice at the same time.
     """
@@ -163,6 +165,8 @@ def pretrain_job(project_id: int) -> str:
         with project_lease(backend, project_id, PRETRAINING_LEASE) as is_ours:
             if not is_ours:
                 return "another worker is pretraining it"
+            if is_download_wanted(backend.store, backend.settings, project_id):
+                return download_wanted(backend.store, project_id)
             told, goes_on = _pretrain(backend, project_id)
         if features_at_hand(backend.store, project_id) != before:
             request_round(backend, project_id, "features were learned on the pool")
@@ -271,7 +275,8 @@ def _look_after(backend: Backend, project_id: int) -> bool:
             if automatic:
                 settle(backend.redis, backend.store, project_id)
             _publish_what_was_lost(backend, project_id)
-        if is_pretraining_left_behind(backend.redis, backend.store, project_id):
+        left_behind = is_pretraining_left_behind(backend.redis, backend.store, project_id)
+        if left_behind or is_download_wanted(backend.store, backend.settings, project_id):
             request_pretraining(backend, project_id)
     except ProjectGone as error:
         _forget(backend.redis, backend.store, project_id, error)

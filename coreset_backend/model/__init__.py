@@ -9,10 +9,18 @@ Importing it computes nothing, loads no weights and sets no thread: a worker may
 
 from coreset_backend.model.audition import Candidate, Comparison, compare_backbones
 from coreset_backend.model.backbone import Backbone, ChosenBackbone
-from coreset_backend.model.backbones import backbone_named, choose_backbone
-from coreset_backend.model.catalog import candidates_at_hand, choose_candidate
+from coreset_backend.model.backbones import backbone_named, choose_backbone, have_weights, is_at_hand
+from coreset_backend.model.catalog import (
+    CATALOG,
+    STRONGER,
+    candidates_at_hand,
+    choose_candidate,
+    speed_of_candidate,
+)
 from coreset_backend.model.classifier import Classifier, embed, embed_and_predict, predict, probabilities_of
 from coreset_backend.model.descent import Recipe
+from coreset_backend.model.hub import is_offline
+from coreset_backend.model.names import LITE0, SELF_SUPERVISED
 from coreset_backend.model.preparation import Preparation, fit_preparation, prepared
 from coreset_backend.model.pretraining import (
     PretrainingRecipe,
@@ -37,7 +45,11 @@ from coreset_backend.model.training import (
 )
 
 __all__ = [
+    "CATALOG",
     "FINE_TUNED_FROM",
+    "LITE0",
+    "SELF_SUPERVISED",
+    "STRONGER",
     "Backbone",
     "Candidate",
     "ChosenBackbone",
@@ -58,6 +70,9 @@ __all__ = [
     "fit",
     "fit_head",
     "fit_preparation",
+    "have_weights",
+    "is_at_hand",
+    "is_offline",
     "load_classifier",
     "load_preparation",
     "network_name",
@@ -68,6 +83,7 @@ __all__ = [
     "pretraining_state",
     "probabilities_of",
     "save_classifier",
+    "speed_of_candidate",
     "trains_network",
     "untrained",
 ]

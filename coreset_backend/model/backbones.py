@@ -151,20 +151,26 @@ def choose_backbone(
         return _one_of_ours(name, own)
     if what.kind is Kind.FILE:
         return _with_file("auto", what.path)
+    have_weights(name, download=download, progress=progress)
     found = _weights_on_disk(what)
-    if found is None:
-        if not download:
-            raise ConfigError(not_at_hand(name))
-        found = _downloaded(what, progress)
+    assert found
     return with_weights(backbone_named(name), found, "")
 
 
-def not_at_hand(name: str) -> str:
-    """What to do where a backbone's weights are not on this machine, and nothing may be downloaded."""
-    return (
-        f"The weights of {name} are not on this machine, and CORESET_DOWNLOAD=never forbids a download. "
-        "Put them there (see 'Other weights' in docs/deploy.md), or set CORESET_BACKBONE=auto."
-    )
+def have_weights(name: str, *, download: bool, progress: Progress | None = None) -> None:
+    """Download the weights of that backbone unless they are on this machine, or are those of a pool.
+
+    ``progress`` gets (bytes so far, bytes in all). Raises ConfigError and DownloadFailed.
+    """
+    what = parsed(name)
+    if what.kind is Kind.OURS or _weights_on_disk(what):
+        return
+    if not download:
+        raise ConfigError(
+            f"The weights of {name} are not on this machine, and CORESET_DOWNLOAD=never forbids a download. "
+            "Put them there (see 'Other weights' in docs/deploy.md), or set CORESET_BACKBONE=auto."
+        )
+    _downloaded(what, progress)
 
 
 def is_at_hand(name: str) -> bool:

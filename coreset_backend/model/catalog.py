@@ -5,10 +5,10 @@ Chosen by licence, size and what others measured; the labels of a project decide
 
 from dataclasses import replace
 
-from coreset_backend.arrays import Progress
 from coreset_backend.model.backbone import ChosenBackbone
-from coreset_backend.model.backbones import choose_backbone, is_at_hand
+from coreset_backend.model.backbones import backbone_named, choose_backbone, is_at_hand
 from coreset_backend.model.names import LITE0
+from coreset_backend.model.speed import images_per_second
 
 STRONGER = "timm/vit_small_patch14_dinov2.lvd142m"
 """DINOv2 (Oquab et al. 2023), 22 M weights, Apache-2.0: what 'auto' takes where it is quick enough."""
@@ -34,13 +34,19 @@ def candidates_at_hand(named: str = "auto") -> tuple[str, ...]:
     return tuple(name for name in dict.fromkeys(names) if is_at_hand(name))
 
 
-def choose_candidate(
-    name: str, *, download: bool = False, progress: Progress | None = None
-) -> ChosenBackbone:
-    """The backbone called ``name`` with its weights, at the image size that 'auto' takes it at.
+def speed_of_candidate(name: str, size: int | None = None, device: str = "auto") -> float:
+    """Images per second of the backbone on this machine, at the size that 'auto' takes it at.
 
-    Raises what `choose_backbone` does.
+    ``size``: pixels a side, where they are set. Measured within seconds, weights or none.
     """
-    chosen = choose_backbone(name, None, download=download, progress=progress)
+    return images_per_second(backbone_named(name), size or AUTO_SIZE.get(name), device)
+
+
+def choose_candidate(name: str) -> ChosenBackbone:
+    """The backbone called ``name`` with its weights on this machine, at the image size of 'auto'.
+
+    Raises ConfigError.
+    """
+    chosen = choose_backbone(name, None, download=False)
     size = AUTO_SIZE.get(name, chosen.backbone.size)
     return replace(chosen, backbone=replace(chosen.backbone, size=size))

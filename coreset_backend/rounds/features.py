@@ -7,6 +7,7 @@ What it has done is in the project's folder ``pretraining``; losing Redis or the
 import importlib.util
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 
 from coreset_backend import model
@@ -38,8 +39,7 @@ def is_pretraining_unfinished(store: Store, project_id: int) -> bool:
 def may_pretrain(settings: Settings, stored: StoredRound) -> bool:
     """Whether the project of that round learns features of its own: asked for, on a large enough pool.
 
-    'auto' asks for it where no pretrained weights are installed. That torch's cache holds some is seen later:
-    looking there takes seconds.
+    'auto' asks for it where no pretrained weights are installed.
     """
     counts = stored.record.counts
     readable = sum(counts.values()) - counts.get("unreadable", 0)
@@ -49,9 +49,16 @@ def may_pretrain(settings: Settings, stored: StoredRound) -> bool:
 
 
 def choose_project_backbone(store: Store, settings: Settings, project_id: int) -> model.ChosenBackbone:
-    """The backbone of the project's next round; raises ConfigError."""
+    """The backbone of the project's next round, by weights that are on this machine; raises ConfigError."""
     own = model.pretrained_backbone(store.pretraining(project_id))
-    return model.choose_backbone(settings.backbone, settings.weights, own)
+    kept = store.backbone_choice(project_id)
+    if settings.weights is not None or settings.backbone != "auto" or kept is None:
+        return model.choose_backbone(settings.backbone, settings.weights, own, download=False)
+    if kept.name == model.LITE0:
+        chosen = model.choose_backbone("auto", None, own)
+    else:
+        chosen = model.choose_candidate(kept.name)
+    return replace(chosen, description=f"{chosen.description}, chosen by auto: {kept.why}")
 
 
 def pretrain_slice(
@@ -71,7 +78,7 @@ def pretrain_slice(
     if stored is None or not may_pretrain(settings, stored) or not stored.has("image_keys"):
         return None
     pixels = CachedPixels(store.image_cache, stored.array("image_keys"))
-    if len(pixels) < LEAST_IMAGES or model.choose_backbone(settings.backbone, settings.weights).weights:
+    if len(pixels) < LEAST_IMAGES:
         return None
     until = time.monotonic() + min(SLICE_SECONDS, settings.poll_seconds)
     return model.pretrain(

@@ -20,6 +20,7 @@ from coreset_backend.logs import about
 from coreset_backend.project import Snapshot
 from coreset_backend.project_settings import label_config_attributes
 from coreset_backend.reports import ImageFailure, TrainingReport
+from coreset_backend.rounds.backbone import prepare_backbone
 from coreset_backend.rounds.choose import Choice, choose_batch
 from coreset_backend.rounds.explain import gather_evidence
 from coreset_backend.rounds.features import choose_project_backbone, features_at_hand
@@ -126,7 +127,11 @@ def _learn(
     clock: "Clock",
 ) -> Learned:
     features = features_at_hand(store, snapshot.project_id)
-    chosen = choose_project_backbone(store, settings, snapshot.project_id)
+    project_id, tasks = snapshot.project_id, len(snapshot.tasks)
+    prepare_backbone(store, settings, project_id, tasks, previous, clock.step("weights"))
+    chosen = choose_project_backbone(store, settings, project_id)
+    if previous is None or not previous.record.backbone.startswith(chosen.description):
+        log.info("project %d: the backbone is %s", project_id, chosen.description)
     with clock.phase("images") as step:
         uris = [(task.task_id, task.uri) for task in snapshot.tasks]
         size = settings.image_size or chosen.backbone.size
@@ -236,6 +241,10 @@ class Clock:
         self.progress(name, 0, 0)
         yield lambda done, total: self.progress(name, done, total)
         self.timings[name] = round(time.monotonic() - started, 3)
+
+    def step(self, name: str) -> Progress:
+        """What reports (done, total) of a phase that most rounds do without, and that is not timed."""
+        return lambda done, total: self.progress(name, done, total)
 
     def __str__(self) -> str:
         return ", ".join(f"{name} {seconds:.1f} s" for name, seconds in self.timings.items())

@@ -202,6 +202,22 @@ class Hold:
     newest: int
 
 
+@dataclass(frozen=True, slots=True)
+class BackboneChoice:
+    """The backbone that 'auto' chose for a project: its name, and why.
+
+    ``images_per_second``: how fast it was when it was chosen, None where that did not matter. ``wanted``: a
+    better one that could not be downloaded, to be tried again at ``retry_at`` (Unix time).
+    """
+
+    name: str
+    why: str
+    images_per_second: float | None = None
+    wanted: str = ""
+    retry_at: float = 0.0
+
+
+CHOICE = TypeAdapter(BackboneChoice)
 ROUND = TypeAdapter(Round)
 HOLD = TypeAdapter(Hold)
 PUBLICATION = TypeAdapter(Publication)

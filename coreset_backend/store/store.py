@@ -4,6 +4,7 @@
     MODEL_DIR/projects/<id>/round-00003/round.json, *.npy, model.safetensors, neighbors.ann, published.json
     MODEL_DIR/projects/<id>/history.json         records of pruned rounds; and a copy
     MODEL_DIR/projects/<id>/held.json            why no round starts automatically, if so
+    MODEL_DIR/projects/<id>/backbone.json        the backbone that was chosen for it, where none is set
     MODEL_DIR/projects/<id>/connection.json      its settings in Label Studio before it was connected
     MODEL_DIR/projects/<id>/disconnected         exists while it is disconnected
     MODEL_DIR/projects/<id>/extra-params.json    its settings from Label Studio's form
@@ -27,7 +28,8 @@ from typing import TypeVar
 
 from coreset_backend.errors import CorruptFile, CorruptRound, RoundNotFound, StoreError
 from coreset_backend.files import is_there, read_sealed, remove_partial, saving, write_sealed
-from coreset_backend.store.record import HOLD, ROUND, as_saved, taken
+from coreset_backend.store.record import CHOICE, HOLD, ROUND, as_saved, taken
+from coreset_backend.store.record import BackboneChoice as BackboneChoice
 from coreset_backend.store.record import Hold as Hold
 from coreset_backend.store.record import Round as Round
 from coreset_backend.store.saved_round import Draft, StoredRound, _folder
@@ -91,6 +93,22 @@ class Store:
         """Save the settings from Label Studio's form for a known project; raises Unwritable."""
         if given != self.extra_params(project_id):
             write_sealed(self._project(project_id) / "extra-params.json", given)
+
+    def backbone_choice(self, project_id: int) -> BackboneChoice | None:
+        """The backbone that was chosen for the project; None before, or where the file is damaged."""
+        path = self._project(project_id) / "backbone.json"
+        if not is_there(path):
+            return None
+        try:
+            return taken(CHOICE, read_sealed(path))
+        except (CorruptFile, ValueError) as error:
+            log.error("project %d: its backbone is chosen anew: %s", project_id, error)
+            return None
+
+    def keep_backbone_choice(self, project_id: int, choice: BackboneChoice) -> None:
+        """Keep the backbone that the project's rounds stand on from now on; raises Unwritable."""
+        self.register(project_id)
+        write_sealed(self._project(project_id) / "backbone.json", as_saved(CHOICE, choice))
 
     def connection_path(self, project_id: int) -> Path:
         """The file with the project's settings in Label Studio before it was connected."""

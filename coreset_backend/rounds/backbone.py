@@ -1,0 +1,125 @@
+"""Which backbone a project's rounds stand on: the one that is set, or the one that was chosen for it.
+
+'auto' chooses once, in the project's first round, and the choice is kept: embeddings of two networks do not
+compare, so a network that comes and goes must not change it. The settings change it, an audition on the
+labels, and a pool that has grown far beyond what the chosen network can embed.
+"""
+
+import logging
+import time
+from dataclasses import replace
+
+from coreset_backend import model
+from coreset_backend.arrays import Progress
+from coreset_backend.errors import ConfigError, CoresetError, DownloadFailed
+from coreset_backend.settings import Settings
+from coreset_backend.store.record import BackboneChoice
+from coreset_backend.store.saved_round import StoredRound
+from coreset_backend.store.store import Store
+
+log = logging.getLogger(__name__)
+AFFORDABLE_SECONDS = 180.0
+"""'auto' takes the stronger network where it embeds the whole pool in this time."""
+OUTGROWN = 4.0
+"""A pool that takes this many times as long goes back to the small network."""
+RETRY_SECONDS = 3600.0
+
+
+def prepare_backbone(
+    store: Store,
+    settings: Settings,
+    project_id: int,
+    images: int,
+    previous: StoredRound | None,
+    progress: Progress,
+) -> None:
+    """Have the weights of the project's backbone on this machine, for a round on so many images.
+
+    Where 'auto' has not chosen for the project yet, it does now. ``progress`` gets (bytes so far, bytes in
+    all) of a download. Raises ConfigError and, where the weights that are set or that the project's rounds
+    stand on cannot be had, DownloadFailed.
+    """
+    if settings.weights is not None:
+        return
+    if settings.backbone != "auto":
+        model.have_weights(settings.backbone, download=settings.download == "auto", progress=progress)
+        return
+    kept = store.backbone_choice(project_id)
+    if kept is None or _is_outgrown(kept, images):
+        kept = _decide(settings, images, kept, previous, progress)
+        store.keep_backbone_choice(project_id, kept)
+    if kept.name != model.LITE0:
+        model.have_weights(kept.name, download=settings.download == "auto", progress=progress)
+
+
+def _is_outgrown(kept: BackboneChoice, images: int) -> bool:
+    rate = kept.images_per_second
+    return bool(rate and images / rate > OUTGROWN * AFFORDABLE_SECONDS)
+
+
+def _decide(
+    settings: Settings,
+    images: int,
+    kept: BackboneChoice | None,
+    previous: StoredRound | None,
+    progress: Progress,
+) -> BackboneChoice:
+    """The small network that is installed, or the stronger one where time and network allow it."""
+    small = BackboneChoice(model.LITE0, "")
+    if kept:
+        return replace(small, why=f"the pool has grown to {images:,} images, too many for {kept.name} here")
+    if previous and previous.record.backbone.startswith(model.LITE0):
+        return replace(small, why="the project's rounds so far stand on it")
+    try:
+        at_hand = model.is_at_hand(model.STRONGER)
+        if not at_hand and (settings.download == "never" or model.is_offline()):
+            return replace(small, why=f"{model.STRONGER} is not on this machine, and downloads are forbidden")
+        rate = model.speed_of_candidate(model.STRONGER, settings.image_size, settings.device)
+        if images / rate > AFFORDABLE_SECONDS:
+            return replace(small, why=_too_slow(images, rate))
+        model.have_weights(model.STRONGER, download=True, progress=progress)
+    except DownloadFailed as error:
+        why = f"{model.STRONGER} could not be downloaded ({error.why}), which is tried again later"
+        return replace(small, why=why, wanted=model.STRONGER, retry_at=time.time() + RETRY_SECONDS)
+    except ConfigError as error:
+        return replace(small, why=f"{model.STRONGER} cannot be had: {error}")
+    why = f"it embeds {images:,} images in about {max(images / rate, 1):.0f} s here"
+    return BackboneChoice(model.STRONGER, why, images_per_second=rate)
+
+
+def _too_slow(images: int, rate: float) -> str:
+    minutes, most = images / rate / 60, AFFORDABLE_SECONDS / 60
+    return (
+        f"{model.STRONGER} would take {minutes:.0f} min for {images:,} images here, more than {most:.0f} min"
+    )
+
+
+# ---------------------------------------------------------------- a download that failed, tried again
+
+
+def is_download_wanted(store: Store, settings: Settings, project_id: int) -> bool:
+    """Whether weights that could not be downloaded for the project are to be tried again now."""
+    if settings.backbone != "auto" or settings.download == "never":
+        return False
+    kept = store.backbone_choice(project_id)
+    return bool(kept and kept.wanted and time.time() > kept.retry_at)
+
+
+def download_wanted(store: Store, project_id: int) -> str:
+    """Try once more to download the weights that the project wants; what came of it, in words.
+
+    The project's rounds stay on their backbone: the weights are then a candidate of its audition.
+    """
+    kept = store.backbone_choice(project_id)
+    assert kept is not None
+    try:
+        model.have_weights(kept.wanted, download=True)
+    except CoresetError as error:
+        store.keep_backbone_choice(project_id, replace(kept, retry_at=time.time() + RETRY_SECONDS))
+        return str(error)
+    store.keep_backbone_choice(project_id, replace(kept, wanted="", retry_at=0.0))
+    told = (
+        f"{kept.wanted} is downloaded; the project goes on with {kept.name} until its labels prefer another"
+    )
+    log.info("project %d: %s", project_id, told)
+    return told
