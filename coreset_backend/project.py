@@ -5,7 +5,7 @@ JSON are those that Label Studio 1.23.2 was seen to send.
 """
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal
@@ -16,6 +16,8 @@ from numpy.typing import NDArray
 from coreset_backend.arrays import Rows, TaskIds
 
 Json = Any
+Region = Mapping[str, object]
+"""One entry of the ``result`` of an annotation or prediction, as Label Studio has it."""
 TaskState = Literal["pool", "labeled", "skipped"]
 MOST_CLASSES = 2_000
 MOST_REASONS = 5
@@ -106,7 +108,7 @@ class Prediction:
     model_version: str
     label: tuple[str, ...] | None = None
     confidence: float | None = None
-    regions: tuple[Json, ...] = ()
+    regions: tuple[Region, ...] = ()
 
 
 def class_targets(tasks: Sequence[Task], labels: Labels) -> NDArray[np.float32]:

@@ -3,6 +3,7 @@ from typing import Any
 
 import numpy as np
 
+from coreset_backend.label_studio.answers import Project, read_task
 from coreset_backend.label_studio.payloads import parse_snapshot, prediction_json
 from coreset_backend.project import Labels, Prediction, Task, class_targets
 
@@ -22,8 +23,8 @@ def annotation(*choices: str, by: int = 1, at: str = "2026-01-01", **more: Any) 
 
 
 def snapshot_of(*tasks: Any) -> Any:
-    project = {"id": 7, "title": "Pets", "label_config": CONFIG, "model_version": ""}
-    return parse_snapshot(project, tasks, datetime.now(UTC))
+    project = Project(7, CONFIG, title="Pets", model_version="")
+    return parse_snapshot(project, map(read_task, tasks), datetime.now(UTC))
 
 
 def test_snapshot_sorts_tasks_and_counts_one_listed_twice_once() -> None:
@@ -46,7 +47,7 @@ def test_a_snapshot_says_which_answers_cannot_be_trained_on_and_why() -> None:
     answers = (["kitty"], ["kitty"], ["cat"], [], ["a"], ["b"], ["c"], ["e"], ["f"])
     tasks = [
         {"id": number, "data": {"image": "/a"}, "annotations": [annotation(*chosen)]}
-        for number, chosen in enumerate(answers)
+        for number, chosen in enumerate(answers, 1)
     ]
     tasks.append({"id": 99, "data": {"image": "/a"}, "annotations": [annotation("x", was_cancelled=True)]})
     remarks = snapshot_of(*tasks).remarks
@@ -65,8 +66,8 @@ def test_a_snapshot_says_which_answers_cannot_be_trained_on_and_why() -> None:
 def test_values_lost_beside_known_ones_are_told_too() -> None:
     multiple = CONFIG.replace('toName="image"', 'toName="image" choice="multiple"')
     task = {"id": 1, "data": {"image": "/a"}, "annotations": [annotation("cat", "kitty")]}
-    project = {"id": 7, "label_config": multiple}
-    snapshot = parse_snapshot(project, [task, {**task, "id": 2}], datetime.now(UTC))
+    tasks = [read_task(task), read_task({**task, "id": 2})]
+    snapshot = parse_snapshot(Project(7, multiple), tasks, datetime.now(UTC))
     assert snapshot.tasks[0].label == ("cat",)
     assert snapshot.remarks[0].startswith(
         "2 annotated tasks hold choices that the label config does not have"
@@ -78,7 +79,7 @@ def test_choices_from_the_data_of_tasks_are_told_with_the_tasks_that_have_answer
         'toName="image"', 'toName="image" value="$options"'
     )
     task = {"id": 1, "data": {"image": "/a", "options": []}, "annotations": [annotation("cat")]}
-    snapshot = parse_snapshot({"id": 7, "label_config": dynamic}, [task], datetime.now(UTC))
+    snapshot = parse_snapshot(Project(7, dynamic), [read_task(task)], datetime.now(UTC))
     assert snapshot.labels is None
     assert "because the choices of 'label' come from each task's data ($options)" in snapshot.remarks[0]
 

@@ -46,8 +46,12 @@ TESTED_IN = {
         {"jobs/keys", "jobs/queue"},
     ),
     "web/test_metrics.py": ("the counters are read where Prometheus reads them", {"jobs/monitoring"}),
-    "label_studio/test_hostile_label_studio.py": ("bounds on every answer", {"label_studio/answers"}),
+    "label_studio/test_hostile_label_studio.py": (
+        "bounds on every answer",
+        {"label_studio/answers", "label_studio/api"},
+    ),
     "label_studio/test_client.py": ("every call of it is signed", {"label_studio/auth"}),
+    "label_studio/test_tabs.py": ("a tab is its filter", {"label_studio/filters"}),
     "label_studio/test_label_config.py": ("the config names the image", {"label_studio/task_images"}),
     "local/test_local_label_studio.py": (
         "a program stands in for Label Studio; tests/e2e has the real one",

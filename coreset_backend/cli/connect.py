@@ -19,16 +19,7 @@ def connect(project_id: int) -> None:
     again, it does only what is missing.
     """
     backend = open_backend(running_settings())
-    for done in connection_steps(
-        backend.label_studio,
-        backend.store,
-        project_id,
-        url=backend.settings.url,
-        secret=backend.webhook_secret,
-        basic_auth=backend.basic_auth,
-        override_version=backend.settings.override_version,
-        control=backend.settings_for(project_id, {}).control,
-    ):
+    for done in connection_steps(backend, project_id):
         say(one_line(done))
     backend.store.register(project_id)
     request_round(backend, project_id, "connected")

@@ -162,18 +162,10 @@ def _project(backend: Backend, project_id: int) -> Iterator[str]:
     known = project_progress(backend, project_id, newest)
     if known.error:
         yield known.sentence
-    label_studio, settings = backend.label_studio, backend.settings
-    yield from connection_problems(
-        label_studio,
-        backend.store,
-        project_id,
-        url=settings.url,
-        secret=backend.webhook_secret,
-        basic_auth=backend.basic_auth,
-        batch_expected=known.state in (RoundState.IDLE, RoundState.FAILED)
-        and (newest is None or bool(newest.record.batch)),
-    )
-    yield from _first_image(backend, label_studio, project_id)
+    is_resting = known.state in (RoundState.IDLE, RoundState.FAILED)
+    batch_expected = is_resting and (newest is None or bool(newest.record.batch))
+    yield from connection_problems(backend, project_id, batch_expected=batch_expected)
+    yield from _first_image(backend, backend.label_studio, project_id)
     if newest:
         yield from (Note(each) if HIDDEN in each else each for each in newest.record.remarks)
 
@@ -196,7 +188,7 @@ def _unusable(backend: Backend, project_id: int) -> Iterator[str]:
 
 def _first_image(backend: Backend, label_studio: LabelStudio, project_id: int) -> Iterator[str]:
     control = backend.settings_for(project_id, {}).control
-    config = parse_label_config(label_studio.fetch_project(project_id)["label_config"], control)
+    config = parse_label_config(label_studio.fetch_project(project_id).label_config, control)
     first = label_studio.fetch_first_task(project_id)
     if first is None:
         raise ProjectError("The project has no tasks yet. Import images into it.")

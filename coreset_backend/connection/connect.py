@@ -4,10 +4,10 @@ Every step first checks the current setting and changes only what differs, so bo
 """
 
 import re
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
 
+from coreset_backend.backend import Backend
 from coreset_backend.connection.record import (
     A_BATCH,
     Connection,
@@ -18,11 +18,11 @@ from coreset_backend.connection.record import (
     written_versions,
 )
 from coreset_backend.errors import LabelStudioError, ProjectGone, Rejected
+from coreset_backend.label_studio.answers import ConnectedBackend, ListedTask, Project, Webhook
 from coreset_backend.label_studio.client import LabelStudio
 from coreset_backend.label_studio.label_config import LabelConfig, parse_label_config
 from coreset_backend.label_studio.tabs import BATCH, delete_tabs, make_batch_tab
 from coreset_backend.label_studio.task_images import image_uris
-from coreset_backend.project import Json
 from coreset_backend.store.store import Store
 
 TITLE = "Core-Set"
@@ -39,57 +39,47 @@ PRIVATE_ADDRESS = (
 )
 
 
-def connect(
-    label_studio: LabelStudio,
-    store: Store,
-    project_id: int,
-    *,
-    url: str,
-    secret: str,
-    basic_auth: tuple[str, str] | None = None,
-    override_version: bool = True,
-    control: str | None = None,
-) -> Iterator[str]:
-    """Connect the project to the backend at ``url``; yields a sentence for each step.
+def connect(backend: Backend, project_id: int) -> Iterator[str]:
+    """Connect the project to this backend; yields a sentence for each step.
 
-    ``control`` names the <Choices> to train on, unless the label config does. The store keeps the project's
-    previous settings for ``disconnect``. Raises LabelStudioError with the fix if Label Studio is too old,
-    blocks the address, cannot reach it or refuses the token, and UnsupportedLabelConfig if the project shows
-    no image.
+    The store keeps the project's previous settings for ``disconnect``. Raises LabelStudioError with the fix
+    if Label Studio is too old, blocks the address, cannot reach it or refuses the token, and
+    UnsupportedLabelConfig if the project shows no image.
     """
-    user = label_studio.whoami().get("email", "unknown user")
+    label_studio, store, url = backend.label_studio, backend.store, backend.settings.url
+    user = label_studio.whoami()
     yield f"Label Studio {supported_release(label_studio)} at {label_studio.url}, as {user}."
-    project = checked_project(label_studio, project_id)
-    config = parse_label_config(project["label_config"], control)
-    yield f"Project {project_id} '{project['title']}': images in '{config.image}', {_trained_on(config)}."
+    project = visible_project(label_studio, project_id)
+    config = parse_label_config(project.label_config, backend.settings_for(project_id, {}).control)
+    yield f"Project {project_id} '{project.title}': images in '{config.image}', {_trained_on(config)}."
     yield from config.notes
     if first := label_studio.fetch_first_task(project_id):
         yield from image_words(first, config)
     before = _stood_before(label_studio, store, project, url)
-    if before.model_version and project.get("model_version") == before.model_version:
-        yield _what_happens_to(before.model_version, label_studio, project_id, override_version)
+    if before.model_version and project.model_version == before.model_version:
+        override = backend.settings.override_version
+        yield _what_happens_to(before.model_version, label_studio, project_id, override)
     elif before.model_version:
         yield (
             f"The batch is shown instead of version '{before.model_version}'; disconnect shows that version "
             "again."
         )
-    yield _add_backend(label_studio, project_id, url, basic_auth)
+    yield _add_backend(label_studio, project_id, url, backend.basic_auth)
     keep_connection(store, project_id, before)
-    yield _sign_webhook(label_studio, project_id, f"{url}/webhook", secret)
+    yield _sign_webhook(label_studio, project_id, f"{url}/webhook", backend.webhook_secret)
     yield _set_sampling(label_studio, project)
     yield _make_tab(label_studio, project_id)
     keep_connection(store, project_id, replace(before, complete=True))
 
 
-def complete(
-    label_studio: LabelStudio, store: Store, project: Json, *, url: str, secret: str
-) -> Iterator[str]:
+def complete(backend: Backend, project: Project) -> Iterator[str]:
     """Do the remaining steps of ``connect`` for a project that was connected in Label Studio's form or SDK.
 
-    Yields a sentence for each change; none if Label Studio has no backend at ``url``. Keeps what a person
+    Yields a sentence for each change; none if Label Studio has no backend at our address. Keeps what a person
     changed since the project was connected, except the webhook's secret, which only this backend reads.
     """
-    project_id = project["id"]
+    label_studio, store, url = backend.label_studio, backend.store, backend.settings.url
+    project_id, secret = project.project_id, backend.webhook_secret
     known = read_connection(store, project_id)
     if known is None or not known.complete:
         if not own_backends(label_studio, project_id, url):
@@ -101,15 +91,16 @@ def complete(
         keep_connection(store, project_id, replace(before, complete=True))
     for webhook in own_webhooks(label_studio, project_id, f"{url}/webhook"):
         if not is_signed(webhook, secret):
-            yield _sign_webhook(label_studio, project_id, webhook["url"], secret)
+            yield _sign_webhook(label_studio, project_id, webhook.url, secret)
 
 
-def disconnect(label_studio: LabelStudio, store: Store, project_id: int, *, url: str) -> Iterator[str]:
+def disconnect(backend: Backend, project_id: int) -> Iterator[str]:
     """Undo what ``connect`` and the rounds changed in Label Studio; yields a sentence for each step.
 
     Keeps what a person changed since, the rounds and the labels. The caller holds the project's lease. Raises
     LabelStudioError; disconnecting again then does the remaining steps.
     """
+    label_studio, store, url = backend.label_studio, backend.store, backend.settings.url
     try:
         project = label_studio.fetch_project(project_id)
     except ProjectGone:
@@ -138,14 +129,14 @@ def supported_release(label_studio: LabelStudio) -> str:
     return release
 
 
-def _stood_before(label_studio: LabelStudio, store: Store, project: Json, url: str) -> Connection:
-    known = read_connection(store, project["id"])
-    if known and not store.is_disconnected(project["id"]):
+def _stood_before(label_studio: LabelStudio, store: Store, project: Project, url: str) -> Connection:
+    known = read_connection(store, project.project_id)
+    if known and not store.is_disconnected(project.project_id):
         return known
-    written = written_versions(store, project["id"])
+    written = written_versions(store, project.project_id)
     return Connection(
         url=url,
-        sampling=str(project.get("sampling") or ""),
+        sampling=project.sampling,
         model_version=chosen_version(label_studio, project, written, url),
     )
 
@@ -173,20 +164,22 @@ def _trained_on(config: LabelConfig) -> str:
     return f"trained on <Choices> '{config.labels.from_name}' ({', '.join(names[:MOST_NAMED])}{more})"
 
 
-def image_words(task: Json, config: LabelConfig) -> Iterator[str]:
+def image_words(task: ListedTask, config: LabelConfig) -> Iterator[str]:
     """A sentence if the task shows no image or several images."""
-    images = image_uris(config.image, task.get("data"))
+    images = image_uris(config.image, task.data)
     if len(images) > 1:
-        yield f"Task {task['id']} shows {len(images)} images. Only the first image of a task is read."
+        yield f"Task {task.task_id} shows {len(images)} images. Only the first image of a task is read."
     if not images:
-        keys = ", ".join(f"'{key}'" for key in list(task.get("data") or ())[:MOST_NAMED]) or "nothing"
+        found = list(task.data)[:MOST_NAMED] if isinstance(task.data, Mapping) else ()
+        keys = ", ".join(f"'{key}'" for key in found) or "nothing"
         yield (
-            f"Task {task['id']} has no image at '{config.image}': its data has {keys}. "
+            f"Task {task.task_id} has no image at '{config.image}': its data has {keys}. "
             "Such tasks are listed as unreadable. Correct the value of the <Image>, or the tasks."
         )
 
 
-def checked_project(label_studio: LabelStudio, project_id: int) -> Json:
+def visible_project(label_studio: LabelStudio, project_id: int) -> Project:
+    """The project; raises LabelStudioError that says where its number stands, if there is none."""
     try:
         return label_studio.fetch_project(project_id)
     except Rejected as error:
@@ -206,8 +199,8 @@ def _add_backend(
     if existing and own_webhooks(label_studio, project_id, f"{url}/webhook"):
         return f"Backend {url} is already connected."
     for backend in existing:
-        label_studio.request("DELETE", f"/api/ml/{backend['id']}")
-    body: dict[str, Any] = {"project": project_id, "title": TITLE, "url": url, "auth_method": "NONE"}
+        _delete_backend(label_studio, backend)
+    body = {"project": project_id, "title": TITLE, "url": url, "auth_method": "NONE"}
     if basic_auth:
         user, password = basic_auth
         body |= {"auth_method": "BASIC_AUTH", "basic_auth_user": user, "basic_auth_pass": password}
@@ -215,9 +208,13 @@ def _add_backend(
         label_studio.request("POST", "/api/ml/", json=body, timeout=60)
     except Rejected as error:
         for backend in own_backends(label_studio, project_id, url):
-            label_studio.request("DELETE", f"/api/ml/{backend['id']}")
+            _delete_backend(label_studio, backend)
         raise LabelStudioError(_why_not_connected(error, url)) from None
     return f"Backend {url} connected."
+
+
+def _delete_backend(label_studio: LabelStudio, backend: ConnectedBackend) -> None:
+    label_studio.request("DELETE", f"/api/ml/{backend.backend_id}")
 
 
 def _why_not_connected(error: Rejected, url: str) -> str:
@@ -232,16 +229,23 @@ def _why_not_connected(error: Rejected, url: str) -> str:
     )
 
 
-def own_backends(label_studio: LabelStudio, project_id: int, url: str) -> list[Json]:
-    return [each for each in label_studio.backends(project_id) if is_at(each, url)]
+def own_backends(label_studio: LabelStudio, project_id: int, url: str) -> list[ConnectedBackend]:
+    """Those of the project's backends that are this one."""
+    return [each for each in label_studio.backends(project_id) if is_at(each.url, url)]
 
 
-def own_webhooks(label_studio: LabelStudio, project_id: int, url: str) -> list[Json]:
-    return [each for each in label_studio.webhooks(project_id) if is_at(each, url)]
+def own_webhooks(label_studio: LabelStudio, project_id: int, url: str) -> list[Webhook]:
+    """Those of the project's webhooks that lead to ``url``."""
+    return [each for each in label_studio.webhooks(project_id) if is_at(each.url, url)]
 
 
-def is_signed(webhook: Json, secret: str) -> bool:
-    return bool((webhook.get("headers") or {}).get(SECRET_HEADER) == secret)
+def is_signed(webhook: Webhook, secret: str) -> bool:
+    """Whether its requests carry the secret."""
+    return webhook.headers.get(SECRET_HEADER) == secret
+
+
+def _delete_webhook(label_studio: LabelStudio, webhook: Webhook) -> None:
+    label_studio.request("DELETE", f"/api/webhooks/{webhook.webhook_id}/")
 
 
 def _sign_webhook(label_studio: LabelStudio, project_id: int, url: str, secret: str) -> str:
@@ -253,21 +257,22 @@ def _sign_webhook(label_studio: LabelStudio, project_id: int, url: str, secret: 
         "is_active": True,
         "headers": {SECRET_HEADER: secret},
     }
-    first, *doubles = own_webhooks(label_studio, project_id, url) or [None]
-    for double in doubles:  # left by deleted backends: each sends every event once more
-        label_studio.request("DELETE", f"/api/webhooks/{double['id']}/")
-    if first is None:
+    found = own_webhooks(label_studio, project_id, url)
+    if not found:
         label_studio.request("POST", "/api/webhooks/", params={"project": project_id}, json=wanted)
         return "Webhook created, with the secret."
-    label_studio.request("PATCH", f"/api/webhooks/{first['id']}/", json=wanted)
+    first, *doubles = found
+    for double in doubles:  # left by deleted backends: each sends every event once more
+        _delete_webhook(label_studio, double)
+    label_studio.request("PATCH", f"/api/webhooks/{first.webhook_id}/", json=wanted)
     return "Secret set on the webhook."
 
 
-def _set_sampling(label_studio: LabelStudio, project: Json) -> str:
-    found = project.get("sampling")
+def _set_sampling(label_studio: LabelStudio, project: Project) -> str:
+    found = project.sampling
     if found == SAMPLING:
         return f"Task sampling is already '{SAMPLING}'."
-    label_studio.request("PATCH", f"/api/projects/{project['id']}/", json={"sampling": SAMPLING})
+    label_studio.request("PATCH", f"/api/projects/{project.project_id}/", json={"sampling": SAMPLING})
     return f"Task sampling set to '{SAMPLING}' (it was '{found}'): tasks are served by score."
 
 
@@ -279,47 +284,49 @@ def _make_tab(label_studio: LabelStudio, project_id: int) -> str:
 
 def _delete_webhooks(label_studio: LabelStudio, project_id: int, addresses: Sequence[str]) -> str:
     found = [each for url in addresses for each in own_webhooks(label_studio, project_id, f"{url}/webhook")]
-    for webhook in {each["id"]: each for each in found}.values():
-        label_studio.request("DELETE", f"/api/webhooks/{webhook['id']}/")
+    for webhook in {each.webhook_id: each for each in found}.values():
+        _delete_webhook(label_studio, webhook)
     return "Webhook deleted." if found else "There was no webhook."
 
 
 def _delete_backends(label_studio: LabelStudio, project_id: int, addresses: Sequence[str]) -> str:
     found = label_studio.backends(project_id)
-    ours = [each for each in found if any(is_at(each, url) for url in addresses)]
+    ours = [each for each in found if any(is_at(each.url, url) for url in addresses)]
     for backend in ours:
-        label_studio.request("DELETE", f"/api/ml/{backend['id']}")
+        _delete_backend(label_studio, backend)
     if ours:
-        return f"Backend {ours[0]['url']} deleted."
+        return f"Backend {ours[0].url} deleted."
     return f"Backend {addresses[0]} was not connected{named_others(found)}."
 
 
-def named_others(backends: Sequence[Json]) -> str:
-    addresses = ", ".join(str(each.get("url")) for each in backends)
+def named_others(backends: Sequence[ConnectedBackend]) -> str:
+    """What to append to "is not connected": the addresses of those that are."""
+    addresses = ", ".join(each.url for each in backends)
     return f"; connected are {addresses}" if addresses else ""
 
 
-def _put_sampling_back(label_studio: LabelStudio, project: Json, before: Connection | None) -> str:
-    found = project.get("sampling")
+def _put_sampling_back(label_studio: LabelStudio, project: Project, before: Connection | None) -> str:
+    found = project.sampling
     if before is None:
         return f"Task sampling stays '{found}': the previous setting is unknown."
     if found == before.sampling or not before.sampling:
         return f"Task sampling stays '{found}', the previous setting."
     if found != SAMPLING:
         return f"Task sampling stays '{found}': a person has changed it since."
-    label_studio.request("PATCH", f"/api/projects/{project['id']}/", json={"sampling": before.sampling})
+    label_studio.request("PATCH", f"/api/projects/{project.project_id}/", json={"sampling": before.sampling})
     return f"Task sampling set back to '{before.sampling}'."
 
 
 def _put_version_back(
-    label_studio: LabelStudio, store: Store, project: Json, before: Connection | None, url: str
+    label_studio: LabelStudio, store: Store, project: Project, before: Connection | None, url: str
 ) -> Iterator[str]:
     """Show the previous version again, and delete this backend's predictions."""
-    project_id, written = project["id"], written_versions(store, project["id"])
-    chosen, shown = chosen_version(label_studio, project, written, url), project.get("model_version")
+    project_id, shown = project.project_id, project.model_version
+    written = written_versions(store, project_id)
+    chosen = chosen_version(label_studio, project, written, url)
     # Label Studio sets null if a batch's predictions were deleted; a person sets "".
     shows_ours = bool(shown and not chosen) or shown is None
-    wanted = (before.model_version if before else "") if shows_ours else str(shown)
+    wanted = (before.model_version if before else "") if shows_ours else shown or ""
     count = sum(n for version, n in label_studio.model_versions(project_id).items() if version in written)
     _show_version(label_studio, project_id, wanted)  # first, so that annotators see no half-deleted batch
     kept = label_studio.delete_versions(project_id, written)

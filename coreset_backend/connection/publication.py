@@ -19,9 +19,9 @@ from coreset_backend.connection.record import (
     written_versions,
 )
 from coreset_backend.errors import CoresetError, LabelStudioError
+from coreset_backend.label_studio.answers import Project
 from coreset_backend.label_studio.client import LabelStudio
 from coreset_backend.label_studio.tabs import DUPLICATES, SUSPECTS, UNREADABLE, refresh_tabs
-from coreset_backend.project import Json
 from coreset_backend.reports import Publication
 from coreset_backend.store.findings import duplicates, suspects
 from coreset_backend.store.saved_round import StoredRound
@@ -41,18 +41,18 @@ def prepare_publication(backend: Backend, project_id: int) -> tuple[set[str], st
     return written, _shown_before(backend, project, written)
 
 
-def _complete_connection(backend: Backend, project: Json) -> None:
-    settings, secret = backend.settings, backend.webhook_secret
+def _complete_connection(backend: Backend, project: Project) -> None:
+    project_id = project.project_id
     try:
-        for done in complete(backend.label_studio, backend.store, project, url=settings.url, secret=secret):
-            log.info("project %d: %s", project["id"], done)
+        for done in complete(backend, project):
+            log.info("project %d: %s", project_id, done)
     except LabelStudioError as error:  # the batch can be published; connection_remarks says what lacks
-        log.warning("project %d: the connection could not be completed: %s", project["id"], error)
+        log.warning("project %d: the connection could not be completed: %s", project_id, error)
 
 
-def _shown_before(backend: Backend, project: Json, written: set[str]) -> str:
+def _shown_before(backend: Backend, project: Project, written: set[str]) -> str:
     """The version that the project showed before the first batch; kept for `disconnect`."""
-    project_id, url = project["id"], backend.settings.url
+    project_id, url = project.project_id, backend.settings.url
     known = read_connection(backend.store, project_id)
     chosen = chosen_version(backend.label_studio, project, written, url)
     if not chosen:
@@ -63,14 +63,14 @@ def _shown_before(backend: Backend, project: Json, written: set[str]) -> str:
             "CORESET_OVERRIDE_VERSION is off. Clear the version in the project's settings, or turn "
             "CORESET_OVERRIDE_VERSION on."
         )
-    before = known or Connection(url, str(project.get("sampling") or ""))
+    before = known or Connection(url, project.sampling)
     keep_connection(backend.store, project_id, replace(before, model_version=chosen))
     return chosen
 
 
 def _is_live(backend: Backend, project_id: int, version: str) -> bool:
     """Whether the version is the title of a live backend, which Label Studio sets automatically."""
-    return any(each.get("title") == version for each in backend.label_studio.backends(project_id))
+    return any(each.title == version for each in backend.label_studio.backends(project_id))
 
 
 def show_findings(label_studio: LabelStudio, stored: StoredRound) -> None:
@@ -94,21 +94,10 @@ def connection_remarks(backend: Backend, stored: StoredRound) -> list[str] | Non
     """
     project_id = stored.record.project_id
     try:
-        return [*_connection_problems(backend, project_id), *_what_was_replaced(stored)]
+        return [*problems(backend, project_id), *_what_was_replaced(stored)]
     except CoresetError as error:
         log.warning("project %d: the connection could not be checked: %s", project_id, error)
         return None
-
-
-def _connection_problems(backend: Backend, project_id: int) -> Iterator[str]:
-    return problems(
-        backend.label_studio,
-        backend.store,
-        project_id,
-        url=backend.settings.url,
-        secret=backend.webhook_secret,
-        basic_auth=backend.basic_auth,
-    )
 
 
 def _what_was_replaced(stored: StoredRound) -> Iterator[str]:

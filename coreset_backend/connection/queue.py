@@ -14,8 +14,9 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 
 from coreset_backend.arrays import Progress, unwatched
+from coreset_backend.label_studio.answers import Project
 from coreset_backend.label_studio.client import LabelStudio
-from coreset_backend.project import Json, Labels, Prediction
+from coreset_backend.project import Labels, Prediction
 from coreset_backend.reports import Publication
 
 QUEUE = 5_000
@@ -52,12 +53,12 @@ def publish_queue(
     project, waiting = label_studio.fetch_project(project_id), label_studio.fetch_waiting(project_id)
     first = predict(head)
     rest = order([task_id for task_id in waiting if task_id not in set(head)])
-    if _keeps_its_version(label_studio, project, first[0].model_version, written):
+    if kept := _kept_version(label_studio, project, first[0].model_version, written):
         lacking = [task_id for task_id in rest if waiting[task_id] is None]
         room = max(0, QUEUE - sum(score is not None for score in waiting.values()))
         wanted = [prediction for prediction in first if prediction.task_id in waiting]
         behind = predict(lacking[:room])
-        return _amend(label_studio, project, wanted, behind, labels, written, progress, on_served)
+        return _amend(label_studio, project_id, kept, wanted, behind, labels, written, progress, on_served)
     behind = predict(rest[:QUEUE])
     queue = [*_scored(first, *FIRST_HEAD), *_scored(behind, *BEHIND)]
     published = label_studio.publish(project_id, queue, labels, written=written, progress=progress)
@@ -72,28 +73,29 @@ def queue_is_short(label_studio: LabelStudio, project_id: int, version: str) -> 
 
     False while the project shows another version. Raises LabelStudioError.
     """
-    if label_studio.fetch_project(project_id).get("model_version") != version:
+    if label_studio.fetch_project(project_id).model_version != version:
         return False
     if not label_studio.count_waiting(project_id, served=False):
         return False
     return label_studio.count_waiting(project_id, served=True) < QUEUE / 2
 
 
-def _keeps_its_version(
-    label_studio: LabelStudio, project: Json, version: str, written: Collection[str]
-) -> bool:
-    """Whether the queue is updated in place instead of published as the new ``version``."""
-    served = project.get("model_version")
-    if served not in written:
-        return False
-    count = label_studio.model_versions(project["id"]).get(served, 0)
-    large = count > SMALL and _lowest(label_studio, project["id"]) > LEAST
-    return large or (served == version and count > 0)
+def _kept_version(
+    label_studio: LabelStudio, project: Project, version: str, written: Collection[str]
+) -> str | None:
+    """The version whose queue is updated in place; None if the new ``version`` is published instead."""
+    served = project.model_version
+    if served is None or served not in written:
+        return None
+    count = label_studio.model_versions(project.project_id).get(served, 0)
+    large = count > SMALL and _lowest(label_studio, project.project_id) > LEAST
+    return served if large or (served == version and count > 0) else None
 
 
 def _amend(
     label_studio: LabelStudio,
-    project: Json,
+    project_id: int,
+    version: str,
     head: Sequence[Prediction],
     lacking: Sequence[Prediction],
     labels: Labels | None,
@@ -101,8 +103,7 @@ def _amend(
     progress: Progress,
     on_served: Callable[[Publication], None],
 ) -> Publication:
-    """Add the head in front of the project's queue, and the missing tasks behind it."""
-    project_id, version = project["id"], project["model_version"]
+    """Add the head in front of the queue of ``version``, and the missing tasks behind it."""
     order = [prediction.task_id for prediction in head]
     progress(0, 4)
     _drop_superseded(label_studio, project_id, version)
@@ -138,10 +139,10 @@ def _drop_superseded(label_studio: LabelStudio, project_id: int, version: str) -
 
     The Data Manager sorts by the mean of their scores.
     """
-    for predictions in list(label_studio.fetch_predictions(project_id, BEHIND[0])):
-        ours = [each for each in predictions if each["model_version"] == version]
-        for superseded in sorted(ours, key=lambda each: each["score"])[1:]:
-            label_studio.delete_prediction(superseded["id"])
+    for task in list(label_studio.fetch_predictions(project_id, BEHIND[0])):
+        ours = [each for each in task.predictions if each.model_version == version]
+        for superseded in sorted(ours, key=lambda each: each.score or 0.0)[1:]:
+            label_studio.delete_prediction(superseded.prediction_id)
 
 
 def _lowest(label_studio: LabelStudio, project_id: int) -> float:

@@ -14,8 +14,9 @@ from pydantic import TypeAdapter
 
 from coreset_backend.errors import CorruptFile
 from coreset_backend.files import is_there, read_sealed, write_sealed
+from coreset_backend.label_studio.answers import Project
 from coreset_backend.label_studio.client import LabelStudio
-from coreset_backend.project import Json
+from coreset_backend.project import Region
 from coreset_backend.store.record import NO_ROUND_VERSION, taken
 from coreset_backend.store.saved_round import StoredRound
 from coreset_backend.store.store import Store
@@ -70,9 +71,9 @@ def written_versions(store: Store, project_id: int) -> set[str]:
     return names | {NO_ROUND_VERSION}
 
 
-def is_at(backend: Json, url: str) -> bool:
-    """Whether ``backend`` in Label Studio's list is at ``url``, also under another name of the machine."""
-    return _place(str(backend.get("url", ""))) == _place(url)
+def is_at(address: str, url: str) -> bool:
+    """Whether ``address`` in Label Studio's lists is ``url``, also under another name of the machine."""
+    return _place(address) == _place(url)
 
 
 def _place(url: str) -> tuple[str, str, int | None, str]:
@@ -85,29 +86,27 @@ def _place(url: str) -> tuple[str, str, int | None, str]:
     return parts.scheme, host, port or {"http": 80, "https": 443}.get(parts.scheme), parts.path.rstrip("/")
 
 
-def chosen_version(label_studio: LabelStudio, project: Json, written: Collection[str], url: str) -> str:
+def chosen_version(label_studio: LabelStudio, project: Project, written: Collection[str], url: str) -> str:
     """The version that the project shows if it is not this backend's, else "".
 
     The title of another live backend counts; this backend's title does not, because Label Studio sets it
     automatically. A batch that the store does not know counts as this backend's, from before it lost its
     store.
     """
-    version = str(project.get("model_version") or "")
+    version = project.model_version
     if not version or version in written or A_BATCH.fullmatch(version):
         return ""
-    ours = (backend for backend in label_studio.backends(project["id"]) if is_at(backend, url))
-    return "" if any(backend.get("title") == version for backend in ours) else version
+    ours = (backend for backend in label_studio.backends(project.project_id) if is_at(backend.url, url))
+    return "" if any(backend.title == version for backend in ours) else version
 
 
 def regions_shown(
     label_studio: LabelStudio, project_id: int, version: str, task_ids: Iterable[int]
-) -> dict[int, tuple[Json, ...]]:
+) -> dict[int, tuple[Region, ...]]:
     """Task id -> the regions shown under ``version``, which may be the title of a live backend."""
     if not version:
         return {}
-    live = {
-        backend.get("title"): backend.get("model_version") for backend in label_studio.backends(project_id)
-    }
+    live = {backend.title: backend.model_version for backend in label_studio.backends(project_id)}
     found = label_studio.fetch_results(project_id, live.get(version) or version, task_ids)
     return {task_id: tuple(regions) for task_id, regions in found.items() if regions}
 
@@ -123,7 +122,7 @@ def why_not_served(
     if not published or not published.sent:
         return None
     project = label_studio.fetch_project(record.project_id)
-    shown = project.get("model_version") or ""
+    shown = project.model_version or ""
     if shown != published.version:
         if chosen := chosen_version(label_studio, project, written, url):
             return f"a person chose version '{chosen}' instead of the batch", True

@@ -91,7 +91,7 @@ def disconnect_project(backend: Backend, project_id: int) -> Iterator[str]:
         with project_lease(backend, project_id, patience=PATIENCE) as is_ours:
             if not is_ours:
                 raise QueueError(f"A round of project {project_id} has just started. Disconnect again.")
-            yield from disconnect(backend.label_studio, backend.store, project_id, url=backend.settings.url)
+            yield from disconnect(backend, project_id)
         forget_state(backend.redis, project_id)
         for number in backend.store.numbers(project_id)[-1:]:  # so that connecting again publishes it
             with contextlib.suppress(StoreError):

@@ -4,12 +4,12 @@ import html
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from coreset_backend.foreign_text import one_line
+from coreset_backend.label_studio.answers import Annotation
 from coreset_backend.label_studio.label_config import Condition, Control
+from coreset_backend.project import Region
 
-Json = Any
 LONGEST = 60
 HIDDEN = "is shown only with other answers than those given"
 """The reason for a control that the label config hid as intended; it is not reported as a problem."""
@@ -28,7 +28,7 @@ class Answer:
     unknown: str = ""
 
 
-def agreed_label(annotations: Sequence[Json], control: Control) -> Answer:
+def agreed_label(annotations: Sequence[Annotation], control: Control) -> Answer:
     """The agreed classes of the annotations.
 
     A ground truth that answers this control overrides all others. Otherwise the latest annotation of each
@@ -36,10 +36,10 @@ def agreed_label(annotations: Sequence[Json], control: Control) -> Answer:
     annotation). Multiple choice: every class that at least half of them selected; an annotation without a
     choice is a vote for "none of these".
     """
-    in_time = sorted(annotations, key=_age)
-    truths = [each for each in in_time if each.get("ground_truth") and _speaks(_read(each, control))]
-    latest = {_annotator(each): each for each in truths or in_time}
-    answers = [_read(annotation, control) for annotation in latest.values()]
+    in_time = sorted(annotations, key=lambda each: (each.updated_at, each.annotation_id))
+    truths = [each for each in in_time if each.ground_truth and _speaks(_read(each.result, control))]
+    latest = {each.annotator: each for each in truths or in_time}
+    answers = [_read(annotation.result, control) for annotation in latest.values()]
     votes = [answer.label for answer in answers if answer.label is not None]
     unknown = next((answer.unknown for answer in answers if answer.unknown), "")
     if not votes:
@@ -53,23 +53,14 @@ def agreed_label(annotations: Sequence[Json], control: Control) -> Answer:
     return Answer(agreed, "", unknown)
 
 
-def _age(annotation: Json) -> tuple[str, int]:
-    return str(annotation.get("updated_at") or ""), int(annotation.get("id") or 0)
-
-
-def _annotator(annotation: Json) -> Json:
-    by = annotation.get("completed_by")
-    return by.get("id") if isinstance(by, Mapping) else by
-
-
 def _speaks(answer: Answer) -> bool:
     return answer.label is not None or bool(answer.unknown)
 
 
-def _read(annotation: Json, control: Control) -> Answer:
-    """One annotation's answer."""
-    name, results = control.labels.from_name, annotation.get("result") or []
-    chosen = _chosen(results, name)
+def _read(result: Sequence[Region], control: Control) -> Answer:
+    """The answer of one annotation's result."""
+    name = control.labels.from_name
+    chosen = _chosen(result, name)
     classes = {path: _class_of(path, control) for path in chosen}
     known = set(classes.values()) - {None}
     strange = [path for path in chosen if classes[path] is None and not _is_parent(path, chosen, control)]
@@ -79,7 +70,7 @@ def _read(annotation: Json, control: Control) -> Answer:
         return Answer(label if control.labels.multiple else label[:1], "", unknown)
     if strange:
         return Answer(None, f"'{unknown}' is not a choice of '{name}'", unknown)
-    if not all(_holds(condition, results) for condition in control.shown_when):
+    if not all(_holds(condition, result) for condition in control.shown_when):
         return Answer(None, f"'{name}' {HIDDEN}")
     if not control.labels.multiple:
         return Answer(None, f"nothing is chosen in '{name}'")
@@ -88,23 +79,24 @@ def _read(annotation: Json, control: Control) -> Answer:
     return Answer(())
 
 
-def _chosen(results: Sequence[Json], name: str = "") -> list[tuple[str, ...]]:
+def _chosen(result: Sequence[Region], name: str = "") -> list[tuple[str, ...]]:
     """The selected paths (of one value unless nested) in the control ``name``; in any control if empty."""
     return [
         path
-        for region in results
-        if isinstance(region, Mapping) and region.get("type") == "choices"
-        if not name or region.get("from_name") == name
-        for value in _listed(_choices(region.get("value")))
+        for region in result
+        if region.get("type") == "choices" and (not name or region.get("from_name") == name)
+        for value in choices_in(region)
         if (path := tuple(each for each in _listed(value) if isinstance(each, str)))
     ]
 
 
-def _choices(value: Json) -> Json:
-    return value.get("choices") if isinstance(value, Mapping) else None
+def choices_in(region: Region) -> list[object]:
+    """The choices of a region as Label Studio writes them: each a value, or a list that is its path."""
+    value = region.get("value")
+    return _listed(value.get("choices")) if isinstance(value, Mapping) else []
 
 
-def _listed(value: Json) -> list[Json]:
+def _listed(value: object) -> list[object]:
     return value if isinstance(value, list) else [value]
 
 
@@ -123,10 +115,10 @@ def _is_parent(path: tuple[str, ...], chosen: Sequence[tuple[str, ...]], control
     return path in control.parents and any(other[: len(path)] == path != other for other in chosen)
 
 
-def _holds(condition: Condition, results: Sequence[Json]) -> bool:
+def _holds(condition: Condition, result: Sequence[Region]) -> bool:
     """Whether the annotation's other answers fulfil the condition; False if they cannot tell."""
     if condition.kind == "region-selected":
         return False
-    last = {path[-1] for path in _chosen(results, condition.tag)}
+    last = {path[-1] for path in _chosen(result, condition.tag)}
     selected = bool(last & condition.values if condition.values else last)
     return selected == (condition.kind == "choice-selected")

@@ -1,74 +1,117 @@
-"""Checks every answer of Label Studio: size, time, and the fields that the other modules rely on.
+"""Reads the JSON that Label Studio answers into typed values. Pure: no I/O.
 
 The server at LABEL_STUDIO_URL may be broken, hostile, or not a Label Studio. A wrong answer is refused before
 it is used; the error says what came and what was expected.
 """
 
-import time
-from collections.abc import Iterator
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TypeGuard
 
-import httpx
-
-from coreset_backend.errors import LabelStudioError, Unreachable, UnsupportedLabelConfig
+from coreset_backend.errors import LabelStudioError, UnsupportedLabelConfig
+from coreset_backend.project import Region
 from coreset_backend.redaction import redacted
 
-Json = Any
 MOST_TASKS = 1_000_000
 MOST_CONFIG = 2_000_000
 LONGEST_NAME = 1000
 LARGEST_ID = 2**63
 
+Fields = Mapping[str, object]
+"""A JSON object whose values are not checked yet."""
+User = int | str | None
+"""What identifies a user."""
+USER, NUMBER = (int, str, type(None)), (int, float)
+
 
 @dataclass(frozen=True, slots=True)
-class Limits:
-    """Limits of an answer's body: ``size`` bytes, and ``seconds`` plus one second per ``rate`` bytes."""
+class Project:
+    """A project's settings. ``model_version`` is the version that it shows, None or "" for none.
 
-    size: int = 256_000_000
-    seconds: float = 60.0
-    rate: int = 50_000
+    ``sampling`` is the order of its queue, "" where none is told; ``task_number`` counts its tasks.
+    """
 
-
-LIMITS = Limits()
-
-
-class BoundedBody(httpx.SyncByteStream):
-    """The body of an answer; reading beyond the limits raises Unreachable."""
-
-    def __init__(self, stream: httpx.SyncByteStream, limits: Limits, request: str) -> None:
-        self._stream, self._limits, self._request = stream, limits, request
-
-    def __iter__(self) -> Iterator[bytes]:
-        limits, started, size = self._limits, time.monotonic(), 0
-        for chunk in self._stream:
-            size += len(chunk)
-            if size > limits.size:
-                raise Unreachable(
-                    f"The answer to {self._request} is larger than the limit of {limits.size:,} bytes."
-                )
-            if time.monotonic() - started > limits.seconds + size / limits.rate:
-                raise Unreachable(
-                    f"The answer to {self._request} is too slow: {size:,} bytes in "
-                    f"{time.monotonic() - started:.0f} s. Check the network and the load of Label Studio."
-                )
-            yield chunk
-
-    def close(self) -> None:
-        self._stream.close()
+    project_id: int
+    label_config: str
+    title: str = ""
+    model_version: str | None = None
+    sampling: str = ""
+    task_number: int = 0
 
 
-def bound_body(response: httpx.Response, limits: Limits) -> None:
-    """Read the body of the answer within the limits. Raises Unreachable if it is compressed."""
-    request = f"{response.request.method} {response.request.url.path}"
-    encoding = response.headers.get("content-encoding", "identity").strip().lower()
-    if encoding not in ("", "identity"):  # a few bytes may unpack to gigabytes
-        raise Unreachable(
-            f"{request} was answered in the encoding {encoding[:40]!r}; an unencoded answer was requested. "
-            "Make the proxy in front of Label Studio respect 'Accept-Encoding: identity'."
-        )
-    assert isinstance(response.stream, httpx.SyncByteStream)
-    response.stream = BoundedBody(response.stream, limits, request)
+@dataclass(frozen=True, slots=True)
+class Annotation:
+    """An annotator's answer. ``updated_at`` is ISO 8601, or "" where it is not known."""
+
+    result: Sequence[Region]
+    annotator: User = None
+    annotation_id: int = 0
+    updated_at: str = ""
+    was_cancelled: bool = False
+    ground_truth: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class StoredPrediction:
+    """A prediction that a task has. ``score`` None counts in no order."""
+
+    prediction_id: int
+    model_version: str | None
+    score: float | None
+    result: Sequence[Region]
+
+
+@dataclass(frozen=True, slots=True)
+class ListedTask:
+    """A task of the Data Manager's list; what was not asked for is empty.
+
+    ``data`` is as people imported it, of any shape. ``score`` is that under the version that the project
+    shows.
+    """
+
+    task_id: int
+    data: object = None
+    annotations: Sequence[Annotation] = ()
+    predictions: Sequence[StoredPrediction] = ()
+    is_annotated: bool = False
+    score: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ConnectedBackend:
+    """An ML backend in a project's settings. ``model_version`` is what it predicts as, "" if unknown."""
+
+    backend_id: int
+    url: str
+    title: str
+    model_version: str
+    auth_method: str
+
+
+@dataclass(frozen=True, slots=True)
+class Webhook:
+    """A webhook of a project."""
+
+    webhook_id: int
+    url: str
+    is_active: bool
+    headers: Fields
+
+
+@dataclass(frozen=True, slots=True)
+class Tab:
+    """A tab of the Data Manager; ``data`` holds its title, filters, columns and orders."""
+
+    tab_id: int
+    data: Fields
+
+    @property
+    def title(self) -> str:
+        return str(self.data.get("title") or "")
+
+    @property
+    def filters(self) -> object:
+        return self.data.get("filters")
 
 
 def unexpected(where: str, came: object, wanted: str) -> LabelStudioError:
@@ -79,7 +122,10 @@ def unexpected(where: str, came: object, wanted: str) -> LabelStudioError:
     )
 
 
-def checked_project(answer: Json, project_id: int) -> Json:
+# ---------------------------------------------------------------- a project and what belongs to it
+
+
+def read_project(answer: Fields, project_id: int) -> Project:
     """The project, with a label config and names of the expected types.
 
     Raises LabelStudioError, or UnsupportedLabelConfig for a label config beyond MOST_CONFIG characters.
@@ -94,73 +140,178 @@ def checked_project(answer: Json, project_id: int) -> Json:
             f"The label config has {len(config):,} characters; the limit is {MOST_CONFIG:,}. Shorten it in "
             "Label Studio: Settings > Labeling Interface."
         )
-    for key in ("model_version", "sampling"):
-        value = answer.get(key)
-        if not (value is None or (isinstance(value, str) and len(value) <= LONGEST_NAME)):
-            raise unexpected(f"'{key}'", value, f"a string of up to {LONGEST_NAME} characters, or null")
     title = answer.get("title")
-    return {**answer, "title": title[:LONGEST_NAME] if isinstance(title, str) else ""}
+    return Project(
+        project_id=project_id,
+        label_config=config,
+        title=title[:LONGEST_NAME] if isinstance(title, str) else "",
+        model_version=_name(answer, "model_version"),
+        sampling=_name(answer, "sampling") or "",
+        task_number=read_count(answer.get("task_number") or 0, "'task_number'"),
+    )
 
 
-def checked_page(answer: Json) -> tuple[list[Json], int]:
-    """The tasks on a page of the Data Manager's list, and the number of all tasks."""
-    tasks, total = answer["tasks"], answer["total"]
-    if not _is_count(total):
-        raise unexpected("The number of all tasks", total, "a whole number")
-    if not isinstance(tasks, list):
-        raise unexpected("The list of tasks", tasks, "a list")
-    for task in tasks:
-        _check_task(task)
-    return tasks, total
+def _name(fields: Fields, key: str) -> str | None:
+    value = fields.get(key)
+    if value is None or (isinstance(value, str) and len(value) <= LONGEST_NAME):
+        return value
+    raise unexpected(f"'{key}'", value, f"a string of up to {LONGEST_NAME} characters, or null")
 
 
-def _check_task(task: Json) -> None:
-    if not isinstance(task, dict):
-        raise unexpected("A task", task, "an object")
-    if not (_is_count(task.get("id")) and task["id"] > 0):
-        raise unexpected("The id of a task", task.get("id"), "a whole number from 1 on")
-    for key, kinds, wanted in (
-        ("total_annotations", (int, type(None)), "a whole number"),
-        ("predictions_score", (int, float, type(None)), "a number"),
-    ):
-        if key in task and not isinstance(task[key], kinds):
-            raise unexpected(f"'{key}' of task {task['id']}", task[key], wanted)
-    for annotation in _objects(task, "annotations", f"task {task['id']}"):
-        for region in _objects(annotation, "result", f"an annotation of task {task['id']}"):
-            if not isinstance(region.get("value") or {}, dict):
-                raise unexpected(f"A region's value in task {task['id']}", region["value"], "an object")
-    for prediction in _objects(task, "predictions", f"task {task['id']}"):
-        if not _is_count(prediction.get("id")):
-            raise unexpected(f"A prediction's id of task {task['id']}", prediction.get("id"), "a number")
+def read_backends(answer: object) -> list[ConnectedBackend]:
+    """The ML backends of a project."""
+    return [
+        ConnectedBackend(
+            backend_id=_id(each, "a backend"),
+            url=str(each.get("url") or ""),
+            title=str(each.get("title") or ""),
+            model_version=str(each.get("model_version") or ""),
+            auth_method=str(each.get("auth_method") or ""),
+        )
+        for each in _objects(answer, "The list of backends")
+    ]
 
 
-def _objects(owner: Json, key: str, name: str) -> list[Json]:
-    """The list of objects under ``key`` of the owner; empty if it has none."""
-    found = owner.get(key) or []
-    if not isinstance(found, list) or not all(isinstance(each, dict) for each in found):
-        raise unexpected(f"'{key}' of {name}", found, "a list of objects")
-    return found
+def read_webhooks(answer: object) -> list[Webhook]:
+    """The webhooks of a project."""
+    return [
+        Webhook(
+            webhook_id=_id(each, "a webhook"),
+            url=str(each.get("url") or ""),
+            is_active=bool(each.get("is_active", True)),
+            headers=read_fields(each.get("headers") or {}, "'headers' of a webhook"),
+        )
+        for each in _objects(answer, "The list of webhooks")
+    ]
 
 
-def checked_list(answer: Json, name: str) -> list[Json]:
-    """The answer, checked to be a list of objects."""
-    if not isinstance(answer, list) or not all(isinstance(each, dict) for each in answer):
-        raise unexpected(f"The list of {name}", answer, "a list of objects")
-    return answer
+def read_tabs(answer: object) -> list[Tab]:
+    """The tabs of a project's Data Manager."""
+    return [
+        Tab(_id(each, "a tab"), read_fields(each.get("data") or {}, "'data' of a tab"))
+        for each in _objects(answer, "The list of tabs")
+    ]
 
 
-def checked_counts(answer: Json, name: str) -> dict[str, int]:
+def read_counts(answer: object, name: str) -> dict[str, int]:
     """The answer, checked to be an object of whole numbers."""
-    if not isinstance(answer, dict) or not all(_is_count(count) for count in answer.values()):
+    if not isinstance(answer, dict) or not all(map(_is_count, answer.values())):
         raise unexpected(f"The {name}", answer, "an object of whole numbers")
     return answer
 
 
-def checked_count(value: Json, name: str) -> int:
+def read_count(value: object, where: str) -> int:
+    """The value, checked to be a whole number."""
     if not _is_count(value):
-        raise unexpected(f"'{name}'", value, "a whole number")
-    return int(value)
+        raise unexpected(where, value, "a whole number")
+    return value
 
 
-def _is_count(value: Json) -> bool:
+def read_fields(value: object, where: str) -> Fields:
+    """The value, checked to be a JSON object."""
+    if not isinstance(value, dict):
+        raise unexpected(where, value, "an object")
+    return value
+
+
+# ---------------------------------------------------------------- tasks
+
+
+def read_page(answer: Fields) -> tuple[list[ListedTask], int]:
+    """The tasks on a page of the Data Manager's list, and the number of all tasks."""
+    tasks, total = answer["tasks"], read_count(answer["total"], "The number of all tasks")
+    if not isinstance(tasks, list):
+        raise unexpected("The list of tasks", tasks, "a list")
+    return [read_task(task) for task in tasks], total
+
+
+def read_task(task: object) -> ListedTask:
+    """The task; runs a hundred thousand times for a large project, so errors are put in words when raised."""
+    fields = read_fields(task, "A task")
+    task_id = fields.get("id")
+    if not (_is_count(task_id) and task_id > 0):
+        raise unexpected("The id of a task", task_id, "a whole number from 1 on")
+    annotations, predictions = fields.get("annotations"), fields.get("predictions")
+    count, score = fields.get("total_annotations"), fields.get("predictions_score")
+    if count is not None and not isinstance(count, int):
+        raise unexpected(f"'total_annotations' of task {task_id}", count, "a whole number")
+    return ListedTask(
+        task_id,
+        fields.get("data"),
+        _annotations(annotations, task_id) if annotations else (),
+        _predictions(predictions, task_id) if predictions else (),
+        bool(count),
+        None if score is None else _number(score, "'predictions_score'", task_id),
+    )
+
+
+def _annotations(found: object, task_id: int) -> Sequence[Annotation]:
+    read = []
+    for fields in _objects(found, "'annotations' of task", task_id):
+        by = fields.get("completed_by")
+        annotator = by.get("id") if isinstance(by, dict) else by
+        if not isinstance(annotator, USER):
+            raise unexpected(f"'completed_by' of an annotation of task {task_id}", by, "a user")
+        read.append(
+            Annotation(
+                _regions(fields, "an annotation", task_id),
+                annotator,
+                read_count(fields.get("id") or 0, "The id of an annotation"),
+                str(fields.get("updated_at") or ""),
+                bool(fields.get("was_cancelled")),
+                bool(fields.get("ground_truth")),
+            )
+        )
+    return read
+
+
+def _predictions(found: object, task_id: int) -> Sequence[StoredPrediction]:
+    read = []
+    for fields in _objects(found, "'predictions' of task", task_id):
+        version, score = fields.get("model_version"), fields.get("score")
+        read.append(
+            StoredPrediction(
+                read_count(fields.get("id"), "The id of a prediction"),
+                version if isinstance(version, str) else None,
+                None if score is None else _number(score, "A prediction's score", task_id),
+                _regions(fields, "a prediction", task_id),
+            )
+        )
+    return read
+
+
+def _regions(fields: Fields, owner: str, task_id: int) -> Sequence[Region]:
+    found = fields.get("result")
+    if not found:
+        return ()
+    regions = _objects(found, "'result' of " + owner + " of task", task_id)
+    for region in regions:
+        value = region.get("value")
+        if value and not isinstance(value, dict):
+            raise unexpected(f"A region's value in task {task_id}", value, "an object")
+    return regions
+
+
+def _objects(found: object, where: str, number: int | None = None) -> list[Fields]:
+    """The list, checked to hold objects; ``where`` and ``number`` name it in an error."""
+    if isinstance(found, list):
+        for each in found:
+            if not isinstance(each, dict):
+                break
+        else:
+            return found
+    raise unexpected(where if number is None else f"{where} {number}", found, "a list of objects")
+
+
+def _number(value: object, where: str, task_id: int) -> float:
+    if not isinstance(value, NUMBER):
+        raise unexpected(f"{where} of task {task_id}", value, "a number")
+    return value
+
+
+def _id(fields: Fields, name: str) -> int:
+    return read_count(fields.get("id"), f"The id of {name}")
+
+
+def _is_count(value: object) -> TypeGuard[int]:
     return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < LARGEST_ID

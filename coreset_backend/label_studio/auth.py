@@ -2,16 +2,15 @@
 
 import base64
 import binascii
-import contextlib
 import json
 import threading
 import time
-from collections.abc import Generator, Sequence
-from typing import Any
+from collections.abc import Collection, Generator
 
 import httpx
 
 from coreset_backend.errors import Rejected, Unauthorized, Unreachable
+from coreset_backend.label_studio.answers import Fields
 from coreset_backend.redaction import keep_secret, redacted
 
 LONGEST_TOKEN = 10_000
@@ -68,7 +67,7 @@ class TokenAuth(httpx.Auth):
         response.read()
         if response.status_code in (400, 401, 403):
             raise Unauthorized(TOKEN_REFUSED)
-        access = read_answer(response, "POST /api/token/refresh/", ("access",))["access"]
+        access = read_object(response, "POST /api/token/refresh/", ("access",))["access"]
         access = access.strip() if isinstance(access, str) else ""
         if not (0 < len(access) < LONGEST_TOKEN and access.isascii() and access.isprintable()):
             raise Unreachable(
@@ -92,25 +91,47 @@ def token_type(api_key: str) -> str | None:
     return claims.get("token_type") if isinstance(claims, dict) else None
 
 
-def read_answer(response: httpx.Response, request: str, expect: Sequence[str]) -> Any:
-    """The JSON of an answer, an object with the keys ``expect``; None if it has no body.
+def read_answer(response: httpx.Response, request: str) -> object:
+    """The JSON of an answer; None if it has no body.
 
     Raises Unauthorized, Rejected, or Unreachable for an answer that does not come from a Label Studio.
     """
+    _raise_refusal(response, request)
+    if not response.content and response.is_success:
+        return None
+    return _json_of(response, request)
+
+
+def read_object(response: httpx.Response, request: str, expect: Collection[str]) -> Fields:
+    """The JSON object of an answer, which has the keys of ``expect``; raises as ``read_answer``."""
+    _raise_refusal(response, request)
+    answer = _json_of(response, request)
+    if not isinstance(answer, dict) or not set(expect) <= set(answer):
+        raise _of_no_label_studio(response, request)
+    return answer
+
+
+def _raise_refusal(response: httpx.Response, request: str) -> None:
     if response.status_code == 401:
         off = "legacy token" in response.text and "disabled" in response.text
         raise Unauthorized(LEGACY_TOKENS_OFF if off else TOKEN_REFUSED)
     if response.is_error and not _is_of_something_else(response):
         raise Rejected(response.status_code, response.text, request)
-    if not response.content and response.is_success and not expect:
-        return None
-    with contextlib.suppress(ValueError, RecursionError):  # an HTML page, or half an answer
-        answer = response.json()
-        as_expected = not expect or (isinstance(answer, dict) and set(expect) <= set(answer))
-        if as_expected and not response.is_redirect:
-            return answer
+
+
+def _json_of(response: httpx.Response, request: str) -> object:
+    try:
+        answer: object = response.json()
+    except (ValueError, RecursionError):  # an HTML page, or half an answer
+        raise _of_no_label_studio(response, request) from None
+    if response.is_redirect:
+        raise _of_no_label_studio(response, request)
+    return answer
+
+
+def _of_no_label_studio(response: httpx.Response, request: str) -> Unreachable:
     shown = " ".join(redacted(response.text[:1000]).split())[:80]
-    raise Unreachable(
+    return Unreachable(
         f"{request} was answered with {response.status_code} {response.headers.get('content-type', '')}, "
         f"not with the JSON of a Label Studio: {shown!r}. LABEL_STUDIO_URL does not seem to be its address. "
         + _where_it_may_be(response)

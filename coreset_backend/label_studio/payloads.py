@@ -5,16 +5,33 @@ The fields of the JSON are those that Label Studio 1.23.2 was observed to send."
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from datetime import datetime
-from typing import Any
+from typing import TypedDict
 
 from coreset_backend.errors import UnsupportedLabelConfig
 from coreset_backend.foreign_text import one_line
 from coreset_backend.label_studio.annotations import Answer, agreed_label
+from coreset_backend.label_studio.answers import Fields, ListedTask, Project
 from coreset_backend.label_studio.label_config import LabelConfig, parse_label_config
 from coreset_backend.label_studio.task_images import image_uris
-from coreset_backend.project import MOST_CLASSES, MOST_REASONS, Labels, Prediction, Snapshot, Task, TaskState
+from coreset_backend.project import (
+    MOST_CLASSES,
+    MOST_REASONS,
+    Labels,
+    Prediction,
+    Region,
+    Snapshot,
+    Task,
+    TaskState,
+)
 
-Json = Any
+
+class PredictionBody(TypedDict):
+    """The body of one prediction for Label Studio's import; ``result`` is empty without a label."""
+
+    task: int
+    score: float
+    model_version: str
+    result: list[Region]
 
 
 def parse_project_id(value: object) -> int:
@@ -25,50 +42,49 @@ def parse_project_id(value: object) -> int:
     return int(number)
 
 
-def task_id_of(task: Json) -> int:
+def task_id_of(task: Fields) -> int:
     """The task's id; -1, which no round contains, for a task that is not stored yet."""
     value = task.get("id")
     return value if isinstance(value, int) and 0 <= value < 2**63 else -1
 
 
 def parse_snapshot(
-    project: Json, tasks: Iterable[Json], now: datetime, control: str | None = None
+    project: Project, tasks: Iterable[ListedTask], now: datetime, control: str | None = None
 ) -> Snapshot:
-    """The Snapshot of a project from the JSON of the project and of its tasks with their annotations.
+    """The Snapshot of a project and of its tasks with their annotations.
 
-    A task that appears twice (a list may change between two pages) counts once. ``control`` is the argument
-    of :func:`coreset_backend.label_studio.label_config.parse_label_config`.
+    A task that appears twice (a list may change between two pages) counts once, as it came last. ``control``
+    is the argument of :func:`coreset_backend.label_studio.label_config.parse_label_config`.
     """
-    config = parse_label_config(project["label_config"], control)
+    config = parse_label_config(project.label_config, control)
     if config.labels and len(config.labels.names) > MOST_CLASSES:
         raise UnsupportedLabelConfig(
             f"The label config has {len(config.labels.names):,} choices; the limit is {MOST_CLASSES:,}. "
             "Remove unused choices in Label Studio: Settings > Labeling Interface."
         )
-    by_id = {task["id"]: parse_task(task, config) for task in tasks}
+    by_id = {task.task_id: parse_task(task, config) for task in tasks}
     ordered = tuple(by_id[task_id] for task_id in sorted(by_id))
     return Snapshot(
-        project_id=int(project["id"]),
-        title=one_line(str(project.get("title") or ""), most=200),
-        model_version=project.get("model_version") or None,
+        project_id=project.project_id,
+        title=one_line(project.title, most=200),
+        model_version=project.model_version or None,
         labels=config.labels,
         tasks=ordered,
         taken_at=now,
-        label_config=str(project["label_config"]),
+        label_config=project.label_config,
         remarks=tuple(unread_remarks(ordered)),
     )
 
 
-def parse_task(task: Json, config: LabelConfig) -> Task:
-    """The Task of one task's JSON."""
-    annotations = task.get("annotations") or []
-    kept = [annotation for annotation in annotations if not annotation.get("was_cancelled")]
-    state: TaskState = "labeled" if kept else "skipped" if annotations else "pool"
+def parse_task(task: ListedTask, config: LabelConfig) -> Task:
+    """The task as the label config reads it: its image, and what annotators agreed upon."""
+    kept = [annotation for annotation in task.annotations if not annotation.was_cancelled]
+    state: TaskState = "labeled" if kept else "skipped" if task.annotations else "pool"
     answer = Answer(None)
     if kept:
         answer = agreed_label(kept, config.control) if config.control else Answer(None, config.untrained)
-    uri = next(iter(image_uris(config.image, task.get("data"))), None)
-    return Task(int(task["id"]), uri, state, answer.label, answer.why, answer.unknown)
+    uri = next(iter(image_uris(config.image, task.data)), None)
+    return Task(task.task_id, uri, state, answer.label, answer.why, answer.unknown)
 
 
 def unread_remarks(tasks: Sequence[Task]) -> list[str]:
@@ -99,8 +115,8 @@ def _annotated(count: int) -> str:
     return "1 annotated task holds" if count == 1 else f"{count:,} annotated tasks hold"
 
 
-def prediction_json(prediction: Prediction, labels: Labels | None) -> Json:
-    """The body of one prediction for Label Studio's import; ``result`` is empty without a label."""
+def prediction_json(prediction: Prediction, labels: Labels | None) -> PredictionBody:
+    """The body of the prediction."""
     return {
         "task": prediction.task_id,
         "score": prediction.score,
@@ -109,7 +125,7 @@ def prediction_json(prediction: Prediction, labels: Labels | None) -> Json:
     }
 
 
-def result_json(prediction: Prediction, labels: Labels | None) -> list[Json]:
+def result_json(prediction: Prediction, labels: Labels | None) -> list[Region]:
     """The regions of a prediction: another model's regions, and at most one choices region of its own.
 
     "None of these" has no region.

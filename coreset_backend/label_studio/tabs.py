@@ -6,8 +6,9 @@ version. The other tabs filter by task id, for the first LISTED tasks; the proje
 
 from collections.abc import Iterator, Mapping, Sequence
 
-from coreset_backend.label_studio.client import BY_SCORE, LabelStudio, score_filter
-from coreset_backend.project import Json
+from coreset_backend.label_studio.answers import Tab, read_tabs
+from coreset_backend.label_studio.client import LabelStudio
+from coreset_backend.label_studio.filters import BY_SCORE, Filters, all_of, one_of, score_filter
 
 BATCH, SUSPECTS, DUPLICATES, UNREADABLE = (
     "Core-set batch",
@@ -16,7 +17,6 @@ BATCH, SUSPECTS, DUPLICATES, UNREADABLE = (
     "Unreadable",
 )
 LISTED = 100  # the Data Manager's form shows one row per id
-NO_TASK = -1
 
 
 def refresh_tabs(
@@ -35,14 +35,14 @@ def refresh_tabs(
         if title in found:
             _change(label_studio, project_id, found[title], filters)
         elif task_ids:
-            _make(label_studio, project_id, title, {"filters": filters})
+            _make(label_studio, project_id, title, filters)
 
 
 def make_batch_tab(label_studio: LabelStudio, project_id: int) -> bool:
     """Create the tab of the batch, sorted by score; False if it exists already."""
     if BATCH in _tabs(label_studio, project_id):
         return False
-    _make(label_studio, project_id, BATCH, {"filters": scores_below(1.0), "ordering": BY_SCORE})
+    _make(label_studio, project_id, BATCH, scores_below(1.0), ordering=BY_SCORE)
     return True
 
 
@@ -53,45 +53,49 @@ def delete_tabs(label_studio: LabelStudio, project_id: int) -> Iterator[str]:
     found = _tabs(label_studio, project_id)
     for title in (BATCH, SUSPECTS, DUPLICATES, UNREADABLE):
         if title in found:
-            if _is_as_made(title, found[title]["data"].get("filters")):
-                label_studio.request("DELETE", f"/api/dm/views/{found[title]['id']}/")
+            if _is_as_made(title, found[title]):
+                label_studio.request("DELETE", f"/api/dm/views/{found[title].tab_id}/")
                 yield f"Tab '{title}' deleted."
             else:
                 yield f"Tab '{title}' stays: a person has changed its filter."
 
 
-def _is_as_made(title: str, filters: Json) -> bool:
-    """Whether the filter is of a kind that this backend creates: by score, or by task ids."""
-    items = (filters or {}).get("items") or []
+def _is_as_made(title: str, tab: Tab) -> bool:
+    """Whether its filter is of a kind that this backend creates: by score, or by task ids."""
+    filters = tab.filters
+    items = filters.get("items") if isinstance(filters, Mapping) else None
+    if not isinstance(items, list) or not items:
+        return False
     wanted = "filter:tasks:predictions_score" if title == BATCH else "filter:tasks:id"
-    return bool(items) and all(item.get("filter") == wanted for item in items)
+    return all(isinstance(item, Mapping) and item.get("filter") == wanted for item in items)
 
 
-def scores_below(score: float) -> Json:
+def scores_below(score: float) -> Filters:
     """The filter for tasks with a score lower than ``score``."""
-    return {"conjunction": "and", "items": [score_filter("less", score)]}
+    return all_of(score_filter("less", score))
 
 
-def one_of(task_ids: Sequence[int]) -> Json:
-    """The filter for exactly these tasks, in a form that the Data Manager can show."""
-    items = [
-        {"filter": "filter:tasks:id", "operator": "equal", "type": "Number", "value": task_id}
-        for task_id in task_ids or [NO_TASK]
-    ]
-    return {"conjunction": "or", "items": items}
+def _tabs(label_studio: LabelStudio, project_id: int) -> dict[str, Tab]:
+    """The tabs by their titles."""
+    answer = label_studio.request("GET", "/api/dm/views/", params={"project": project_id})
+    return {tab.title: tab for tab in read_tabs(answer)}
 
 
-def _tabs(label_studio: LabelStudio, project_id: int) -> dict[str, Json]:
-    tabs = label_studio.get("/api/dm/views/", project=project_id)
-    return {tab.get("data", {}).get("title"): tab for tab in tabs}
-
-
-def _make(label_studio: LabelStudio, project_id: int, title: str, shown: Json) -> None:
-    data = {"title": title, "type": "list", "target": "tasks", **shown}
+def _make(
+    label_studio: LabelStudio,
+    project_id: int,
+    title: str,
+    filters: Filters,
+    *,
+    ordering: Sequence[str] = (),
+) -> None:
+    data = {"title": title, "type": "list", "target": "tasks", "filters": filters}
+    if ordering:
+        data["ordering"] = ordering
     label_studio.request("POST", "/api/dm/views/", json={"project": project_id, "data": data})
 
 
-def _change(label_studio: LabelStudio, project_id: int, tab: Json, filters: Json) -> None:
-    if tab["data"].get("filters") != filters:
-        body = {"project": project_id, "data": {**tab["data"], "filters": filters}}
-        label_studio.request("PATCH", f"/api/dm/views/{tab['id']}/", json=body)
+def _change(label_studio: LabelStudio, project_id: int, tab: Tab, filters: Filters) -> None:
+    if tab.filters != filters:
+        body = {"project": project_id, "data": {**tab.data, "filters": filters}}
+        label_studio.request("PATCH", f"/api/dm/views/{tab.tab_id}/", json=body)

@@ -5,13 +5,11 @@ Follows ``parseValue`` of Label Studio's editor (1.23.2) and lodash's ``get``.
 
 import re
 from collections.abc import Mapping
-from typing import Any
 
-Json = Any
 VARIABLE = re.compile(r"\$[\w\[\].{}]+", re.ASCII)
 
 
-def image_uris(image: str, data: Json) -> list[str]:
+def image_uris(image: str, data: object) -> list[str]:
     """The addresses that ``image`` yields for a task's data, as in Label Studio's editor.
 
     Several if the data contain a list; none if a variable is missing.
@@ -28,11 +26,11 @@ def image_uris(image: str, data: Json) -> list[str]:
     return [] if "" in parts else [VARIABLE.sub(lambda _: next(filled), image)]
 
 
-def _value_at(name: str, data: Mapping[str, Json]) -> Json:
+def _value_at(name: str, data: Mapping[str, object]) -> object:
     """The value at the key ``name`` if there is one, else at the path ``a.b[0].c``, like lodash's ``get``."""
     if name in data:
         return data[name]
-    found: Json = data
+    found: object = data
     for key in re.findall(r"[^.\[\]]+", name):
         if isinstance(found, Mapping):
             found = found.get(key)
@@ -44,7 +42,7 @@ def _value_at(name: str, data: Mapping[str, Json]) -> Json:
     return data.get("$undefined$") if found is None else found
 
 
-def _as_text(value: Json) -> str:
+def _as_text(value: object) -> str:
     """The value as part of an address; empty if it cannot be one."""
     if isinstance(value, float) and value.is_integer():
         value = int(value)

@@ -295,15 +295,7 @@ def introduce(backend: Backend, server: demo.LabelStudioServer, report: Report, 
 
 
 def _connect(backend: Backend, project_id: int, report: Report) -> None:
-    for done in connect(
-        backend.label_studio,
-        backend.store,
-        project_id,
-        url=backend.settings.url,
-        secret=backend.webhook_secret,
-        basic_auth=backend.basic_auth,
-        override_version=backend.settings.override_version,
-    ):
+    for done in connect(backend, project_id):
         report(f"  {done}")
 
 

@@ -67,5 +67,5 @@ def _new_tasks(label_studio: LabelStudio, stored: StoredRound) -> int:
     """How many tasks came after a round that found none left to choose; 0 where a batch is served."""
     if stored.record.batch:
         return 0
-    found = label_studio.fetch_project(stored.record.project_id).get("task_number") or 0
-    return max(int(found) - sum(stored.record.counts.values()), 0)
+    found = label_studio.fetch_project(stored.record.project_id).task_number
+    return max(found - sum(stored.record.counts.values()), 0)

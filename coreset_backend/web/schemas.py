@@ -15,6 +15,7 @@ from pydantic_core import to_jsonable_python
 
 from coreset_backend.jobs.status import ProjectProgress
 from coreset_backend.label_studio.payloads import parse_project_id, task_id_of
+from coreset_backend.project import Region
 from coreset_backend.reports import Count
 
 P = ParamSpec("P")
@@ -131,7 +132,7 @@ class PredictBody(BaseModel):
 class TaskPrediction:
     """``result``: regions in Label Studio's JSON. ``score``: in [0, 1], the next to label first."""
 
-    result: list[dict[str, object]]
+    result: list[Region]
     score: float
     model_version: str
 

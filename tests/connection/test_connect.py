@@ -42,18 +42,8 @@ def admin(studio: FakeLabelStudio) -> Iterator[httpx.Client]:
         yield session
 
 
-def connected(backend: Backend, project_id: int, **options: Any) -> list[str]:
-    settings = backend.settings
-    return list(
-        connect(
-            backend.label_studio,
-            backend.store,
-            project_id,
-            url=settings.url,
-            secret=backend.webhook_secret,
-            override_version=settings.override_version,
-        )
-    )
+def connected(backend: Backend, project_id: int) -> list[str]:
+    return list(connect(backend, project_id))
 
 
 def publish(backend: Backend, project_id: int, task_ids: list[int], day: int = 29) -> StoredRound:
@@ -365,15 +355,7 @@ def test_the_poll_publishes_again_what_was_deleted(
         studio.projects[project_id]["model_version"] = ""
     else:
         studio.predictions = studio.predictions[1 if lost == "one" else len(studio.predictions) :]
-    found = " ".join(
-        problems(
-            backend.label_studio,
-            backend.store,
-            project_id,
-            url=backend.settings.url,
-            secret=backend.webhook_secret,
-        )
-    )
+    found = " ".join(problems(backend, project_id))
     assert "Label Studio does not serve the batch first" in found
     poll()
     assert backend.queue.count == 1

@@ -90,7 +90,7 @@ def test_a_small_queue_is_published_anew_and_a_large_one_keeps_its_version(
         for task in waiting:
             assert len(studio.predictions_of(task)) == 1, "a task is listed twice in the Data Manager"
         in_front = client.fetch_predictions(project_id, published.below)
-        assert sorted(each[0]["task"] for each in in_front) == sorted(head)
+        assert sorted(each.task_id for each in in_front) == sorted(head)
     # What an earlier round chose and nobody labelled comes before what nobody chose.
     assert studio.queue(project_id)[5:7] == tasks[12:14]
 

@@ -43,8 +43,8 @@ def everything_shown(admin: httpx.Client, client: LabelStudio, project_id: int) 
         "sampling": project["sampling"],
         "version": project["model_version"] or "",
         "versions": client.model_versions(project_id),
-        "backends": [each["url"] for each in client.backends(project_id)],
-        "webhooks": [each["url"] for each in client.webhooks(project_id)],
+        "backends": [each.url for each in client.backends(project_id)],
+        "webhooks": [each.url for each in client.webhooks(project_id)],
         "tabs": [tab["data"]["title"] for tab in tabs],
     }
 
@@ -96,7 +96,7 @@ def test_a_project_connected_by_an_sdk_is_served_from_its_first_round(
     stack.wait_until_idle(project_id)
     assert admin.get(f"/api/projects/{project_id}/").json()["sampling"] == "Uncertainty sampling"
     [webhook] = client.webhooks(project_id)
-    assert webhook["headers"][SECRET_HEADER]
+    assert webhook.headers[SECRET_HEADER]
     checked = stack.cli("doctor", "--project", str(project_id))
     assert checked.returncode == 0, checked.stdout
     stack.cli("disconnect", "--project", str(project_id))

@@ -1,18 +1,17 @@
 """Our calls against the real Label Studio, where it is most surprising."""
 
-from collections.abc import Iterator
-from pathlib import Path
+from collections.abc import Callable, Iterator
 
 import httpx
 import pytest
 from label_studio_contract import LabelStudioContract, create_project
 
+from coreset_backend.backend import Backend
 from coreset_backend.connection.connect import connect
 from coreset_backend.errors import LabelStudioError, Unauthorized, Unreachable, UnsupportedLabelConfig
 from coreset_backend.label_studio.client import LabelStudio
 from coreset_backend.local import demo_project
 from coreset_backend.local import label_studio as demo
-from coreset_backend.store.store import Store
 
 pytestmark = pytest.mark.e2e
 
@@ -38,17 +37,20 @@ def test_connecting_refuses_what_cannot_work_with_the_fix(
     admin: httpx.Client,
     label_studio: demo.LabelStudioServer,
     project: tuple[int, list[int]],
-    tmp_path: Path,
+    make_backend: Callable[..., Backend],
 ) -> None:
+    backend = make_backend(url="http://localhost:1")
+
     def attempt(project_id: int, studio: LabelStudio = client) -> None:
-        list(connect(studio, Store(tmp_path), project_id, url="http://localhost:1", secret="s"))
+        backend.label_studio = studio
+        list(connect(backend, project_id))
 
     with pytest.raises(LabelStudioError, match="has no project 99999"):
         attempt(99999)
     with pytest.raises(LabelStudioError, match="could not connect to the backend at http://localhost:1"):
         attempt(project[0])
     assert client.backends(project[0]) == []
-    assert Store(tmp_path).projects() == []  # a project that was refused is none of ours
+    assert backend.store.projects() == []  # a project that was refused is none of ours
     text = (
         '<View><Text name="t" value="$t"/><Choices name="c" toName="t"><Choice value="a"/></Choices></View>'
     )

@@ -16,7 +16,8 @@ from coreset_backend.errors import ImageError, LabelStudioError
 from coreset_backend.images import sources
 from coreset_backend.images.download import Limits, Wire
 from coreset_backend.images.own_addresses import OwnAddresses
-from coreset_backend.label_studio.client import LabelStudio, TokenAuth
+from coreset_backend.label_studio.auth import TokenAuth
+from coreset_backend.label_studio.client import LabelStudio
 from coreset_backend.network.addresses import AddressRefused, address_guard
 
 TOKEN = "0123456789abcdef0123456789abcdef01234567"

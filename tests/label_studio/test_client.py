@@ -108,12 +108,12 @@ def test_retry_after_is_waited_for_by_any_method(
 def test_a_server_that_is_down_is_named_and_found_again(
     studio: FakeLabelStudio, client: LabelStudio, project: tuple[int, list[int]]
 ) -> None:
-    assert client.fetch_project(project[0])["id"] == project[0]
+    assert client.fetch_project(project[0]).project_id == project[0]
     studio.down()
     with pytest.raises(Unreachable, match=r"Label Studio at http://127.0.0.1:\d+ does not answer"):
         client.request("POST", "/api/projects/", json={})
     studio.up()
-    assert client.fetch_project(project[0])["id"] == project[0]
+    assert client.fetch_project(project[0]).project_id == project[0]
 
 
 def test_a_task_list_that_shrinks_while_it_is_read(studio: FakeLabelStudio, client: LabelStudio) -> None:
@@ -194,7 +194,7 @@ def test_a_personal_token_survives_a_restart_of_label_studio_and_a_failing_token
     with pytest.raises(Rejected, match="answered 500 to POST /api/token/refresh/"):
         client.fetch_project(project[0])
     studio.heal()
-    assert client.fetch_project(project[0])["id"] == project[0]
+    assert client.fetch_project(project[0]).project_id == project[0]
     studio.personal_token = ""
     client.auth._access = "signed with the secret of before the restart"
     with pytest.raises(Unauthorized, match="does not accept the token in LABEL_STUDIO_API_KEY"):

@@ -4,6 +4,7 @@ import gzip
 import json
 import tracemalloc
 from collections.abc import Iterator, Mapping
+from functools import partial
 from typing import Any
 
 import pytest
@@ -11,8 +12,10 @@ from fake_label_studio import TOKEN, FakeLabelStudio, choices_config
 from label_studio_contract import predictions
 
 from coreset_backend.errors import LabelStudioError, Unreachable, UnsupportedLabelConfig
-from coreset_backend.label_studio.answers import LONGEST_NAME, Limits
+from coreset_backend.label_studio.answers import LONGEST_NAME
+from coreset_backend.label_studio.api import Limits
 from coreset_backend.label_studio.client import PAGE_SIZE, LabelStudio
+from coreset_backend.label_studio.tabs import make_batch_tab
 
 SMALL = Limits(size=20_000_000, seconds=0.5)
 TASK = {"id": 1, "data": {"image": "/1.png"}}
@@ -66,6 +69,14 @@ TASK_LISTS: dict[str, tuple[Any, str]] = {
     "a result as text": (page(annotated("cat")), "'result' of an annotation of task 1"),
     "a result of texts": (page(annotated(["cat"])), "'result' of an annotation of task 1"),
     "a value as a list": (page(annotated([{"value": ["cat"]}])), "region's value in task 1"),
+    "an annotator as a list": (
+        page({**TASK, "annotations": [{"id": 1, "completed_by": [1]}]}),
+        r"'completed_by' of an annotation of task 1 .* is \[1\], not a user",
+    ),
+    "an annotation's id as text": (
+        page({**TASK, "annotations": [{"id": "x"}]}),
+        "The id of an annotation .* is 'x', not a whole number",
+    ),
     "half of the JSON": (b'{"tasks": [{"id": 1', "not with the JSON"),
     "a list in lists, 100,000 deep": (b"[" * 100_000, "not with the JSON"),
     "objects in objects, 100,000 deep": (b'{"tasks":' * 100_000, "not with the JSON"),
@@ -210,6 +221,11 @@ def test_other_answers_of_another_shape_are_refused(
     for path, body, ask in (
         ("/api/ml", {"results": []}, client.backends),
         ("/api/webhooks", [1, 2], client.webhooks),
+        ("/api/webhooks", [{"url": "http://x"}], client.webhooks),
+        ("/api/webhooks", [{"id": 1, "headers": ["x"]}], client.webhooks),
+        ("/api/dm/views", {"id": 1}, partial(make_batch_tab, client)),
+        ("/api/dm/views", [{"id": 1, "data": "x"}], partial(make_batch_tab, client)),
+        (r"^/api/projects/\d+/$", project_json(id=project, task_number="4"), client.fetch_project),
         ("model-versions", ["coreset-1"], client.model_versions),
         ("model-versions", {"coreset-1": "4"}, client.model_versions),
         ("/api/tasks/", page({"id": 1, "predictions_score": "0.5"}), client.fetch_waiting),

@@ -10,6 +10,7 @@ from saved_rounds import record
 
 from coreset_backend.connection.publication import show_findings
 from coreset_backend.label_studio.client import LabelStudio
+from coreset_backend.label_studio.filters import one_of
 from coreset_backend.label_studio.tabs import (
     BATCH,
     DUPLICATES,
@@ -17,7 +18,6 @@ from coreset_backend.label_studio.tabs import (
     SUSPECTS,
     UNREADABLE,
     make_batch_tab,
-    one_of,
 )
 from coreset_backend.reports import ImageFailure
 from coreset_backend.store.saved_round import StoredRound

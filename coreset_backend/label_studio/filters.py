@@ -1,0 +1,70 @@
+"""Filters of Label Studio's Data Manager, as its API takes them in a query or in a tab. Pure."""
+
+import json
+from collections.abc import Sequence
+from typing import TypedDict
+
+BY_SCORE = ["tasks:predictions_score"]
+NO_TASK = -1
+
+
+class Filter(TypedDict):
+    """One condition on a task; ``filter`` names the column."""
+
+    filter: str
+    operator: str
+    type: str
+    value: object
+
+
+class Filters(TypedDict):
+    """Conditions that all ("and") or any ("or") must hold."""
+
+    conjunction: str
+    items: list[Filter]
+
+
+def _column(name: str, operator: str, kind: str, value: object) -> Filter:
+    return {"filter": f"filter:tasks:{name}", "operator": operator, "type": kind, "value": value}
+
+
+UNSOLVED = _column("completed_at", "empty", "Datetime", True)
+ANNOTATED: Filters = {
+    "conjunction": "or",
+    "items": [
+        _column(count, "greater", "Number", 0) for count in ("total_annotations", "cancelled_annotations")
+    ],
+}
+
+
+def score_filter(operator: str, value: float | bool) -> Filter:
+    """A condition on the task's score under the version that the project shows."""
+    return _column("predictions_score", operator, "Number", value)
+
+
+def all_of(*items: Filter) -> Filters:
+    """The filter for tasks on which every condition holds."""
+    return {"conjunction": "and", "items": list(items)}
+
+
+def one_of(task_ids: Sequence[int]) -> Filters:
+    """The filter for exactly these tasks, in a form that the Data Manager can show."""
+    items = [_column("id", "equal", "Number", task_id) for task_id in task_ids or [NO_TASK]]
+    return {"conjunction": "or", "items": items}
+
+
+def query(
+    filters: Filters | None = None,
+    *,
+    ordering: Sequence[str] = (),
+    task_ids: Sequence[int] | None = None,
+) -> str:
+    """The parameter `query` of the task list: which of ``task_ids``, or of all tasks, and in what order."""
+    asked: dict[str, object] = {}
+    if filters:
+        asked["filters"] = filters
+    if ordering:
+        asked["ordering"] = ordering
+    if task_ids is not None:
+        asked["selectedItems"] = {"all": False, "included": list(task_ids)}
+    return json.dumps(asked)
