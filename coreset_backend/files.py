@@ -119,14 +119,14 @@ def saving(path: Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def replacing(path: Path, *, durable: bool = True) -> Iterator[Path]:
+def replacing(path: Path, *, durable: bool = True, suffix: str = PARTIAL) -> Iterator[Path]:
     """A new path beside ``path``: what the block writes there becomes ``path``, whole or not at all.
 
     Whoever reads meanwhile, or after a crash, sees the old file or the new one. Where the block or the disk
     fails the old file stays, and nothing half-written fills the disk. ``durable``: written through to the
-    disk before the block ends. Raises OSError.
+    disk before the block ends. ``suffix``: how the name of the new path ends. Raises OSError.
     """
-    partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}{PARTIAL}")
+    partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}{suffix}")
     try:
         yield partial
         if durable:

@@ -6,8 +6,6 @@ the variables of proxies hold. A file appears there whole or not at all, whoever
 
 import contextlib
 import functools
-import hashlib
-import secrets
 import threading
 import time
 from collections.abc import Callable
@@ -35,6 +33,7 @@ from huggingface_hub.utils.tqdm import tqdm
 
 from coreset_backend.arrays import Progress
 from coreset_backend.errors import ConfigError, DownloadFailed
+from coreset_backend.files import replacing, sha256
 from coreset_backend.model.weights import named_hash
 
 WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin", "pytorch_model.pth", "model.pth")
@@ -118,9 +117,7 @@ def _weights_on_hub(repository: str, revision: str) -> tuple[str, str]:
 
 def _require_intact(path: Path) -> None:
     """Raises DownloadFailed unless the file has the hash that the hub says; then it is removed."""
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    if not digest.startswith(named_hash(path)):
+    if not sha256(path).startswith(named_hash(path)):
         path.resolve().unlink(missing_ok=True)
         path.unlink(missing_ok=True)
         raise DownloadFailed(path.name, "its SHA-256 is not what the hub says, so it was removed")
@@ -144,17 +141,11 @@ def download_file(address: str, progress: Progress | None = None) -> Path:
 
 
 def _fetched(address: str, path: Path, counter: type[tqdm]) -> Path:
-    partial = path.with_name(f"{path.stem}.{secrets.token_hex(4)}.incomplete")
-    try:
+    with replacing(path, suffix=".incomplete") as partial:  # as the hub calls its own
         with partial.open("wb") as file:
             http_get(address, file, tqdm_class=counter)
-        with partial.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
-        if not digest.startswith(named_hash(path)):
+        if not sha256(partial).startswith(named_hash(path)):
             raise DownloadFailed(path.name, "its SHA-256 is not that of its name")
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
     return path
 
 
