@@ -1,8 +1,8 @@
-"""Core-set against random on a project's page: what the random slice of each batch says, and a replay.
+"""Core-set against random on a project's page: the random slices of the batches, and a replay.
 
-The slice compares images sampled at random with what the strategy picked: how well the strategy finds what
-the model does not know. How good models become that learn from one or the other says a replay only, by
-:mod:`coreset_backend.simulation.replay` on images whose labels are known.
+The slices compare randomly sampled images with the strategy's picks: how well the strategy finds images that
+the model gets wrong. Only a replay tells how accurate models become that are trained on one or the other:
+:mod:`coreset_backend.simulation.replay`, on images with known labels.
 """
 
 import logging
@@ -33,11 +33,10 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class SliceSummary:
-    """The random slices of all rounds together; ``sentence`` says it in words.
+    """The random slices of all rounds together, and a ``sentence`` about them.
 
-    How accurate the previous model's predictions were before anybody labelled the images: ``pool_accuracy``
-    on those sampled at random, ``picked_accuracy`` on those that the strategy picked, None where it picked
-    none.
+    Accuracy of the previous model's predictions, made before the images were labelled: ``pool_accuracy`` on
+    images sampled at random, ``picked_accuracy`` on the strategy's picks (None without picks).
     """
 
     sentence: str
@@ -46,7 +45,7 @@ class SliceSummary:
 
 
 def slice_summary(rounds: Iterable[HistoryLine]) -> SliceSummary | None:
-    """What the random slices of a history say together; None as long as none has been labelled."""
+    """The summary of the random slices of a history; None as long as none is labelled."""
     slices = [line.random_slice for line in rounds if line.random_slice]
     pool = _together(each.pool_accuracy for each in slices)
     picked = _together(each.picked_accuracy for each in slices)
@@ -61,15 +60,17 @@ def _together(intervals: Iterable[Interval | None]) -> Interval | None:
 
 
 def _sentence(pool: Interval, picked: Interval | None) -> str:
-    words = f"The model was right about {100 * pool.value:.0f} % of the {pool.n:,} images sampled at random"
+    words = (
+        f"The model predicted {100 * pool.value:.0f} % of the {pool.n:,} randomly sampled images correctly"
+    )
     if picked is None:
         return f"{words}: that is its accuracy on the pool."
-    words += f" and about {100 * picked.value:.0f} % of the {picked.n:,} that the strategy picked: "
+    words += f" and {100 * picked.value:.0f} % of the {picked.n:,} images that the strategy picked: "
     if picked.high < pool.low:
-        return words + "its picks are harder than the pool, as they should be."
+        return words + "the picks are harder than the pool, as intended."
     if picked.low > pool.high:
-        return words + "its picks are easier than the pool, so a random sample would teach the model more."
-    return words + "their intervals still overlap."
+        return words + "the picks are easier than the pool, so a random sample would help the model more."
+    return words + "the intervals still overlap."
 
 
 # ---------------------------------------------------------------- a replay

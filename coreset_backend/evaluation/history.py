@@ -1,4 +1,4 @@
-"""What a project's rounds have measured, pruned ones included."""
+"""The history of a project: the measurements of all its rounds, pruned rounds included."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -13,10 +13,11 @@ from coreset_backend.store.store import Store
 
 @dataclass(frozen=True, slots=True)
 class RandomSlice:
-    """``tasks`` of this batch were sampled at random; and how the model before answered the batch before.
+    """The number of randomly sampled ``tasks`` in this batch, and the previous model's accuracy on its own
+    batch.
 
-    ``pool_accuracy`` on the tasks sampled at random (an unbiased estimate for the pool), ``picked_accuracy``
-    on those that the strategy picked. A strategy works where its picks are harder than the pool.
+    ``pool_accuracy``: on the randomly sampled tasks, an unbiased estimate for the pool. ``picked_accuracy``:
+    on the strategy's picks. A strategy works if its picks are harder than the pool.
     """
 
     tasks: int
@@ -119,7 +120,7 @@ def history_line(record: Round) -> HistoryLine:
 
 
 def random_slice(record: Round) -> RandomSlice | None:
-    """None where neither this batch nor the one before has a random slice."""
+    """None if neither this batch nor the previous one has a random slice."""
     before = record.batch_figures
     if not record.random_slice and before is None:
         return None

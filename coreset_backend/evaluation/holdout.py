@@ -1,4 +1,4 @@
-"""Which labelled tasks are held out: they measure the model and never train it."""
+"""The hold-out: the labelled tasks that measure the model and never train it."""
 
 import hashlib
 from collections import Counter
@@ -12,10 +12,11 @@ def holdout_task_ids(
 ) -> frozenset[int]:
     """The labelled tasks that measure the model and never train it: ``share`` of each class, rounded down.
 
-    A task of several classes counts for the rarest of them, one of none for a class of its own. Once chosen,
-    a task stays (``previous``) for as long as it has a label: accuracies of different rounds are comparable.
-    Which tasks join is decided by a hash of their id, not by their order. A task that shows the same image as
-    one of them joins too, or the model would be asked what it was taught.
+    A task of several classes counts for the rarest of them; tasks of "none of these" form a class of their
+    own. A task stays in the hold-out (``previous``) as long as it has a label, so that accuracies of
+    different rounds are comparable. A hash of the id decides which tasks join, not their order. A task with
+    the same image as a hold-out task joins too; otherwise the model would be tested on an image that it was
+    trained on.
     """
     labeled = [(task, task.label) for task in tasks if task.label is not None]
     count = Counter(name for _, label in labeled for name in label)

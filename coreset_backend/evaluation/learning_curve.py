@@ -1,4 +1,4 @@
-"""What more labels would buy: a learning curve through the rounds so far, and advice on when to stop.
+"""The learning curve through the rounds so far, and what more labels would add.
 
 Pure. The error falls as a power law of the number of labels, ``accuracy(n) = a - b * n ** -c`` (Figueroa et
 al. 2012, BMC Medical Informatics 12:8; Hestness et al. 2017, arXiv 1712.00409), fitted by least squares. How
@@ -52,7 +52,7 @@ class Curve:
         return _expected(self._at(labels))
 
     def gain(self, labels: float, more: float) -> Expected:
-        """What ``more`` labels add to the accuracy at ``labels``."""
+        """The gain in accuracy from ``more`` labels after ``labels``."""
         return _expected(self._at(labels + more) - self._at(labels))
 
     def labels_to(self, accuracy: float, most: float = np.inf) -> Expected | None:
@@ -82,7 +82,7 @@ def learning_curve(points: Sequence[Point], seed: int = 0) -> Curve | None:
     if len(np.unique(labels)) < LEAST_ROUNDS or labels.min() < 1:
         return None
     n = np.array([point.n_holdout for point in points], dtype=np.float64)
-    # Half a hit and half a miss more, or a perfect round would be thought beyond doubt.
+    # Add half a hit and half a miss, or a perfect round would count as certain.
     shares = (np.array([point.accuracy for point in points]) * n + 0.5) / (n + 1)
     spread = np.sqrt(shares * (1 - shares) / n + FIT_NOISE**2)
     rng = np.random.default_rng(seed)

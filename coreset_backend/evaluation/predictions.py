@@ -1,4 +1,4 @@
-"""What a round's model says of each task, read from the store; light enough for the web process."""
+"""The predictions of a round's model, read from the store; light enough for the web process."""
 
 import threading
 
@@ -17,7 +17,7 @@ RIGHT = 0.8
 
 
 class Answers:
-    """What a round's model says of each task, from the store; light enough for the web process."""
+    """The predictions of a round's model for each task, read from the store."""
 
     def __init__(self, stored: StoredRound) -> None:
         self.record = stored.record
@@ -69,7 +69,7 @@ class Answers:
         return Prediction(task_id, score, version, *answer)
 
     def _is_shown(self, sureness: float, preannotate: str) -> bool:
-        # An answer already chosen on a task that the model knows least invites a wrong click.
+        # A preselected answer on a task that the model knows least invites a wrong click.
         return preannotate == "on" or (preannotate == "auto" and sureness >= SURE and self._is_trusted())
 
     def _is_trusted(self) -> bool:
@@ -99,7 +99,7 @@ class AnswerCache:
 
 
 def pool_version(answers: Answers | None) -> str:
-    """What /setup and /predict answer under; never a batch's version, or a task would join the batch."""
+    """The version of answers to /setup and /predict; with a batch's version a task would join the batch."""
     return answers.record.pool_version if answers else NO_ROUND_VERSION
 
 

@@ -1,4 +1,4 @@
-"""How good the model of a round is: measured when the round is made, and read from its record."""
+"""The scores of a round's model: measured when the round runs, and read from its record."""
 
 import logging
 from collections.abc import Sequence
@@ -19,9 +19,9 @@ log = logging.getLogger(__name__)
 
 
 def holdout_accuracy(record: Round) -> Interval | None:
-    """The accuracy of the round's model on its hold-out: the one that everything shows and goes by.
+    """The accuracy of the round's model on its hold-out; the only accuracy that is shown and used.
 
-    Rounds of early releases kept no evaluation; theirs is the share that was measured after the fit.
+    Rounds of early releases have no evaluation; their accuracy was measured after the fit.
     """
     if record.evaluation:
         return record.evaluation.accuracy
@@ -57,9 +57,9 @@ def holdout_evaluation(
 
 
 def batch_scores(snapshot: Snapshot, previous: StoredRound | None) -> BatchScores | None:
-    """How the previous model answered its batch before anybody labelled it, against the labels since.
+    """Accuracy of the previous model's predictions on its own batch, compared with the labels since.
 
-    None without a random slice that has been labelled.
+    None without a labelled random slice.
     """
     labels = snapshot.labels
     if previous is None or labels is None or not previous.record.random_slice:

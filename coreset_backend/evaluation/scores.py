@@ -1,8 +1,9 @@
 """How good a model is, measured on labels that it never saw, each score with its interval.
 
-Pure: arrays in, scores out. An interval is a 95 % interval for what the score would be on endless images
-of the hold-out's kind. The hold-out is made of labelled tasks, and a batch is no fair sample of the pool: it
-holds more rare and hard images. Its accuracy compares rounds; it is, as a rule, below that on the pool.
+Pure: arrays in, scores out. An interval is a 95 % interval of the score on infinitely many images of the
+hold-out's kind. The hold-out consists of labelled tasks, and a batch is no unbiased sample of the pool: it
+has more rare and hard images. Its accuracy is for comparing rounds; it is usually below the accuracy on the
+pool.
 """
 
 from collections.abc import Sequence
@@ -14,7 +15,7 @@ from coreset_backend.store.record import ClassScores, Evaluation, Interval
 
 Z = 1.959964  # of a 95 % interval
 DRAWS = 1000
-NAMED = 0.5  # a class that is likelier is named in multiple choice; so a model that knows nothing names none
+NAMED = 0.5  # in multiple choice a class above it is predicted, so an untrained model predicts none
 
 Flags = NDArray[np.bool_]
 Counts = NDArray[np.float64]
@@ -50,9 +51,10 @@ def evaluate(
 
 
 def named_classes(probabilities: Probabilities, multiple: bool) -> Flags:
-    """bool[n, classes]: what a model predicts for each image, the one rule for it.
+    """bool[n, classes]: the classes that a model predicts for each image; the only rule for it.
 
-    In single choice the likeliest class; in multiple choice every class likelier than not, perhaps none.
+    Single choice: the most probable class. Multiple choice: every class with a probability above NAMED,
+    maybe none.
     """
     if multiple:
         return np.asarray(probabilities > NAMED)
@@ -79,10 +81,10 @@ def proportion(hits: int, n: int) -> Interval:
 
 
 def paired_gain(before: Flags, after: Flags) -> Interval:
-    """How many more of the same images are right than before, as a share: in [-1, 1].
+    """The increase of the share of correct predictions on the same images, in [-1, 1].
 
-    ``before`` and ``after``: bool[n], which were right. Only images on which the two differ speak; the
-    interval is Agresti and Min's (2005, half an image added to each of the four cells).
+    ``before`` and ``after``: bool[n], which predictions were correct. Only images on which the two differ
+    contribute; the interval is Agresti and Min's (2005, half an image added to each of the four cells).
     """
     n = len(after)
     won, lost = (after & ~before).sum() + 0.5, (before & ~after).sum() + 0.5
@@ -96,8 +98,8 @@ def macro_f1(actual: Flags, predicted: Flags) -> Interval:
     """Mean F1 of the classes that occur in ``actual``; both bool[n, classes].
 
     The interval is a Bayesian bootstrap over the images (Rubin 1981) with half a true positive, half a false
-    negative and half a false positive added to each class, so that a class of three images, all right, is
-    not thought perfect.
+    negative and half a false positive added to each class, so that a class of three images, all predicted
+    correctly, does not count as perfect.
     """
     present = actual.any(0)
     if not present.any():

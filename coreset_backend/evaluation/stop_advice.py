@@ -27,7 +27,7 @@ class Forecast:
 
 @dataclass(frozen=True, slots=True)
 class Advice:
-    """Whether the next labels pay, in one sentence and in figures.
+    """Whether more labels pay off, in a sentence and in figures.
 
     ``next_batch`` and ``further``: the expected gain in accuracy of the next batch, and of FURTHER as many
     labels as there are; None while it is too early. ``radius_fall``: the share by which a batch lately shrank
@@ -43,7 +43,7 @@ class Advice:
 
 
 def stop_advice(points: Sequence[Point], batch: int, radii: Sequence[tuple[float, float]]) -> Advice:
-    """Whether the next labels pay.
+    """Whether more labels pay off.
 
     ``points`` are the measured rounds, oldest first; ``batch`` labels are asked for next; ``radii`` are the
     covering radii (before, after) of the rounds' batches, oldest first.
@@ -108,7 +108,7 @@ def _points(gain: Forecast) -> str:
 def radius_fall(radii: Sequence[tuple[float, float]]) -> float | None:
     """By which share a batch shrank the covering radius, on average over the last RADIUS_ROUNDS batches.
 
-    A share, for embeddings are learned anew each round and only radii of one round have one scale.
+    A share, because each round computes new embeddings, so only radii of the same round have the same scale.
     """
     falls = [1 - after / before for before, after in radii if before > 0]
     return float(np.mean(falls[-RADIUS_ROUNDS:])) if falls else None

@@ -1,7 +1,8 @@
-"""`coreset-backend demo`: an annotator that labels the demo project, to watch queue, curve and advice.
+"""`coreset-backend demo`: an annotator that labels the demo project, to show the queue, the curve and the
+advice.
 
-It knows the class of every image and calls the same endpoints as a person's browser. At the end core-set and
-random selection are both replayed on the demo's images, and one plot compares them.
+It knows the class of every image and calls the same endpoints as a browser. At the end it replays core-set
+and random selection on the demo's images and plots both.
 """
 
 import threading
@@ -26,7 +27,7 @@ from coreset_backend.simulation.report import recommendation, write_results
 from coreset_backend.store.saved_round import StoredRound
 
 SETTINGS = {"CORESET_BATCH_SIZE": "24", "CORESET_RANDOM_SLICE": "0.25", "CORESET_DEBOUNCE_SECONDS": "1"}
-"""Defaults of the demo's environment: small batches, so that several rounds can be watched."""
+"""The demo's defaults: small batches, so that it shows several rounds."""
 TEST_FOLDER = "demo-tests"
 TESTED = 30  # test images of each class: a rare class counts as much as a common one
 ROUND_SECONDS = 600.0
@@ -63,7 +64,7 @@ def perform(
             if stopping.is_set():
                 return
     except (CoresetError, httpx.HTTPError) as error:
-        report(f"The demo has ended early: {error}")
+        report(f"The demo stopped early: {error}")
 
 
 # ---------------------------------------------------------------- the annotator
@@ -129,7 +130,9 @@ def round_sentence(backend: Backend, stored: StoredRound) -> str:
     history = project_history(backend.store, stored.record.project_id)
     newest, advice = history.rounds[-1], history.advice
     accuracy = newest.accuracy
-    measured = f", {accuracy.value:.0%} of {accuracy.n} held-out images right" if accuracy else ""
+    measured = (
+        f", {accuracy.value:.0%} of {accuracy.n} hold-out images predicted correctly" if accuracy else ""
+    )
     return f"Round {newest.number}: {newest.labels} labels{measured}. {advice.sentence if advice else ''}"
 
 
@@ -174,7 +177,7 @@ def compare(
     advice = recommendation(lines, None)
     keep_replay(backend.store, project_id, lines, advice)
     yield advice
-    yield f"The plot: {out / 'curves.svg'}, and on the page of the project."
+    yield f"The plot is in {out / 'curves.svg'} and on the project's page."
 
 
 def _read(folder: Path, drawn: Sequence[tuple[str, str]], size: int, out: Path) -> LabeledImages:

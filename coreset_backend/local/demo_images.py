@@ -1,7 +1,7 @@
-"""Images to try the backend on, drawn on the spot: fruit under a camera above a sorting belt.
+"""Generates the demo's images: fruit under a camera above a sorting belt.
 
-What makes a pool worth choosing from is in them: common and rare classes, light and colours that change,
-and, since the camera films, several frames of the same fruit.
+They have what makes active learning worthwhile: common and rare classes, changing light and colours, and
+several frames of the same fruit, because the camera films.
 """
 
 from collections.abc import Callable
@@ -12,7 +12,7 @@ from PIL import Image, ImageDraw, ImageEnhance, ImageFilter
 
 DEMO_FOLDER = "demo"
 CLASSES = ("apple", "orange", "lemon", "pear", "banana", "cherry", "strawberry", "mushroom")
-# Of fifty fruits in a row, so many are of each class.
+# Number of fruits of each class among fifty in a row.
 PER_FIFTY = (14, 11, 8, 6, 4, 3, 2, 2)
 # Of nine images in a row, the last four show one fruit.
 IN_A_ROW, FILMED = 9, 4
@@ -22,7 +22,7 @@ BROKEN = {
     "login.jpg": b"<!doctype html><title>Log in to the camera</title>",
     "empty.jpg": b"",
 }
-"""Broken files as real folders have them, by file name."""
+"""File name -> content of broken files as real folders have them."""
 
 Draw = ImageDraw.ImageDraw
 Random = np.random.Generator
@@ -60,7 +60,7 @@ def make_even_images(folder: Path, each: int, seed: int = 1, size: int = 160) ->
 
 
 def add_broken_files(folder: Path) -> None:
-    """Put files into the folder that are named like images and are none."""
+    """Add files to the folder that are named like images but are not images."""
     for name, content in BROKEN.items():
         (folder / name).write_bytes(content)
 

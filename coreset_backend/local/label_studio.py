@@ -1,7 +1,7 @@
-"""A local Label Studio and a project of generated images: what `make run` shows to a newcomer.
+"""Starts a local Label Studio for `make run` and `make demo`.
 
-Label Studio lives in an environment of its own and runs as a child process. Its database takes from
-seconds to minutes to migrate, so one migrated ("golden") data directory is kept and copied.
+Label Studio is installed in its own environment and runs as a child process. Migrating its database takes
+seconds to minutes, so one migrated ("golden") data directory is kept and copied.
 """
 
 import contextlib
@@ -30,9 +30,9 @@ LOCALHOST = "127.0.0.1"
 DATABASE = "label_studio.sqlite3"
 LOG = "label-studio.log"
 EMAIL = "annotator@example.com"
-# Below those that the kernel gives out by itself: none is taken while Label Studio is still starting.
+# Below the kernel's ephemeral ports, so that none is taken while Label Studio is still starting.
 PORTS = range(20_000, 32_000)
-# Both are needed: with only the first, webhooks are silently not sent.
+# Both are needed: with only the first, Label Studio silently sends no webhooks.
 PRIVATE_ADDRESSES = {
     "LABEL_STUDIO_ML_BLOCK_LOCAL_IP": "false",
     "LABEL_STUDIO_SSRF_PROTECTION_ENABLED": "false",
@@ -126,7 +126,7 @@ def start_label_studio(
     data_dir.mkdir(parents=True, exist_ok=True)
     port = port or free_port()
     if not is_free(port):  # Label Studio would silently take the next one
-        raise ConfigError(f"Port {port} is in use: Label Studio cannot start there. Choose another.")
+        raise ConfigError(f"Port {port} is in use, so Label Studio cannot start there. Use another port.")
     login = _login(data_dir)
     environment = _environment(data_dir) | _service_environment(document_root, login, hostname)
     environment |= database or {}
@@ -235,7 +235,9 @@ def _signal_group(process: subprocess.Popen[bytes], number: signal.Signals) -> N
 def _await_ready(server: LabelStudioServer, patience: float, report: Report) -> None:
     """Return when Label Studio answers with the login of its data directory."""
     migrated = (server.data_dir / DATABASE).exists()
-    report("Starting Label Studio" + ("." if migrated else ", which makes its database: up to two minutes."))
+    report(
+        "Starting Label Studio" + ("." if migrated else ", which creates its database: up to two minutes.")
+    )
     begun = time.monotonic()
     next_report = begun + 20
     with open_session(server.url, server.login.token) as session:
@@ -261,8 +263,8 @@ def _is_ready(session: httpx.Client, data_dir: Path) -> bool:
         return False
     if answer.status_code == 401:
         raise LabelStudioError(
-            f"The Label Studio at {session.base_url} does not know the login of {data_dir}. Remove that "
-            "directory to start anew, or put its login.json back."
+            f"The Label Studio at {session.base_url} does not accept the login of {data_dir}. Remove that "
+            "directory to start over, or restore its login.json."
         )
     return answer.status_code == 200
 
@@ -328,6 +330,6 @@ def _migrate(executable: Path, data_dir: Path) -> None:
     )
     if asked.returncode or not (data_dir / DATABASE).exists():
         raise LabelStudioError(
-            "Label Studio could not make its database:", lines=asked.stdout.splitlines()[-15:]
+            "Label Studio could not create its database:", lines=asked.stdout.splitlines()[-15:]
         )
     (data_dir / ".env").unlink(missing_ok=True)  # the secret key

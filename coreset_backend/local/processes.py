@@ -46,13 +46,15 @@ class Child:
         """Raises ConfigError if the process has ended by itself."""
         if self.process and self.process.poll() is not None:
             code = self.process.returncode
-            raise ConfigError(f"The process '{self.name}' ended at once (exit status {code}); see above why.")
+            raise ConfigError(
+                f"The process '{self.name}' ended at once (exit status {code}); the lines above say why."
+            )
 
     def restart_if_dead(self) -> bool:
         """Restart the process if it has died, at most once in two seconds; True if it was restarted."""
         if self.process is None or self.process.poll() is None or time.monotonic() < self.started + 2:
             return False
-        log.warning("%s ended with exit status %s; starting it again", self.name, self.process.returncode)
+        log.warning("%s ended with exit status %s; restarting it", self.name, self.process.returncode)
         self.start()
         return True
 
@@ -69,7 +71,7 @@ class Child:
 
 
 def _nothing() -> None:
-    """Nothing else is to be watched."""
+    """Watch nothing else."""
 
 
 @dataclass(slots=True)

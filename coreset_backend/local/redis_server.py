@@ -61,7 +61,7 @@ def find_redis() -> str:
             return str(executable)
     raise ConfigError(
         "No redis-server was found. Install one (apt-get install redis-server, brew install redis), "
-        "or set REDIS_URL to one that runs."
+        "or set REDIS_URL to a running Redis."
     )
 
 

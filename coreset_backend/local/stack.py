@@ -73,7 +73,7 @@ def run(
 def _require_own_label_studio(settings: Settings, perform: Perform | None) -> None:
     if perform and settings.label_studio_url:
         raise ConfigError(
-            "The demo labels tasks, so it needs a Label Studio of its own: unset LABEL_STUDIO_URL."
+            "The demo labels tasks, so it uses a Label Studio of its own: unset LABEL_STUDIO_URL."
         )
 
 
@@ -211,7 +211,9 @@ def _require_free_port(settings: Settings) -> None:
     """ConfigError if another program listens there: it would answer in place of our web server."""
     port, address = settings.port, httpx.URL(local_address(settings))
     if not demo.is_free(port, address.host):
-        raise ConfigError(f"Port {port} is in use by another program. Stop that, or set PORT to another one.")
+        raise ConfigError(
+            f"Port {port} is in use by another program. Stop that program, or set PORT to another port."
+        )
 
 
 def wait_for_web(
@@ -280,7 +282,7 @@ def introduce(backend: Backend, server: demo.LabelStudioServer, report: Report, 
     except CoresetError as error:
         report(f"The demo project could not be connected: {error}")
         return None
-    report("Choosing the first batch.")
+    report("Selecting the first batch.")
     _await_first_batch(backend, project_id, report, tree)
     if tree.stopping.is_set():
         return None
@@ -288,8 +290,8 @@ def introduce(backend: Backend, server: demo.LabelStudioServer, report: Report, 
         f"\nOpen   {server.url}/projects/{project_id}/data\n"
         f"User   {server.login.email}\nPassword   {server.login.password}\n"
         "and press 'Label All Tasks'. "
-        f"After {backend.settings.batch_size} labels the next batch is chosen by itself.\n"
-        f"What is chosen and why: {local_address(backend.settings)}/projects/{project_id}\n"
+        f"After {backend.settings.batch_size} labels the next batch is selected automatically.\n"
+        f"The batch with the reason for each pick: {local_address(backend.settings)}/projects/{project_id}\n"
     )
     return project_id
 
@@ -306,5 +308,7 @@ def _await_first_batch(backend: Backend, project_id: int, report: Report, tree: 
         stored = backend.store.latest(project_id)
         if stored and stored.publication:
             size, record = len(stored.record.batch), stored.record
-            report(f"{size} tasks chosen by {record.strategy}, covering radius {record.radius_after:.3f}.")
+            report(
+                f"{record.strategy} selected {size} tasks; the covering radius is {record.radius_after:.3f}."
+            )
             return

@@ -13,9 +13,9 @@ from coreset_backend.errors import ConfigError
 
 LABEL_STUDIO_VERSION = "1.23.2"
 NOT_INSTALLED = (
-    "Label Studio is not installed here. Name one that runs with LABEL_STUDIO_URL and LABEL_STUDIO_API_KEY; "
-    "or, to try everything on this machine, run `pip install 'coreset-backend[demo]'` (in a checkout `make "
-    "label-studio`) and start again; or name its executable with --label-studio-command."
+    "Label Studio is not installed here. Set LABEL_STUDIO_URL and LABEL_STUDIO_API_KEY to use a running one; "
+    "or, to try everything on this machine, run `pip install 'coreset-backend[demo]'` (in a checkout "
+    "`make label-studio`) and start again; or give its executable with --label-studio-command."
 )
 
 
@@ -57,7 +57,7 @@ def _run(command: list[str]) -> None:
     )
     if ran.returncode:
         raise ConfigError(
-            f"Label Studio could not be installed. The last that was said:\n{ran.stdout[-1500:].strip()}\n"
-            "Start again when that is mended, or name a Label Studio that runs with LABEL_STUDIO_URL and "
-            "LABEL_STUDIO_API_KEY."
+            f"Label Studio could not be installed. The end of pip's output:\n{ran.stdout[-1500:].strip()}\n"
+            "Correct that and start again, or set LABEL_STUDIO_URL and LABEL_STUDIO_API_KEY to use a running "
+            "Label Studio."
         )

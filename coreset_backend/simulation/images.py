@@ -79,7 +79,9 @@ def read_folder(folder: Path, size: int, decoded: Path) -> LabeledImages:
     names = tuple(sorted(path.name for path in folder.iterdir() if path.is_dir())) if folder.is_dir() else ()
     found = [(path, name) for name in names for path in _image_files(folder / name)]
     if len({name for _, name in found}) < 2:
-        raise ConfigError(f"{folder} must hold a subfolder of images for each of two or more classes.")
+        raise ConfigError(
+            f"{folder} must have a subfolder of images for each class, and at least two classes."
+        )
     return read_files(found, names, size, decoded)
 
 
@@ -111,8 +113,8 @@ def read_project(backend: "Backend", project_id: int, size: int) -> LabeledImage
     snapshot = backend.label_studio.fetch_snapshot(project_id, control=control)
     if snapshot.labels is None:
         raise UnsupportedLabelConfig(
-            f"Project {project_id} '{snapshot.title}' asks for no class of its images, as simulate needs. "
-            "Replay one with <Choices> on its <Image>."
+            f"Project {project_id} '{snapshot.title}' has no classes of its images, which simulate needs. "
+            "Replay a project with <Choices> on its <Image>."
         )
     chosen = {task.task_id: task.label for task in snapshot.tasks if task.label is not None}
     if (known := len(set(chosen.values()))) < 2:

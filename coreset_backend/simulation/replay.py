@@ -1,8 +1,8 @@
-"""Rounds replayed on labelled images: which strategy, which batch, how many labels?
+"""Replays rounds on labelled images, to compare strategies, batch sizes and numbers of labels.
 
-The model, what it is pretrained on, the choice of the batch and the figures are those of production. Every
-combination of strategy, batch and seed is a *cell*, kept as soon as it is done, so that a simulation that was
-killed goes on. Pixels stay on disk.
+Model, pretraining, selection and measurements are those of production. Every combination of strategy, batch
+size and seed is a *cell*, saved as soon as it is done, so that a killed simulation resumes. Pixels stay on
+disk.
 """
 
 import hashlib
@@ -198,7 +198,7 @@ def run_simulation(
     ``read`` gives the labelled images at a number of pixels a side.
     """
     pool, test = pool_and_test(settings, read, test_folder, out)
-    yield f"{len(pool):,} images to choose from, {len(test):,} to measure."
+    yield f"{len(pool):,} images in the pool, {len(test):,} test images."
     chosen = yield from pretrained_on(settings, pool, out / f"pretraining-{pool.digest()[:16]}")
     yield f"Backbone: {chosen.description}."
     cells = []
@@ -239,7 +239,7 @@ def pool_and_test(
     if pool.names != test.names:
         raise ConfigError(f"{test_folder} has the classes {test.names}, not {pool.names}.")
     if pool.multiple != test.multiple:
-        raise ConfigError("--test gives one class an image, where the project allows several: leave it out.")
+        raise ConfigError("--test has one class per image, but the project allows several: leave it out.")
     return pool, test
 
 
@@ -283,7 +283,7 @@ def simulate(
             points, budgets = [], [batch * (turn + 1) for turn in range(rounds)]
             for point in replay(wanted, chosen, pool, test, budgets, frozen):
                 points.append(point)
-                yield f"{name}: {point.labels} labels, {point.accuracy:.1%} right"
+                yield f"{name}: {point.labels} labels, accuracy {point.accuracy:.1%}"
             cell = Cell(strategy, batch, seed, tuple(points))
             write_atomically(path, json.dumps(asdict(cell)).encode())
         else:

@@ -1,4 +1,4 @@
-"""What a simulation measured, as table, CSV, plot and words."""
+"""The results of a simulation as table, CSV, plot and sentences."""
 
 import csv
 import io
@@ -65,14 +65,15 @@ def recommendation(found: Sequence[MeanCurve], target: float | None) -> str:
     random = next((line for line in others if line.strategy == "random"), None)
     if random and (enough := best.labels_to(float(random.mean[-1]))):
         words.append(
-            f"Random's {random.mean[-1]:.1%} with {random.labels[-1]:,} labels it reached with {enough:,}."
+            f"It reached random's {random.mean[-1]:.1%} with {enough:,} labels; "
+            f"random needed {random.labels[-1]:,}."
         )
     if target is not None:
         need = best.labels_to(target)
         words.append(
-            f"{target:.0%} were reached with {need:,} labels."
+            f"It reached {target:.0%} with {need:,} labels."
             if need
-            else f"{target:.0%} were not reached with {int(best.labels[-1]):,} labels."
+            else f"It did not reach {target:.0%} with {int(best.labels[-1]):,} labels."
         )
     return " ".join(words)
 

@@ -1,1 +1,1 @@
-"""What answers HTTP: the ML-backend protocol, the API, the pages. Computes nothing and loads no torch."""
+"""Everything that answers HTTP: the ML-backend protocol, the API, the pages. Imports no torch."""

@@ -1,8 +1,8 @@
-"""Who may call the web process, how much they may send, and what a browser may do with the answers.
+"""Access control: the login, the webhook's secret, limits of bodies, and headers for browsers.
 
-Every route but liveness asks for the login, where one is set. Label Studio signs its events with the secret
-that `connect` installed, since it sends no login with them. Wrong credentials are counted by the caller's
-address (throttle.py).
+Every route except liveness requires the login, if one is set. Label Studio sends no login with its webhooks,
+so it sends the secret that `connect` has set. Wrong credentials are counted by the caller's address
+(throttle.py).
 """
 
 import base64
@@ -29,9 +29,9 @@ log = logging.getLogger(__name__)
 MB = 1_000_000
 LARGEST_BODY = 4 * MB
 LARGEST_BODIES = {
-    # Some 100,000 tasks: Label Studio sends all selected ones in one request (12,000 are 6 MB).
+    # About 100,000 tasks: Label Studio sends all selected tasks in one request (12,000 are 6 MB).
     "protocol.predict": 64 * MB,
-    # It tells of new tasks 5,000 at a time, in 2.5 MB.
+    # A webhook reports up to 5,000 new tasks, in 2.5 MB.
     "protocol.webhook": 32 * MB,
 }
 OPEN_TO_ALL = "protocol.health"
@@ -47,13 +47,13 @@ HEADERS = {
     "Referrer-Policy": "no-referrer",
     "X-Content-Type-Options": "nosniff",
     "X-Frame-Options": "DENY",
-    # Task ids, labels and image addresses stay out of caches between the browser and us.
+    # Task ids, labels and image addresses must not be cached between browser and backend.
     "Cache-Control": "no-store",
 }
 
 
 def guard_app(app: Flask, backend: Backend) -> None:
-    """Check every request to ``app`` before its view runs, and harden every answer."""
+    """Check every request to ``app`` before its view runs, and add security headers to every answer."""
     app.extensions["throttle"] = Throttle()
     app.before_request(_refuse_large_body)
     app.before_request(_refuse_rebound_name)
@@ -61,7 +61,7 @@ def guard_app(app: Flask, backend: Backend) -> None:
     app.before_request(_refuse_strangers)
     app.after_request(_harden)
     if proxies := backend.settings.trusted_proxies:
-        # Every proxy that is trusted adds one value to each of these headers; callers may have put others.
+        # Every trusted proxy adds one value to each of these headers; callers may have sent others.
         app.wsgi_app = ProxyFix(  # type: ignore[method-assign]
             app.wsgi_app, x_for=proxies, x_proto=proxies, x_host=proxies, x_prefix=proxies
         )
@@ -71,24 +71,24 @@ def guard_app(app: Flask, backend: Backend) -> None:
 
 
 def _caller() -> str:
-    """Who is counted. What a proxy forwards and is no address counts as the proxy."""
+    """The caller for whom wrong credentials are counted; the proxy, if it forwards no valid address."""
     peer = before_proxies("REMOTE_ADDR") or ""
     return caller_of(request.remote_addr or "") or caller_of(peer) or "unknown"
 
 
 def before_proxies(name: str) -> str | None:
-    """A value of the WSGI environment as it was before forwarded headers were believed."""
+    """A value of the WSGI environment before forwarded headers were applied."""
     original: dict[str, str | None] = request.environ.get("werkzeug.proxy_fix.orig", request.environ)
     return original.get(name)
 
 
 def _require(kind: str, came: bytes, expected: bytes, refusal: Unauthorized) -> None:
-    """Return when ``came`` is ``expected``; else count it and raise ``refusal``, or 429 after too many."""
+    """Return if ``came`` equals ``expected``; else count it and raise ``refusal``, or 429 after too many."""
     throttle: Throttle = current_app.extensions["throttle"]
     address = _caller()
     caller = f"{kind} {address}"
     shut = throttle.seconds_shut(caller)
-    # Hashed first, so that the time taken says nothing about the length either.
+    # Hashed first, so that the time does not depend on the length either.
     right = hmac.compare_digest(hashlib.sha256(came).digest(), hashlib.sha256(expected).digest())
     if right and (not shut or throttle.knows(caller)):
         throttle.note_right(caller)
@@ -122,16 +122,16 @@ def _require_login(login: tuple[str, str]) -> None:
     header = request.headers.get("Authorization")
     if header is None:
         if request.endpoint == SIGNED:
-            log.warning("an event was refused: it carries no %s", SECRET_HEADER)
+            log.warning("a webhook was refused: it does not carry %s", SECRET_HEADER)
         raise refusal
     _require("login", _credential(header), ":".join(login).encode(), refusal)
 
 
 def _credential(header: str) -> bytes:
-    """What the header carries: user and password, joined by a colon, or all of it where it is no Basic login.
+    """User and password of a Basic login, joined by a colon; the whole header if it is not a Basic login.
 
-    Werkzeug's `request.authorization` raises ValueError on letters outside ASCII, so any stranger could cause
-    an unexpected error, and it passes over characters that are no base64.
+    Werkzeug's `request.authorization` raises ValueError on non-ASCII letters, so any stranger could cause an
+    unexpected error, and it ignores characters that are not base64.
     """
     scheme, _, encoded = header.partition(" ")
     try:
@@ -141,20 +141,20 @@ def _credential(header: str) -> bytes:
 
 
 def require_signature(action: str) -> None:
-    """Let an event pass that was signed or came with the login; without a login, Start Training too.
+    """Accept an event with the secret or the login; if no login is set, also Start Training without either.
 
-    Label Studio sends the login with Start Training only, and the secret with all others.
+    Label Studio sends the login with Start Training only, and the secret with all other events.
     """
     if SECRET_HEADER in request.headers or current_backend().basic_auth or action == START_TRAINING:
         return
-    log.warning("an event was refused: it carries no %s", SECRET_HEADER)
+    log.warning("a webhook was refused: it does not carry %s", SECRET_HEADER)
     raise _unsigned()
 
 
 def _not_logged_in() -> Unauthorized:
     return Unauthorized(
-        "This needs the user name and password of BASIC_AUTH_USER and BASIC_AUTH_PASS. In Label Studio "
-        "they are set in the backend's form (Settings > Model), or by `coreset-backend connect`.",
+        "Log in with the values of BASIC_AUTH_USER and BASIC_AUTH_PASS. In Label Studio, enter them in the "
+        "backend's form (Settings > Model), or run `coreset-backend connect`.",
         www_authenticate=WWWAuthenticate("basic", {"realm": "coreset_backend", "charset": "UTF-8"}),
     )
 
@@ -162,7 +162,7 @@ def _not_logged_in() -> Unauthorized:
 def _unsigned() -> Unauthorized:
     return Unauthorized(
         f"The webhook must carry the header {SECRET_HEADER}. Run `coreset-backend connect --project N`, "
-        "which installs it; until then the project is only polled.",
+        "which sets it; until then only the poll notices changes of the project.",
         www_authenticate=None,
     )
 
@@ -171,19 +171,19 @@ def _unsigned() -> Unauthorized:
 
 
 def _refuse_rebound_name() -> None:
-    """Without a login, be reachable by names only that no stranger can point at this machine.
+    """Without a login, answer only to names that no stranger can point at this machine.
 
-    Else a web page of evil.example, whose name is made to resolve to 127.0.0.1 after it was loaded, could
-    read and start everything here with its visitor's browser.
+    Otherwise a web page of evil.example, whose name resolves to 127.0.0.1 after the page was loaded, could
+    read and start everything here through its visitor's browser.
     """
     if current_backend().basic_auth or request.endpoint == OPEN_TO_ALL:
         return
-    # Behind a proxy both: the page can set X-Forwarded-Host itself, but not Host.
+    # Behind a proxy both are checked: a page can set X-Forwarded-Host itself, but not Host.
     for host in (request.host, before_proxies("HTTP_HOST") or ""):
         if not _is_our_name(host):
             raise Forbidden(
-                f"This backend does not know itself as {host[:100]!r}. Set CORESET_URL to its address, or a "
-                "login (BASIC_AUTH_USER and BASIC_AUTH_PASS); with a login any name will do."
+                f"Without a login this backend does not answer to the name {host[:100]!r}. Set CORESET_URL "
+                "to its address, or set a login (BASIC_AUTH_USER and BASIC_AUTH_PASS)."
             )
 
 
@@ -205,15 +205,17 @@ def _is_address(name: str) -> bool:
 
 
 def _refuse_other_sites() -> None:
-    """Let no other web site press our buttons with a visitor's login. What is no browser says neither."""
+    """Refuse requests that another web site makes with a visitor's login; only browsers send
+    these headers.
+    """
     site, origin = request.headers.get("Sec-Fetch-Site"), request.headers.get("Origin")
     if request.method in ("GET", "HEAD", "OPTIONS") or site in ("same-origin", "none"):
         return
     if site is None and (origin is None or origin.partition("://")[2] == request.host):
         return
     raise Forbidden(
-        "Another web site asked for this with your browser. If you asked yourself, through a reverse proxy, "
-        "have it pass the header Host on, or set CORESET_TRUSTED_PROXIES."
+        "Another web site made this request with your browser. If you made it yourself through a reverse "
+        "proxy, let the proxy pass on the header Host, or set CORESET_TRUSTED_PROXIES."
     )
 
 
@@ -228,6 +230,6 @@ def _harden(response: Response) -> Response:
 
 def _refuse_large_body() -> None:
     limit = LARGEST_BODIES.get(request.endpoint or "", LARGEST_BODY)
-    request.max_content_length = limit  # holds for a body of unknown length too, while it is read
+    request.max_content_length = limit  # also limits a body of unknown length while it is read
     if (request.content_length or 0) > limit:
-        raise RequestEntityTooLarge(f"The body has more than the {limit // MB} MB that this route takes.")
+        raise RequestEntityTooLarge(f"The body is larger than the {limit // MB} MB that this route accepts.")

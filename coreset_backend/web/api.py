@@ -1,4 +1,4 @@
-"""The JSON API of this backend: a project's state, the four actions on it, and what monitoring asks."""
+"""The JSON API: a project's status, the four actions on it, and the routes for monitoring."""
 
 from typing import Literal
 
@@ -38,7 +38,7 @@ def status(project: str) -> ProjectStatus:
 @api.get("/api/projects/<project>/history")
 @answers(History)
 def history(project: str) -> History:
-    """What every round measured, also those whose files are gone; `project_history` has the shape."""
+    """The measurements of every round, pruned rounds included."""
     return project_history(current_backend().store, connected_project(project))
 
 
@@ -52,8 +52,8 @@ def overview(project: str) -> ProjectPage:
 @api.get("/api/projects/<project>/progress")
 @answers(LiveProgress)
 def live_progress(project: str) -> LiveProgress:
-    """How far the running round is, the number of the round that speaks for the project, and when it was
-    published; asked for every second.
+    """The progress of the running round, the number of the current round, and the time of its publication;
+    the page requests it every second.
     """
     project_id, backend = connected_project(project), current_backend()
     newest = backend.store.latest(project_id)
@@ -77,7 +77,7 @@ def start(project: str) -> Requested:
 @api.post("/api/projects/<project>/cancel")
 @answers(Cancelled)
 def cancel(project: str) -> Cancelled:
-    """End the running round and drop the waiting one."""
+    """Cancel the running round and the waiting one."""
     stopped = cancel_round(current_backend(), connected_project(project))
     return Cancelled(status="cancelled" if stopped else "nothing to cancel")
 
@@ -102,7 +102,7 @@ def rollback(project: str) -> RolledBack:
 @api.get("/ready")
 @answers(Readiness)
 def ready() -> tuple[Readiness, int]:
-    """Whether rounds can run: Redis answers, and a worker showed within half a minute that it lives."""
+    """Whether rounds can run: Redis answers, and a worker sent a heartbeat within half a minute."""
     ages = heartbeat_ages(current_backend().queue)
     youngest = round(min(ages.values()), 1) if ages else None
     status: Literal["READY", "NO WORKER"] = "READY" if ages else "NO WORKER"
@@ -111,7 +111,7 @@ def ready() -> tuple[Readiness, int]:
 
 @api.get("/metrics")
 def metrics() -> Response:
-    """The figures of web, workers and projects in Prometheus' text format."""
+    """The metrics of web, workers and projects in Prometheus' text format."""
     return Response(metrics_text(current_app), content_type=CONTENT_TYPE)
 
 

@@ -18,11 +18,11 @@ def create_app(backend: Backend) -> Flask:
     app = Flask("coreset_backend.web")
     app.extensions["backend"] = backend
     app.extensions["answers"] = AnswerCache(backend.store)
-    app.jinja_env.undefined = StrictUndefined  # a page that reads what is not there is an error
+    app.jinja_env.undefined = StrictUndefined  # a page that reads an unknown field is an error
     guard_app(app, backend)
     measure_app(app, backend)
-    app.register_blueprint(protocol)  # what Label Studio asks
-    app.register_blueprint(api)  # what people's scripts and monitoring ask
-    app.register_blueprint(pages)  # what people look at
+    app.register_blueprint(protocol)  # for Label Studio
+    app.register_blueprint(api)  # for scripts and monitoring
+    app.register_blueprint(pages)  # for people
     app.register_error_handler(Exception, answer_error)
     return app

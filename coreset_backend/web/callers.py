@@ -1,4 +1,4 @@
-"""Who calls, as one name for each caller, however its address is written."""
+"""One name for each caller, however its address is written."""
 
 import ipaddress
 import re
@@ -11,10 +11,10 @@ _PORT = re.compile(r"([\d.]+|.*:\d+\.\d+\.\d+\.\d+):\d{1,5}")
 
 
 def caller_of(address: str) -> str:
-    """The caller behind ``address``: an IPv4 address, or the /64 network that one customer of IPv6 gets.
+    """The caller at ``address``: an IPv4 address, or the /64 network of an IPv6 address (one customer).
 
-    Ports and zones are left out, and an IPv4 address inside an IPv6 one is taken for itself: NAT64 and
-    ::ffff:0:0/96 put everybody into one network. Empty for what is no address.
+    Ports and zones are dropped. An IPv4 address embedded in an IPv6 address is returned itself, because
+    NAT64 and ::ffff:0:0/96 put all callers into one network. Empty if ``address`` is invalid.
     """
     written = address.strip().strip('"')
     for form in (_BRACKETED, _PORT):

@@ -12,9 +12,9 @@ NONE_OF_THESE = "none of these"
 
 
 def class_table(stored: StoredRound) -> tuple[ClassLine, ...]:
-    """A line for each class; raises CorruptRound.
+    """A row for each class; raises CorruptRound.
 
-    In multiple choice an image may count for several classes, and the last line is that of none.
+    In multiple choice an image may count for several classes, and the last row is "none of these".
     """
     labels = stored.record.labels
     if labels is None or not stored.has("label_codes"):
@@ -35,7 +35,7 @@ def _labels_given(stored: StoredRound, labels: Labels) -> tuple[NDArray[np.bool_
     if stored.has("label_sets"):
         sets = stored.array("label_sets")
         return _with_none(sets == 1), sets[:, 0] >= 0
-    codes = stored.array("label_codes")  # of multiple choice, older rounds kept the first class alone
+    codes = stored.array("label_codes")  # in multiple choice, older rounds kept only the first class
     carried = codes[:, None] == np.arange(len(labels.names))
     return _with_none(carried) if labels.multiple else carried, codes >= 0
 

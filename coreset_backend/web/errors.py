@@ -1,4 +1,4 @@
-"""Errors as answers: one table from class to status, and no traceback to the caller."""
+"""Errors as HTTP answers: a table from class to status; the caller never gets a traceback."""
 
 import logging
 import re
@@ -30,7 +30,7 @@ STATUS = {
     ConfigError: 500,
     CoresetError: 500,
 }
-"""The status of each class of error; the first class that the error belongs to counts."""
+"""Class of error -> status; the first class that the error belongs to applies."""
 
 
 def status_of(error: CoresetError) -> int:
@@ -39,7 +39,7 @@ def status_of(error: CoresetError) -> int:
 
 
 def answer_error(error: Exception) -> tuple[Response, int]:
-    """The error as JSON; an error of no known class is logged with its traceback and answered without."""
+    """The error as JSON; the traceback of an unexpected error is logged, not sent."""
     if isinstance(error, HTTPException):
         return _answer_http_error(error)
     error_id = secrets.token_hex(4)

@@ -1,4 +1,6 @@
-"""Which events of Label Studio call for a round. An event is a hint to go and look, never the truth."""
+"""Decides which webhook events request a round. An event only triggers a check; its content is
+not trusted.
+"""
 
 from typing import Literal
 
@@ -16,27 +18,28 @@ WORK_EVENTS = {
     "TASKS_CREATED",
     "TASKS_DELETED",
 }
-"""What people do to annotations and tasks. PROJECT_UPDATED is not among them: our own switch of the
-version fires it, and training on it would never end."""
+"""Events of people's changes to annotations and tasks. PROJECT_UPDATED is not one of them: the backend causes
+it itself when it switches the version, so rounds would never end.
+"""
 
 
 Taken = Literal["queued", "already waiting", "manual", "disconnected"]
 
 
 def event_project_id(project: object) -> int:
-    """The id of the ``project`` of an event: a number, or an object that has it; raises ValueError."""
+    """The id in an event's ``project``, a number or an object with the id; raises ValueError."""
     return parse_project_id(project.get("id") if isinstance(project, dict) else project)
 
 
 def concerns_us(action: str) -> bool:
-    """Whether an event can call for a round."""
+    """Whether an event can request a round."""
     return action in WORK_EVENTS or action == START_TRAINING
 
 
 def take_event(backend: Backend, project_id: int, action: str) -> Taken:
-    """Remember the project and ask for a look at it; what became of the request.
+    """Register the project and queue a check of it; returns the result of the request.
 
-    "manual": the project's ``trigger`` lets only Start Training start rounds. Raises QueueError.
+    "manual": the project's ``trigger`` allows only Start Training to start rounds. Raises QueueError.
     """
     if backend.store.is_disconnected(project_id):  # an event sent before that
         return "disconnected"

@@ -1,7 +1,7 @@
-"""Figures for Prometheus: what this web process measured, and what store and Redis know at each scrape.
+"""Metrics for Prometheus: those of this web process, and those read from store and Redis at each scrape.
 
-A job of the worker is a process that ends with the job, so nothing it counts could wait in it for a scrape:
-it adds its counts to Redis (`jobs.monitoring.count`), and one scrape of the web finds all workers'.
+A job of the worker is a process that ends with the job, so a scrape could not read its counters: it adds
+them to Redis (`jobs.monitoring.count`), and one scrape of the web returns the counters of all workers.
 """
 
 import shutil
@@ -31,7 +31,7 @@ BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.2, 0.3, 0.5, 1, 3, 10, 30, 100)
 
 
 def measure_app(app: Flask, backend: Backend) -> None:
-    """Time every request of ``app``, and have :func:`metrics_text` ready to be served."""
+    """Time every request of ``app``, and prepare :func:`metrics_text`."""
     registry = CollectorRegistry()
     app.extensions["metrics"] = registry
     ProcessCollector(registry=registry)
@@ -51,24 +51,24 @@ def measure_app(app: Flask, backend: Backend) -> None:
 
     def end(response: Response) -> Response:
         route = request.url_rule.rule if request.url_rule else "unknown"
-        # Any word is a method on the wire; only those of a known route may become label values.
+        # A client may send any word as a method; only methods of a known route may become label values.
         method = request.method if request.url_rule else "unknown"
         durations.labels(route, method, response.status_code).observe(time.perf_counter() - g.began)
         return response
 
-    # The first to run before a request and, since Flask reverses these, the last after it.
+    # Runs first before a request and, because Flask reverses the order, last after it.
     app.before_request_funcs.setdefault(None, []).insert(0, begin)
     app.after_request_funcs.setdefault(None, []).insert(0, end)
     app.teardown_request(lambda _error: running.dec())
 
 
 def metrics_text(app: Flask) -> bytes:
-    """All figures in Prometheus' text format."""
+    """All metrics in Prometheus' text format."""
     return generate_latest(app.extensions["metrics"])
 
 
 class Standing(Collector):
-    """How the backend stands, read anew at each scrape."""
+    """The metrics of store and Redis, read at each scrape."""
 
     def __init__(self, backend: Backend) -> None:
         self._backend = backend
@@ -92,20 +92,22 @@ class Standing(Collector):
         return self._backend.settings.model_dir.absolute()
 
     def _queue(self) -> Iterator[Metric]:
-        """What only Redis knows; raises QueueError."""
+        """The metrics that are kept in Redis; raises QueueError."""
         ages = heartbeat_ages(self._backend.queue)
         yield GaugeMetricFamily("coreset_workers", "Workers that listen", value=len(ages))
         if ages:
             age = min(ages.values())
             yield GaugeMetricFamily(
-                "coreset_worker_heartbeat_age_seconds", "Age of the youngest sign of life", value=age
+                "coreset_worker_heartbeat_age_seconds", "Age of the newest heartbeat", value=age
             )
         queues = self._backend.first_queue, self._backend.queue
         jobs = GaugeMetricFamily("coreset_jobs", "Jobs of RQ by state", labels=["state"])
         for state, count in job_counts(queues).items():
             jobs.add_metric([state], count)
         yield jobs
-        states = GaugeMetricFamily("coreset_project_state", "1 for its state", labels=["project", "state"])
+        states = GaugeMetricFamily(
+            "coreset_project_state", "1 for the project's state", labels=["project", "state"]
+        )
         for project_id, found in self._backend.of_each_project(self._state):
             now = RoundState.UNKNOWN if isinstance(found, CoresetError) else found
             for state in RoundState:
@@ -125,17 +127,17 @@ class Standing(Collector):
         """The newest round of each project."""
         number = GaugeMetricFamily("coreset_round", "Number of the newest round", labels=["project"])
         taken = GaugeMetricFamily(
-            "coreset_round_timestamp_seconds", "When the newest round began", labels=["project"]
+            "coreset_round_timestamp_seconds", "Start of the newest round", labels=["project"]
         )
         published = GaugeMetricFamily(
-            "coreset_round_published", "1 once Label Studio serves it", labels=["project"]
+            "coreset_round_published", "1 once the newest round is published", labels=["project"]
         )
         tasks = GaugeMetricFamily("coreset_pool_tasks", "Tasks by state", labels=["project", "state"])
         radius = GaugeMetricFamily(
             "coreset_covering_radius", "Largest distance of a task to a center", labels=["project"]
         )
         accuracy = GaugeMetricFamily(
-            "coreset_holdout_accuracy", "Share of the hold-out answered right", labels=["project"]
+            "coreset_holdout_accuracy", "Accuracy on the hold-out", labels=["project"]
         )
         off = GaugeMetricFamily(
             "coreset_calibration_error", "Expected calibration error on the hold-out", labels=["project"]

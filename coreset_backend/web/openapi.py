@@ -1,4 +1,4 @@
-"""The HTTP API described for machines (OpenAPI 3.1). Made from the routes, so that none can be missing."""
+"""The OpenAPI 3.1 document of the HTTP API, generated from the routes, so that none can be missing."""
 
 import inspect
 import re
@@ -22,21 +22,21 @@ MEDIA = {
     "pages.embedding_map": "application/octet-stream",
     "static": "application/octet-stream",
 }
-"""What is answered where it is not JSON."""
+"""Media types of answers that are not JSON."""
 STATUSES = {
     "200": "Done",
-    "202": "Taken: a worker will look at it",
-    "304": "Not changed since",
+    "202": "Accepted: a job is queued",
+    "304": "Not modified",
     "400": "Malformed; `error` says what was expected",
     "401": "No login, or a wrong one",
-    "403": "Asked for by another web site, or under a name that is not ours",
+    "403": "Requested by another web site, or under an unknown host name",
     "404": "No such project, round or image",
-    "409": "The project, or a round of it, cannot be worked with as it is",
+    "409": "The project or one of its rounds does not allow the request",
     "413": "The body is too large",
     "415": "The body is not JSON",
     "429": "Too many wrong attempts; `Retry-After` says how long to wait",
     "500": "Unexpected; the log has it under `error_id`",
-    "502": "Label Studio did not do what was asked",
+    "502": "Label Studio does not answer, or refuses",
     "503": "Redis does not answer, no worker listens, or the store cannot be written",
 }
 Schema = dict[str, object]

@@ -1,4 +1,4 @@
-"""What the pages show of a project, read from the store and Redis."""
+"""Computes the contents of the pages from the store and Redis."""
 
 import logging
 from collections.abc import Sequence
@@ -34,34 +34,34 @@ from coreset_backend.web.page_contents import (
 
 log = logging.getLogger(__name__)
 
-# Every task of a snapshot is in exactly one of these.
+# Every task of a snapshot is in exactly one of these states.
 STATE_WORDS = {
-    "labeled": ("Labelled", "somebody has annotated it"),
+    "labeled": ("Labelled", "it has an annotation"),
     "selected": ("Selected", "in the batch that is served now"),
-    "reserve": ("Reserve", "served after the batch, in the order of the same choice"),
-    "pool": ("Pool", "waits to be chosen; served at random after the reserve"),
-    "skipped": ("Skipped", "annotators passed it over"),
+    "reserve": ("Reserve", "served after the batch: the next picks of the same selection"),
+    "pool": ("Pool", "not selected yet; served in random order after the reserve"),
+    "skipped": ("Skipped", "annotators skipped it"),
     "unreadable": ("Unreadable", "its image could not be read"),
     "duplicate": (
         "Duplicate",
-        "shows the same file as another task, or with group_duplicates nearly the same image",
+        "shows the same file as another task or, with group_duplicates, nearly the same image",
     ),
 }
-FARTHEST = "Each is the image farthest from everything labelled or picked before it"
-STANDS_FOR = "Each was the image that let labelled and picked ones stand for most of the pool"
+FARTHEST = "Each is the image farthest from all images that were labelled or picked before it"
+STANDS_FOR = "Each is the image that represents the largest part of the pool not represented before it"
 CHOICE_WORDS = {
     "k_center": FARTHEST,
     "k_center_cosine": FARTHEST,
-    "robust_k_center": "Together they leave as little of the pool as possible far from a labelled image",
+    "robust_k_center": "Together they minimize the covering radius of the pool, a few outliers left out",
     "max_herding": STANDS_FOR,
-    "uncertainty_herding": f"{STANDS_FOR}, above all for what the model is unsure of",
+    "uncertainty_herding": f"{STANDS_FOR}; images that the model is unsure of count more",
     "random": "They were sampled at random",
 }
-"""How a batch was chosen, by strategy, as the beginning of a sentence."""
+"""Strategy -> how it selects a batch, as the beginning of a sentence."""
 
 
 def projects_page(backend: Backend) -> ProjectsPage:
-    """Every known project, in the order of their ids; one that is broken says why."""
+    """Every known project, ordered by id; a project that cannot be read has the reason instead."""
     return ProjectsPage(
         tuple(
             ProjectLine(project_id, title(None, project_id), unknown_progress(found))
@@ -90,7 +90,7 @@ def project_line(backend: Backend, project_id: int) -> ProjectLine:
 
 
 def shown_progress(backend: Backend, project_id: int, newest: StoredRound | None) -> ProjectProgress:
-    """How far the project's round is; unknown where Redis does not answer."""
+    """The progress of the project's round; unknown if Redis does not answer."""
     try:
         return project_progress(backend, project_id, newest)
     except QueueError as error:
@@ -122,14 +122,14 @@ def project_page(backend: Backend, project_id: int) -> ProjectPage:
 def project_settings_lines(
     backend: Backend, project_id: int, newest: StoredRound | None
 ) -> tuple[Setting, ...]:
-    """The settings that hold for the project; those in the label config as its newest round found them."""
+    """The settings of the project; those in the label config as its newest round read them."""
     attributes = known_settings(newest.record.attributes if newest else {}, LABEL_CONFIG)
     table = settings_table(backend.settings, backend.known_params(project_id), attributes)
     return tuple(Setting(**line) for line in table)
 
 
 def newest_details(rounds: Sequence[StoredRound], served: int | None) -> RoundDetails | None:
-    """The first of the rounds whose files are as they were saved."""
+    """The details of the first round without damaged files."""
     for stored in rounds:
         try:
             return round_details(stored, served)
@@ -139,14 +139,14 @@ def newest_details(rounds: Sequence[StoredRound], served: int | None) -> RoundDe
 
 
 def round_details(stored: StoredRound, served: int | None) -> RoundDetails:
-    """What the page shows of the round that it is about; raises CorruptRound."""
+    """The page's details of the current round; raises CorruptRound."""
     record, line = stored.record, round_line(stored, served)
     with stored.reading():
         return RoundDetails(
             **{each.name: getattr(line, each.name) for each in fields(line)},
             counts=task_counts(record),
             total=sum(record.counts.values()),
-            choice=CHOICE_WORDS.get(record.strategy, f"The strategy {record.strategy} chose them"),
+            choice=CHOICE_WORDS.get(record.strategy, f"The strategy {record.strategy} selected them"),
             batch=picks(stored),
             failures=record.failures,
             remarks=record.remarks,
@@ -159,7 +159,7 @@ def round_details(stored: StoredRound, served: int | None) -> RoundDetails:
 
 
 def served_number(rounds: Sequence[StoredRound]) -> int | None:
-    """The round whose batch Label Studio serves: what was published last, which need not be the newest."""
+    """The number of the round whose batch Label Studio serves: the last published, maybe not the newest."""
     published = [
         (publication.at or "", stored.record.number)
         for stored in rounds
@@ -169,12 +169,12 @@ def served_number(rounds: Sequence[StoredRound]) -> int | None:
 
 
 def title(stored: StoredRound | None, project_id: int) -> str:
-    """The project's title, as the round found it."""
+    """The project's title when the round read it."""
     return (stored.record.title if stored else "") or f"Project {project_id}"
 
 
 def label_studio_address(settings: Settings, project_id: int) -> str | None:
-    """The project's Data Manager as a person's browser reaches it."""
+    """The address at which browsers reach the project's Data Manager."""
     url = settings.label_studio_browser_url or settings.label_studio_url
     return f"{url}/projects/{project_id}/data" if url else None
 
@@ -209,7 +209,7 @@ def round_line(stored: StoredRound, served: int | None) -> RoundLine:
 
 
 def picks(stored: StoredRound) -> tuple[Pick, ...]:
-    """The batch in pick order, each with its distance and what it was nearest to; raises CorruptRound."""
+    """The batch in pick order, each with its distance and its nearest images; raises CorruptRound."""
     record = stored.record
     label_of = label_names(stored)
     known = stored.has("pick_neighbors") and stored.has("pick_distances")

@@ -1,4 +1,4 @@
-"""What each page shows, a frozen dataclass per page: its template reads it, the API answers it as JSON."""
+"""The contents of each page as a frozen dataclass: its template reads it, the API returns it as JSON."""
 
 from dataclasses import dataclass
 
@@ -36,7 +36,7 @@ class ProjectsPage:
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """A setting that a project can have, as it holds for it; ``source`` says where it was set."""
+    """A setting of the project with its value; ``source``: where it was set."""
 
     name: str
     value: str | int | float | bool | None
@@ -45,7 +45,7 @@ class Setting:
 
 @dataclass(frozen=True, slots=True)
 class TaskCount:
-    """How many tasks are in a state."""
+    """The number of tasks in a state."""
 
     state: str
     name: str
@@ -55,7 +55,7 @@ class TaskCount:
 
 @dataclass(frozen=True, slots=True)
 class Neighbor:
-    """A task that a pick is near to; ``distance`` is Euclidean, between embeddings."""
+    """A task near a pick; ``distance`` is the Euclidean distance of their embeddings."""
 
     task_id: int
     distance: float

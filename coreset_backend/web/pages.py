@@ -1,6 +1,6 @@
 """The pages for people: projects, one project, and the images on them. Loads no torch.
 
-A page is whole without JavaScript; that keeps it live and draws the charts.
+A page is complete without JavaScript, which updates it and draws the charts.
 """
 
 import datetime
@@ -100,7 +100,7 @@ def percent(share: float | None) -> str:
 
 @pages.app_template_filter("number")
 def number(value: float | None, digits: int = 0) -> str:
-    """With thin spaces between thousands; a dash for what is not known."""
+    """The number with thin spaces between thousands; a dash for None."""
     return "–" if value is None else f"{value:,.{digits}f}".replace(",", "\u202f")
 
 

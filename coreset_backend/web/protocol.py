@@ -1,8 +1,8 @@
-"""What Label Studio 1.23 asks of an ML backend: the routes, and what each of them does.
+"""Label Studio 1.23's ML-backend protocol: the routes and their functions.
 
-The model of the SDK (sdk_model.py) calls the same functions from routes of its own.
-Label Studio waits 1 s for /health and /webhook, 3 s for /setup and 100 s for /predict, so nothing here
-computes: predictions come from the store, work goes to the queue.
+The SDK's model (sdk_model.py) calls the same functions from its own routes. Label Studio waits 1 s for
+/health and /webhook, 3 s for /setup and 100 s for /predict, so no route computes: predictions are read from
+the store, work is queued.
 """
 
 import logging
@@ -50,14 +50,14 @@ protocol = Blueprint("protocol", __name__)
 @protocol.get("/health")
 @answers(Health)
 def health() -> Health:
-    """Liveness: this process answers. It asks nobody else and no login."""
+    """Liveness: this process answers, without a login and without asking another process."""
     return Health(status="UP", model_class="Coreset", version=__version__)
 
 
 @protocol.post("/setup")
 @answers(SetupAnswer, takes=SetupBody)
 def setup() -> SetupAnswer | Response:
-    """Label Studio connects a project, or checks on it: remember it and name the version of /predict."""
+    """Label Studio connects or checks a project: register it and return the version of /predict."""
     body = json_body(SetupBody)
     try:
         version = set_up_project(current_backend(), current_answers(), body)
@@ -78,7 +78,7 @@ def predict() -> Predictions:
 @protocol.post("/webhook")
 @answers(WebhookAnswer, takes=WebhookBody)
 def webhook() -> tuple[WebhookAnswer, int]:
-    """Label Studio reports an event: a hint to go and look, never the truth itself."""
+    """Label Studio reports an event, which only triggers a check; its content is not trusted."""
     body = json_body(WebhookBody)
     require_signature(body.action)
     if not concerns_us(body.action):
@@ -108,10 +108,9 @@ def versions() -> Versions:
 
 
 def set_up_project(backend: Backend, answers: AnswerCache, body: SetupBody) -> str:
-    """Remember a project that was connected, and ask for its first round; the version of its predictions.
+    """Register a connected project and request its first round; returns the version of its predictions.
 
-    Safe to repeat. Raises ConfigError or UnsupportedLabelConfig for what cannot be, and then remembers
-    nothing.
+    Can be repeated. Raises ConfigError or UnsupportedLabelConfig for wrong settings, and then saves nothing.
     """
     project_id, given = body.project, body.extra_params
     known = given if given is not None else backend.known_params(project_id)

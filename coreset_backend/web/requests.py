@@ -1,4 +1,4 @@
-"""What a route reads from its request: the backend, the project, the JSON body."""
+"""Reads the parts of a request: the backend, the project, the JSON body."""
 
 from typing import TypeVar
 
@@ -14,7 +14,7 @@ Body = TypeVar("Body", bound=BaseModel)
 
 
 def current_backend() -> Backend:
-    """The backend of the application that answers."""
+    """The backend of the current application."""
     backend: Backend = current_app.extensions["backend"]
     return backend
 
@@ -34,7 +34,7 @@ def json_body(shape: type[Body]) -> Body:
 
 
 def _complaint(shape: type[BaseModel], error: ValidationError) -> str:
-    """What is wrong with the first wrong field: in the words of whoever parsed it, else what it must be."""
+    """The complaint about the first wrong field: its parser's message, or what the field must be."""
     first = error.errors(include_url=False, include_input=False)[0]
     if refusal := first.get("ctx", {}).get("error"):
         return str(refusal)
@@ -47,8 +47,8 @@ def _json_object() -> dict[str, object]:
     try:
         sent = request.get_data()
     except ClientDisconnected:
-        raise BadRequest("The body did not come whole: it was cut off, malformed or too slow.") from None
-    if len(sent) == request.max_content_length:  # Werkzeug cuts a body of unknown length there
+        raise BadRequest("The body is incomplete: it was truncated, malformed or too slow.") from None
+    if len(sent) == request.max_content_length:  # Werkzeug truncates a body of unknown length there
         raise RequestEntityTooLarge
     try:
         body = request.get_json(silent=True)

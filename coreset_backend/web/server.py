@@ -1,4 +1,4 @@
-"""How the web process is served, and to whom. It imports nothing that the web's image lacks."""
+"""How gunicorn serves the web process, and to whom. It imports nothing that is missing in the web's image."""
 
 import ipaddress
 import sys
@@ -47,6 +47,6 @@ def _refuse_open_door(settings: Settings) -> None:
         private = False
     if not private and settings.require_auth and settings.basic_auth_user is None:
         raise ConfigError(
-            f"HOST={settings.host} serves others than this machine, and no login is set. Set BASIC_AUTH_USER "
-            "and BASIC_AUTH_PASS, or CORESET_REQUIRE_AUTH=false where something in front asks for one."
+            f"HOST={settings.host} serves other machines, but no login is set. Set BASIC_AUTH_USER and "
+            "BASIC_AUTH_PASS, or CORESET_REQUIRE_AUTH=false if a proxy in front requires a login."
         )

@@ -1,6 +1,6 @@
-"""Wrong credentials by caller: after ten different ones in a minute, the caller has to wait.
+"""Counts wrong credentials by caller: after ten different ones within a minute, the caller has to wait.
 
-Counted in the memory of this process: nothing here needs Redis.
+The counts are in this process's memory, so they do not need Redis.
 """
 
 import hashlib
@@ -19,7 +19,7 @@ REMEMBERED_CALLERS = 10_000
 
 @dataclass(slots=True)
 class Wrong:
-    """What one caller got wrong since ``since``: how often, and which different guesses (hashed)."""
+    """The wrong credentials of one caller since ``since``: their number, and the different ones (hashed)."""
 
     since: float
     times: int = 0
@@ -29,10 +29,10 @@ class Wrong:
 class Throttle:
     """Wrong credentials by caller, for a minute each; safe to use from several threads.
 
-    Ten different guesses shut a caller out, right ones included, until the minute is over. The same wrong
-    credential again is no new guess: a Label Studio with an old password, or a script that was not told,
-    must not shut out the others that share its address. Where the right credential came from within a day, it
-    passes in any case: nobody who shares an address with Label Studio can lock it out by guessing.
+    After ten different wrong credentials a caller is refused until the minute is over, right credentials
+    included. The same wrong credential again does not count: a Label Studio or a script with an old password
+    must not lock out others behind its address. If the right credential came from the caller within a day,
+    it is always accepted: nobody who shares an address with Label Studio can lock it out by guessing.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
@@ -42,7 +42,7 @@ class Throttle:
         self._lock = threading.Lock()
 
     def seconds_shut(self, caller: str) -> float:
-        """How long the caller may not try; 0 when it may."""
+        """Seconds for which the caller is refused; 0 if it is not."""
         with self._lock:
             wrongs = self._current(caller)
             return self._left(wrongs) if len(wrongs.guesses) >= WRONG_GUESSES else 0.0
@@ -61,7 +61,7 @@ class Throttle:
             return self._clock() < self._right.get(caller, -math.inf) + KNOWN_S
 
     def note_wrong(self, caller: str, credential: bytes) -> float:
-        """Count a wrong guess; seconds to wait once there were more than ten, else 0."""
+        """Count a wrong credential; returns the seconds to wait after more than ten, else 0."""
         with self._lock:
             wrongs = self._current(caller)
             wrongs.times += 1

@@ -80,7 +80,7 @@ def test_the_demo_labels_by_itself_and_ends_with_core_set_against_random(tmp_pat
     environment = run_environment(tmp_path, port, OMP_NUM_THREADS="1", **short)
     command = ("demo", "--rounds", str(rounds), "--pause", "0", "--seeds", str(seeds))
     with running_backend(environment, log, 300, command), open_browser(tmp_path, 1300, 1000) as page:
-        told = demo_told(log, "The plot: ")
+        told = demo_told(log, "The plot is in ")
         address = re.search(r"^Open\s+(http\S+)/projects/(\d+)/data$", told, re.MULTILINE)
         assert address, told
         answers = answers_given(tmp_path, address[1], int(address[2]))

@@ -215,7 +215,7 @@ def test_a_start_that_fails_shows_the_end_of_the_log(
     said: list[str] = []
     with pytest.raises(Unreachable, match=r"exit status 1(.|\n)*no such table: project"):
         start(report=said.append)
-    assert "makes its database" in said[0]
+    assert "creates its database" in said[0]
 
 
 def test_a_label_studio_that_does_not_know_our_login_is_stopped(

@@ -50,7 +50,7 @@ def test_a_folder_becomes_pixels_on_disk_and_classes(folder: Path, tmp_path: Pat
 
 def test_a_folder_that_holds_no_two_classes_or_a_broken_image_is_refused(tmp_path: Path) -> None:
     for path in (tmp_path / "nowhere", tmp_path):
-        with pytest.raises(ConfigError, match="two or more classes"):
+        with pytest.raises(ConfigError, match="at least two classes"):
             read_folder(path, 16, tmp_path / "pool.npy")
     make_images(tmp_path / "a", 1, size=32)
     make_images(tmp_path / "b", 1, size=32)
@@ -84,7 +84,7 @@ def test_a_project_that_cannot_be_replayed_is_refused_with_the_reason(
     with pytest.raises(TooFewLabels):
         read_project(backend, project_id, 16)
     studio.projects[project_id]["label_config"] = '<View><Image name="image" value="$image"/></View>'
-    with pytest.raises(UnsupportedLabelConfig, match="asks for no class"):
+    with pytest.raises(UnsupportedLabelConfig, match="has no classes of its images"):
         read_project(backend, project_id, 16)
 
 
@@ -227,21 +227,21 @@ def test_the_recommendation_claims_a_lead_only_where_it_stands_out() -> None:
     clear += [cell("b", seed, 0.50 + seed / 100, 0.6) for seed in range(3)]
     words = recommendation(lines(clear), target=0.9)
     assert words.startswith("Best here: a in batches of 10. It leads b in batches of 10 by 30.0 points")
-    assert "which is clear with 3 seeds" in words and words.endswith("90% were reached with 20 labels.")
+    assert "which is clear with 3 seeds" in words and words.endswith("It reached 90% with 20 labels.")
     noisy = [
         cell(name, seed, 0.5 + 0.2 * seed + extra)
         for name, extra in (("a", 0.01), ("b", 0))
         for seed in (0, 1)
     ]
     assert "not clear with 2 seeds" in recommendation(lines(noisy), target=0.99)
-    assert recommendation(lines(noisy), 0.99).endswith("99% were not reached with 10 labels.")
+    assert recommendation(lines(noisy), 0.99).endswith("It did not reach 99% with 10 labels.")
     assert "not clear" in recommendation(lines([cell("a", 0, 0.9), cell("b", 0, 0.1)]), None)
 
 
 def test_the_recommendation_says_how_many_labels_reach_what_random_ends_with() -> None:
     cells = [cell("a", 0, 0.5, 0.7, 0.9), cell("random", 0, 0.4, 0.5, 0.65)]
     words = recommendation(lines(cells), None)
-    assert words.endswith("Random's 65.0% with 30 labels it reached with 20.")
+    assert words.endswith("It reached random's 65.0% with 20 labels; random needed 30.")
     assert "Random's" not in recommendation(lines([cell("random", 0, 0.9), cell("a", 0, 0.1)]), None)
     assert "Random's" not in recommendation(lines([cell("b", 0, 0.9), cell("a", 0, 0.1)]), None)
 
