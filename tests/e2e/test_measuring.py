@@ -51,7 +51,7 @@ def test_a_project_with_several_classes_an_image_is_replayed_and_left_as_it_was(
     out = tmp_path / "out"
     told = stack.cli("simulate", "--project", str(project_id), *options, "--out", str(out), **SMALL)
     assert told.returncode == 0, told.stderr
-    counted = re.search(r"(\d+) images to choose from, (\d+) to measure", told.stdout)
+    counted = re.search(r"(\d+) images in the pool, (\d+) test images", told.stdout)
     assert counted and int(counted[1]) + int(counted[2]) == 56
     assert "Best here: " in told.stdout
     rows = list(csv.DictReader((out / "results.csv").read_text().splitlines()))
