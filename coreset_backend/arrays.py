@@ -1,7 +1,7 @@
-"""The arrays that rooms hand to each other, images by rows, and how progress is reported.
+"""The types of arrays that rooms exchange, images by rows, and progress callbacks.
 
 A *row* is a position in an array, a *task id* is Label Studio's number. Both are int64, so the name of the
-type says which one a function means.
+type tells them apart.
 """
 
 from collections.abc import Callable
@@ -16,9 +16,9 @@ Rows = NDArray[np.int64]
 TaskIds = NDArray[np.int64]
 """Label Studio's numbers of tasks."""
 Vectors = NDArray[np.floating]
-"""float[n, d], one vector per row, of any precision: embeddings, or what somebody calls so."""
+"""float[n, d] of any precision, one vector per row: embeddings."""
 Floats = NDArray[np.float32]
-"""float32 of any shape: embeddings that we made, probabilities, distances."""
+"""float32 of any shape: computed embeddings, probabilities, distances."""
 Progress = Callable[[int, int], None]
 """Called with (done, total) from time to time; ``done`` never falls."""
 PhaseProgress = Callable[[str, int, int], None]
@@ -53,4 +53,4 @@ class PixelSubset:
 
 
 def unwatched(*_: object) -> None:
-    """Progress that nobody watches."""
+    """Ignore the progress."""

@@ -1,4 +1,4 @@
-"""The composition root: web, worker and command line all begin with ``open_backend(read_settings())``."""
+"""The composition root: web, worker and command line all start with ``open_backend(read_settings())``."""
 
 import logging
 from collections.abc import Callable, Iterator, Mapping
@@ -34,14 +34,14 @@ FORMER_NAMES = {
     f"coreset_backend.jobs.{name}": f"coreset_backend.jobs.tasks.{name}"
     for name in ("run_round_job", "pretrain_job", "reconcile_job")
 }
-"""Names that jobs carry which the release before wrote to Redis; accepted for one release."""
+"""Function names in jobs of the previous release -> current names; accepted for one release."""
 
 
 class OurJob(Job):
-    """A job as Redis has it, of which only what our own jobs have is read.
+    """A job in Redis of which only the fields that this backend writes are read.
 
-    RQ's jobs can also name callbacks, web addresses and other jobs: whoever can write to Redis could have
-    any function run by them.
+    RQ's jobs may also name callbacks, web addresses and other jobs: through them anybody who can write to
+    Redis could run any function.
     """
 
     FIELDS = frozenset(
@@ -52,12 +52,12 @@ class OurJob(Job):
 
     @property  # type: ignore[misc]  # RQ itself sets it nowhere
     def func_name(self) -> str | None:
-        """The dotted name of the function, by its present name where the release before wrote the job."""
+        """The dotted name of the function; the current name for a job of the previous release."""
         name = super().func_name
         return FORMER_NAMES.get(name, name) if isinstance(name, str) else name
 
     def restore(self, raw_data: Mapping[bytes, bytes]) -> None:
-        """Take the fields over; raises NoSuchJobError for what is no job, which RQ then passes over."""
+        """Read the fields; raises NoSuchJobError for anything else than a job, which RQ then ignores."""
         try:
             super().restore({name: value for name, value in raw_data.items() if name in self.FIELDS})
         except (ValueError, TypeError, AssertionError, ArithmeticError, TimeoutFormatError) as error:
@@ -65,17 +65,17 @@ class OurJob(Job):
 
 
 class OurQueue(Queue):
-    """RQ's queue, whose lock for maintenance ends soon after a worker was killed within it."""
+    """RQ's queue, whose maintenance lock expires soon after its worker was killed."""
 
     def acquire_maintenance_lock(self) -> bool:
-        """Whether this worker is to look after what killed ones left; RQ's own lock outlives it by 15 min."""
+        """Whether this worker cleans up after killed workers; RQ's own lock lasts 15 min after a kill."""
         return bool(self.connection.set(self.registry_cleaning_key, 1, nx=True, ex=MAINTENANCE_SECONDS))
 
 
 class OurRedis(Redis):
-    """Redis, where a key of ours that holds another kind of value counts as empty and is dropped.
+    """Redis, in which a key of this backend with a wrong type of value counts as empty and is deleted.
 
-    All that our keys hold may be lost; what somebody else put there must not stop a project for good.
+    The values of these keys may be lost; a foreign value must not block a project forever.
     """
 
     def execute_command(self, *args: Any, **options: Any) -> Any:
@@ -85,19 +85,19 @@ class OurRedis(Redis):
             ours = [each for each in args[1:] if isinstance(each, str) and each.startswith(OUR_KEYS)]
             if "WRONGTYPE" not in str(error) or not ours:
                 raise
-            log.error("%s in Redis held what is not ours; it is dropped", ours[0])
+            log.error("%s in Redis was not written by this backend; it is deleted", ours[0])
             self.delete(*ours)
             return super().execute_command(*args, **options)  # type: ignore[no-untyped-call]
 
 
 class Backend:
-    """The opened doors. Label Studio and the images are opened at their first use: the web needs neither."""
+    """Redis, store, Label Studio and images of one process; the last two are opened at their first use."""
 
     def __init__(self, settings: Settings, redis: Redis, label_studio: LabelStudio | None = None) -> None:
         self.settings = settings
         self.redis = redis
-        # Workers look at a queue while those before it are empty: what a person started, what is due by
-        # itself, what can be done meanwhile.
+        # A worker takes jobs of a queue while the queues before it are empty: rounds that a person started,
+        # rounds that start automatically, pretraining.
         self.first_queue, self.queue, self.spare_queue = (
             OurQueue(
                 name,
@@ -114,7 +114,7 @@ class Backend:
 
     @property
     def jobs_waiting(self) -> int:
-        """How many jobs wait for a worker, but for those that can be done in spare time."""
+        """Number of jobs that wait for a worker, without pretraining."""
         return self.first_queue.count + self.queue.count
 
     @cached_property
@@ -122,8 +122,8 @@ class Backend:
         settings = self.settings
         if not settings.label_studio_url or not settings.label_studio_api_key:
             raise ConfigError(
-                "LABEL_STUDIO_URL and LABEL_STUDIO_API_KEY are not both set, so it cannot be asked. "
-                "The key is under Account & Settings in Label Studio."
+                "LABEL_STUDIO_URL and LABEL_STUDIO_API_KEY are not both set, so Label Studio cannot be "
+                "reached. Set both; the key is under Account & Settings in Label Studio."
             )
         return LabelStudio(
             settings.label_studio_url,
@@ -134,12 +134,12 @@ class Backend:
 
     @cached_property
     def proxies(self) -> Proxies:
-        """Which proxy leads where, to Label Studio and to images."""
+        """The proxies for Label Studio and for images."""
         return read_proxies(self.settings.label_studio_url or "", self.settings.label_studio_proxy)
 
     @cached_property
     def images(self) -> "Images":
-        from coreset_backend.images import Limits, open_images  # loads Pillow: the web starts without
+        from coreset_backend.images import Limits, open_images  # Pillow, which the web does not need
 
         settings = self.settings
         return open_images(
@@ -159,16 +159,15 @@ class Backend:
 
     @cached_property
     def brief_redis(self) -> Redis:
-        """For what a round must not wait for: where Redis is away, a command fails within a second.
+        """A connection for writes that a round must not wait for.
 
-        Where the network to it is silent, within a minute.
+        If Redis is down, a command fails within a second; if the network is silent, within a minute.
         """
         return redis_connection(self.settings, retries=1, timeout=20.0)
 
     @property
     def webhook_secret(self) -> str:
-        """The secret that annotation webhooks must carry; looked up each time, as it may be restored or made
-        anew."""
+        """The secret that webhooks must carry; read each time, because it may be restored or replaced."""
         given = self.settings.webhook_secret
         secret = given.get_secret_value() if given else self.store.webhook_secret()
         keep_secret(secret)
@@ -176,40 +175,40 @@ class Backend:
 
     @property
     def basic_auth(self) -> tuple[str, str] | None:
-        """User name and password that are asked for, or None where anybody may call."""
+        """User name and password of the login; None if no login is required."""
         settings = self.settings
         if settings.basic_auth_user is None or settings.basic_auth_pass is None:
             return None
         return settings.basic_auth_user, settings.basic_auth_pass.get_secret_value()
 
     def settings_for(self, project_id: int, attributes: Mapping[str, str]) -> Settings:
-        """The settings as they hold for the project; ``attributes`` are those of its label config.
+        """The settings of the project; ``attributes`` are those of its label config.
 
-        Raises ConfigError for what its lead set wrongly there. What is kept of Label Studio's form was
-        checked when it came; what is unknown by now, as after a newer release was taken back, is passed over.
+        Raises ConfigError for a wrong attribute. The settings from Label Studio's form were checked when
+        they were saved; settings that only another release knows are ignored.
         """
         return project_settings(self.settings, self.known_params(project_id), attributes)
 
     def settings_of(self, project_id: int, seen_by: Round | None) -> Settings:
-        """The settings as they hold for the project, with the label config that its newest round has seen;
-        what is unknown there is passed over.
+        """The settings of the project with the label config that its newest round read; unknown attributes
+        are ignored.
         """
         seen = known_settings(seen_by.attributes if seen_by else {}, LABEL_CONFIG)
         return self.settings_for(project_id, seen)
 
     def trigger_of(self, project_id: int) -> str:
-        """ "auto" where rounds of the project start by themselves, else "manual"."""
+        """ "auto" if rounds of the project start automatically, else "manual"."""
         newest = self.store.latest(project_id)
         return self.settings_of(project_id, newest.record if newest else None).trigger
 
     def known_params(self, project_id: int) -> dict[str, Any]:
-        """The settings that the project's lead typed into Label Studio's form, those that can be used."""
+        """The usable settings from Label Studio's form of the project."""
         return known_settings(self.store.extra_params(project_id), EXTRA_PARAMS)
 
     def of_each_project(self, look: Callable[[int], T]) -> Iterator[tuple[int, T | CoresetError]]:
-        """(id, what ``look`` says of it) for every known project, in the order of their ids.
+        """(id, result of ``look``) for every known project, ordered by id.
 
-        Where it fails, why it did: one broken project hides none of the others.
+        If ``look`` fails, its error instead: one broken project does not hide the others.
         """
         for project_id in self.store.projects():
             try:
@@ -235,10 +234,10 @@ def open_backend(
     label_studio: LabelStudio | None = None,
     patient: bool = False,
 ) -> Backend:
-    """The backend for these settings; nothing is connected before it is used.
+    """The backend for these settings; connections are opened at their first use.
 
-    ``patient`` is for the worker: its Redis commands outlast a restart of Redis (about four minutes)
-    instead of failing within a second, as a web request should.
+    ``patient``: for the worker, whose Redis commands wait for a restart of Redis (about four minutes).
+    Without it they fail within a second, as a web request should.
     """
     return Backend(settings, redis or redis_connection(settings, patient=patient), label_studio)
 
@@ -246,9 +245,9 @@ def open_backend(
 def redis_connection(
     settings: Settings, *, patient: bool = False, retries: int = 2, timeout: float = 5.0
 ) -> Redis:
-    """A connection to REDIS_URL; ConfigError when it is not set or no address of a Redis.
+    """A connection to REDIS_URL; raises ConfigError if it is not set or not the address of a Redis.
 
-    ``timeout``: seconds that an answer may take.
+    ``timeout``: seconds to wait for an answer.
     """
     if not settings.redis_url:
         raise ConfigError(
@@ -265,13 +264,13 @@ def redis_connection(
             retry=Retry(backoff, retries=60 if patient else retries),
             retry_on_error=[ConnectionError, TimeoutError],
             socket_connect_timeout=5.0,
-            # RQ waits for jobs by commands that block for five seconds; longer than this is a dead line.
+            # RQ's commands block for up to five seconds; a longer silence means a dead connection.
             socket_timeout=30.0 if patient else timeout,
             health_check_interval=30,
         )
-    except ValueError:  # whose words may quote half a password
+    except ValueError:  # its message may contain half a password
         raise ConfigError(
-            "REDIS_URL is no address of a Redis. Write redis://host:6379/0, with rediss:// for TLS, or "
+            "REDIS_URL is not the address of a Redis. Write redis://host:6379/0, with rediss:// for TLS, or "
             "unix:///path. In its password the characters / @ : # ? % must be percent-encoded (/ is %2F); or "
             "leave the password out and set REDIS_PASSWORD."
         ) from None

@@ -1,28 +1,28 @@
-"""Everything that can go wrong, as one tree.
+"""The errors of this package, as one tree.
 
 CoresetError
 ├─ ConfigError             a setting, strategy or backbone that is unknown or malformed
-├─ ProjectError            the project cannot be worked on as it is
-│  ├─ UnsupportedLabelConfig   no <Image> that tasks could be read from
+├─ ProjectError            the project does not allow a round as it is
+│  ├─ UnsupportedLabelConfig   no <Image> whose images can be read
 │  ├─ TooFewLabels             fewer labels or classes than a fit needs
-│  └─ EmptyPool                the project holds no task
-├─ LabelStudioError        Label Studio did not do what was asked
+│  └─ EmptyPool                the project has no tasks
+├─ LabelStudioError        Label Studio does not answer, or refuses
 │  ├─ Unreachable              no answer, or none in time
-│  ├─ Unauthorized             the token is missing, dead or of a disabled kind
+│  ├─ Unauthorized             the token is missing, revoked or of a disabled kind
 │  ├─ Rejected                 an answer with an error status
 │  └─ ProjectGone              the project does not exist there
 ├─ ImageError              one image cannot be used; becomes an ImageFailure of its task
-│  └─ TooManyImageFailures     so many that the round would select from a torn pool
+│  └─ TooManyImageFailures     so many that the rest of the pool is too small to select from
 ├─ ModelError              the model cannot be trained or used
 │  ├─ NotFinite                training or embedding gave NaN or infinity
 │  ├─ OutOfMemory              even one image does not fit
 │  └─ DownloadFailed           weights could not be downloaded, and may be later
 ├─ QueueError              Redis, which carries requests and progress, does not answer
-├─ TakenOver               another process has the project's lease by now
+├─ TakenOver               another process has taken over the project's lease
 └─ StoreError              something on disk cannot be used
    ├─ RoundNotFound            no such round
-   ├─ Unwritable               no room, or no right to write
-   └─ CorruptFile              a file is missing, altered or of another shape
+   ├─ Unwritable               no room, or no permission to write
+   └─ CorruptFile              a file is missing, altered or malformed
       └─ CorruptRound              it is a file of a round
 
 A message says what came, what was expected and what to do. ``ValueError`` is kept for programmer
@@ -47,13 +47,13 @@ NO_MEMORY = (
     "can't start new thread",
     "failed to map segment from shared object",
 )
-"""What a GPU, its libraries, torch's allocator, oneDNN, Python and the loader say when there is none."""
+"""How a GPU, its libraries, torch's allocator, oneDNN, Python and the loader report that memory ran out."""
 
 
 class CoresetError(Exception):
-    """Anything this package raises on purpose.
+    """The base of all errors that this package raises on purpose.
 
-    Whatever its message and the ``lines`` below it were made of, they hold no secret, and each is one line.
+    The message and the ``lines`` below it contain no secret, and each is one line.
     """
 
     def __init__(self, message: str = "", *, lines: Iterable[str] = ()) -> None:
@@ -65,15 +65,15 @@ class ConfigError(CoresetError):
 
 
 class ProjectError(CoresetError):
-    """The Label Studio project cannot be worked on as it is."""
+    """The Label Studio project does not allow a round as it is."""
 
 
 class UnsupportedLabelConfig(ProjectError):
-    """The label config has no <Image> that tasks could be read from."""
+    """The label config has no <Image> whose images can be read."""
 
 
 class TooFewLabels(ProjectError):
-    """Fewer labels than a fit needs: ``have`` came, ``need`` are needed."""
+    """Fewer labels than a fit needs: there are ``have``, it needs ``need``."""
 
     def __init__(self, have: int, need: int) -> None:
         super().__init__(
@@ -83,11 +83,11 @@ class TooFewLabels(ProjectError):
 
 
 class EmptyPool(ProjectError):
-    """The project holds no task."""
+    """The project has no tasks."""
 
 
 class LabelStudioError(CoresetError):
-    """Label Studio did not do what was asked."""
+    """Label Studio does not answer, or refuses."""
 
 
 class Unreachable(LabelStudioError):
@@ -95,28 +95,30 @@ class Unreachable(LabelStudioError):
 
 
 class Unauthorized(LabelStudioError):
-    """The token is missing, dead or of a kind the organisation has disabled."""
+    """The token is missing, revoked or of a kind that the organisation has disabled."""
 
 
 class Rejected(LabelStudioError):
     """Label Studio answered with an error: ``status`` and the first 200 characters of ``body``."""
 
     def __init__(self, status: int, body: str, request: str = "") -> None:
-        shown = redacted(body[:10_000])[:200]  # cut to 200 first, half a secret would stay
+        shown = redacted(body[:10_000])[
+            :200
+        ]  # redacted before it is cut: half a secret would not be recognized
         super().__init__(f"Label Studio answered {status} to {request or 'a request'}: {shown}")
         self.status, self.body = status, shown
 
 
 class ProjectGone(Rejected):
-    """Label Studio knows no project of that number, or shows it not to this token's user."""
+    """Label Studio has no project of that number, or the token's user may not see it."""
 
 
 class ImageError(CoresetError):
-    """One image cannot be fetched or decoded; the round goes on without it."""
+    """One image cannot be fetched or decoded; the round continues without it."""
 
 
 class TooManyImageFailures(ImageError):
-    """So many images failed that the round stopped; ``share`` is the failed part, in [0, 1]."""
+    """Too many images failed, so the round stopped; ``share``: the failed share, in [0, 1]."""
 
     def __init__(self, share: float, example: str) -> None:
         super().__init__(
@@ -155,7 +157,7 @@ class QueueError(CoresetError):
 
 
 class TakenOver(CoresetError):
-    """The lease ran out while this process stood still, and another one has the project by now."""
+    """The lease expired while this process was stopped, and another process has the project."""
 
 
 class StoreError(CoresetError):
@@ -167,17 +169,17 @@ class RoundNotFound(StoreError):
 
 
 class Unwritable(StoreError):
-    """The file or folder ``path`` could not be written, for want of room or of the right to."""
+    """The file or folder ``path`` could not be written: no room, or no permission."""
 
     def __init__(self, path: Path, why: OSError) -> None:
         super().__init__(
             f"{path.name} could not be saved below {path.parent.absolute()}: {why.strerror or why}. "
-            "Make room there, or let this process write to it."
+            "Free disk space there, or give this process permission to write."
         )
 
 
 class CorruptFile(StoreError):
-    """The file or folder ``path`` is missing, torn, altered or of another shape; ``why`` says which."""
+    """The file or folder ``path`` is missing, incomplete, altered or malformed; ``why`` says which."""
 
     words = "{path} cannot be used: {why}."
 
@@ -187,13 +189,13 @@ class CorruptFile(StoreError):
 
 
 class CorruptRound(CorruptFile):
-    """A file of the round at ``path`` is."""
+    """A file of the round at ``path`` is missing, incomplete, altered or malformed."""
 
     words = "The round at {path} cannot be used: {why}. Start a new round."
 
 
 def memory_ran_out(error: Exception) -> bool:
-    """Whether that is what an error says, which is not always a MemoryError."""
+    """Whether the error says that memory ran out; it need not be a MemoryError."""
     return (
         isinstance(error, MemoryError)
         or getattr(error, "errno", None) == errno.ENOMEM

@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all, and that show when a byte of them was altered."""
+"""Writes files completely or not at all, and detects altered bytes when it reads them."""
 
 import contextlib
 import hashlib
@@ -18,23 +18,24 @@ from coreset_backend.errors import CorruptFile, CorruptRound, Unwritable
 log = logging.getLogger(__name__)
 FORMAT = 1
 PARTIAL = ".part"
-"""How the name of a file ends that is being written."""
+"""Suffix of a file that is being written."""
 TORN_SECONDS = 3600
 """A partial file as old as this belongs to a process that is gone."""
 LARGEST = 512_000_000
-"""Bytes; the record of a round with a million unreadable images has 300 MB."""
+"""Largest file in bytes; the record of a round with a million unreadable images has 300 MB."""
 
 
 def write_sealed(path: Path, fields: Mapping[str, object]) -> None:
-    """Keep ``fields`` as JSON behind a line with its SHA-256; raises Unwritable."""
+    """Write ``fields`` as JSON after a line with its SHA-256; raises Unwritable."""
     body = json.dumps({"format": FORMAT, **fields}).encode()
     write_atomically(path, hashlib.sha256(body).hexdigest().encode() + b"\n" + body)
 
 
 def read_sealed(path: Path, *, unsealed_too: bool = False) -> dict[str, Any]:
-    """The fields that were kept; raises CorruptFile unless they are as they were written.
+    """The fields in the file; raises CorruptFile if it was altered.
 
-    A number that is not finite is None. ``unsealed_too``: an early release wrote this file as JSON alone.
+    Numbers that are not finite become None. ``unsealed_too``: also read a file of an early release without
+    hash.
     """
     content = _content(path)
     seal, sealed, body = content.partition(b"\n")
@@ -47,7 +48,7 @@ def read_sealed(path: Path, *, unsealed_too: bool = False) -> dict[str, Any]:
     except (ValueError, RecursionError):
         raise CorruptFile(path, f"{path.name} does not match its hash") from None
     if not isinstance(fields, dict):
-        raise CorruptFile(path, f"{path.name} holds no JSON object")
+        raise CorruptFile(path, f"{path.name} contains no JSON object")
     found = fields.pop("format", FORMAT if body is content else None)
     if found != FORMAT:
         raise CorruptFile(path, f"its format is {str(found)[:40]}, this version reads {FORMAT}")
@@ -69,18 +70,18 @@ def _content(path: Path) -> bytes:
 
 
 def _require_file(path: Path) -> None:
-    """Raises CorruptFile for what is no file: reading from a pipe would wait for ever."""
+    """Raises CorruptFile for anything but a file: reading from a pipe would wait forever."""
     try:
         mode = path.stat().st_mode
     except (OSError, ValueError) as error:
         why = getattr(error, "strerror", None) or error
         raise CorruptFile(path, f"{path.name} cannot be read ({why})") from error
     if not stat.S_ISREG(mode):
-        raise CorruptFile(path, f"{path.name} is no file")
+        raise CorruptFile(path, f"{path.name} is not a file")
 
 
 def is_there(path: Path) -> bool:
-    """Whether there is something to read, or something that cannot be read, which its reader says."""
+    """Whether ``path`` exists, readable or not; its reader reports an unreadable one."""
     try:
         path.stat()
     except (FileNotFoundError, NotADirectoryError):
@@ -91,7 +92,7 @@ def is_there(path: Path) -> bool:
 
 
 def check_hash(path: Path, expected: str | None) -> None:
-    """Raises CorruptRound unless the file, one of a round, has that SHA-256."""
+    """Raises CorruptRound unless the file of a round has the expected SHA-256."""
     try:
         _require_file(path)
         found = sha256(path)
@@ -104,14 +105,14 @@ def check_hash(path: Path, expected: str | None) -> None:
 
 
 def sha256(path: Path) -> str:
-    """Hex, of the file's bytes."""
+    """The SHA-256 of the file in hex."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 @contextlib.contextmanager
 def saving(path: Path) -> Iterator[None]:
-    """Around what writes the file or folder ``path``: what the disk refuses is raised as Unwritable."""
+    """Around code that writes the file or folder ``path``: raises Unwritable for errors of the disk."""
     try:
         yield
     except OSError as error:

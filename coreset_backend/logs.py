@@ -1,4 +1,4 @@
-"""Log lines: text or JSON, each saying which project and round it is about, and no secret in any."""
+"""Log lines as text or JSON, with their project and round, and without secrets."""
 
 import json
 import logging
@@ -18,14 +18,14 @@ _about: ContextVar[tuple[tuple[str, int], ...]] = ContextVar("about", default=()
 
 
 def about(**what: int) -> None:
-    """Say what the log lines of this thread are about from now on, as ``project=7, round=3``."""
+    """Set the context of this thread's log lines, as in ``project=7, round=3``."""
     _about.set(tuple(what.items()))
 
 
 class Lines(logging.Formatter):
-    """One line of text for each record or, with ``as_json``, one JSON object.
+    """Formats a record as one line of text or, with ``as_json``, as one JSON object.
 
-    A traceback follows in lines that begin with ``  | ``, so that nothing in it can pass as a record.
+    A traceback follows in lines that begin with ``  | ``, so that no part of it can look like a record.
     """
 
     def __init__(self, as_json: bool) -> None:
@@ -50,12 +50,12 @@ class Lines(logging.Formatter):
 
 
 def configure_logging(settings: Settings) -> None:
-    """Log to standard error as the settings say, uncaught errors included."""
+    """Log to standard error by the settings, uncaught errors included."""
     form = Lines(settings.log_format == "json")
     lines = logging.StreamHandler(sys.stderr)
     lines.setFormatter(form)
     logging.basicConfig(level=settings.log_level, handlers=[lines], force=True)
-    for name in ("httpx", "httpcore", "urllib3"):  # whole addresses and headers, of every request
+    for name in ("httpx", "httpcore", "urllib3"):  # they log whole addresses and headers of every request
         logging.getLogger(name).setLevel(logging.WARNING)
     for name in ("gunicorn.error", "gunicorn.access"):  # they have handlers of their own
         for handler in logging.getLogger(name).handlers:
@@ -65,7 +65,7 @@ def configure_logging(settings: Settings) -> None:
 
 
 def _log_uncaught(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
-    """Python's own hook would print what the error holds."""
+    """Log an uncaught error; Python's own hook would print it with its secrets."""
     if not issubclass(kind, KeyboardInterrupt):
         log.critical("an unexpected error ends the process", exc_info=(kind, error, traceback))
 

@@ -21,15 +21,15 @@ Region = Mapping[str, object]
 TaskState = Literal["pool", "labeled", "skipped"]
 MOST_CLASSES = 2_000
 MOST_REASONS = 5
-"""So many reasons for unread answers are told; a hundred renamed choices fill no page."""
+"""Largest number of reported reasons, so that a hundred renamed choices do not fill the page."""
 
 
 @dataclass(frozen=True, slots=True)
 class Labels:
-    """The <Choices> that is trained on; the order of ``names`` is the class index.
+    """The <Choices> to train on; the order of ``names`` is the class index.
 
-    ``multiple``: any number of classes, none included, is an answer. ``paths``: with allowNested, the values
-    from the top choice down to each class, in the order of ``names``; else empty.
+    ``multiple``: an answer has any number of classes, including none. ``paths``: with allowNested, the
+    values from the top choice down to each class, in the order of ``names``; else empty.
     """
 
     from_name: str
@@ -39,17 +39,17 @@ class Labels:
     paths: tuple[tuple[str, ...], ...] = ()
 
     def value_of(self, name: str) -> str | list[str]:
-        """The class as Label Studio writes it in a result."""
+        """The class as it is in a result of Label Studio."""
         return list(self.paths[self.names.index(name)]) if self.paths else name
 
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """One task: ``uri`` of its image (None: its data has none) and the agreed ``label``.
+    """One task: ``uri`` of its image (None if its data have none) and the agreed ``label``.
 
-    ``label`` holds class names, none of them where annotators said "none of these"; it is None where no
-    answer can be read, and ``unread`` says why. A task that has an annotation counts as labeled even then:
-    somebody has looked at it. ``unknown``: a value that annotators chose and the label config does not have.
+    ``label``: class names, empty for "none of these"; None if no answer can be read, and ``unread`` says
+    why. An annotated task counts as labeled even then, because a person has looked at it. ``unknown``: a
+    selected value that the label config does not have.
     """
 
     task_id: int
@@ -62,9 +62,9 @@ class Task:
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """A project as Label Studio described it at ``taken_at``; tasks are sorted by task_id.
+    """A project as read from Label Studio at ``taken_at``; tasks are sorted by task_id.
 
-    ``remarks``: sentences on the answers that cannot be trained on.
+    ``remarks``: sentences on answers that cannot be trained on.
     """
 
     project_id: int
@@ -86,7 +86,7 @@ class Snapshot:
         return np.array([row for row, task in enumerate(self.tasks) if task.state == state], dtype=np.int64)
 
     def fingerprint(self) -> str:
-        """Hex digest that changes with any task, label or class: the same one needs no new round."""
+        """Hex digest that changes with any task, label or class; an unchanged one needs no new round."""
         digest = hashlib.sha256(repr((self.project_id, self.labels)).encode())
         for task in self.tasks:
             digest.update(repr((task.task_id, task.uri, task.state, task.label)).encode())
@@ -95,12 +95,12 @@ class Snapshot:
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """What is told to Label Studio about a task.
+    """A prediction for a task in Label Studio.
 
-    ``score`` in [0, 1] orders the queue (0 = first). ``confidence`` in [0, 1] is the classifier's and
-    travels as the region's score; it says nothing about the order. ``label`` None shows no answer, and so
-    does "none of these", which is empty. ``regions`` are another model's, as Label Studio stores them: they
-    are shown too, and instead of the label where they answer its control.
+    ``score`` in [0, 1] orders the queue (0 = first). ``confidence`` in [0, 1] is the classifier's; it
+    becomes the region's score and does not affect the order. A ``label`` of None shows no answer, and so
+    does "none of these", which is empty. ``regions``: another model's regions as Label Studio stores them;
+    they are shown too, and replace the label if they answer its control.
     """
 
     task_id: int

@@ -1,7 +1,7 @@
-"""The settings of one project, which its lead sets in Label Studio without touching the server.
+"""The settings of one project, which its lead sets in Label Studio.
 
-What the label config says (``coreset_batch_size="100"`` on any of its tags) goes before the backend's
-"extra params" in Label Studio's form (``{"batch_size": 100}``), and that before the environment.
+The label config (``coreset_batch_size="100"`` on any of its tags) overrides the backend's "extra params" in
+Label Studio's form (``{"batch_size": 100}``), and both override the environment.
 """
 
 import logging
@@ -34,7 +34,7 @@ LABEL_CONFIG, EXTRA_PARAMS = "label config", "extra params"
 
 
 def _without_alias(name: str) -> Any:
-    """The field with its bounds, known by its own name only."""
+    """The field with its bounds, under its own name only."""
     field = Settings.model_fields[name]
     return Annotated[field.annotation, Field(), *field.metadata], field.default
 
@@ -43,7 +43,9 @@ _Given: Any = create_model("_Given", **{name: _without_alias(name) for name in F
 
 
 def label_config_attributes(label_config: str) -> dict[str, str]:
-    """Setting -> value of the ``coreset_`` attributes anywhere in the label config; empty if it is no XML."""
+    """Setting -> value of the ``coreset_`` attributes anywhere in the label config; empty if it
+    is not XML.
+    """
     try:
         root = ElementTree.fromstring(label_config)
     except ElementTree.ParseError:
@@ -57,7 +59,7 @@ def label_config_attributes(label_config: str) -> dict[str, str]:
 
 
 def project_settings(settings: Settings, extra_params: Json, attributes: Mapping[str, str]) -> Settings:
-    """``settings`` with what the project's lead set on top.
+    """``settings`` with the project's own settings on top.
 
     Raises ConfigError naming the source, the setting, what came and what is known.
     """
@@ -66,7 +68,7 @@ def project_settings(settings: Settings, extra_params: Json, attributes: Mapping
 
 
 def known_settings(given: Mapping[str, Any], source: str) -> dict[str, Any]:
-    """Those of the settings that this release knows, with values that it takes; the log names the others."""
+    """The settings that this release knows, with valid values; the log names the others."""
     known = {}
     for name, value in given.items():
         try:
@@ -79,7 +81,7 @@ def known_settings(given: Mapping[str, Any], source: str) -> dict[str, Any]:
 
 
 def settings_table(settings: Settings, extra_params: Json, attributes: Mapping[str, str]) -> list[Json]:
-    """``[{name, value, source}]`` of the settings that a project can set, as they hold for it."""
+    """``[{name, value, source}]`` of the project's settings."""
     resolved = project_settings(settings, extra_params, attributes)
     sources = {
         **dict.fromkeys(settings.model_fields_set, "environment"),
@@ -93,7 +95,7 @@ def settings_table(settings: Settings, extra_params: Json, attributes: Mapping[s
 
 
 def _printable(text: str, most: int = 100) -> str:
-    """The beginning of what somebody typed, on one line."""
+    """The beginning of a typed value, on one line."""
     return "".join(each if each.isprintable() else "?" for each in " ".join(text.split())[:most])
 
 

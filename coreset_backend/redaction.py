@@ -1,7 +1,7 @@
-"""Keeps secrets out of every text: errors, logs, pages, answers and Redis.
+"""Removes secrets from every text: errors, logs, pages, answers and Redis.
 
-A process tells `keep_secret` each secret that it learns. `redacted` then hides it in any text, in whatever
-form a library writes it: percent-encoded, base64, escaped as in `repr` and JSON.
+A process passes each secret that it reads to `keep_secret`. `redacted` then replaces it in any text, in
+every form in which libraries write it: percent-encoded, base64, escaped as in `repr` and JSON.
 """
 
 import base64
@@ -14,13 +14,13 @@ from urllib.parse import quote, quote_plus
 
 HIDDEN = "***"
 SHORTEST = 4
-"""Characters of the shortest secret that is hidden: a shorter one would be found in ordinary words."""
+"""Length of the shortest secret that is replaced: a shorter one would match ordinary words."""
 UNMISTAKABLE = 8
-"""A secret of fewer characters is hidden as a whole word only, a longer one inside of words too."""
+"""A shorter secret is replaced as a whole word only, a longer one also inside words."""
 LEAST_BASE64 = 6
-"""Characters of a secret's base64 that belong to it alone; with fewer, other texts would match."""
-# What gives itself away, whoever's it is: credentials of HTTP, JWTs, signatures in addresses, user:pass@host.
-# Each pattern is bounded or begins where no word goes on: on a long word any other takes quadratic time.
+"""Least number of base64 characters that depend on the secret alone; with fewer, other texts would match."""
+# Patterns of foreign secrets: HTTP credentials, JWTs, signatures in addresses, user:pass@host. Each pattern
+# is bounded or starts at a word boundary; otherwise a long word takes quadratic time.
 _SECRET_NAME = r"[\w-]{0,64}(?:sig|token|secret|passwo?r?d|key|credential)[\w-]{0,64}"
 _GIVEAWAYS = (
     (re.compile(r"\b(Token|Bearer|Basic)(\s+)[\w.~+/=-]{16,}", re.IGNORECASE), rf"\1\2{HIDDEN}"),
@@ -33,7 +33,7 @@ _kept: set[str] = set()
 
 
 def keep_secret(*secrets: str | None, instead_of: str = "") -> None:
-    """Hide these in whatever `redacted` returns from now on; ``instead_of`` is one that has died."""
+    """Make `redacted` replace these secrets from now on; ``instead_of``: an expired one to forget."""
     _kept.discard(instead_of)
     for secret in secrets:
         if secret and len(secret) >= SHORTEST:
@@ -41,7 +41,7 @@ def keep_secret(*secrets: str | None, instead_of: str = "") -> None:
 
 
 def redacted(text: str) -> str:
-    """``text`` with every kept secret, and whatever looks like a secret, replaced by three stars."""
+    """``text`` with every kept secret, and everything that looks like a secret, replaced by three stars."""
     if _kept:
         text = _pattern(frozenset(_kept)).sub(HIDDEN, text)
     for pattern, instead in _GIVEAWAYS:
@@ -75,10 +75,10 @@ def _forms(secret: str) -> Iterator[tuple[str, str]]:
 
 
 def _in_base64(secret: bytes) -> Iterator[str]:
-    """What the secret alone decides of a base64 text, at each of its three places within a longer one."""
+    """The base64 characters that depend on the secret alone, for each of its three alignments in a text."""
     for before in range(3):
         encoded = base64.b64encode(bytes(before) + secret).decode().rstrip("=")
-        first = (0, 2, 3)[before]  # characters that what stands before it has a part in
+        first = (0, 2, 3)[before]  # characters that depend on the preceding bytes too
         last = len(encoded) - bool((before + len(secret)) % 3)
         if last - first >= LEAST_BASE64:
             yield encoded[first:last]

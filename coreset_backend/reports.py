@@ -1,4 +1,4 @@
-"""What the steps of a round report and its record keeps: a fit, an unreadable image, a publication.
+"""The reports of a round's steps, which its record keeps: a fit, an unreadable image, a publication.
 
 Plain values that ``model``, ``images`` and ``label_studio`` make and ``store`` keeps, so that none of them
 needs to know another. A field that an early release did not keep has its default.
@@ -67,7 +67,7 @@ class CandidateScores:
 
 @dataclass(frozen=True, slots=True)
 class ImageFailure:
-    """A task whose image cannot be used. ``uri`` is fit to be shown: no password, no signature."""
+    """A task whose image cannot be used. ``uri`` is safe to show: without password and signature."""
 
     task_id: TaskId
     uri: str | None
@@ -76,12 +76,13 @@ class ImageFailure:
 
 @dataclass(frozen=True, slots=True)
 class Publication:
-    """What Label Studio holds after a publish: ``sent`` predictions, tasks that were ``gone``, and the order.
+    """The result of a publish: number of ``sent`` predictions, deleted tasks (``gone``), and the order.
 
-    ``serves`` are the task ids that it will serve first, in order, as read back from it. ``kept``: earlier
-    versions that could not be deleted. Scores of batch and reserve are lower than ``below``; so many tasks
-    wait ``behind`` them in the queue. ``shown_before``: the version that annotators saw until then, "" for
-    none, whose regions were ``carried`` over on so many tasks. It took ``seconds`` and was done ``at``.
+    ``serves``: the ids of the tasks that Label Studio serves first, in order, as read back from it.
+    ``kept``: earlier versions that could not be deleted. Scores of batch and reserve are lower than
+    ``below``; ``behind``: number of tasks after them in the queue. ``shown_before``: the version shown until
+    then, "" for none; ``carried``: number of tasks to which its regions were copied. ``seconds``: duration;
+    ``at``: time of the publish.
     """
 
     version: str = ""

@@ -1,4 +1,4 @@
-"""Settings: one frozen value, read once from the environment; names that nobody knows are refused."""
+"""Settings: one frozen value, read once from the environment; unknown names are refused."""
 
 import base64
 import codecs
@@ -28,7 +28,7 @@ SECRETS = ("label_studio_api_key", "redis_password", "basic_auth_pass", "webhook
 SENT_AS_HEADERS = ("label_studio_api_key", "webhook_secret")
 ADDRESSES = ("label_studio_url", "label_studio_browser_url", "url", "redis_url")
 PATHS = ("model_dir", "local_files_document_root", "weights")
-# What editors and copying leave around a value, besides the white space that `strip` knows.
+# Characters that editors and copying leave around a value, besides the white space that `strip` removes.
 INVISIBLE = "\ufeff\u200b\u200c\u200d\u2060\x00"
 QUOTATION_MARKS = (('"', '"'), ("'", "'"), ("\u201c", "\u201d"), ("\u2018", "\u2019"))
 
@@ -237,7 +237,7 @@ class Settings(BaseSettings):
     @classmethod
     def _http_address(cls, value: str | None) -> str | None:
         if value is not None and not value.startswith(("http://", "https://")):
-            raise ValueError(f"'{value}' is no address; write it with its scheme, as in http://{value}")
+            raise ValueError(f"'{value}' is not an address; write it with its scheme, as in http://{value}")
         return value.rstrip("/") if value else value
 
     @field_validator("host")
@@ -267,12 +267,14 @@ class Settings(BaseSettings):
         if (self.basic_auth_user is None) != (self.basic_auth_pass is None):
             raise ValueError("set both BASIC_AUTH_USER and BASIC_AUTH_PASS, or neither")
         if ":" in (self.basic_auth_user or ""):
-            raise ValueError("BASIC_AUTH_USER holds a colon, which HTTP lets no user name have")
+            raise ValueError("BASIC_AUTH_USER contains a colon, which HTTP does not allow in a user name")
         return self
 
     @property
     def reserve_size(self) -> int:
-        """Tasks published behind the batch, so that a batch locked by others never leaves anyone idle."""
+        """Number of tasks published behind the batch, so that annotators get tasks while others hold the
+        batch.
+        """
         return max(self.batch_size, 20)
 
     @property
@@ -302,9 +304,7 @@ def environment_names() -> dict[str, tuple[str, ...]]:
 
 
 def clean(value: str) -> str:
-    """The value without what surrounds it by accident: white space, line ends, a BOM, a pair of quotation
-    marks.
-    """
+    """The value without surrounding white space, line ends, a BOM and a pair of quotation marks."""
     bare = value.strip().strip(INVISIBLE).strip()
     for opening, closing in QUOTATION_MARKS:
         inside = bare[1:-1]
@@ -337,8 +337,8 @@ def _refuse_what_no_header_holds(value: str) -> None:
 def read_settings(**given: Any) -> Settings:
     """The settings of this process's environment, with ``given`` on top.
 
-    Raises ConfigError naming each variable that is unknown or malformed, what came and what is known. From
-    then on no error and no line of the log shows a secret of them.
+    Raises ConfigError naming each unknown or malformed variable, its value and the known names. From then on
+    no error and no log line shows a secret of the settings.
     """
     names = environment_names()
     _refuse_unknown({name for group in names.values() for name in group})
@@ -354,7 +354,7 @@ def read_settings(**given: Any) -> Settings:
 
 
 def _keep_secrets_of_the_environment(names: Mapping[str, tuple[str, ...]]) -> None:
-    """Also of values that turn out to be malformed: what is said about them must not show them."""
+    """Keep secrets also of malformed values: the error must not show them."""
     for field in SECRETS:
         keep_secret(*(clean(os.environ.get(name, "")) for name in names[field]))
     variables = [name for field in ADDRESSES for name in names[field]]
@@ -418,9 +418,9 @@ def _read_secret(name: str, path: Path) -> str:
     except OSError as error:
         raise ConfigError(f"{name} names {path}, which cannot be read: {error.strerror}.") from None
     except UnicodeDecodeError:
-        raise ConfigError(f"{name} names {path}, which is no UTF-8 text. Save it again as UTF-8.") from None
+        raise ConfigError(f"{name} names {path}, which is not UTF-8 text. Save it again as UTF-8.") from None
     if not secret:
-        raise ConfigError(f"{name} names {path}, which is empty.")
+        raise ConfigError(f"{name} names {path}, which is empty. Write the secret into it.")
     keep_secret(secret)
     return secret
 

@@ -165,13 +165,13 @@ def test_a_secret_file_written_on_windows_is_read(
 def test_a_secret_file_of_another_encoding_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     (tmp_path / "password").write_bytes("pässword".encode("latin-1"))
     monkeypatch.setenv("BASIC_AUTH_PASS_FILE", str(tmp_path / "password"))
-    with pytest.raises(ConfigError, match=r"BASIC_AUTH_PASS_FILE names .*password, which is no UTF-8 text"):
+    with pytest.raises(ConfigError, match=r"BASIC_AUTH_PASS_FILE names .*password, which is not UTF-8 text"):
         read_settings()
 
 
 def test_a_malformed_address_is_shown_without_its_password(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LABEL_STUDIO_URL", "ann:seeded-password@ls.example")
-    with pytest.raises(ConfigError, match=r"LABEL_STUDIO_URL: 'ann:\*\*\*@ls.example' is no address"):
+    with pytest.raises(ConfigError, match=r"LABEL_STUDIO_URL: 'ann:\*\*\*@ls.example' is not an address"):
         read_settings()
 
 

@@ -614,7 +614,10 @@ def test_a_store_that_cannot_be_written_still_answers_and_says_what_it_cannot_do
         if no_room.startswith("No space") and (path, body) == ("/setup", {"project": 9}):
             continue  # a folder may find room where a file does not
         assert answer.status_code == 503, (path, answer.text)
-        assert no_room in (answer.json or {})["error"] and "Make room there" in (answer.json or {})["error"]
+        assert (
+            no_room in (answer.json or {})["error"]
+            and "Free disk space there" in (answer.json or {})["error"]
+        )
     assert client.post("/api/projects/5/start").status_code == 202
     with pytest.raises(Unwritable, match=no_room):
         two.store.keep_extra_params(5, {"batch_size": 6})
