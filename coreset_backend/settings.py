@@ -38,7 +38,7 @@ def _environment(*names: str) -> AliasChoices:
 
 
 class Settings(BaseSettings):
-    """What the environment says; every field's description is its line in docs/settings.md.
+    """The settings of the environment; the description of a field is its row in docs/settings.md.
 
     A secret can also be given as ``<NAME>_FILE``, the path of a file that holds it. Around every value
     white space, line ends, a byte order mark and one pair of quotation marks are dropped; a value that is
