@@ -1,1 +1,1 @@
-"""One round, from snapshot to publish: learn, choose, explain, save. Knows nothing of Redis and jobs."""
+"""One round, from snapshot to publication: learn, choose, explain, save. Imports neither Redis nor jobs."""

@@ -1,12 +1,12 @@
-"""From embeddings to the batch: what is chosen, and where every task of the snapshot then stands.
+"""From embeddings to the batch: the selected tasks, and the state of every task of the snapshot.
 
 Four index spaces meet here:
 
 - a *task id* is Label Studio's number,
-- a *snapshot row* is a position in ``Snapshot.tasks``: states and scores are by it,
-- an *image row* is a position among the readable images: embeddings, probabilities, graph and groups,
-- a *pool row* is a position in the Pool that the batch is chosen from, which leaves out skipped tasks and
-  tasks that show the same file as an earlier one: the only rows that selection knows.
+- a *snapshot row* is a position in ``Snapshot.tasks``: index of states and scores,
+- an *image row* is a position among the readable images: index of embeddings, probabilities, graph, groups,
+- a *pool row* is a position in the Pool from which the batch is selected. The Pool has no skipped tasks and
+  no tasks that show the same file as an earlier one. Selection uses pool rows only.
 """
 
 from collections.abc import Sequence
@@ -35,19 +35,21 @@ from coreset_backend.store.record import STATES
 from coreset_backend.store.saved_round import StoredRound
 
 COLD_START = "max_herding"
-"""Chooses where the strategy asks a classifier and there is none: a first batch, a project without classes.
-It is uncertainty_herding with every task equally uncertain, and first by the tables in docs/learning.md."""
+"""The strategy if the configured one needs a classifier and there is none: a first batch, no classes. It is
+uncertainty_herding with every task equally uncertain, and the best by the tables in
+docs/label-efficiency.md.
+"""
 
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """What was chosen, in task ids, and where every task of the snapshot stands.
+    """The selected task ids, and the state of every task of the snapshot.
 
-    ``strategy``: the one that chose. ``states``: uint8[n] by snapshot row, positions in STATES. ``scores``:
-    float32[n] by snapshot row, in [0, 1], by distance to the nearest center: 0 is the farthest of the pool, 1
-    a center or a task without an embedding. Both radii are of all rows of the pool, in the space that the
-    strategy measures in. ``random_slice``: task ids of the batch sampled uniformly at random; their distance
-    is inf.
+    ``strategy``: the one that was used. ``states``: uint8[n] by snapshot row, positions in STATES.
+    ``scores``: float32[n] by snapshot row, in [0, 1], by distance to the nearest center: 0 is the farthest
+    of the pool, 1 a center or a task without an embedding. Both radii are of all rows of the pool, in the
+    space that the strategy measures in. ``random_slice``: task ids of the batch sampled uniformly at random;
+    their distance is inf.
     """
 
     strategy: str
@@ -70,10 +72,10 @@ def choose_batch(
     graph: NeighborGraph | None = None,
     groups: NDArray[np.int32] | None = None,
 ) -> Choice:
-    """The batch and, as its continuation, the reserve: a greedy order may be cut anywhere.
+    """The batch and the reserve, which is its continuation: a greedy order can be cut anywhere.
 
     ``readable``: int64[m], image row -> snapshot row. By image row are ``embeddings`` float32[m, d],
-    ``probabilities`` float32[m, classes], ``graph`` and ``groups`` int32[m], made where missing and needed.
+    ``probabilities`` float32[m, classes], ``graph`` and ``groups`` int32[m], computed if needed and missing.
     """
     states = _states_before(snapshot.tasks, readable)
     labeled = _rows_in(states[readable], "labeled")
@@ -104,9 +106,9 @@ def choose_batch(
 
 
 def _single_choice(probabilities: Floats | None, snapshot: Snapshot) -> Floats | None:
-    """Probabilities that add up to 1, as strategies ask for: in multiple choice of the most doubtful class.
+    """Probabilities that add up to 1, as strategies need them; in multiple choice of the least certain class.
 
-    The margin between two classes says nothing where an image may have both, or none.
+    The margin between two classes is meaningless if an image may have both or none.
     """
     if probabilities is None or snapshot.labels is None or not snapshot.labels.multiple:
         return probabilities
@@ -118,8 +120,9 @@ def _single_choice(probabilities: Floats | None, snapshot: Snapshot) -> Floats |
 def order_behind(stored: StoredRound, task_ids: Sequence[int]) -> list[int]:
     """The tasks in the order in which they are served behind batch and reserve.
 
-    First the rest of the pool and tasks that the round does not know, in random order: farthest first would
-    serve outliers that lie close together. Then duplicates, skipped and unreadable tasks, last labelled ones.
+    First the rest of the pool and tasks that are new to the round, in random order, because farthest first
+    would serve outliers that lie close together. Then duplicates, skipped, unreadable and finally labelled
+    tasks.
     """
     known_ids, states = stored.array("task_ids"), stored.array("states")
     ids = np.array(task_ids, dtype=np.int64)
@@ -135,7 +138,7 @@ def order_behind(stored: StoredRound, task_ids: Sequence[int]) -> list[int]:
 
 
 def _groups(settings: Settings, pool: Pool, known: NDArray[np.int32] | None) -> NDArray[np.int32]:
-    """int32[n]: the group of near-duplicates of every row of the pool; all -1 where nobody asks for them."""
+    """int32[n]: the group of near-duplicates of every row of the pool; all -1 if grouping is off."""
     if not settings.group_duplicates:
         return np.full(len(pool.vectors), -1, dtype=np.int32)
     return near_duplicate_groups(pool.vectors, pool.labeled_rows, pool.neighbors) if known is None else known
@@ -152,7 +155,7 @@ def _select(
     drawn = random_rows_of(free, slice_size, settings.seed, len(pool.labeled_rows))
     if len(drawn) == len(free):
         return strategy, Selection(np.empty(0, np.int64), np.empty(0, np.float32), 0, 0), drawn
-    # The random slice will be labelled too: the strategy need not cover it again.
+    # The random slice will be labelled too, so the strategy need not cover it again.
     rest = replace(pool, labeled_rows=np.concatenate([pool.labeled_rows, drawn]))
     choose = with_options(strategy_named(strategy), groups=groups, outlier_share=settings.outlier_share)
     wanted = settings.batch_size + settings.reserve_size - len(drawn)
@@ -160,19 +163,19 @@ def _select(
 
 
 def random_rows_of(free: Rows, size: int, seed: int, labels: int) -> Rows:
-    """int64[<= size]: some of ``free``, sampled uniformly at random, whatever the strategy would choose.
+    """int64[<= size]: rows of ``free``, sampled uniformly at random, independent of the strategy.
 
-    The strategy uses the seed itself, so this uses another stream, or both would draw alike. The number of
-    labels is part of it, or the same places of the pool would be drawn in every round.
+    The strategy uses the seed itself, so this uses another random stream. The number of labels is part of its
+    seed; otherwise every round would sample the same places of the pool.
     """
     return np.random.default_rng([seed, 1, labels]).permutation(free)[:size]
 
 
 def spread(picked: Rows, drawn: Rows, distances: Floats) -> tuple[Rows, Floats]:
-    """The batch int64[picked + drawn], the drawn rows evenly spread among the picked, and the distances.
+    """The batch int64[picked + drawn], the sampled rows spread evenly among the picks, and the distances.
 
-    So a batch that is labelled in part holds its share of both. ``distances`` are of ``picked`` and of the
-    reserve behind it; that of a drawn row is inf.
+    So a partly labelled batch has its share of both. ``distances`` are those of ``picked`` and of the reserve
+    behind it; the distance of a sampled row is inf.
     """
     batch = np.empty(len(picked) + len(drawn), dtype=np.int64)
     is_drawn = np.zeros(len(batch), dtype=bool)
@@ -184,7 +187,7 @@ def spread(picked: Rows, drawn: Rows, distances: Floats) -> tuple[Rows, Floats]:
 
 
 def _states_before(tasks: Sequence[Task], readable: Rows) -> NDArray[np.uint8]:
-    """uint8[n] by snapshot row: states before the choice; of one URI only the first task is in the pool."""
+    """uint8[n] by snapshot row: states before the selection; only the first task of a URI is in the pool."""
     states = np.full(len(tasks), state_code("unreadable"), dtype=np.uint8)
     seen = {tasks[row].uri for row in readable if tasks[row].state == "labeled"}
     for row in readable:
@@ -208,7 +211,7 @@ def state_code(state: str) -> int:
 
 
 def _rows_in(states: NDArray[np.uint8], *names: str) -> Rows:
-    """The rows whose state is one of those, ascending."""
+    """The rows with one of the named states, ascending."""
     return np.flatnonzero(np.isin(states, [state_code(name) for name in names])).astype(np.int64)
 
 

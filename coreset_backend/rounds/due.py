@@ -15,7 +15,7 @@ from coreset_backend.store.saved_round import StoredRound
 class Due:
     """Why a project needs a round now, in words; None if it does not.
 
-    ``done``: how many tasks of the batch of round ``number`` are annotated; None where nobody had to count.
+    ``done``: number of annotated tasks in the batch of round ``number``; None if it was not counted.
     """
 
     reason: str | None
@@ -24,9 +24,9 @@ class Due:
 
 
 def round_due(backend: Backend, project_id: int) -> Due:
-    """Whether the project needs a round now, and how far its batch is labelled.
+    """Whether the project needs a round now, and how much of its batch is labelled.
 
-    Asks Label Studio for what has been annotated, which takes a fraction of a second.
+    Requests the annotated tasks from Label Studio, which takes a fraction of a second.
     """
     stored = backend.store.latest(project_id)
     if stored is None:
@@ -38,7 +38,7 @@ def round_due(backend: Backend, project_id: int) -> Due:
     if settings.trigger == "manual":
         return Due(None)
     if new := _new_tasks(backend.label_studio, stored):
-        return Due(f"{new} new tasks, and nothing was left to choose")
+        return Due(f"{new} new tasks, and none was left to select")
     annotated = backend.label_studio.fetch_annotated(project_id)
     done = sum(task_id in annotated for task_id in stored.record.batch)
     try:
@@ -58,13 +58,13 @@ def _due(settings: Settings, stored: StoredRound, annotated: dict[int, bool], fe
     new = sum(labeled and task_id not in before for task_id, labeled in annotated.items())
     if new >= settings.labels_for_a_round:
         return f"{new} new labels"
-    # A batch that nobody has begun is chosen anew; one that is being labelled stays as it is.
+    # A batch without labels is selected again; a batch that is being labelled stays.
     better = features not in ("", stored.record.features) and not done and not new
     return "better features were learned on the pool" if better else None
 
 
 def _new_tasks(label_studio: LabelStudio, stored: StoredRound) -> int:
-    """How many tasks came after a round that found none left to choose; 0 where a batch is served."""
+    """Number of tasks added after a round that had none left to select; 0 while a batch is served."""
     if stored.record.batch:
         return 0
     found = label_studio.fetch_project(stored.record.project_id).task_number

@@ -1,7 +1,7 @@
-"""The embeddings of a round, reused from the round before if neither network nor image has changed.
+"""The embeddings of a round, reused from the previous round if neither network nor image has changed.
 
-A frozen network gives the same embedding for the same image every time, so a round on it embeds new tasks
-only; a network that was trained in the round has other weights, and with them another name.
+A frozen network gives the same embedding for the same image, so a round embeds only new tasks; a network
+that was trained in the round has other weights and therefore another name.
 """
 
 import logging
@@ -31,7 +31,7 @@ def embed_round(
     previous: StoredRound | None,
     step: Progress | None = None,
 ) -> Floats:
-    """float32[n, dimension] of all images, by the classifier as it is.
+    """float32[n, dimension]: the classifier's embeddings of all images.
 
     Raises NotFinite, OutOfMemory.
     """
@@ -42,7 +42,7 @@ def embed_round(
         embeddings[known >= 0] = vectors[known[known >= 0]]
     if len(fresh):
         embeddings[fresh] = model.embed(classifier, PixelSubset(pixels, fresh), progress=step)
-    log.info("%d of %d images were embedded, the others are as before", len(fresh), len(pixels))
+    log.info("%d of %d images were embedded, the others are unchanged", len(fresh), len(pixels))
     return embeddings
 
 
@@ -55,8 +55,8 @@ def embed_prepared(
 ) -> tuple[model.Classifier, Floats]:
     """``frozen`` with the preparation of its features, and the embeddings float32[n, dimension].
 
-    The preparation is that of the round before while it fits, so that only new images are embedded; else one
-    is fitted on all images. Raises NotFinite, OutOfMemory.
+    The previous round's preparation is used while it fits, so that only new images are embedded; otherwise a
+    new one is fitted on all images. Raises NotFinite, OutOfMemory.
     """
     before = _preparation_before(model.features_name(frozen), previous)
     if before:
@@ -68,9 +68,9 @@ def embed_prepared(
             embeddings = np.empty((len(pixels), classifier.dimension), np.float32)
             embeddings[known >= 0] = vectors[known[known >= 0]]
             embeddings[fresh] = model.prepared(before, features)
-            log.info("%d of %d images were embedded, the others are as before", len(fresh), len(pixels))
+            log.info("%d of %d images were embedded, the others are unchanged", len(fresh), len(pixels))
             return classifier, embeddings
-        log.info("the features are prepared anew: the pool has changed since it was fitted")
+        log.info("a new preparation is fitted: the pool has changed since the last fit")
     return prepare_all(frozen, pixels, seed, step)
 
 
@@ -84,18 +84,18 @@ def prepare_all(
 
 
 def _preparation_before(features: str, previous: StoredRound | None) -> model.Preparation | None:
-    """What the round before prepared the same features with; None where it had others, or none."""
+    """The previous round's preparation of the same features; None if it had others, or none."""
     if previous is None:
         return None
     try:
         return model.load_preparation(previous.path / "model.safetensors", features)
     except CorruptRound as error:
-        log.error("the features are prepared anew: %s", error)
+        log.error("a new preparation is fitted: %s", error)
         return None
 
 
 def _known(network: str, pixels: KeyedPixels, previous: StoredRound | None) -> tuple[Rows, Floats]:
-    """Each image's row in the embeddings of the round before, int64[n], -1 where there is none; and those."""
+    """Each image's row in the previous round's embeddings, int64[n], -1 if none; and these embeddings."""
     nowhere = np.full(len(pixels), -1, dtype=np.int64)
     nothing = nowhere, np.empty((0, 0), np.float32)
     if previous is None or previous.record.network != network or not previous.has("image_keys"):
@@ -103,7 +103,7 @@ def _known(network: str, pixels: KeyedPixels, previous: StoredRound | None) -> t
     try:
         before, vectors = previous.array("image_keys"), previous.array("embeddings")
     except CorruptRound as error:
-        log.error("all images are embedded anew: %s", error)
+        log.error("all images are embedded again: %s", error)
         return nothing
     rows = {key.tobytes(): row for row, key in enumerate(before)}
     return np.array([rows.get(key.tobytes(), -1) for key in pixels.keys], dtype=np.int64), vectors

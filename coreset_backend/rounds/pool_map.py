@@ -1,8 +1,8 @@
-"""A map of the pool: every embedding as a point of the plane, near ones near.
+"""The map of the pool: every embedding as a point in the plane, with neighbours close together.
 
 Pure numpy. PCA gives the start, then neighbours in the graph attract and random others repel each other: the
 loss of UMAP (McInnes et al. 2018, arXiv 1802.03426, section 3.2, with a = b = 1), all points at once.
-umap-learn does this and more, but brings numba, llvmlite and scikit-learn for it.
+umap-learn can do this and more, but requires numba, llvmlite and scikit-learn.
 """
 
 import numpy as np
@@ -12,12 +12,12 @@ from coreset_backend.arrays import Floats
 from coreset_backend.selection import NeighborGraph
 
 NEIGHBORS = 10
-REPELLED = 4  # random others that each point is pushed from, per epoch
-REPULSION = 12.0  # makes up for their being few: UMAP pushes five times for every pull
+REPELLED = 4  # number of random points that repel each point, per epoch
+REPULSION = 12.0  # compensates their small number: UMAP repels five times per attraction
 FIRST_STEP = 0.1
 EDGE_STEPS = 60_000_000  # bounds the time of large pools: epochs x edges
 EPOCHS = 300
-STRONGEST = 8.0  # a force longer than this is cut, or two points that meet would fly apart
+STRONGEST = 8.0  # limits a force, or two coinciding points would fly apart
 
 
 def layout(vectors: Floats, graph: NeighborGraph, seed: int) -> NDArray[np.uint16]:

@@ -1,4 +1,4 @@
-"""A round's batch into Label Studio: what annotators get first, and what the Data Manager shows of it."""
+"""Publishes a round to Label Studio: the queue for annotators, and the tabs of the Data Manager."""
 
 import logging
 import time
@@ -23,10 +23,10 @@ log = logging.getLogger(__name__)
 
 
 def publish_round(backend: Backend, stored: StoredRound, step: Progress) -> None:
-    """Make Label Studio serve the round's batch first, then its reserve, then all others; safe to repeat.
+    """Make Label Studio serve the round's batch first, then its reserve, then all others; can be repeated.
 
     The round counts as published as soon as annotators get its batch. ``step(done, total)`` is called before
-    each change; what it raises ends the publish.
+    each change; an exception in it ends the publish.
     """
     if stored.record.batch or stored.record.reserve:
         _publish_head(backend, stored, step)
@@ -54,14 +54,16 @@ def _publish_head(backend: Backend, stored: StoredRound, step: Progress) -> None
     except LabelStudioError as error:
         if not ours.served_at:
             raise
-        log.warning("project %d: the next publish deletes what is superseded: %s", record.project_id, error)
+        log.warning(
+            "project %d: the next publish deletes the replaced predictions: %s", record.project_id, error
+        )
     else:
         ours.mark(publication)
 
 
 @dataclass(slots=True)
 class _Publishing:
-    """A publish in work: ``carried`` are the tasks that another version's regions are carried over to."""
+    """A running publish; ``carried``: the tasks to which another version's regions are copied."""
 
     backend: Backend
     stored: StoredRound
@@ -86,7 +88,9 @@ class _Publishing:
         ]
 
     def mark(self, publication: Publication) -> None:
-        """Keep it; the time is that of the first call, from when on annotators get the batch."""
+        """Save the publication; its time is that of the first call, when annotators start to get
+        the batch.
+        """
         if not self.served_at:
             self.served_at, self.seconds = _now(), round(time.monotonic() - self.started, 3)
         self.stored.mark_published(
@@ -101,11 +105,11 @@ class _Publishing:
 
 
 def _show_findings(label_studio: LabelStudio, stored: StoredRound) -> None:
-    """Refresh the tabs; a failure is logged only, since the batch is served without them."""
+    """Update the tabs; a failure is only logged, because the batch is served without them."""
     try:
         show_findings(label_studio, stored)
     except LabelStudioError as error:
-        log.warning("project %d: the tabs could not be refreshed: %s", stored.record.project_id, error)
+        log.warning("project %d: the tabs could not be updated: %s", stored.record.project_id, error)
 
 
 def _now() -> str:

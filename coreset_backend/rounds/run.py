@@ -1,4 +1,4 @@
-"""A round, as one story: read the project, fit, embed, select, save, publish."""
+"""Runs a round: read the project, fit, embed, select, save, publish."""
 
 import contextlib
 import logging
@@ -38,10 +38,10 @@ log = logging.getLogger(__name__)
 
 
 def run_round(backend: Backend, project_id: int, progress: PhaseProgress = unwatched) -> StoredRound:
-    """The project's next round, saved and published.
+    """Run the project's next round; returns it saved and published.
 
-    A round that was saved but not published, because Label Studio was away, is published as it is if
-    nothing has changed since. Raises any CoresetError; nothing is left half-done.
+    A saved round that was not published because Label Studio was down is published if nothing has changed
+    since. Raises any CoresetError; then no incomplete round and no incomplete batch is left.
     """
     clock = Clock(progress)
     with clock.phase("snapshot") as step:
@@ -62,20 +62,20 @@ def run_round(backend: Backend, project_id: int, progress: PhaseProgress = unwat
 
 
 def _can_be_published(stored: StoredRound, snapshot: Snapshot) -> bool:
-    """Whether the round waits to be published, is still the right one, and is whole."""
+    """Whether the round is not published yet, belongs to the current snapshot, and has no damaged file."""
     if stored.publication or stored.record.fingerprint != snapshot.fingerprint():
         return False
     try:
         stored.verify()
     except CorruptRound as error:
-        log.error("project %d: another round takes its place: %s", snapshot.project_id, error)
+        log.error("project %d: a new round replaces it: %s", snapshot.project_id, error)
         return False
     return True
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Learned:
-    """What a round knows of the readable images. ``readable``: int64[m], image row -> snapshot row.
+    """The learned arrays of the readable images. ``readable``: int64[m], image row -> snapshot row.
 
     By image row are ``pixels``, ``embeddings`` float32[m, d] and ``probabilities`` float32[m, classes], which
     are calibrated; the selection goes by those that are ``uncalibrated``.
@@ -161,7 +161,7 @@ def _learn(
 def _choose(
     settings: Settings, snapshot: Snapshot, learned: Learned, draft: Draft, clock: "Clock"
 ) -> tuple[Choice, Arrays]:
-    """The choice, and the arrays that show why; the index stays in the draft."""
+    """The choice and its evidence; the index stays in the draft."""
     readable, embeddings, seed = learned.readable, learned.embeddings, settings.seed
     with clock.phase("neighbors"):
         index = build_index(embeddings, draft.path / "neighbors.ann", seed=seed)
@@ -236,7 +236,7 @@ class Clock:
 
     @contextlib.contextmanager
     def phase(self, name: str) -> Iterator[Progress]:
-        """Time the block; the value given reports (done, total) within it."""
+        """Time the block; yields a callback (done, total) for progress within it."""
         started = time.monotonic()
         self.progress(name, 0, 0)
         yield lambda done, total: self.progress(name, done, total)

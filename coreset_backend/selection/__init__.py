@@ -1,4 +1,4 @@
-"""Which rows to label next: k-Center and its siblings. Arrays in, a Selection out.
+"""Selects the rows to label next: k-Center, herding and others. Arrays in, a Selection out.
 
 Pure numpy and scipy: importing this package opens nothing and needs no torch, Flask, Redis or Annoy, and
 scipy only when a strategy runs: the web, which names them, has none.
@@ -42,7 +42,7 @@ STRATEGIES: dict[str, Strategy] = {
 NEED_PROBABILITIES = frozenset(
     {"margin", "entropy", "margin_k_center", "weighted_k_center", "badge", "uncertainty_herding"}
 )
-"""The strategies that ask a classifier, and so cannot choose the first batch."""
+"""The strategies that need a classifier and therefore cannot select the first batch."""
 
 __all__ = [
     "MOST_ROWS",

@@ -1,7 +1,7 @@
-"""The only door to Annoy: an index over embedding rows, with a manifest that says what it is.
+"""The Annoy index over embedding rows, with a manifest. The only module that imports Annoy.
 
-Annoy's file knows neither its metric nor its dimension: opened with the wrong ones it loads as an
-empty index. So a manifest stands beside it and is checked on open. Items are rows, never task ids:
+Annoy's file contains neither its metric nor its dimension: opened with wrong ones it loads as an
+empty index. So a manifest is stored beside it and checked on open. Items are rows, never task ids:
 Annoy's ids are dense, and one item with id 5,000,000 costs 381 MB.
 """
 
@@ -86,7 +86,7 @@ class NeighborIndex:
                 f"queries must be float[m, {self.manifest.dimension}], not {list(queries.shape)}"
             )
         elif not np.isfinite(queries).all():
-            raise NotFinite("a query holds NaN or infinity; Annoy would answer it without a word.")
+            raise NotFinite("a query contains NaN or infinity; Annoy would silently answer it.")
 
 
 def build_index(
@@ -104,7 +104,7 @@ def build_index(
     the disk has no room for it.
     """
     n, dimension = vectors.shape
-    # Annoy fills its file through memory: on a full disk the kernel would end the process.
+    # Annoy writes its file through a memory map: on a full disk the kernel would end the process.
     if shutil.disk_usage(path.parent).free < 8 * n * dimension:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     with replacing(path) as partial:
@@ -123,7 +123,7 @@ def _write_index(
     index.on_disk_build(str(path))
     for row, vector in enumerate(vectors):
         if not np.isfinite(vector).all():
-            raise NotFinite(f"row {row} holds NaN or infinity; Annoy would take it without a word.")
+            raise NotFinite(f"row {row} contains NaN or infinity; Annoy would silently accept it.")
         index.add_item(row, vector)
         if progress and row % 1024 == 0:
             progress(row, len(vectors))

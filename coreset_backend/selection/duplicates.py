@@ -1,8 +1,8 @@
 """Near-duplicates: groups of rows far closer together than rows of this pool usually are.
 
-A group is an anchor and what lies within reach of it, never a chain: through a row that is near one
-copy and near another image, no third comes in. What "close" means is asked of the pool itself: a
-sample so thin that copies are rare in it tells how far apart different images lie.
+A group is an anchor and the rows within its reach, never a chain: a row that is near a copy and near
+another image does not connect the two. "Close" is derived from the pool itself: a sample so thin that
+copies are rare in it shows how far apart different images lie.
 """
 
 from collections.abc import Callable
@@ -27,7 +27,7 @@ ROUNDING = 1e-3
 """Equal rows lie no farther apart than this share of the pool's spread, as float32 measures."""
 
 Confirm = Callable[[Rows], NDArray[np.bool_]]
-"""Says of pairs of rows, int64[p, 2], which ones are copies of each other: bool[p]."""
+"""Pairs of rows int64[p, 2] -> whether they are copies of each other, bool[p]."""
 
 
 def near_duplicate_reach(vectors: Vectors, *, cosine: bool = False) -> float:

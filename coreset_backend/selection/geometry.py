@@ -1,4 +1,4 @@
-"""Vectors in blocks: shifting, norms, normalising, and the complaint about values that are not finite."""
+"""Vectors in blocks: shifting, norms, normalising, and errors for values that are not finite."""
 
 from collections.abc import Iterator
 

@@ -1,4 +1,4 @@
-"""What every strategy takes and returns: arrays in, a Selection out.
+"""The argument and the result of every strategy: a Pool in, a Selection out.
 
 A *row* is a position in ``vectors``. No other index space exists in this package.
 """
@@ -44,7 +44,7 @@ class NeighborGraph:
 
 @dataclass(frozen=True, slots=True)
 class Pool:
-    """The rows to choose from, and what is known of them.
+    """The rows to select from, with their labels, probabilities and neighbours.
 
     ``vectors``: float[n, d], float32 by custom, float16 and memory maps welcome; read in blocks.
     ``labeled_rows``: int64[l], in [0, n), in any order; a row may be named twice.

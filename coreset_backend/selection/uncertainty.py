@@ -1,4 +1,4 @@
-"""Strategies that ask the classifier: margin, entropy, and their unions with k-Center and k-means++."""
+"""Strategies that need the classifier: margin, entropy, and combinations with k-Center and k-means++."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -45,7 +45,7 @@ def required_probabilities(pool: Pool, strategy: str) -> Floats:
     if pool.probabilities is None:
         raise ValueError(
             f"the strategy {strategy} needs Pool.probabilities, float32[n, classes]. Without a "
-            "classifier choose one that looks at vectors only: k_center, max_herding, typiclust or random."
+            "classifier use a strategy that needs vectors only: k_center, max_herding, typiclust or random."
         )
     if not np.isfinite(pool.probabilities).all():
         raise ValueError(f"the strategy {strategy} got probabilities with NaN or infinity")

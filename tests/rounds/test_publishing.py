@@ -55,7 +55,7 @@ def test_a_batch_that_is_served_is_published_though_deleting_fails(
     studio.fail(500, "/api/predictions", method="DELETE")
     with caplog.at_level(logging.WARNING):
         publish_round(backend, second, unwatched)
-    assert "the next publish deletes what is superseded" in caplog.text
+    assert "the next publish deletes the replaced predictions" in caplog.text
     assert second.publication and second.publication.serves == tuple(tasks[40:50])
     assert studio.queue(project_id)[:10] == tasks[40:50]
     assert len(studio.predictions) > len(tasks)

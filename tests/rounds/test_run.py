@@ -320,7 +320,7 @@ def test_a_round_on_installed_features_embeds_new_images_only_and_prepares_them_
     for _ in range(POOL // 2):
         add_picture(studio, project_id)
     third = run_round(backend, project_id)
-    assert "the features are prepared anew" in caplog.text
+    assert "a new preparation is fitted" in caplog.text
     assert third.record.network != first.record.network
 
 
