@@ -227,11 +227,9 @@ def _publish_what_was_lost(backend: Backend, project_id: int) -> None:
     """Request that the batch is published again if Label Studio no longer serves it. Raises ProjectGone."""
     try:
         why = why_to_publish_again(backend, project_id)
-        newest, known = (
-            backend.store.latest(project_id),
-            read_progress(backend.redis, backend.store, project_id),
-        )
-        if newest and known.written.connection:  # the problem may be solved by now
+        newest = backend.store.latest(project_id)
+        written = read_progress(backend.redis, backend.store, project_id).written
+        if newest and written.connection:  # the problem may be solved by now
             note_connection(backend, newest)
         if why:
             log.warning("project %d: %s; it is published again", project_id, why)
