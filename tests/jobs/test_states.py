@@ -332,7 +332,7 @@ def test_after_everything_was_labelled_new_images_start_a_round(
         draft.save(record(1, **given), {"task_ids": [0], "states": [0]}).mark_published(Publication())
     assert round_due(backend, project_id).reason is None
     studio.add_task(project_id, {"image": "/data/upload/new.png"})
-    assert round_due(backend, project_id).reason == "1 new tasks, and nothing was left to choose"
+    assert round_due(backend, project_id).reason == "1 new tasks, and none was left to select"
 
 
 def test_what_only_a_person_can_repeat_is_not_said_to_be_tried_again(
