@@ -161,7 +161,9 @@ def test_no_seeded_secret_is_in_the_logs_answers_or_redis_of_a_real_run(
         quoted = {"project": SEEDS["CORESET_WEBHOOK_SECRET"]}
         told = client.post("/setup", json=quoted, auth=login).text
         assert "not '***'" in told
-        said.append(wait_until(lambda: "last_failure" in (text := status()) and text, "the failed round", 60))
+        said.append(
+            wait_until(lambda: '"last_failure":{' in (text := status()) and text, "the failed round", 60)
+        )
         said += [client.get(path, auth=login).text for path in ("/projects/7", "/metrics", "/openapi.json")]
         said.append(str([locked_redis.dump(key) for key in locked_redis.keys("coreset:*")]))
     said.append((tmp_path / "log").read_text())

@@ -27,7 +27,10 @@ def test_the_slices_of_all_rounds_are_counted_together() -> None:
     assert (pool.value, pool.n) == (0.8, 10)
     assert (picked.value, picked.n) == (pytest.approx(5 / 24), 24)
     assert pool.low < 0.8 < pool.high
-    assert "right about 80 % of the 10 images sampled at random and about 21 % of the 24" in summary.sentence
+    assert (
+        "predicted 80 % of the 10 randomly sampled images correctly and 21 % of the 24 images"
+        in summary.sentence
+    )
     assert "harder than the pool" in summary.sentence
 
 
@@ -36,7 +39,7 @@ def test_the_slices_of_all_rounds_are_counted_together() -> None:
     [
         ((2, 4), (2, 5), "intervals still overlap"),
         ((5, 50), (40, 50), "easier than the pool"),
-        ((3, 4), None, "75 % of the 4 images sampled at random: that is its accuracy on the pool"),
+        ((3, 4), None, "75 % of the 4 randomly sampled images correctly: that is its accuracy on the pool"),
     ],
 )
 def test_the_sentence_says_no_more_than_the_intervals_allow(pool: Any, picks: Any, words: str) -> None:

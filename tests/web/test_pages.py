@@ -303,7 +303,7 @@ def test_the_page_says_how_the_batch_was_chosen(backend: Backend, client: FlaskC
     for strategy, words in (
         ("k_center", "farthest from"),
         ("random", "sampled at random"),
-        ("mine:f", "mine:f chose"),
+        ("mine:f", "mine:f selected"),
     ):
         save_round(backend, strategy=strategy)
         assert words in text(client.get("/projects/7").text)
