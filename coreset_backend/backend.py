@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Callable, Iterator, Mapping
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from redis import Redis
 from redis.backoff import ExponentialWithJitterBackoff
@@ -78,7 +78,7 @@ class OurRedis(Redis):
     The values of these keys may be lost; a foreign value must not block a project forever.
     """
 
-    def execute_command(self, *args: Any, **options: Any) -> Any:
+    def execute_command(self, *args: object, **options: object) -> object:
         try:
             return super().execute_command(*args, **options)  # type: ignore[no-untyped-call]
         except ResponseError as error:
@@ -98,7 +98,7 @@ class Backend:
         self.redis = redis
         # A worker takes jobs of a queue while the queues before it are empty: rounds that a person started,
         # rounds that start automatically, pretraining.
-        self.first_queue, self.queue, self.spare_queue = (
+        self.high_priority_queue, self.queue, self.low_priority_queue = (
             OurQueue(
                 name,
                 connection=redis,
@@ -115,7 +115,7 @@ class Backend:
     @property
     def jobs_waiting(self) -> int:
         """Number of jobs that wait for a worker, without pretraining."""
-        return self.first_queue.count + self.queue.count
+        return self.high_priority_queue.count + self.queue.count
 
     @cached_property
     def label_studio(self) -> LabelStudio:
@@ -181,7 +181,7 @@ class Backend:
             return None
         return settings.basic_auth_user, settings.basic_auth_pass.get_secret_value()
 
-    def settings_for(self, project_id: int, attributes: Mapping[str, str]) -> Settings:
+    def settings_by_label_config(self, project_id: int, attributes: Mapping[str, str]) -> Settings:
         """The settings of the project; ``attributes`` are those of its label config.
 
         Raises ConfigError for a wrong attribute. The settings from Label Studio's form were checked when
@@ -189,19 +189,19 @@ class Backend:
         """
         return project_settings(self.settings, self.known_params(project_id), attributes)
 
-    def settings_of(self, project_id: int, seen_by: Round | None) -> Settings:
+    def settings_by_round(self, project_id: int, seen_by: Round | None) -> Settings:
         """The settings of the project with the label config that its newest round read; unknown attributes
         are ignored.
         """
         seen = known_settings(seen_by.attributes if seen_by else {}, LABEL_CONFIG)
-        return self.settings_for(project_id, seen)
+        return self.settings_by_label_config(project_id, seen)
 
     def trigger_of(self, project_id: int) -> str:
         """ "auto" if rounds of the project start automatically, else "manual"."""
         newest = self.store.latest(project_id)
-        return self.settings_of(project_id, newest.record if newest else None).trigger
+        return self.settings_by_round(project_id, newest.record if newest else None).trigger
 
-    def known_params(self, project_id: int) -> dict[str, Any]:
+    def known_params(self, project_id: int) -> dict[str, object]:
         """The usable settings from Label Studio's form of the project."""
         return known_settings(self.store.extra_params(project_id), EXTRA_PARAMS)
 

@@ -11,7 +11,6 @@ import stat
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
 from coreset_backend.errors import CorruptFile, CorruptRound, Unwritable
 
@@ -31,7 +30,7 @@ def write_sealed(path: Path, fields: Mapping[str, object]) -> None:
     write_atomically(path, hashlib.sha256(body).hexdigest().encode() + b"\n" + body)
 
 
-def read_sealed(path: Path, *, unsealed_too: bool = False) -> dict[str, Any]:
+def read_sealed(path: Path, *, unsealed_too: bool = False) -> dict[str, object]:
     """The fields in the file; raises CorruptFile if it was altered.
 
     Numbers that are not finite become None. ``unsealed_too``: also read a file of an early release without

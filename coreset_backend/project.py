@@ -8,14 +8,13 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from coreset_backend.arrays import Rows, TaskIds
 
-Json = Any
 Region = Mapping[str, object]
 """One entry of the ``result`` of an annotation or prediction, as Label Studio has it."""
 TaskState = Literal["pool", "labeled", "skipped"]

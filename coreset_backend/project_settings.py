@@ -6,17 +6,17 @@ Label Studio's form (``{"batch_size": 100}``), and both override the environment
 
 import logging
 from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import Annotated, TypedDict, TypeVar
 from xml.etree import ElementTree
 
-from pydantic import Field, ValidationError, create_model
+from pydantic import Field, TypeAdapter, ValidationError
 
 from coreset_backend.errors import ConfigError
 from coreset_backend.selection import STRATEGIES
 from coreset_backend.settings import PREFIX, Settings
 
 log = logging.getLogger(__name__)
-Json = Any
+T = TypeVar("T")
 FIELDS = (
     "batch_size",
     "strategy",
@@ -33,13 +33,21 @@ ATTRIBUTE = PREFIX.lower()
 LABEL_CONFIG, EXTRA_PARAMS = "label config", "extra params"
 
 
-def _without_alias(name: str) -> Any:
-    """The field with its bounds, under its own name only."""
+class SettingOfProject(TypedDict):
+    """A setting as it holds for a project; ``source`` says who set it."""
+
+    name: str
+    value: str | int | float | bool | None
+    source: str
+
+
+def _values_of(name: str) -> TypeAdapter[object]:
+    """The type of the setting and its bounds."""
     field = Settings.model_fields[name]
-    return Annotated[field.annotation, Field(), *field.metadata], field.default
+    return TypeAdapter(Annotated[field.annotation, Field(), *field.metadata])  # type: ignore[arg-type]
 
 
-_Given: Any = create_model("_Given", **{name: _without_alias(name) for name in FIELDS})
+_VALUES = {name: _values_of(name) for name in FIELDS}
 
 
 def label_config_attributes(label_config: str) -> dict[str, str]:
@@ -58,7 +66,7 @@ def label_config_attributes(label_config: str) -> dict[str, str]:
     return found
 
 
-def project_settings(settings: Settings, extra_params: Json, attributes: Mapping[str, str]) -> Settings:
+def project_settings(settings: Settings, extra_params: object, attributes: Mapping[str, str]) -> Settings:
     """``settings`` with the project's own settings on top.
 
     Raises ConfigError naming the source, the setting, what came and what is known.
@@ -67,7 +75,7 @@ def project_settings(settings: Settings, extra_params: Json, attributes: Mapping
     return settings.model_copy(update=given)
 
 
-def known_settings(given: Mapping[str, Any], source: str) -> dict[str, Any]:
+def known_settings(given: Mapping[str, T], source: str) -> dict[str, T]:
     """The settings that this release knows, with valid values; the log names the others."""
     known = {}
     for name, value in given.items():
@@ -80,7 +88,9 @@ def known_settings(given: Mapping[str, Any], source: str) -> dict[str, Any]:
     return known
 
 
-def settings_table(settings: Settings, extra_params: Json, attributes: Mapping[str, str]) -> list[Json]:
+def settings_table(
+    settings: Settings, extra_params: object, attributes: Mapping[str, str]
+) -> list[SettingOfProject]:
     """``[{name, value, source}]`` of the project's settings."""
     resolved = project_settings(settings, extra_params, attributes)
     sources = {
@@ -99,7 +109,7 @@ def _printable(text: str, most: int = 100) -> str:
     return "".join(each if each.isprintable() else "?" for each in " ".join(text.split())[:most])
 
 
-def _checked(given: Json, source: str) -> dict[str, Any]:
+def _checked(given: object, source: str) -> dict[str, object]:
     """The settings given, by name and of the right type."""
     if not isinstance(given, Mapping | None):
         raise ConfigError(f'The {source} must be a JSON object, as in {{"batch_size": 100}}.')
@@ -111,11 +121,14 @@ def _checked(given: Json, source: str) -> dict[str, Any]:
         raise ConfigError(
             f"There is no strategy {str(strategy)[:40]!r} ({source}). Known are: {', '.join(STRATEGIES)}."
         )
+    return {name: _checked_value(name, value, source) for name, value in named.items()}
+
+
+def _checked_value(name: str, value: object, source: str) -> object:
     try:
-        checked = _Given(**named)
+        return _VALUES[name].validate_python(value)
     except ValidationError as error:
         first = error.errors()[0]
         raise ConfigError(
-            f"{first['loc'][0]} in the {source}: {first['msg']} (it is {str(first['input'])[:40]!r})."
+            f"{name} in the {source}: {first['msg']} (it is {str(first['input'])[:40]!r})."
         ) from None
-    return {name: getattr(checked, name) for name in named}

@@ -1,9 +1,7 @@
 """Settings: one frozen value, read once from the environment; unknown names are refused."""
 
 import base64
-import codecs
 import os
-import unicodedata
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -18,23 +16,23 @@ from pydantic import (
     field_validator,
     model_validator,
 )
+from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from coreset_backend.errors import ConfigError
 from coreset_backend.redaction import keep_secret, redacted
+from coreset_backend.setting_values import (
+    clean,
+    decoded,
+    refuse_control_characters,
+    refuse_what_no_header_holds,
+)
 
 PREFIX = "CORESET_"
 SECRETS = ("label_studio_api_key", "redis_password", "basic_auth_pass", "webhook_secret")
 SENT_AS_HEADERS = ("label_studio_api_key", "webhook_secret")
 ADDRESSES = ("label_studio_url", "label_studio_browser_url", "url", "redis_url")
 PATHS = ("model_dir", "local_files_document_root", "weights")
-# Characters that editors and copying leave around a value, besides the white space that `strip` removes.
-INVISIBLE = "\ufeff\u200b\u200c\u200d\u2060\x00"
-QUOTATION_MARKS = (('"', '"'), ("'", "'"), ("\u201c", "\u201d"), ("\u2018", "\u2019"))
-
-
-def _environment(*names: str) -> AliasChoices:
-    return AliasChoices(*names)
 
 
 class Settings(BaseSettings):
@@ -51,16 +49,16 @@ class Settings(BaseSettings):
 
     label_studio_url: str | None = Field(
         None,
-        validation_alias=_environment("LABEL_STUDIO_URL", "LABEL_STUDIO_HOST"),
+        validation_alias=AliasChoices("LABEL_STUDIO_URL", "LABEL_STUDIO_HOST"),
         description="Address at which this process reaches Label Studio, including any sub-path",
     )
     label_studio_api_key: SecretStr | None = Field(
         None,
-        validation_alias=_environment("LABEL_STUDIO_API_KEY", "LABEL_STUDIO_ACCESS_TOKEN"),
+        validation_alias=AliasChoices("LABEL_STUDIO_API_KEY", "LABEL_STUDIO_ACCESS_TOKEN"),
         description="Legacy token or personal access token of a user who may edit the project",
     )
     verify_ssl: bool = Field(
-        True, validation_alias=_environment("VERIFY_SSL"), description="Check TLS certificates"
+        True, validation_alias=AliasChoices("VERIFY_SSL"), description="Check TLS certificates"
     )
     label_studio_proxy: str | None = Field(
         None,
@@ -70,29 +68,29 @@ class Settings(BaseSettings):
     redis_url: str | None = Field(
         None,
         repr=False,
-        validation_alias=_environment("REDIS_URL"),
+        validation_alias=AliasChoices("REDIS_URL"),
         description="Address of Redis; unset: `run` starts a private one",
     )
     redis_password: SecretStr | None = Field(
         None,
-        validation_alias=_environment("REDIS_PASSWORD"),
+        validation_alias=AliasChoices("REDIS_PASSWORD"),
         description="Password of Redis, if REDIS_URL contains none",
     )
     queue_name: str = Field(
-        "coreset", validation_alias=_environment("RQ_QUEUE_NAME"), description="Name of the RQ queue"
+        "coreset", validation_alias=AliasChoices("RQ_QUEUE_NAME"), description="Name of the RQ queue"
     )
     model_dir: Path = Field(
         Path("data"),
-        validation_alias=_environment("MODEL_DIR"),
+        validation_alias=AliasChoices("MODEL_DIR"),
         description="Folder for rounds, the image cache and secrets; shared by web and worker",
     )
     basic_auth_user: str | None = Field(
         None,
-        validation_alias=_environment("BASIC_AUTH_USER"),
+        validation_alias=AliasChoices("BASIC_AUTH_USER"),
         description="User name with which Label Studio and people log in",
     )
     basic_auth_pass: SecretStr | None = Field(
-        None, validation_alias=_environment("BASIC_AUTH_PASS"), description="Password of BASIC_AUTH_USER"
+        None, validation_alias=AliasChoices("BASIC_AUTH_PASS"), description="Password of BASIC_AUTH_USER"
     )
     require_auth: bool = Field(
         True,
@@ -106,15 +104,15 @@ class Settings(BaseSettings):
     )
     local_files_document_root: Path | None = Field(
         None,
-        validation_alias=_environment("LOCAL_FILES_DOCUMENT_ROOT"),
+        validation_alias=AliasChoices("LOCAL_FILES_DOCUMENT_ROOT"),
         description="Folder of Label Studio's local files, if this process can read it directly",
     )
-    host: str = Field("127.0.0.1", validation_alias=_environment("HOST"), description="Address to listen on")
+    host: str = Field("127.0.0.1", validation_alias=AliasChoices("HOST"), description="Address to listen on")
     port: int = Field(
-        9090, ge=1, le=65535, validation_alias=_environment("PORT"), description="Port to listen on"
+        9090, ge=1, le=65535, validation_alias=AliasChoices("PORT"), description="Port to listen on"
     )
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
-        "INFO", validation_alias=_environment("LOG_LEVEL"), description="Lowest log level that is written"
+        "INFO", validation_alias=AliasChoices("LOG_LEVEL"), description="Lowest log level that is written"
     )
     log_format: Literal["text", "json"] = Field(
         "text", description="`json`: one object per line, with project and round"
@@ -184,7 +182,7 @@ class Settings(BaseSettings):
     new_labels: int | None = Field(
         None,
         ge=1,
-        validation_alias=_environment("CORESET_NEW_LABELS", "START_TRAINING_EACH_N_UPDATES"),
+        validation_alias=AliasChoices("CORESET_NEW_LABELS", "START_TRAINING_EACH_N_UPDATES"),
         description="Number of new labels that start a round before the batch is done; unset: the batch size",
     )
     control: str | None = Field(
@@ -223,7 +221,7 @@ class Settings(BaseSettings):
 
     @model_validator(mode="before")
     @classmethod
-    def _without_what_surrounds_values(cls, values: Mapping[str, Any]) -> dict[str, Any]:
+    def _without_what_surrounds_values(cls, values: Mapping[str, object]) -> dict[str, object]:
         cleaned = {name: clean(v) if isinstance(v, str) else v for name, v in values.items()}
         return {name: value for name, value in cleaned.items() if value != ""}
 
@@ -257,9 +255,9 @@ class Settings(BaseSettings):
     @classmethod
     def _printable(cls, value: object, about: ValidationInfo) -> object:
         if isinstance(value, str):
-            _refuse_control_characters(value)
+            refuse_control_characters(value)
             if about.field_name in SENT_AS_HEADERS:
-                _refuse_what_no_header_holds(value)
+                refuse_what_no_header_holds(value)
         return value
 
     @model_validator(mode="after")
@@ -272,9 +270,7 @@ class Settings(BaseSettings):
 
     @property
     def reserve_size(self) -> int:
-        """Number of tasks published behind the batch, so that annotators get tasks while others hold the
-        batch.
-        """
+        """Number of tasks published behind the batch: annotators get these while others hold the batch."""
         return max(self.batch_size, 20)
 
     @property
@@ -301,37 +297,6 @@ def environment_names() -> dict[str, tuple[str, ...]]:
         choices = alias.choices if isinstance(alias, AliasChoices) else [PREFIX + field.upper()]
         names[field] = tuple(str(choice) for choice in choices)
     return names
-
-
-def clean(value: str) -> str:
-    """The value without surrounding white space, line ends, a BOM and a pair of quotation marks."""
-    bare = value.strip().strip(INVISIBLE).strip()
-    for opening, closing in QUOTATION_MARKS:
-        inside = bare[1:-1]
-        if len(bare) > 1 and bare[0] == opening and bare[-1] == closing and opening not in inside:
-            return inside.strip()
-    return bare
-
-
-def _refuse_control_characters(value: str) -> None:
-    for place, character in enumerate(value, 1):
-        if unicodedata.category(character) in ("Cc", "Zl", "Zp"):
-            what = (
-                "a line break"
-                if character in "\r\n\x85\u2028\u2029"
-                else f"the control character {character!r}"
-            )
-            raise ValueError(f"character {place} of {len(value)} is {what}; write one value on one line")
-
-
-def _refuse_what_no_header_holds(value: str) -> None:
-    for place, character in enumerate(value, 1):
-        if not "!" <= character <= "~":
-            name = unicodedata.name(character, "unknown").lower()
-            raise ValueError(
-                f"character {place} of {len(value)} is '{name}', which cannot be sent; copy the value again, "
-                "without spaces, accents or words around it"
-            )
 
 
 def read_settings(**given: Any) -> Settings:
@@ -414,7 +379,7 @@ def _secrets_from_files() -> dict[str, str]:
 
 def _read_secret(name: str, path: Path) -> str:
     try:
-        secret = clean(_decoded(path.read_bytes()))
+        secret = clean(decoded(path.read_bytes()))
     except OSError as error:
         raise ConfigError(f"{name} names {path}, which cannot be read: {error.strerror}.") from None
     except UnicodeDecodeError:
@@ -425,13 +390,7 @@ def _read_secret(name: str, path: Path) -> str:
     return secret
 
 
-def _decoded(content: bytes) -> str:
-    """The text of a file; PowerShell's ``>`` writes UTF-16."""
-    utf16 = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
-    return content.decode("utf-16" if utf16 else "utf-8-sig")
-
-
-def _complaint(item: Any, names: Mapping[str, tuple[str, ...]]) -> str:
+def _complaint(item: ErrorDetails, names: Mapping[str, tuple[str, ...]]) -> str:
     came_as = str(item["loc"][0]) if item["loc"] else ""
     field = next((field for field, known in names.items() if came_as in (field, *known)), "")
     name = came_as if came_as != field else names[field][0] if field else "Settings"

@@ -19,7 +19,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "reports": set(),
     "errors": {"foreign_text", "redaction"},
     "files": {"errors"},
-    "settings": {"errors", "redaction"},
+    "setting_values": set(),
+    "settings": {"errors", "redaction", "setting_values"},
     "logs": {"foreign_text", "redaction", "settings"},
     "project": {"arrays", "errors", "foreign_text"},
     "project_settings": {"errors", "selection", "settings"},
@@ -216,7 +217,7 @@ def uses_of_any(package: Path = PACKAGE) -> dict[str, int]:
 def test_any_stands_only_where_foreign_values_enter() -> None:
     """Lower the number with every use that goes; a new one needs a type of its own instead."""
     found = uses_of_any()
-    assert sum(found.values()) <= 53, found
+    assert sum(found.values()) <= 13, found
 
 
 def test_each_library_has_its_door() -> None:

@@ -3,7 +3,6 @@
 import os
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import click
 
@@ -20,12 +19,12 @@ from coreset_backend.settings import read_settings
     "--seeds", type=click.IntRange(1), default=3, show_default=True, help="Repetitions of the comparison."
 )
 @label_studio_option
-def demo(label_studio_command: str | None, **given: Any) -> None:
+def demo(label_studio_command: str | None, rounds: int, pause: float, seeds: int) -> None:
     """Run everything, with an annotator that labels the demo project.
 
     At the end a plot compares core-set with random selection.
     """
     for name, value in SETTINGS.items():
         os.environ.setdefault(name, value)
-    labels_itself = partial(perform, Show(**given))
+    labels_itself = partial(perform, Show(rounds, pause, seeds))
     stack.run(read_settings(), Path.cwd(), say, label_studio_command, labels_itself)

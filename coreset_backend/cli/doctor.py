@@ -187,7 +187,7 @@ def _unusable(backend: Backend, project_id: int) -> Iterator[str]:
 
 
 def _first_image(backend: Backend, label_studio: LabelStudio, project_id: int) -> Iterator[str]:
-    control = backend.settings_for(project_id, {}).control
+    control = backend.settings_by_label_config(project_id, {}).control
     config = parse_label_config(label_studio.fetch_project(project_id).label_config, control)
     first = label_studio.fetch_first_task(project_id)
     if first is None:

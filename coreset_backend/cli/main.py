@@ -4,7 +4,6 @@ import os
 import sys
 from collections.abc import Mapping
 from importlib import import_module
-from typing import Any
 
 import click
 
@@ -38,7 +37,7 @@ COMMANDS = {
 class Commands(click.Group):
     """A group that prints errors raised on purpose as one message, and ends with exit status 2."""
 
-    def invoke(self, context: click.Context) -> Any:
+    def invoke(self, context: click.Context) -> object:
         try:
             return super().invoke(context)
         except click.ClickException as error:
@@ -57,7 +56,7 @@ class LazyCommand(click.Command):
     """A command known by its summary; its module, and with it torch, is imported when the command runs."""
 
     def make_context(
-        self, info_name: str | None, args: list[str], parent: click.Context | None = None, **extra: Any
+        self, info_name: str | None, args: list[str], parent: click.Context | None = None, **extra: object
     ) -> click.Context:
         module = import_module(f"coreset_backend.cli.{COMMANDS[str(self.name)][0]}")
         command: click.Command = getattr(module, str(self.name))

@@ -5,12 +5,11 @@ import json
 import tempfile
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import click
 import numpy as np
 
-from coreset_backend.arrays import PhaseProgress, Rows, Vectors
+from coreset_backend.arrays import PhaseProgress, Progress, Rows, Vectors
 from coreset_backend.cli.terminal import file_option
 from coreset_backend.errors import ConfigError
 from coreset_backend.selection import (
@@ -48,12 +47,32 @@ GRAPH_STRATEGIES = ("annoy", "max_herding", "uncertainty_herding")
     help="Largest share of the batch that may be outliers.",
 )
 @click.option("--json", "json_wanted", is_flag=True, help="Print JSON instead of CSV.")
-def select(json_wanted: bool, **given: Any) -> None:
+def select(
+    embeddings: Path,
+    labeled: Path | None,
+    probabilities: Path | None,
+    batch: int,
+    strategy: str,
+    seed: int,
+    group_duplicates: bool,
+    outlier_share: float,
+    json_wanted: bool,
+) -> None:
     """Select rows of a file of embeddings, without Label Studio.
 
     The selected rows go to standard output; progress and the covering radius go to standard error.
     """
-    selection = select_from_files(**given, progress=_show_progress)
+    selection = select_from_files(
+        embeddings=embeddings,
+        labeled=labeled,
+        probabilities=probabilities,
+        batch=batch,
+        strategy=strategy,
+        seed=seed,
+        group_duplicates=group_duplicates,
+        outlier_share=outlier_share,
+        progress=_show_progress,
+    )
     click.echo(err=True)
     click.echo(as_json(selection) if json_wanted else as_csv(selection))
     if not json_wanted:
@@ -93,7 +112,7 @@ def select_from_files(
     vectors = _array(embeddings)
     rows = _rows(labeled) if labeled else np.empty(0, dtype=np.int64)
     odds = np.asarray(_array(probabilities), dtype=np.float32) if probabilities else None
-    more: dict[str, Any] = {}
+    more: dict[str, Progress] = {}
     if "progress" in inspect.signature(choose).parameters:
         more["progress"] = lambda done, total: progress("select", done, total)
     try:
@@ -105,8 +124,8 @@ def select_from_files(
         if group_duplicates:
             groups = near_duplicate_groups(vectors, rows, pool.neighbors)
         progress("select", 0, 0)
-        choose = with_options(choose, groups=groups, outlier_share=outlier_share)
-        return _with_radii(pool, choose(pool, batch, np.random.default_rng(seed), **more))
+        within_options = with_options(choose, groups=groups, outlier_share=outlier_share)
+        return _with_radii(pool, within_options(pool, batch, np.random.default_rng(seed), **more))
     except ValueError as error:
         raise ConfigError(f"{embeddings}: {error}") from error
 

@@ -2,7 +2,6 @@
 
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import click
 
@@ -47,7 +46,15 @@ from coreset_backend.simulation.replay import run_simulation
     help="Folder for the results; the same command resumes there.",
 )
 def simulate(
-    folder: Path | None, project_id: int | None, strategies: str, batches: str, **given: Any
+    folder: Path | None,
+    project_id: int | None,
+    test_folder: Path | None,
+    strategies: str,
+    batches: str,
+    rounds: int,
+    seeds: int,
+    target: float | None,
+    out: Path,
 ) -> None:
     """Compare strategies and batch sizes on labelled images.
 
@@ -57,10 +64,18 @@ def simulate(
     if project_id and not folder:
         read = partial(read_project, open_backend(settings), project_id)
     elif folder and not project_id:
-        read = partial(read_folder, folder, decoded=given["out"] / "pool.npy")
+        read = partial(read_folder, folder, decoded=out / "pool.npy")
     else:
         raise click.UsageError("Give either --images or --project.")
     for line in run_simulation(
-        settings, read, strategies=strategies.split(","), batches=batches.split(","), **given
+        settings,
+        read,
+        test_folder=test_folder,
+        strategies=strategies.split(","),
+        batches=batches.split(","),
+        rounds=rounds,
+        seeds=seeds,
+        target=target,
+        out=out,
     ):
         say(line)

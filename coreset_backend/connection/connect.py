@@ -50,7 +50,9 @@ def connect(backend: Backend, project_id: int) -> Iterator[str]:
     user = label_studio.whoami()
     yield f"Label Studio {supported_release(label_studio)} at {label_studio.url}, as {user}."
     project = visible_project(label_studio, project_id)
-    config = parse_label_config(project.label_config, backend.settings_for(project_id, {}).control)
+    config = parse_label_config(
+        project.label_config, backend.settings_by_label_config(project_id, {}).control
+    )
     yield f"Project {project_id} '{project.title}': images in '{config.image}', {_trained_on(config)}."
     yield from config.notes
     if first := label_studio.fetch_first_task(project_id):

@@ -2,7 +2,6 @@
 
 import io
 from collections.abc import Callable, Iterator
-from typing import Any
 
 from PIL import Image
 from PIL.TiffImagePlugin import ImageFileDirectory_v2
@@ -50,9 +49,15 @@ def _first_tags(data: bytes) -> ImageFileDirectory_v2:
     return tags
 
 
+def _tags(image: Image.Image) -> ImageFileDirectory_v2:
+    """The tags of the frame that ``image`` is at; none where it is no TIFF."""
+    found = getattr(image, "tag_v2", None)
+    return found if isinstance(found, ImageFileDirectory_v2) else ImageFileDirectory_v2()
+
+
 def strip_bytes(image: Image.Image) -> int:
     """Bytes of the largest strip or tile, which is unpacked as a whole."""
-    tags: Any = getattr(image, "tag_v2", {})
+    tags = _tags(image)
     rows = min(int(tags.get(_TILE_ROWS, tags.get(_STRIP_ROWS, image.height))), image.height)
     width = int(tags.get(_TILE_WIDTH, image.width))
     bits = tags.get(_BITS, (8,))
@@ -73,7 +78,7 @@ def reduced_tiff(
         admit(image.width * image.height, 4 * image.width * image.height + strip_bytes(image))
         return image
     image.seek(0)
-    tags: Any = getattr(image, "tag_v2", {})
+    tags = _tags(image)
     if not tags.get(_TILE_PLACES) or tags.get(_PLANAR, 1) != 1 or pixels > MOST_TIMES * max_pixels:
         return None
     across, down = int(tags[_TILE_WIDTH]), int(tags[_TILE_ROWS])
@@ -91,7 +96,7 @@ def _overview(image: Image.Image, size: int, max_pixels: int) -> int | None:
         except EOFError:
             break
         width, height = image.size
-        tags: Any = getattr(image, "tag_v2", {})
+        tags = _tags(image)
         same_scene = tags.get(_KIND, 0) & 1 and abs(width * whole[1] - height * whole[0]) <= 2 * max(whole)
         if same_scene and min(width, height) >= size and width * height <= max_pixels:
             found[width * height] = frame
@@ -115,13 +120,13 @@ def _from_tiles(image: Image.Image, data: bytes, across: int, down: int, shrink:
         small.paste(part, (left // shrink, top // shrink))
     if small is None:
         raise ValueError("the TIFF has no tiles")
-    small.getexif()[_ORIENTATION] = int(getattr(image, "tag_v2", {}).get(_ORIENTATION, 1))
+    small.getexif()[_ORIENTATION] = int(_tags(image).get(_ORIENTATION, 1))
     return small
 
 
 def _tiles(image: Image.Image, data: bytes, across: int, down: int) -> Iterator[tuple[int, int, Image.Image]]:
     """(left, top, tile) of each unpacked tile; each is read as a TIFF of its own with the shared tags."""
-    tags: Any = getattr(image, "tag_v2", {})
+    tags = _tags(image)
     prefix = data[:2]
     columns = -(-image.width // across)
     for number, (place, length) in enumerate(zip(tags[_TILE_PLACES], tags[_TILE_SIZES], strict=True)):

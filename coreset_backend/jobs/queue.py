@@ -103,12 +103,12 @@ def still_waits(backend: Backend, waiting: str) -> bool:
     if status == JobStatus.SCHEDULED:  # never, if the clock of its scheduler was ahead
         return age < backend.settings.debounce_seconds + OVERDUE_SECONDS
     # If a worker was killed just after it took the job, the job is unchanged but in no queue.
-    waits = job.id in backend.queue.job_ids or job.id in backend.first_queue.job_ids
+    waits = job.id in backend.queue.job_ids or job.id in backend.high_priority_queue.job_ids
     return status == JobStatus.QUEUED and waits
 
 
 def _queue(backend: Backend, project_id: int, job_id: str, delay: float) -> None:
-    queue = backend.first_queue if job_id.startswith(BY_HAND) else backend.queue
+    queue = backend.high_priority_queue if job_id.startswith(BY_HAND) else backend.queue
     enqueue = partial(queue.enqueue_in, timedelta(seconds=delay)) if delay else queue.enqueue
     enqueue(
         ROUND_JOB,
@@ -158,8 +158,8 @@ def forget_state(redis: Redis, project_id: int) -> None:
 def request_pretraining(backend: Backend, project_id: int) -> None:
     """Queue the pretraining on the project's pool; it runs in slices while no round is waiting."""
     name = f"pretraining-{project_id}-"
-    if not any(job_id.startswith(name) for job_id in backend.spare_queue.job_ids):
-        backend.spare_queue.enqueue(
+    if not any(job_id.startswith(name) for job_id in backend.low_priority_queue.job_ids):
+        backend.low_priority_queue.enqueue(
             PRETRAINING_JOB,
             project_id,
             job_id=f"{name}{secrets.token_hex(4)}",

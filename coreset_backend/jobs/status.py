@@ -144,7 +144,7 @@ def all_statuses(backend: Backend) -> list[ProjectStatus | UnreadableProject]:
 def project_progress(backend: Backend, project_id: int, newest: StoredRound | None) -> ProjectProgress:
     """The progress of the project's round. Raises QueueError if Redis does not answer."""
     known = read_progress(backend.redis, backend.store, project_id)
-    settings = backend.settings_of(project_id, newest.record if newest else None)
+    settings = backend.settings_by_round(project_id, newest.record if newest else None)
     workers, written = workers_alive(backend.queue), known.written
     running = known.state is RoundState.RUNNING
     whole = None

@@ -68,7 +68,7 @@ def run_round_job(project_id: int) -> str:
     with contextlib.closing(backend):
         # Long enough for the lease of a killed worker to expire; not while a person's start of another
         # project is waiting.
-        patience, give_up = LEASE_SECONDS + 5, lambda: bool(backend.first_queue.count)
+        patience, give_up = LEASE_SECONDS + 5, lambda: bool(backend.high_priority_queue.count)
         with project_lease(backend, project_id, patience=patience, give_up=give_up) as is_ours:
             if is_ours:
                 backend.redis.delete(redis_key(project_id, "waiting"))
@@ -253,7 +253,7 @@ def reconcile_job() -> str:
                 asked.append(project_id)
             elif isinstance(found, CoresetError):
                 note_failure(backend, project_id, found)
-            if backend.first_queue.count:
+            if backend.high_priority_queue.count:
                 break
         backend.store.empty_gone()
     return f"requested rounds in {asked}" if asked else "nothing to do"

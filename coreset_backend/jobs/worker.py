@@ -103,7 +103,7 @@ class RoundWorker(Worker):
 
         A failed round that a person started is retried behind rounds that other people started.
         """
-        behind = self.backend.queue if queue == self.backend.first_queue else queue
+        behind = self.backend.queue if queue == self.backend.high_priority_queue else queue
         super().handle_job_failure(job, behind, started_job_registry, redacted(exc_string), execution)
 
     def wait_for_horse(self) -> tuple[int | None, int | None, struct_rusage | None]:
@@ -183,7 +183,7 @@ def work(backend: Backend) -> None:
 
 def _work(backend: Backend) -> None:
     worker = RoundWorker(
-        [backend.first_queue, backend.queue, backend.spare_queue],
+        [backend.high_priority_queue, backend.queue, backend.low_priority_queue],
         connection=backend.redis,
         job_class=OurJob,
         queue_class=OurQueue,

@@ -34,7 +34,7 @@ def round_due(backend: Backend, project_id: int) -> Due:
     number = stored.record.number
     if stored.publication is None:
         return Due(f"round {number} is not published yet")
-    settings = backend.settings_of(project_id, stored.record)
+    settings = backend.settings_by_round(project_id, stored.record)
     if settings.trigger == "manual":
         return Due(None)
     if new := _new_tasks(backend.label_studio, stored):

@@ -77,7 +77,7 @@ class _Publishing:
         record = self.stored.record
         shown = regions_shown(self.backend.label_studio, record.project_id, self.shown_before, task_ids)
         self.carried.update(shown)
-        preannotate = self.backend.settings_of(record.project_id, record).preannotate
+        preannotate = self.backend.settings_by_round(record.project_id, record).preannotate
         answers = Answers(self.stored)
         return [
             replace(

@@ -45,13 +45,13 @@ def run_round(backend: Backend, project_id: int, progress: PhaseProgress = unwat
     """
     clock = Clock(progress)
     with clock.phase("snapshot") as step:
-        control = backend.settings_for(project_id, {}).control
+        control = backend.settings_by_label_config(project_id, {}).control
         snapshot = backend.label_studio.fetch_snapshot(project_id, step, control=control)
     if not snapshot.tasks:
         raise EmptyPool(f"Project {project_id} '{snapshot.title}' has no tasks yet. Import images into it.")
     stored = backend.store.latest(project_id)
     attributes = label_config_attributes(snapshot.label_config)
-    settings = backend.settings_for(project_id, attributes)
+    settings = backend.settings_by_label_config(project_id, attributes)
     if stored is None or not _can_be_published(stored, snapshot):
         stored = _compute(backend, settings, snapshot, stored, clock)
     with clock.phase("publish") as step:

@@ -109,7 +109,7 @@ def read_project(backend: "Backend", project_id: int, size: int) -> LabeledImage
     Images that cannot be read are left out. Raises UnsupportedLabelConfig unless the project asks for
     classes of each image, TooFewLabels without two different answers, and what Label Studio answers.
     """
-    control = backend.settings_for(project_id, {}).control
+    control = backend.settings_by_label_config(project_id, {}).control
     snapshot = backend.label_studio.fetch_snapshot(project_id, control=control)
     if snapshot.labels is None:
         raise UnsupportedLabelConfig(

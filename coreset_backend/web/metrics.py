@@ -100,7 +100,7 @@ class Standing(Collector):
             yield GaugeMetricFamily(
                 "coreset_worker_heartbeat_age_seconds", "Age of the newest heartbeat", value=age
             )
-        queues = self._backend.first_queue, self._backend.queue
+        queues = self._backend.high_priority_queue, self._backend.queue
         jobs = GaugeMetricFamily("coreset_jobs", "Jobs of RQ by state", labels=["state"])
         for state, count in job_counts(queues).items():
             jobs.add_metric([state], count)

@@ -137,7 +137,7 @@ def predict_tasks(
     newest = answers.latest(project_id)
     unseen = [task_id for task_id in task_ids if task_id >= 0 and not (newest and newest.knows(task_id))]
     note_unseen(backend.redis, project_id, unseen)
-    settings = backend.settings_of(project_id, newest.record if newest else None)
+    settings = backend.settings_by_round(project_id, newest.record if newest else None)
     return predict_results(newest, task_ids, settings.preannotate)
 
 

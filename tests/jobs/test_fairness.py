@@ -90,7 +90,7 @@ def test_a_worker_that_waits_for_a_project_gives_way_to_a_start_of_another(site:
     assert lease.acquire(blocking=False)
     site.start_worker(CORESET_POLL_SECONDS="3600")
     request_round(site.backend, busy, "started by hand", force=True)
-    wait_until(lambda: not site.backend.first_queue.count, "a worker to wait for the project")
+    wait_until(lambda: not site.backend.high_priority_queue.count, "a worker to wait for the project")
     request_round(site.backend, wanted, "started by hand", force=True)
     site.wait_for_round(wanted, 1)
     assert rounds_begun(site) == [wanted]

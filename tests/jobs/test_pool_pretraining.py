@@ -155,7 +155,7 @@ def test_a_pretraining_that_redis_forgot_is_taken_up_again(backend: Backend) -> 
     assert is_pretraining_left_behind(backend.redis, backend.store, 7)
     for _ in range(3):
         request_pretraining(backend, 7)
-    assert len(backend.spare_queue) == 1 and len(backend.queue) == 0
+    assert len(backend.low_priority_queue) == 1 and len(backend.queue) == 0
     write_pretraining(backend.redis, 7, changed(state="failed", error="The loss was not finite."))
     assert not is_pretraining_left_behind(backend.redis, backend.store, 7)
     write_pretraining(backend.redis, 7, changed(state="waiting"))

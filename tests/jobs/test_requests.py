@@ -44,7 +44,7 @@ def test_an_expected_failure_is_one_line_in_the_log_and_is_not_repeated_by_the_q
 
 def test_jobs_that_the_release_before_left_in_redis_are_run(site: Site) -> None:
     project_id = site.studio.create_project()
-    queues = site.backend.queue, site.backend.spare_queue
+    queues = site.backend.queue, site.backend.low_priority_queue
     waiting, spare = (
         queue.enqueue(f"coreset_backend.jobs.{name}", project_id)
         for queue, name in zip(queues, ("run_round_job", "pretrain_job"), strict=True)

@@ -360,7 +360,7 @@ def test_a_start_by_hand_takes_the_place_of_a_look_that_waits(make_backend: Call
     assert request_round(backend, 4, "an event")
     assert backend.queue.scheduled_job_registry.count == 1
     assert request_round(backend, 4, "started by hand", force=True)
-    assert backend.first_queue.count == 1, "it waits for no pause"
+    assert backend.high_priority_queue.count == 1, "it waits for no pause"
     assert backend.queue.scheduled_job_registry.count == 0
     assert not request_round(backend, 4, "started again", force=True)
     assert backend.jobs_waiting == 1

@@ -488,7 +488,7 @@ def test_settings_of_a_newer_release_are_passed_over_and_named(two: Backend, cli
     write_sealed(two.store.root / "projects/5" / EXTRA, kept)
     save(two, attributes={"novelty": "1", "holdout": "0.3"})
     assert set(answers(two, client, 5).values()) <= {200, 202, 404}
-    settings = two.settings_of(5, record(attributes={"novelty": "1", "holdout": "0.3"}))
+    settings = two.settings_by_round(5, record(attributes={"novelty": "1", "holdout": "0.3"}))
     assert (settings.batch_size, settings.strategy, settings.trigger) == (7, "uncertainty_herding", "auto")
     assert settings.holdout == 0.3
     [problem] = [line for line in doctored(two, 5) if "unknown to this release" in line]
@@ -727,12 +727,12 @@ def test_garbage_in_a_key_of_a_project_stops_nothing(
         project_status(two, 5)
         write_progress(two.redis, 5, changed(state="idle"))
         poll()
-        two.first_queue.empty(), two.queue.empty()
+        two.high_priority_queue.empty(), two.queue.empty()
         two.redis.delete(redis_key(5, "waiting"))
         assert client.post("/api/projects/5/start").status_code == 202
-        assert two.first_queue.count == 1, "a person's start is queued whatever was there"
+        assert two.high_priority_queue.count == 1, "a person's start is queued whatever was there"
         assert project_status(two, 5).progress.state in ("waiting", "running")
-        two.first_queue.empty()
+        two.high_priority_queue.empty()
         two.redis.delete(*(redis_key(5, each) for each in ("waiting", "demands", "progress", "pretraining")))
 
 

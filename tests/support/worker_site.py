@@ -120,7 +120,7 @@ class Site:
             return bool(self.round_processes())
         if known.state == "failed":
             return bool(known.written.error)
-        jobs = job_counts((self.backend.first_queue, self.backend.queue))
+        jobs = job_counts((self.backend.high_priority_queue, self.backend.queue))
         return known.state == "idle" or bool(jobs["queued"] + jobs["scheduled"] + jobs["started"])
 
     def kill_redis(self) -> None:
