@@ -11,15 +11,21 @@ from coreset_backend.model.audition import Candidate, Comparison, compare_backbo
 from coreset_backend.model.backbone import Backbone, ChosenBackbone
 from coreset_backend.model.backbones import backbone_named, choose_backbone, have_weights, is_at_hand
 from coreset_backend.model.catalog import (
+    AFFORDABLE_SECONDS,
     CATALOG,
     STRONGER,
     candidates_at_hand,
     choose_candidate,
+    cost_of_candidate,
+    looked_up,
+    names_with,
     speed_of_candidate,
+    why_not_stronger,
+    why_too_slow,
 )
 from coreset_backend.model.classifier import Classifier, embed, embed_and_predict, predict, probabilities_of
 from coreset_backend.model.descent import Recipe
-from coreset_backend.model.hub import is_offline
+from coreset_backend.model.licences import is_permissive, spelled
 from coreset_backend.model.names import LITE0, SELF_SUPERVISED
 from coreset_backend.model.preparation import Preparation, fit_preparation, prepared
 from coreset_backend.model.pretraining import (
@@ -45,6 +51,7 @@ from coreset_backend.model.training import (
 )
 
 __all__ = [
+    "AFFORDABLE_SECONDS",
     "CATALOG",
     "FINE_TUNED_FROM",
     "LITE0",
@@ -64,6 +71,7 @@ __all__ = [
     "choose_backbone",
     "choose_candidate",
     "compare_backbones",
+    "cost_of_candidate",
     "embed",
     "embed_and_predict",
     "features_name",
@@ -72,9 +80,11 @@ __all__ = [
     "fit_preparation",
     "have_weights",
     "is_at_hand",
-    "is_offline",
+    "is_permissive",
     "load_classifier",
     "load_preparation",
+    "looked_up",
+    "names_with",
     "network_name",
     "predict",
     "prepared",
@@ -84,6 +94,9 @@ __all__ = [
     "probabilities_of",
     "save_classifier",
     "speed_of_candidate",
+    "spelled",
     "trains_network",
     "untrained",
+    "why_not_stronger",
+    "why_too_slow",
 ]

@@ -1,6 +1,7 @@
 """How many images a backbone embeds per second on this machine: measured, or estimated by its arithmetic."""
 
 import time
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -47,10 +48,21 @@ def _with_random_weights(backbone: Backbone) -> nn.Module:
     return network
 
 
-def arithmetic(backbone: Backbone, size: int | None = None) -> float:
-    """Floating-point operations for one image: what speeds of networks are compared by."""
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """Floating-point operations for one image of ``pixels`` a side, and megabytes of weights in 32 bits."""
+
+    flops: float
+    megabytes: float
+    pixels: int
+
+
+def cost_of(backbone: Backbone, size: int | None = None) -> Cost:
+    """What the network costs by its layers; nothing is computed."""
     size = size or backbone.size
-    network = backbone.build().to("meta").eval().requires_grad_(False)
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
-        network(torch.zeros(1, 3, size, size, device="meta"))
-    return float(counter.get_total_flops())
+    with torch.device("meta"):
+        network = backbone.build().to("meta").eval().requires_grad_(False)
+        with FlopCounterMode(display=False) as counter, torch.no_grad():
+            network(torch.zeros(1, 3, size, size))
+    megabytes = sum(value.numel() for value in network.parameters()) * 4 / 1e6
+    return Cost(float(counter.get_total_flops()), megabytes, size)

@@ -3,6 +3,7 @@
 Size, mean, deviation, interpolation and licence are those of the network's ``pretrained_cfg``.
 """
 
+import contextlib
 import functools
 import json
 from collections.abc import Callable, Sequence
@@ -70,6 +71,12 @@ def timm_backbone(name: str, known_as: str = "") -> Backbone:
     architecture = name.partition(".")[0]
     given = {"architecture": architecture, "model_args": {}, "pretrained_cfg": _published(name)}
     return configured_backbone(known_as or name, json.dumps(given))
+
+
+def described(name: str) -> tuple[str, int]:
+    """The licence of timm's ``name`` and the side of its images in pixels, without building it."""
+    fields = _published(name)
+    return fields.get("license") or "", fields.get("input_size", (3, 224, 224))[2]
 
 
 def hub_repository(name: str) -> str:
@@ -168,7 +175,8 @@ def _built(given: Configuration, *, meta: bool = False, **more: object) -> nn.Mo
     """The network without its classifier. Random weights come from a generator of their own."""
     described = _without_source(given["pretrained_cfg"])
     create: Callable[..., nn.Module] = timm.create_model
-    with torch.device("meta" if meta else "cpu"), torch.random.fork_rng(devices=[]):
+    device = torch.device("meta") if meta else contextlib.nullcontext()
+    with device, torch.random.fork_rng(devices=[]):
         return create(
             given["architecture"], pretrained_cfg=described, num_classes=0, **given["model_args"], **more
         )

@@ -52,6 +52,12 @@ def torchvision_backbone(name: str) -> Backbone:
     )
 
 
+def described(name: str) -> tuple[str, int]:
+    """The licence of the network's weights and the side of its images in pixels, without building it."""
+    weights = torchvision.models.get_model_weights(name).DEFAULT
+    return _licence(weights.meta.get("license", "")), int(weights.transforms().crop_size[0])
+
+
 def weights_address(name: str) -> str:
     """Where torchvision publishes the network's default weights."""
     url: str = torchvision.models.get_model_weights(name).DEFAULT.url

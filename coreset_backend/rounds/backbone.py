@@ -18,10 +18,8 @@ from coreset_backend.store.saved_round import StoredRound
 from coreset_backend.store.store import Store
 
 log = logging.getLogger(__name__)
-AFFORDABLE_SECONDS = 180.0
-"""'auto' takes the stronger network where it embeds the whole pool in this time."""
 OUTGROWN = 4.0
-"""A pool that takes this many times as long goes back to the small network."""
+"""A pool that takes this many times as long as 'auto' may choose goes back to the small network."""
 RETRY_SECONDS = 3600.0
 
 
@@ -54,7 +52,7 @@ def prepare_backbone(
 
 def _is_outgrown(kept: BackboneChoice, images: int) -> bool:
     rate = kept.images_per_second
-    return bool(rate and images / rate > OUTGROWN * AFFORDABLE_SECONDS)
+    return bool(rate and images / rate > OUTGROWN * model.AFFORDABLE_SECONDS)
 
 
 def _decide(
@@ -70,13 +68,12 @@ def _decide(
         return replace(small, why=f"the pool has grown to {images:,} images, too many for {kept.name} here")
     if previous and previous.record.backbone.startswith(model.LITE0):
         return replace(small, why="the project's rounds so far stand on it")
+    if why := model.why_not_stronger(download=settings.download == "auto"):
+        return replace(small, why=why)
+    rate = model.speed_of_candidate(model.STRONGER, settings.image_size, settings.device)
+    if why := model.why_too_slow(images, rate):
+        return replace(small, why=why)
     try:
-        at_hand = model.is_at_hand(model.STRONGER)
-        if not at_hand and (settings.download == "never" or model.is_offline()):
-            return replace(small, why=f"{model.STRONGER} is not on this machine, and downloads are forbidden")
-        rate = model.speed_of_candidate(model.STRONGER, settings.image_size, settings.device)
-        if images / rate > AFFORDABLE_SECONDS:
-            return replace(small, why=_too_slow(images, rate))
         model.have_weights(model.STRONGER, download=True, progress=progress)
     except DownloadFailed as error:
         why = f"{model.STRONGER} could not be downloaded ({error.why}), which is tried again later"
@@ -85,13 +82,6 @@ def _decide(
         return replace(small, why=f"{model.STRONGER} cannot be had: {error}")
     why = f"it embeds {images:,} images in about {max(images / rate, 1):.0f} s here"
     return BackboneChoice(model.STRONGER, why, images_per_second=rate)
-
-
-def _too_slow(images: int, rate: float) -> str:
-    minutes, most = images / rate / 60, AFFORDABLE_SECONDS / 60
-    return (
-        f"{model.STRONGER} would take {minutes:.0f} min for {images:,} images here, more than {most:.0f} min"
-    )
 
 
 # ---------------------------------------------------------------- a download that failed, tried again

