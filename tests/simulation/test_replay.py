@@ -242,8 +242,8 @@ def test_the_recommendation_says_how_many_labels_reach_what_random_ends_with() -
     cells = [cell("a", 0, 0.5, 0.7, 0.9), cell("random", 0, 0.4, 0.5, 0.65)]
     words = recommendation(lines(cells), None)
     assert words.endswith("It reached random's 65.0% with 20 labels; random needed 30.")
-    assert "Random's" not in recommendation(lines([cell("random", 0, 0.9), cell("a", 0, 0.1)]), None)
-    assert "Random's" not in recommendation(lines([cell("b", 0, 0.9), cell("a", 0, 0.1)]), None)
+    assert "random's" not in recommendation(lines([cell("random", 0, 0.9), cell("a", 0, 0.1)]), None)
+    assert "random's" not in recommendation(lines([cell("b", 0, 0.9), cell("a", 0, 0.1)]), None)
 
 
 def test_the_plot_is_well_formed_and_shows_every_line() -> None:
