@@ -152,7 +152,7 @@ def compare(
     Yields lines to print; the curves go to the folder ``out`` and to the project's page.
     """
     settings = backend.settings.model_copy(update={"random_slice": 0.0})
-    backbone = choose_backbone(settings.backbone, settings.weights)
+    backbone = choose_backbone(settings.backbone, settings.weights, download=settings.download == "auto")
     size = settings.image_size or backbone.backbone.size
     tests = make_even_images(root / TEST_FOLDER, TESTED)
     pool = _read(root / DEMO_FOLDER, drawn, size, out)

@@ -48,7 +48,7 @@ def pretrained_on(
 
     Yields lines of progress; killed, it goes on from ``folder``. Raises ConfigError.
     """
-    chosen = model.choose_backbone(settings.backbone, settings.weights)
+    chosen = _backbone_of(settings)
     own = settings.backbone in ("auto", "self_supervised") and len(pool) >= LEAST_IMAGES
     if chosen.weights or not own:
         return chosen
@@ -63,6 +63,10 @@ def pretrained_on(
             return model.choose_backbone(
                 settings.backbone, settings.weights, model.pretrained_backbone(folder)
             )
+
+
+def _backbone_of(settings: Settings) -> model.ChosenBackbone:
+    return model.choose_backbone(settings.backbone, settings.weights, download=settings.download == "auto")
 
 
 def _is_past(end: float) -> bool:
@@ -231,7 +235,7 @@ def pool_and_test(
     Those are in the folder ``test_folder``, or are a fifth of each class. Raises ConfigError where classes
     differ.
     """
-    size = settings.image_size or model.choose_backbone(settings.backbone, settings.weights).backbone.size
+    size = settings.image_size or _backbone_of(settings).backbone.size
     pool = read(size)
     if test_folder is None:
         return split(pool)
