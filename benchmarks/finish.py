@@ -124,7 +124,7 @@ def audited(answers: Answered, goal: Goal, seed: int) -> tuple[int, Wrong]:
     proposed = Answers(answers.doubts, random_order(len(answers.wrong), (), everybody, seed))
     marks = np.full(len(answers.wrong), UNKNOWN, dtype=np.int8)
     now = standing(proposed, marks, goal)
-    while len(rows := to_check(proposed, marks, goal, now, LOOK)):
+    while now.known < goal.most and len(rows := to_check(proposed, marks, now, LOOK)):
         marks[rows] = answers.wrong[rows]
         now = standing(proposed, marks, goal, now.taken)
     return now.taken, marks != UNKNOWN

@@ -86,6 +86,10 @@ class EmptyPool(ProjectError):
     """The project has no tasks."""
 
 
+class FinishError(ProjectError):
+    """The model's labels cannot be proposed, accepted or removed now."""
+
+
 class LabelStudioError(CoresetError):
     """Label Studio does not answer, or refuses."""
 

@@ -17,7 +17,7 @@ from coreset_backend.arrays import Rows, TaskIds
 
 Region = Mapping[str, object]
 """One entry of the ``result`` of an annotation or prediction, as Label Studio has it."""
-TaskState = Literal["pool", "labeled", "skipped"]
+TaskState = Literal["pool", "labeled", "skipped", "model"]
 MOST_CLASSES = 2_000
 MOST_REASONS = 5
 """Largest number of reported reasons, so that a hundred renamed choices do not fill the page."""

@@ -37,12 +37,13 @@ MAY_IMPORT: dict[str, set[str]] = {
     | {"project", "reports", "store"},
     "backend": {"errors", "images", "label_studio", "network", "project_settings", "redaction"}
     | {"settings", "store"},
-    "rounds": {"arrays", "backend", "connection", "errors", "evaluation", "files", "images"}
+    "rounds": {"arrays", "backend", "connection", "errors", "evaluation", "files", "finish", "images"}
     | {"label_studio", "logs", "model", "project", "project_settings", "reports", "selection"}
     | {"settings", "store"},
-    "jobs": {"backend", "connection", "errors", "evaluation", "logs", "redaction", "reports", "rounds"}
+    "jobs": {"backend", "connection", "errors", "evaluation", "finish", "logs", "redaction"}
+    | {"reports", "rounds"}
     | {"settings", "store"},
-    "web": {"backend", "connection", "errors", "evaluation", "foreign_text", "images", "jobs"}
+    "web": {"backend", "connection", "errors", "evaluation", "finish", "foreign_text", "images", "jobs"}
     | {
         "label_studio",
         "logs",
@@ -73,6 +74,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "backend",
         "connection",
         "errors",
+        "finish",
         "foreign_text",
         "jobs",
         "label_studio",
@@ -102,7 +104,7 @@ DOORS = {
     "rq": {"backend", "jobs"},
     "redis": {"backend", "jobs", "local", "web"},
     "httpx": {"cli", "errors", "images", "label_studio", "local", "model", "network"},
-    "pydantic": {"connection", "jobs", "project_settings", "reports", "settings", "store", "web"},
+    "pydantic": {"connection", "finish", "jobs", "project_settings", "reports", "settings", "store", "web"},
     "PIL": {"decoding", "images", "local"},
     "pillow_heif": {"decoding"},
 }

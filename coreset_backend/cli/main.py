@@ -25,6 +25,7 @@ COMMANDS = {
     "refresh": ("rounds", "Check for replaced image files and read them again."),
     "publish": ("rounds", "Publish the current batch again."),
     "rollback": ("rounds", "Go back to the batch and the predictions of an earlier round."),
+    "finish": ("finish", "Label the rest of the pool by the model, with a bound on wrong labels."),
     "status": ("status", "Show round, progress and task counts of each project."),
     "doctor": ("doctor", "Check everything and print a fix for each problem."),
     "select": ("select", "Select rows of a file of embeddings, without Label Studio."),

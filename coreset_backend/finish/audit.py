@@ -59,13 +59,13 @@ class Standing:
     """How far an audit is.
 
     The first ``taken`` answers can be taken, 0 for none: at most ``most_wrong`` of those images have a wrong
-    label in the end. ``checked`` answers are known, ``wrong`` of them are wrong. The set that is audited has
+    label in the end. ``known`` answers are known, ``wrong`` of them wrong. The set that is audited has
     ``audited`` images.
     """
 
     taken: int
     most_wrong: int
-    checked: int
+    known: int
     wrong: int
     audited: int
 
@@ -97,19 +97,18 @@ def standing(answers: Answers, marks: Marks, goal: Goal, since: int = 0) -> Stan
     return Standing(
         taken=taken,
         most_wrong=_most_wrong(answers, marks, goal, taken) if taken else 0,
-        checked=int((marks != UNKNOWN).sum()),
+        known=int((marks != UNKNOWN).sum()),
         wrong=int((marks == WRONG).sum()),
         audited=audited,
     )
 
 
-def to_check(answers: Answers, marks: Marks, goal: Goal, now: Standing, count: int) -> NDArray[np.int64]:
+def to_check(answers: Answers, marks: Marks, now: Standing, count: int) -> NDArray[np.int64]:
     """The rows to check next, at most ``count``, for the set that is audited; none once all is taken."""
     if now.taken == now.audited:
         return np.empty(0, dtype=np.int64)
     inside = answers.order[answers.order < now.audited]
-    left = max(goal.most - int((marks != UNKNOWN).sum()), 0)
-    rows: NDArray[np.int64] = inside[marks[inside] == UNKNOWN][: min(count, left)]
+    rows: NDArray[np.int64] = inside[marks[inside] == UNKNOWN][: max(count, 0)]
     return rows
 
 

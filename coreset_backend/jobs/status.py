@@ -32,6 +32,7 @@ LEFT_OUT = {
     "skipped": "skipped",
     "unreadable": "unreadable",
     "duplicate": "duplicates",
+    "model": "labelled by the model",
 }
 START_A_WORKER = "Start one with `coreset-backend work`."
 LATE_SECONDS = 60

@@ -14,8 +14,9 @@ from redis.exceptions import RedisError
 
 from coreset_backend.backend import Backend, open_backend
 from coreset_backend.connection.publication import connection_remarks, why_to_publish_again
-from coreset_backend.errors import CoresetError, LabelStudioError, ProjectGone
-from coreset_backend.jobs.keys import NEVER_ENDS, PRETRAINING_LEASE, ROUND_LEASE, redis_key
+from coreset_backend.errors import CoresetError, FinishError, LabelStudioError, ProjectGone
+from coreset_backend.finish.work import advance, has_work
+from coreset_backend.jobs.keys import DAY, FINISH_LEASE, NEVER_ENDS, PRETRAINING_LEASE, ROUND_LEASE, redis_key
 from coreset_backend.jobs.lease import LEASE_SECONDS, IsOurs, project_lease
 from coreset_backend.jobs.monitoring import count
 from coreset_backend.jobs.outcome import answer_demands, explained, note_failure, settle
@@ -83,6 +84,7 @@ def _advance(backend: Backend, project_id: int, is_ours: IsOurs) -> str:
         return "the project is disconnected"
     demands: list[bytes] = backend.redis.lrange(redis_key(project_id, "demands"), 0, -1)  # type: ignore[assignment]
     try:
+        finished = _advance_finish(backend, project_id)
         if demands:
             return _run(backend, project_id, demands[-1].decode(errors="replace"), len(demands), is_ours)
         if backend.redis.exists(redis_key(project_id, "republish")):
@@ -92,7 +94,7 @@ def _advance(backend: Backend, project_id: int, is_ours: IsOurs) -> str:
         if reason := _why_due(backend, project_id):
             return _run(backend, project_id, reason, 0, is_ours)
         settle(backend.redis, backend.store, project_id)
-        return "no round is due"
+        return finished or "no round is due"
     except ProjectGone as error:
         return _forget(backend.redis, backend.store, project_id, error)
     except Exception as error:  # the state must report any error
@@ -103,6 +105,21 @@ def _advance(backend: Backend, project_id: int, is_ours: IsOurs) -> str:
         ours = explained(backend.settings, error)
         note_failure(backend, project_id, ours, len(demands))
         raise ours from error
+
+
+def _advance_finish(backend: Backend, project_id: int) -> str:
+    """Do what the project's finish needs, and have the queue published where that changes it; in words."""
+    with project_lease(backend, project_id, FINISH_LEASE, patience=5) as is_ours:
+        if not is_ours:  # a person changes it, and requests a job afterwards
+            return ""
+        try:
+            done, changes_queue = advance(backend, project_id)
+        except FinishError as error:  # the rounds go on without
+            log.error("project %d: %s", project_id, error)
+            return ""
+    if changes_queue:
+        backend.redis.set(redis_key(project_id, "republish"), "1", ex=DAY)
+    return done
 
 
 def _run(backend: Backend, project_id: int, reason: str, demands: int, is_ours: IsOurs) -> str:
@@ -273,6 +290,7 @@ def _look_after(backend: Backend, project_id: int) -> bool:
             if automatic:
                 settle(backend.redis, backend.store, project_id)
             _publish_what_was_lost(backend, project_id)
+            _resume_finish(backend, project_id)
         left_behind = is_pretraining_left_behind(backend.redis, backend.store, project_id)
         if left_behind or is_download_wanted(backend.store, backend.settings, project_id):
             request_pretraining(backend, project_id)
@@ -281,9 +299,20 @@ def _look_after(backend: Backend, project_id: int) -> bool:
     return False
 
 
+def _resume_finish(backend: Backend, project_id: int) -> None:
+    """Request a job for a finish that was left behind by a killed worker or a lost webhook."""
+    try:
+        if has_work(backend, project_id):
+            request_round(backend, project_id, "the finish goes on")
+    except ProjectGone:
+        raise
+    except (FinishError, LabelStudioError) as error:
+        log.warning("project %d: the state of its finish is unknown: %s", project_id, error)
+
+
 def _drop_what_is_stuck(backend: Backend, project_id: int) -> None:
     """Remove keys that would block the project forever: every key that this backend sets expires."""
-    for name in (ROUND_LEASE, "waiting", "spared", "republish"):
+    for name in (ROUND_LEASE, FINISH_LEASE, "waiting", "spared", "republish"):
         key = redis_key(project_id, name)
         if backend.redis.ttl(key) == NEVER_ENDS:
             log.error(

@@ -15,6 +15,13 @@ HIDDEN = "is shown only with other answers than those given"
 """The reason for a control that the label config hid as intended; it is not reported as a problem."""
 
 
+MODEL_LABELS = "finish-"
+"""How the versions of labels begin that this backend's model gave."""
+LABELLED_BY = "labelled_by"
+"""The key of a region that names such a version. Label Studio keeps it in predictions, and copies it into the
+annotations that it makes of them; what a person saves in the editor lacks it."""
+
+
 @dataclass(frozen=True, slots=True)
 class Answer:
     """The annotators' answer: ``label``, or None and ``why`` there is none (the end of a "because" sentence).
@@ -26,6 +33,12 @@ class Answer:
     label: tuple[str, ...] | None
     why: str = ""
     unknown: str = ""
+
+
+def is_by_model(annotation: Annotation, version: str = MODEL_LABELS) -> bool:
+    """Whether this backend wrote the annotation, of that version or any, and no person has changed it."""
+    marked = any(str(region.get(LABELLED_BY) or "").startswith(version) for region in annotation.result)
+    return marked and not annotation.was_updated and not annotation.ground_truth
 
 
 def agreed_label(annotations: Sequence[Annotation], control: Control) -> Answer:

@@ -41,7 +41,9 @@ class Project:
 
 @dataclass(frozen=True, slots=True)
 class Annotation:
-    """An annotator's answer. ``updated_at`` is ISO 8601, or "" where it is not known."""
+    """An annotator's answer. ``updated_at`` is ISO 8601, or "" where it is not known; ``was_updated``: a
+    person has saved it, which Label Studio notes of all but those that it makes of predictions.
+    """
 
     result: Sequence[Region]
     annotator: User = None
@@ -49,6 +51,7 @@ class Annotation:
     updated_at: str = ""
     was_cancelled: bool = False
     ground_truth: bool = False
+    was_updated: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -260,6 +263,7 @@ def _annotations(found: object, task_id: int) -> Sequence[Annotation]:
                 str(fields.get("updated_at") or ""),
                 bool(fields.get("was_cancelled")),
                 bool(fields.get("ground_truth")),
+                fields.get("updated_by") is not None,
             )
         )
     return read

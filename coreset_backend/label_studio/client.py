@@ -36,6 +36,7 @@ log = logging.getLogger(__name__)
 
 PAGE_SIZE = 1000
 TASKS_IN_AN_ADDRESS = 100
+ANNOTATIONS = "id,data,annotations,result,was_cancelled,ground_truth,completed_by,updated_at,updated_by"
 
 
 class LabelStudio(Api):
@@ -78,14 +79,34 @@ class LabelStudio(Api):
         for task in self._tasks(project_id, {"include": "id,data"}, progress):
             present.add(task.task_id)
             yield task
-        parameters = {
-            "fields": "all",
-            "include": "id,data,annotations,result,was_cancelled,ground_truth,completed_by,updated_at",
-            "query": query(ANNOTATED),
-        }
-        for task in self._tasks(project_id, parameters):
+        for task in self.annotated_tasks(project_id):
             if task.task_id in present:
                 yield task
+
+    def fetch_labels(self, project_id: int, *, control: str | None = None) -> Snapshot:
+        """The project with only its annotated and skipped tasks; raises ProjectGone."""
+        project = self.fetch_project(project_id)
+        return parse_snapshot(project, self.annotated_tasks(project_id), datetime.now(UTC), control)
+
+    def annotated_tasks(self, project_id: int) -> Iterator[ListedTask]:
+        """The tasks that have an annotation or were skipped, with their annotations."""
+        parameters = {"fields": "all", "include": ANNOTATIONS, "query": query(ANNOTATED)}
+        return self._tasks(project_id, parameters)
+
+    def fetch_existing(self, project_id: int, task_ids: Sequence[int]) -> set[int]:
+        """Which of the tasks the project still has."""
+        found: set[int] = set()
+        for some in _hundreds(task_ids):
+            parameters = {"include": "id", "query": query(task_ids=some)}
+            found |= {task.task_id for task in self._tasks(project_id, parameters)}
+        return found & set(task_ids)
+
+    def add_missing(
+        self, project_id: int, predictions: Sequence[Prediction], labels: Labels
+    ) -> tuple[int, ...]:
+        """Import the predictions, all of one version, that their tasks lack; returns tasks that are gone."""
+        bodies = {each.task_id: prediction_json(each, labels) for each in predictions}
+        return self._import_missing(project_id, predictions[0].model_version, bodies) if bodies else ()
 
     def fetch_annotated(self, project_id: int) -> dict[int, bool]:
         """Task id -> True if it is annotated, False if only skipped; other tasks are absent. Raises
@@ -354,6 +375,12 @@ class LabelStudio(Api):
     def webhooks(self, project_id: int) -> list[Webhook]:
         """The webhooks that the project has."""
         return read_webhooks(self.request("GET", "/api/webhooks/", params={"project": project_id}))
+
+
+def _hundreds(task_ids: Sequence[int]) -> Iterator[list[int]]:
+    """The task ids in parts that fit into an address."""
+    for start in range(0, len(task_ids), TASKS_IN_AN_ADDRESS):
+        yield list(task_ids[start : start + TASKS_IN_AN_ADDRESS])
 
 
 def _has_paths(body: PredictionBody) -> bool:

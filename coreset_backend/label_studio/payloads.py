@@ -9,7 +9,13 @@ from typing import TypedDict
 
 from coreset_backend.errors import UnsupportedLabelConfig
 from coreset_backend.foreign_text import one_line
-from coreset_backend.label_studio.annotations import Answer, agreed_label
+from coreset_backend.label_studio.annotations import (
+    LABELLED_BY,
+    MODEL_LABELS,
+    Answer,
+    agreed_label,
+    is_by_model,
+)
 from coreset_backend.label_studio.answers import Fields, ListedTask, Project
 from coreset_backend.label_studio.label_config import LabelConfig, parse_label_config
 from coreset_backend.label_studio.task_images import image_uris
@@ -78,8 +84,10 @@ def parse_snapshot(
 
 def parse_task(task: ListedTask, config: LabelConfig) -> Task:
     """The task as the label config reads it: its image, and what annotators agreed upon."""
-    kept = [annotation for annotation in task.annotations if not annotation.was_cancelled]
-    state: TaskState = "labeled" if kept else "skipped" if task.annotations else "pool"
+    by_people = [annotation for annotation in task.annotations if not is_by_model(annotation)]
+    kept = [annotation for annotation in by_people if not annotation.was_cancelled]
+    others: TaskState = "model" if task.annotations else "pool"
+    state: TaskState = "labeled" if kept else "skipped" if by_people else others
     answer = Answer(None)
     if kept:
         answer = agreed_label(kept, config.control) if config.control else Answer(None, config.untrained)
@@ -134,10 +142,12 @@ def result_json(prediction: Prediction, labels: Labels | None) -> list[Region]:
     answered = {region.get("from_name") for region in carried}
     if labels is None or not prediction.label or labels.from_name in answered:
         return carried
+    is_finish = prediction.model_version.startswith(MODEL_LABELS)
     region = {
         "from_name": labels.from_name,
         "to_name": labels.to_name,
         "type": "choices",
         "value": {"choices": [labels.value_of(name) for name in prediction.label]},
+        **({LABELLED_BY: prediction.model_version} if is_finish else {}),
     }
     return [*carried, region if prediction.confidence is None else {**region, "score": prediction.confidence}]

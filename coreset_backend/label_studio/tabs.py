@@ -27,7 +27,7 @@ def refresh_tabs(
     A tab is created once it has tasks to show. Columns, widths and orders that a person set in a tab stay.
     Raises LabelStudioError.
     """
-    found = _tabs(label_studio, project_id)
+    found = find_tabs(label_studio, project_id)
     if BATCH in found:
         _change(label_studio, project_id, found[BATCH], scores_below(below))
     for title, task_ids in findings.items():
@@ -40,17 +40,26 @@ def refresh_tabs(
 
 def make_batch_tab(label_studio: LabelStudio, project_id: int) -> bool:
     """Create the tab of the batch, sorted by score; False if it exists already."""
-    if BATCH in _tabs(label_studio, project_id):
+    if BATCH in find_tabs(label_studio, project_id):
         return False
     _make(label_studio, project_id, BATCH, scores_below(1.0), ordering=BY_SCORE)
     return True
+
+
+def make_tab(label_studio: LabelStudio, project_id: int, title: str, filters: Filters) -> None:
+    """Create the tab, or give it this filter."""
+    tab = find_tabs(label_studio, project_id).get(title)
+    if tab is None:
+        _make(label_studio, project_id, title, filters)
+    else:
+        _change(label_studio, project_id, tab, filters)
 
 
 def delete_tabs(label_studio: LabelStudio, project_id: int) -> Iterator[str]:
     """Delete the tabs that this backend created, except those with a changed filter; yields a
     line for each.
     """
-    found = _tabs(label_studio, project_id)
+    found = find_tabs(label_studio, project_id)
     for title in (BATCH, SUSPECTS, DUPLICATES, UNREADABLE):
         if title in found:
             if _is_as_made(title, found[title]):
@@ -75,7 +84,7 @@ def scores_below(score: float) -> Filters:
     return all_of(score_filter("less", score))
 
 
-def _tabs(label_studio: LabelStudio, project_id: int) -> dict[str, Tab]:
+def find_tabs(label_studio: LabelStudio, project_id: int) -> dict[str, Tab]:
     """The tabs by their titles."""
     answer = label_studio.request("GET", "/api/dm/views/", params={"project": project_id})
     return {tab.title: tab for tab in read_tabs(answer)}

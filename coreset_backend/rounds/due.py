@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from coreset_backend.backend import Backend
 from coreset_backend.errors import CorruptRound
+from coreset_backend.finish.session import labeled_by_model
 from coreset_backend.label_studio.client import LabelStudio
 from coreset_backend.rounds.choose import state_code
 from coreset_backend.rounds.features import features_at_hand
@@ -39,7 +40,12 @@ def round_due(backend: Backend, project_id: int) -> Due:
         return Due(None)
     if new := _new_tasks(backend.label_studio, stored):
         return Due(f"{new} new tasks, and none was left to select")
-    annotated = backend.label_studio.fetch_annotated(project_id)
+    by_model = labeled_by_model(backend.store, project_id)  # or the backend's own labels would start rounds
+    annotated = {
+        task_id: labeled
+        for task_id, labeled in backend.label_studio.fetch_annotated(project_id).items()
+        if task_id not in by_model
+    }
     done = sum(task_id in annotated for task_id in stored.record.batch)
     try:
         reason = _due(settings, stored, annotated, features_at_hand(backend.store, project_id))

@@ -13,11 +13,13 @@ from coreset_backend.connection.queue import publish_queue
 from coreset_backend.connection.record import regions_shown
 from coreset_backend.errors import LabelStudioError
 from coreset_backend.evaluation.predictions import Answers
+from coreset_backend.finish.session import audit_in_front, finished_behind
 from coreset_backend.label_studio.client import LabelStudio
 from coreset_backend.project import Prediction
 from coreset_backend.reports import Publication
 from coreset_backend.rounds.choose import order_behind
 from coreset_backend.store.saved_round import StoredRound
+from coreset_backend.store.store import Store
 
 log = logging.getLogger(__name__)
 
@@ -25,27 +27,31 @@ log = logging.getLogger(__name__)
 def publish_round(backend: Backend, stored: StoredRound, step: Progress) -> None:
     """Make Label Studio serve the round's batch first, then its reserve, then all others; can be repeated.
 
+    While a finish is audited, the answers to check come before the batch, without being shown.
     The round counts as published as soon as annotators get its batch. ``step(done, total)`` is called before
     each change; an exception in it ends the publish.
     """
-    if stored.record.batch or stored.record.reserve:
-        _publish_head(backend, stored, step)
+    to_check = audit_in_front(backend.store, stored.record.project_id)
+    if head := list(dict.fromkeys([*to_check, *stored.record.batch, *stored.record.reserve])):
+        _publish_head(backend, stored, head, frozenset(to_check), step)
     else:
         stored.mark_published(Publication(stored.record.model_version, seconds=0.0, at=_now()))
     _show_findings(backend.label_studio, stored)
 
 
-def _publish_head(backend: Backend, stored: StoredRound, step: Progress) -> None:
+def _publish_head(
+    backend: Backend, stored: StoredRound, head: Sequence[int], to_check: frozenset[int], step: Progress
+) -> None:
     record, started = stored.record, time.monotonic()
     written, shown_before = prepare_publication(backend, record.project_id)
-    ours = _Publishing(backend, stored, started, shown_before)
+    ours = _Publishing(backend, stored, to_check, started, shown_before)
     try:
         publication = publish_queue(
             backend.label_studio,
             record.project_id,
-            [*record.batch, *record.reserve],
+            head,
             record.labels,
-            order=lambda waiting: order_behind(stored, waiting),
+            order=lambda waiting: _order_behind(backend.store, stored, waiting),
             predict=ours.predict,
             written=written,
             progress=step,
@@ -61,12 +67,27 @@ def _publish_head(backend: Backend, stored: StoredRound, step: Progress) -> None
         ours.mark(publication)
 
 
+def _order_behind(store: Store, stored: StoredRound, waiting: Sequence[int]) -> list[int]:
+    """The order behind batch and reserve; after a finish by how hard the rest is, what it labelled last."""
+    ordered = order_behind(stored, waiting)
+    if (finished := finished_behind(store, stored.record.project_id)) is None:
+        return ordered
+    by_model, rest = finished
+    place = {task_id: rank for rank, task_id in enumerate(rest)}
+    return sorted(ordered, key=lambda task_id: (task_id in by_model, place.get(task_id, -1)))
+
+
 @dataclass(slots=True)
 class _Publishing:
-    """A running publish; ``carried``: the tasks to which another version's regions are copied."""
+    """A running publish.
+
+    ``to_check``: the tasks that show no answer; ``carried``: those to which another version's regions are
+    copied.
+    """
 
     backend: Backend
     stored: StoredRound
+    to_check: frozenset[int]
     started: float
     shown_before: str
     carried: set[int] = field(default_factory=set)
@@ -80,7 +101,9 @@ class _Publishing:
         preannotate = self.backend.settings_by_round(record.project_id, record).preannotate
         answers = Answers(self.stored)
         return [
-            replace(
+            Prediction(task_id, 0.0, record.model_version)
+            if task_id in self.to_check
+            else replace(
                 answers.prediction(task_id, 0.0, record.model_version, preannotate),
                 regions=shown.get(task_id, ()),
             )

@@ -46,6 +46,7 @@ STATE_WORDS = {
         "Duplicate",
         "shows the same file as another task or, with group_duplicates, nearly the same image",
     ),
+    "model": ("By the model", "a finish has annotated it with the model's label; no person has"),
 }
 FARTHEST = "Each is the image farthest from all images that were labelled or picked before it"
 STANDS_FOR = "Each is the image that represents the largest part of the pool not represented before it"

@@ -26,7 +26,7 @@ def answers(doubts: np.ndarray, seed: int) -> Answers:
 def audited(wrong: np.ndarray, doubts: np.ndarray, goal: Goal, seed: int) -> tuple[int, Marks]:
     proposed, marks = answers(doubts, seed), np.full(len(wrong), UNKNOWN, dtype=np.int8)
     now = standing(proposed, marks, goal)
-    while len(rows := to_check(proposed, marks, goal, now, LOOK)):
+    while now.known < goal.most and len(rows := to_check(proposed, marks, now, LOOK)):
         marks[rows] = wrong[rows]
         now = standing(proposed, marks, goal, now.taken)
     assert standing(proposed, marks, goal).taken >= now.taken  # what was taken stays taken
@@ -80,9 +80,9 @@ def test_too_little_is_known_until_enough_was_checked_and_it_says_how_much_is_mi
     assert (now.taken, now.most_wrong, now.audited) == (0, 0, next(set_sizes(proposed.doubts, goal)))
     needed = checks_needed(proposed, marks, goal, now.audited)
     assert needed is not None
-    marks[to_check(proposed, marks, goal, now, needed - LOOK)] = RIGHT
+    marks[to_check(proposed, marks, now, needed - LOOK)] = RIGHT
     assert standing(proposed, marks, goal).taken == 0
-    marks[to_check(proposed, marks, goal, now, LOOK)] = RIGHT
+    marks[to_check(proposed, marks, now, LOOK)] = RIGHT
     assert standing(proposed, marks, goal).taken >= now.audited
 
 
@@ -90,10 +90,10 @@ def test_a_model_that_is_often_wrong_gets_nothing_and_is_told_so() -> None:
     proposed, goal = answers(np.full(500, 0.01), 0), Goal(0.05, most=100)
     marks = np.full(500, UNKNOWN, dtype=np.int8)
     now = standing(proposed, marks, goal)
-    while len(rows := to_check(proposed, marks, goal, now, LOOK)):
+    while now.known < goal.most and len(rows := to_check(proposed, marks, now, LOOK)):
         marks[rows] = rows % 3 == 0
         now = standing(proposed, marks, goal)
-    assert (now.taken, now.checked) == (0, 100)
+    assert (now.taken, now.known) == (0, 100)
     assert checks_needed(proposed, marks, goal, now.audited) is None
 
 

@@ -1,0 +1,82 @@
+"""Labels by this backend's model in Label Studio: predictions of a version of their own, and annotations."""
+
+from collections.abc import Collection, Sequence
+
+from coreset_backend.errors import Rejected
+from coreset_backend.label_studio.annotations import is_by_model
+from coreset_backend.label_studio.api import PATIENT
+from coreset_backend.label_studio.client import LabelStudio
+from coreset_backend.label_studio.filters import all_of
+from coreset_backend.label_studio.tabs import find_tabs, make_tab
+
+TAB = "Labelled by the model"
+AT_ONCE = 100
+VERSIONS = "filter:tasks:predictions_model_versions"
+
+
+def show_model_labels(label_studio: LabelStudio, project_id: int, version: str) -> None:
+    """Make the tab of the tasks that have a label of the version, or point it at that version."""
+    shown = all_of({"filter": VERSIONS, "operator": "contains", "type": "List", "value": version})
+    make_tab(label_studio, project_id, TAB, shown)
+
+
+def hide_model_labels(label_studio: LabelStudio, project_id: int) -> None:
+    """Delete the tab, unless somebody has changed what it filters by."""
+    tab = find_tabs(label_studio, project_id).get(TAB)
+    if tab and VERSIONS in str(tab.filters):
+        label_studio.request("DELETE", f"/api/dm/views/{tab.tab_id}/")
+
+
+def annotate_as_predicted(
+    label_studio: LabelStudio, project_id: int, version: str, task_ids: Sequence[int]
+) -> None:
+    """Make annotations, by the token's user, of the version's predictions on tasks without an annotation.
+
+    Each hundred is looked at right before it is written; where a person was faster still, the model's is
+    deleted again. Safe to repeat: Label Studio makes no second annotation of a prediction.
+    """
+    for start in range(0, len(task_ids), AT_ONCE):
+        annotated = label_studio.fetch_annotated(project_id)
+        some = [task_id for task_id in task_ids[start : start + AT_ONCE] if task_id not in annotated]
+        if some:
+            _make_annotations(label_studio, project_id, version, some)
+    for annotation_ids, by_person_too in annotations_by_model(label_studio, project_id, version).values():
+        if by_person_too:
+            delete_annotations(label_studio, annotation_ids)
+
+
+def _make_annotations(
+    label_studio: LabelStudio, project_id: int, version: str, task_ids: Sequence[int]
+) -> None:
+    label_studio.request(
+        "POST",
+        "/api/dm/actions/",
+        params={"id": "predictions_to_annotations", "project": project_id},
+        json={
+            "project": project_id,
+            "model_version": version,
+            "selectedItems": {"all": False, "included": list(task_ids)},
+        },
+        timeout=PATIENT,
+    )
+
+
+def annotations_by_model(
+    label_studio: LabelStudio, project_id: int, version: str
+) -> dict[int, tuple[list[int], bool]]:
+    """Task id -> ids of its annotations by the model, and whether a person has annotated it too."""
+    found = {}
+    for task in label_studio.annotated_tasks(project_id):
+        if ours := [each.annotation_id for each in task.annotations if is_by_model(each, version)]:
+            found[task.task_id] = ours, not all(is_by_model(each) for each in task.annotations)
+    return found
+
+
+def delete_annotations(label_studio: LabelStudio, annotation_ids: Collection[int]) -> None:
+    """Delete the annotations, those that are gone already excepted."""
+    for annotation_id in annotation_ids:
+        try:
+            label_studio.request("DELETE", f"/api/annotations/{annotation_id}/", timeout=PATIENT)
+        except Rejected as error:
+            if error.status != 404:
+                raise
