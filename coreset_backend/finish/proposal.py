@@ -67,7 +67,7 @@ def propose(stored: StoredRound) -> Proposal:
         doubts = 1 - _set_probability(probabilities[rows], labels.multiple)
         rows = rows[np.argsort(doubts, kind="stable")]
         named = named_classes(probabilities[rows], labels.multiple)
-    sets, answers = np.unique(named, axis=0, return_inverse=True)
+    lacking, answers = np.unique(~named, axis=0, return_inverse=True)  # sorted by the order of the classes
     first = np.flatnonzero(np.isin(embedded[rows], stored.record.random_slice))
     among = states[rows] != STATES.index("duplicate")
     order = random_order(len(rows), first.tolist(), among, stored.record.number)
@@ -76,8 +76,8 @@ def propose(stored: StoredRound) -> Proposal:
         task_ids=tuple(embedded[rows].tolist()),
         answers=tuple(answers.reshape(-1).tolist()),
         label_sets=tuple(
-            tuple(name for name, is_named in zip(labels.names, each, strict=True) if is_named)
-            for each in sets
+            tuple(name for name, lacks in zip(labels.names, each, strict=True) if not lacks)
+            for each in lacking
         ),
         doubts=tuple(np.sort(doubts).tolist()),
         order=tuple(order.tolist()),

@@ -167,6 +167,8 @@ class FakeLabelStudio:
             "ground_truth": False,
             "completed_by": 1,
             "updated_at": f"2026-01-01T00:00:00.{self.next_id():06d}Z",
+            "updated_by": body.get("updated_by", 1),
+            "parent_prediction": body.get("parent_prediction"),
         }
         self.tasks[task_id]["annotations"].append(annotation)
         return annotation
@@ -489,10 +491,38 @@ def _titles(studio: FakeLabelStudio, project_id: int) -> list[str]:
 
 
 def action(studio: FakeLabelStudio) -> Json:
-    assert request.args["id"] == "delete_tasks_predictions"
     chosen = request.get_json()["selectedItems"]["included"]
+    if request.args["id"] == "predictions_to_annotations":
+        return _annotate_as_predicted(studio, request.get_json()["model_version"], chosen)
+    assert request.args["id"] == "delete_tasks_predictions"
     studio.predictions = [each for each in studio.predictions if each["task"] not in chosen]
     return jsonify(detail="Deleted")
+
+
+def _annotate_as_predicted(studio: FakeLabelStudio, version: str, chosen: list[int]) -> Json:
+    """As the real one: one annotation of each prediction that has none yet, which nobody has saved."""
+    done = {each["parent_prediction"] for task in studio.tasks.values() for each in task["annotations"]}
+    wanted = [
+        each
+        for each in studio.predictions
+        if each["task"] in chosen and each["model_version"] == version and each["id"] not in done
+    ]
+    for each in wanted:
+        body = {"result": each["result"], "updated_by": None, "parent_prediction": each["id"]}
+        studio.add_annotation(each["task"], body)
+    return jsonify(detail=f"Created {len(wanted)} annotations")
+
+
+def one_annotation(studio: FakeLabelStudio, annotation_id: int) -> Json:
+    for task in studio.tasks.values():
+        for each in task["annotations"]:
+            if each["id"] == annotation_id:
+                if request.method == "DELETE":
+                    task["annotations"].remove(each)
+                    return "", 204
+                each |= {**request.get_json(), "updated_by": 1}
+                return jsonify(each)
+    abort(404, "No Annotation matches the given query.")
 
 
 def model_versions(studio: FakeLabelStudio, project_id: int) -> Json:
@@ -553,6 +583,7 @@ _ROUTES: list[tuple[str, list[str], Any]] = [
     ("/api/tasks/", ["GET"], tasks),
     ("/api/tasks/<int:task_id>/", ["GET", "DELETE"], one_task),
     ("/api/tasks/<int:task_id>/annotations/", ["POST"], annotate),
+    ("/api/annotations/<int:annotation_id>/", ["PATCH", "DELETE"], one_annotation),
     ("/api/predictions/", ["GET", "POST"], predictions),
     ("/api/dm/actions/", ["POST"], action),
     ("/api/predictions/<int:prediction_id>/", ["DELETE"], one_prediction),

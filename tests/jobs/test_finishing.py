@@ -1,0 +1,362 @@
+"""A finish from proposal to undo on the fake Label Studio, also with what comes in between."""
+
+import contextlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from fake_label_studio import TOKEN, FakeLabelStudio
+from saved_rounds import LABELS, record
+
+from coreset_backend.arrays import unwatched
+from coreset_backend.backend import Backend
+from coreset_backend.cli.main import main
+from coreset_backend.errors import FinishError, LabelStudioError
+from coreset_backend.finish.proposal import groups, propose
+from coreset_backend.finish.session import FinishState, Rest, read_proposal, read_session
+from coreset_backend.finish.work import advance, has_work, remove_labels
+from coreset_backend.jobs.finishing import (
+    FinishStatus,
+    Wish,
+    accept_finish,
+    finish_status,
+    look_at_finish,
+    plan_acceptance,
+    plan_finish,
+    start_finish,
+    undo_finish,
+)
+from coreset_backend.jobs.tasks import reconcile_job, run_round_job
+from coreset_backend.label_studio.model_labels import TAB, annotations_by_model
+from coreset_backend.project import Labels
+from coreset_backend.reports import Publication
+from coreset_backend.rounds.due import round_due
+from coreset_backend.rounds.publishing import publish_round
+from coreset_backend.store.record import STATES
+from coreset_backend.store.saved_round import StoredRound
+
+N = 240
+BATCH, RESERVE = 6, 4
+
+
+@dataclass
+class Pool:
+    """A project of N images of which a round's model is surest of the first; ``truth`` is what people say."""
+
+    studio: FakeLabelStudio
+    backend: Backend
+    project_id: int
+    task_ids: list[int]
+    truth: list[str]
+    stored: StoredRound
+
+    def answer(self, task_ids: tuple[int, ...] | list[int]) -> None:
+        for task_id in task_ids:
+            if not self.studio.tasks[task_id]["annotations"]:
+                self.studio.annotate(task_id, self.truth[self.task_ids.index(task_id)])
+
+    def audit(self, looks: int = 40) -> FinishStatus:
+        """Answer what is asked for until nothing is."""
+        for _ in range(looks):
+            session = read_session(self.backend.store, self.project_id)
+            assert session
+            if not session.asked:
+                break
+            self.answer(session.asked)
+            advance(self.backend, self.project_id)
+        return finish_status(self.backend, self.project_id)
+
+    def by_model(self) -> list[int]:
+        """Tasks with an annotation of the model."""
+        session = read_session(self.backend.store, self.project_id)
+        version = session.version if session else "finish-"
+        return list(annotations_by_model(self.backend.label_studio, self.project_id, version))
+
+
+@pytest.fixture
+def pool(make_backend: Callable[..., Backend], studio: FakeLabelStudio) -> Iterator[Pool]:
+    yield made_pool(make_backend(label_studio_url=studio.url, label_studio_api_key=TOKEN), studio)
+
+
+def made_pool(backend: Backend, studio: FakeLabelStudio, labels: Labels = LABELS) -> Pool:
+    project_id = studio.create_project()
+    task_ids = [studio.add_task(project_id, {"image": f"/data/upload/{i}.png"}) for i in range(N)]
+    odds = np.linspace(0.995, 0.55, N)
+    rng = np.random.default_rng(0)
+    says = rng.integers(0, 2, N)
+    wrong = rng.random(N) < (1 - odds)
+    truth = [labels.names[int(code) ^ int(error)] for code, error in zip(says, wrong, strict=True)]
+    probabilities = np.stack([np.where(says == 0, odds, 1 - odds), np.where(says == 1, odds, 1 - odds)], 1)
+    states = np.full(N, STATES.index("pool"), dtype=np.uint8)
+    batch, reserve = task_ids[-BATCH:], task_ids[-BATCH - RESERVE : -BATCH]
+    states[-BATCH:], states[-BATCH - RESERVE : -BATCH] = STATES.index("selected"), STATES.index("reserve")
+    with backend.store.draft(project_id) as draft:
+        stored = draft.save(
+            record(
+                draft.number,
+                project_id=project_id,
+                labels=labels,
+                batch=tuple(batch),
+                reserve=tuple(reserve),
+                random_slice=tuple(batch[:2]),
+                distances=tuple([1.0] * (BATCH + RESERVE)),
+                counts={"pool": N},
+            ),
+            {
+                "task_ids": np.array(task_ids),
+                "states": states,
+                "scores": np.linspace(0, 1, N, dtype=np.float32),
+                "embedded_task_ids": np.array(task_ids),
+                "probabilities": probabilities.astype(np.float32),
+            },
+        )
+    return Pool(studio, backend, project_id, task_ids, truth, stored)
+
+
+def test_a_plan_shows_the_audit_and_changes_nothing(pool: Pool) -> None:
+    before = list(pool.studio.asked)
+    planned = plan_finish(pool.backend, pool.project_id, Wish(0.9))
+    assert planned.state is None
+    assert "would propose labels for 240 images" in planned.sentence
+    assert "Too little is known" in planned.sentence
+    assert planned.groups[0].needed
+    assert planned.left == N
+    assert read_session(pool.backend.store, pool.project_id) is None
+    changed = [method for method, _ in pool.studio.asked[len(before) :] if method != "GET"]
+    assert changed == []
+
+
+def test_the_audit_comes_before_the_batch_without_the_answer_and_the_batch_is_not_lost(pool: Pool) -> None:
+    start_finish(pool.backend, pool.project_id, Wish(0.9))
+    session = read_session(pool.backend.store, pool.project_id)
+    assert session
+    publish_round(pool.backend, pool.stored, unwatched)
+    queue = pool.studio.queue(pool.project_id)
+    assert tuple(queue[: len(session.asked)]) == session.asked
+    batch = [task_id for task_id in pool.stored.record.batch if task_id not in session.asked]
+    assert queue[len(session.asked) :][: len(batch)] == batch
+    assert not any(each["result"] for id_ in session.asked for each in pool.studio.predictions_of(id_))
+    pool.answer(session.asked[:30])
+    done, changes_queue = advance(pool.backend, pool.project_id)
+    assert changes_queue and "are to be checked" in done
+    publish_round(pool.backend, pool.stored, unwatched)
+    again = read_session(pool.backend.store, pool.project_id)
+    assert again and tuple(pool.studio.queue(pool.project_id)[: len(again.asked)]) == again.asked
+    assert not any(each["result"] for id_ in again.asked for each in pool.studio.predictions_of(id_))
+
+
+def test_what_is_accepted_is_written_marked_and_undone_to_the_last_piece(pool: Pool) -> None:
+    start_finish(pool.backend, pool.project_id, Wish(0.9))
+    with pytest.raises(FinishError, match=r"Too little is known.*more checks are needed"):
+        accept_finish(pool.backend, pool.project_id, annotations=True, rest=Rest.HARDEST_LAST)
+    found = pool.audit()
+    assert found.groups[0].set_size > N / 2
+    planned = plan_acceptance(pool.backend, pool.project_id)
+    assert planned.to_write and "can be finished" in planned.sentence
+    people = {task["id"] for task in pool.studio.tasks_of(pool.project_id) if task["annotations"]}
+    accept_finish(pool.backend, pool.project_id, annotations=True, rest=Rest.HARDEST_LAST)
+    # A person is faster than the worker.
+    session = read_session(pool.backend.store, pool.project_id)
+    assert session
+    pool.answer(session.accepted[:1])
+    told, changes_queue = advance(pool.backend, pool.project_id)
+    assert changes_queue and told == f"the model's labels are written on {planned.to_write - 1} tasks"
+    written = finish_status(pool.backend, pool.project_id)
+    assert (written.state, written.by_model) == (FinishState.WRITTEN, planned.to_write - 1)
+    assert written.by_people + written.by_model + written.left == N
+    assert set(pool.by_model()) == set(session.accepted[1:])
+    assert not set(pool.by_model()) & people
+    assert any(view["data"]["title"] == TAB for view in pool.studio.views.values())
+    assert_counts_as_the_models(pool)
+    publish_round(pool.backend, pool.stored, unwatched)
+    rest = [each for each in pool.studio.queue(pool.project_id) if each not in pool.stored.record.batch]
+    places = [pool.task_ids.index(task_id) for task_id in rest if task_id not in pool.stored.record.reserve]
+    assert places == sorted(places)  # the surest first, the hardest last
+    assert_undone(pool, session.version, people | {session.accepted[0]})
+
+
+def assert_counts_as_the_models(pool: Pool) -> None:
+    """Rounds neither learn from the model's annotations nor count them nor start because of them."""
+    snapshot = pool.backend.label_studio.fetch_snapshot(pool.project_id)
+    states = {task.task_id: task.state for task in snapshot.tasks}
+    assert {states[task_id] for task_id in pool.by_model()} == {"model"}
+    assert all(task.label is None for task in snapshot.tasks if task.state == "model")
+    pool.stored.mark_published(Publication(pool.stored.record.model_version, sent=1))
+    pool.studio.projects[pool.project_id]["model_version"] = pool.stored.record.model_version
+    people = sum(state == "labeled" for state in states.values())
+    due = round_due(pool.backend, pool.project_id)
+    assert due.reason in (None, f"{people} new labels") or "are done" in (due.reason or "")
+
+
+def assert_undone(pool: Pool, version: str, people: set[int]) -> None:
+    changed = pool.by_model()[0]
+    by_person = next(each for each in pool.studio.tasks[changed]["annotations"])
+    by_person |= {"result": [{**by_person["result"][0], "value": {"choices": ["dog"]}}], "updated_by": 2}
+    undo_finish(pool.backend, pool.project_id)
+    assert finish_status(pool.backend, pool.project_id).state is FinishState.UNDOING
+    advance(pool.backend, pool.project_id)
+    assert finish_status(pool.backend, pool.project_id).state is None
+    annotated = {task["id"] for task in pool.studio.tasks_of(pool.project_id) if task["annotations"]}
+    assert annotated == people | {changed}
+    assert version not in pool.studio.versions(pool.project_id)
+    assert not any(view["data"]["title"] == TAB for view in pool.studio.views.values())
+    with pytest.raises(FinishError, match="no finish to undo"):
+        undo_finish(pool.backend, pool.project_id)
+
+
+@pytest.mark.parametrize("requests", [1, 2, 3, 5, 8])
+def test_a_worker_that_is_killed_while_writing_is_completed_by_the_next(pool: Pool, requests: int) -> None:
+    start_finish(pool.backend, pool.project_id, Wish(0.9))
+    pool.audit()
+    accept_finish(pool.backend, pool.project_id, annotations=True, rest=Rest.HARDEST_FIRST)
+    session = read_session(pool.backend.store, pool.project_id)
+    assert session
+    fault = pool.studio.fail(500, "", skip=2 * requests)  # a GET is tried three times, then all fail
+    with contextlib.suppress(LabelStudioError):
+        advance(pool.backend, pool.project_id)
+    assert fault in pool.studio.faults
+    pool.studio.heal()
+    advance(pool.backend, pool.project_id)
+    assert set(pool.by_model()) == set(session.accepted)
+    assert pool.studio.versions(pool.project_id)[session.version] == len(session.accepted)
+    assert all(len(pool.studio.tasks[each]["annotations"]) == 1 for each in session.accepted)
+    remove_labels(pool.backend.label_studio, pool.project_id, session.version)
+    assert not pool.by_model()
+
+
+def test_another_label_config_stops_the_finish_before_anything_is_written(pool: Pool) -> None:
+    start_finish(pool.backend, pool.project_id, Wish(0.9))
+    pool.audit()
+    accept_finish(pool.backend, pool.project_id, annotations=True, rest=Rest.HARDEST_FIRST)
+    before = pool.studio.projects[pool.project_id]["label_config"]
+    pool.studio.projects[pool.project_id]["label_config"] = before.replace('"dog"', '"wolf"')
+    advance(pool.backend, pool.project_id)
+    stopped = finish_status(pool.backend, pool.project_id)
+    assert "are not those that the model answered" in stopped.sentence
+    assert not pool.by_model() and not has_work(pool.backend, pool.project_id)
+    pool.studio.projects[pool.project_id]["label_config"] = before
+    advance(pool.backend, pool.project_id)
+    assert finish_status(pool.backend, pool.project_id).state is FinishState.WRITTEN
+
+
+def test_skipped_and_deleted_tasks_count_as_errors_and_stop_no_audit(pool: Pool) -> None:
+    start_finish(pool.backend, pool.project_id, Wish(0.8))
+    session = read_session(pool.backend.store, pool.project_id)
+    assert session
+    skipped, deleted, *others = session.asked
+    pool.studio.annotate(skipped, None, cancelled=True)
+    pool.studio.delete_task(deleted)
+    pool.answer(others)
+    found = look_at_finish(pool.backend, pool.project_id)
+    truth_wrong = found.groups[0].wrong
+    assert truth_wrong >= 2
+    assert found.groups[0].checked == len(session.asked)
+    assert pool.audit().groups[0].set_size > 0
+
+
+def test_picks_of_the_strategy_are_no_audit_and_the_random_slice_comes_first(pool: Pool) -> None:
+    proposal = propose(pool.stored)
+    order = [proposal.task_ids[row] for row in proposal.order]
+    assert set(order[:2]) == set(pool.stored.record.random_slice)
+    start_finish(pool.backend, pool.project_id, Wish(0.9))
+    pool.answer(pool.stored.record.batch)
+    found = look_at_finish(pool.backend, pool.project_id)
+    assert found.groups[0].checked == 0
+    assert found.by_people == BATCH
+
+
+def test_classes_are_bounded_each_by_itself(pool: Pool) -> None:
+    planned = start_finish(pool.backend, pool.project_id, Wish(0.8, per_class=True))
+    assert [group.name for group in planned.groups] == ["cat", "dog"]
+    assert sum(group.images for group in planned.groups) == N
+    found = pool.audit()
+    assert all(group.checked for group in found.groups)
+    assert all(group.set_size for group in found.groups)
+    assert "cat: By" in found.sentence and "dog: By" in found.sentence
+
+
+def test_in_multiple_choice_the_whole_set_must_be_right(
+    make_backend: Callable[..., Backend], studio: FakeLabelStudio
+) -> None:
+    backend = make_backend(label_studio_url=studio.url, label_studio_api_key=TOKEN)
+    pool = made_pool(backend, studio, Labels("label", "image", ("cat", "dog"), multiple=True))
+    config = studio.projects[pool.project_id]["label_config"]
+    studio.projects[pool.project_id]["label_config"] = config.replace(
+        "<Choices ", '<Choices choice="multiple" '
+    )
+    proposal = propose(pool.stored)
+    assert set(proposal.label_sets) == {("cat",), ("dog",)}
+    assert [group.name for group in groups(proposal, per_class=True)] == ["cat", "dog"]
+    start_finish(backend, pool.project_id, Wish(0.8))
+    session = read_session(backend.store, pool.project_id)
+    assert session
+    region = {
+        "from_name": "label",
+        "to_name": "image",
+        "type": "choices",
+        "value": {"choices": ["cat", "dog"]},
+    }
+    studio.add_annotation(session.asked[0], {"result": [region]})
+    assert look_at_finish(backend, pool.project_id).groups[0].wrong == 1
+
+
+def test_a_second_finish_is_refused_and_a_damaged_one_keeps_no_round_from_running(pool: Pool) -> None:
+    start_finish(pool.backend, pool.project_id, Wish(0.9))
+    with pytest.raises(FinishError, match="is auditing already"):
+        start_finish(pool.backend, pool.project_id, Wish(0.9))
+    path = pool.stored.path.parent / "finish.json"
+    path.write_bytes(path.read_bytes()[:-3])
+    with pytest.raises(FinishError, match=r"Delete finish\.json"):
+        finish_status(pool.backend, pool.project_id)
+    publish_round(pool.backend, pool.stored, unwatched)
+    assert tuple(pool.studio.queue(pool.project_id)[:BATCH]) == pool.stored.record.batch
+
+
+@pytest.mark.parametrize("wish", [{"accuracy": 1.0}, {"accuracy": 0.1}, {"confidence": 1.0}, {"audits": 0}])
+def test_what_cannot_be_promised_is_refused_in_words(wish: dict[str, float]) -> None:
+    with pytest.raises(FinishError, match="must be from"):
+        Wish(**wish)  # type: ignore[arg-type]
+
+
+def test_a_round_without_a_model_proposes_nothing(pool: Pool) -> None:
+    with pool.backend.store.draft(pool.project_id) as draft:
+        bare = draft.save(record(draft.number, project_id=pool.project_id), {"task_ids": np.array([1])})
+    with pytest.raises(FinishError, match="has no model yet"):
+        propose(bare)
+
+
+def test_the_command_shows_begins_looks_accepts_and_undoes(
+    pool: Pool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = pool.backend.settings
+    for name, value in {
+        "REDIS_URL": settings.redis_url,
+        "MODEL_DIR": str(settings.model_dir),
+        "LABEL_STUDIO_URL": pool.studio.url,
+        "LABEL_STUDIO_API_KEY": TOKEN,
+    }.items():
+        monkeypatch.setenv(name, str(value))
+
+    def typed(*words: str) -> str:
+        result = CliRunner().invoke(main, ["finish", "--project", str(pool.project_id), *words])
+        return result.output
+
+    assert "nothing is written" in typed("--accuracy", "0.9", "--dry-run")
+    assert "Project" in (begun := typed("--accuracy", "0.9")) and "first in the queue" in begun
+    assert "Too little is known" in typed("--accept")
+    pool.audit()
+    assert "--accept writes the model's label on" in typed()
+    assert "belong to --accept" in typed("--annotations")
+    assert "being written" in typed("--accept", "--rest", "hardest-last")
+    assert run_round_job(pool.project_id).endswith("published again")
+    assert "by the model" in typed()
+    assert '"state": "written"' in typed("--json")
+    assert "is being removed" in typed("--undo")
+    assert reconcile_job()
+    run_round_job(pool.project_id)
+    assert "No labels by the model" in typed("--dry-run", "--undo")
+    assert read_session(pool.backend.store, pool.project_id) is None
+    with pytest.raises(FinishError):
+        read_proposal(pool.backend.store, pool.project_id)
