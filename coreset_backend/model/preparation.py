@@ -19,6 +19,8 @@ GROWN = 1.5
 LEAST_KEPT = 0.8
 """The share of newcomers' variance that it keeps, over that of its own pool's: below it, fit another."""
 LEAST_NEWCOMERS = 50
+ROUNDING = 1e-5
+"""Variance below this share of the largest is what float32 makes of none."""
 
 
 class Preparation(nn.Module):
@@ -70,17 +72,25 @@ def fit_preparation(features: Floats, seed: int) -> Preparation:
     made = Preparation(features.shape[1])
     mean = sample.double().mean(0)
     deviation = sample.double().std(0, correction=0).clamp_min(1e-6)
-    scaled = (sample.double() - mean) / deviation
-    if len(scaled) < scaled.shape[1]:  # as many directions as images
-        components = torch.linalg.svd(scaled, full_matrices=False).Vh
-    else:
-        components = torch.linalg.eigh(scaled.T @ scaled).eigenvectors.flip(1).T
+    components = _principal_components(((sample - mean) / deviation).float())
     made.mean.copy_(mean)
     made.deviation.copy_(deviation)
-    made.components[: len(components)] = components[:COMPONENTS].float()
+    made.components[: len(components)] = components
     made.images.fill_(len(features))
     made.kept.fill_(made._share_kept(sample))
     return made
+
+
+def _principal_components(scaled: Tensor) -> Tensor:
+    """float32[<= 256, d] of float32[n, d]: directions of unit length, the one of largest variance first.
+
+    By the smaller of the two products, n x n or d x d, whose eigenvalues other than 0 are the same.
+    """
+    rows, columns = scaled.shape
+    values, vectors = torch.linalg.eigh(scaled @ scaled.T if rows < columns else scaled.T @ scaled)
+    kept = values.flip(0)[:COMPONENTS] > ROUNDING * values[-1].clamp_min(1e-12)
+    directions = vectors.flip(1)[:, :COMPONENTS][:, kept].T
+    return F.normalize(directions @ scaled) if rows < columns else directions
 
 
 @torch.inference_mode()

@@ -57,6 +57,7 @@ def features_name(classifier: Classifier) -> str:
     """The same of the features alone, before they are prepared."""
     kind = (
         classifier.backbone.name,
+        classifier.backbone.dimension,
         classifier.size,
         classifier.mirror,
         classifier.device.type,

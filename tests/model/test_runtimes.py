@@ -73,7 +73,7 @@ def test_any_number_of_images_is_embedded_alike(pixels: np.ndarray, cache: Path)
     classifier = untrained(pixels, cache)
     whole = model.embed(classifier, pixels)
     np.testing.assert_allclose(model.embed(classifier, pixels, batch=7), whole, rtol=0.05, atol=0.02)
-    assert model.embed(classifier, pixels[:0]).shape == (0, 1280)
+    assert model.embed(classifier, pixels[:0]).shape == (0, 3328)
 
 
 @needs_openvino
