@@ -80,6 +80,7 @@ TESTED_IN = {
     "model/test_backbones.py": ("files of weights are checked", {"model/weights"}),
     "model/test_pretraining.py": ("it stops and goes on from it", {"model/pretraining_checkpoint"}),
     "model/test_runtimes.py": ("OpenVINO is one of them", {"model/openvino_runtime"}),
+    "model/test_onnx_networks.py": ("a network is a file that was read", {"model/onnx_files"}),
     "model/test_classifier.py": ("a classifier is saved and loaded", {"model/saving"}),
     "rounds/test_run.py": (
         "whole rounds, one after another",

@@ -25,7 +25,8 @@ class Backbone:
     classifier: float[k, 3, size, size] to float[k, dimension]. ``load(state)`` gives it with the weights of a
     file, which may hold a classifier too; it raises Mismatch. ``published``: others publish weights for it,
     trained on other images. ``mean`` and ``deviation`` are those of the input, whose pixels are in [0, 1].
-    ``configuration``: the JSON that timm builds it from, empty for the others.
+    ``configuration``: the JSON that a saved one of timm or ONNX is built from, empty for the others.
+    ``trainable``: whether gradients can be had of it.
     """
 
     name: str
@@ -36,6 +37,7 @@ class Backbone:
     pretrained: bool = True
     published: bool = True
     any_size: bool = True
+    trainable: bool = True
     mean: Triple = IMAGENET_MEAN
     deviation: Triple = IMAGENET_DEVIATION
     interpolation: str = "bilinear"

@@ -23,8 +23,9 @@ from coreset_backend.model.networks import (
     PretrainedCnn,
     SmallCnn,
 )
+from coreset_backend.model.onnx_networks import read_onnx_backbone, saved_onnx_backbone
 from coreset_backend.model.stages import STAGED_DIM, StagedFeatures
-from coreset_backend.model.weights import loaded, read_weights, with_weights
+from coreset_backend.model.weights import ONNX, loaded, read_weights, with_weights
 
 log = logging.getLogger(__name__)
 GREY = (0.5, 0.5, 0.5)
@@ -113,16 +114,13 @@ def backbone_named(name: str) -> Backbone:
         case Kind.FILE:
             return _owner_of(what.path)
         case Kind.ONNX:
-            return onnx_backbone(name, what.path)
-
-
-def onnx_backbone(name: str, path: Path) -> Backbone:
-    """The network in an ONNX file."""
-    raise ConfigError(f"{name}: files of ONNX are not read yet; give a .safetensors or .pth file.")
+            return read_onnx_backbone(what.path)
 
 
 def saved_backbone(name: str, configuration: str) -> Backbone | None:
     """The backbone of a saved classifier, whatever is on this machine today; None if it is unknown."""
+    if configuration and name.lower().endswith(ONNX):
+        return saved_onnx_backbone(name, configuration)
     if configuration:
         return timm_networks.configured_backbone(name, configuration)
     if name == LITE0:

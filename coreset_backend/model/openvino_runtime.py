@@ -21,7 +21,7 @@ from coreset_backend.model.backbone import Backbone
 # OpenVINO reports each import and conversion to its maker where this package is installed with it.
 sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
 try:
-    import openvino
+    import openvino as openvino
     from openvino.preprocess import PrePostProcessor
 except (ImportError, OSError):  # not installed, or not for this system
     openvino = None
@@ -32,14 +32,30 @@ KEPT = 4
 
 @dataclass(frozen=True, slots=True, eq=False)
 class OpenVino:
-    """A compiled network, uint8[k, size, size, 3] to float32[k, dimension]; ``name``: what computes it."""
+    """A compiled network, images to float32[k, dimension]; ``name``: what computes it.
+
+    ``batch``: the only number of images that it takes at a time; 0: any.
+    """
 
     name: str
     network: "openvino.CompiledModel"
+    batch: int = 0
 
-    def __call__(self, pixels: NDArray[np.uint8]) -> Floats:
-        features: Floats = self.network(pixels)[0]
-        return features
+    def __call__(self, images: NDArray[np.uint8] | Floats) -> Floats:
+        if not self.batch:
+            features: Floats = self.network(images)[0]
+            return features
+        parts = [
+            self._padded(images[start : start + self.batch]) for start in range(0, len(images), self.batch)
+        ]
+        return np.concatenate(parts)
+
+    def _padded(self, images: NDArray[np.uint8] | Floats) -> Floats:
+        """The features of at most ``batch`` images, which the network takes by exactly so many."""
+        missing = self.batch - len(images)
+        padded = np.concatenate([images, np.repeat(images[-1:], missing, axis=0)]) if missing else images
+        features: Floats = self.network(padded)[0]
+        return features[: len(images)]
 
 
 def is_installed() -> bool:
@@ -61,6 +77,11 @@ def compile_network(
         model = _converted(network, size)
         if kept:
             _keep(model, kept)
+    return compile_for_pixels(model, backbone, half=half)
+
+
+def compile_for_pixels(model: "openvino.Model", backbone: Backbone, *, half: bool) -> OpenVino:
+    """A model of float32[k, 3, size, size], compiled for uint8[k, size, size, 3]: it normalises by itself."""
     return compile_model(_with_pixels(model, backbone), half=half)
 
 
@@ -87,7 +108,9 @@ def compile_model(model: "openvino.Model", *, half: bool) -> OpenVino:
         "ENABLE_CPU_PINNING": False,  # other processes have a right to the cores too
     }
     compiled = openvino.Core().compile_model(model, "CPU", wanted)
-    return OpenVino(f"OpenVINO {_version()} {'bfloat16' if half else 'float32'}", compiled)
+    taken = model.inputs[0].partial_shape[0]
+    batch = 0 if taken.is_dynamic else int(taken.get_length())
+    return OpenVino(f"OpenVINO {_version()} {'bfloat16' if half else 'float32'}", compiled, batch)
 
 
 def _converted(network: nn.Module, size: int) -> "openvino.Model":
@@ -99,7 +122,6 @@ def _converted(network: nn.Module, size: int) -> "openvino.Model":
 
 
 def _with_pixels(model: "openvino.Model", backbone: Backbone) -> "openvino.Model":
-    """``model`` with the pixels as its input: normalised within, which saves a pass over float images."""
     steps = PrePostProcessor(model)
     steps.input().tensor().set_element_type(openvino.Type.u8).set_layout(openvino.Layout("NHWC"))
     steps.input().model().set_layout(openvino.Layout("NCHW"))

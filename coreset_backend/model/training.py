@@ -110,7 +110,8 @@ def is_fine_tuned(backbone: Backbone, labels: int, device: torch.device) -> bool
 
     torchvision's networks stay frozen on a CPU, where they would take an hour.
     """
-    return labels >= FINE_TUNED_FROM and (not backbone.published or device.type == "cuda")
+    affordable = not backbone.published or device.type == "cuda"
+    return labels >= FINE_TUNED_FROM and backbone.trainable and affordable
 
 
 def untrained(

@@ -16,6 +16,7 @@ from coreset_backend.model.backbone import Backbone, ChosenBackbone, Mismatch
 from coreset_backend.model.licences import in_words
 
 SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")
+ONNX = ".onnx"
 NESTED = ("state_dict", "model")
 """Where checkpoints of trainings keep the weights, beside their optimizer."""
 
@@ -25,6 +26,8 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
+        if path.suffix.lower() == ONNX:  # the file as it is: OpenVINO reads it
+            return {"content": torch.frombuffer(bytearray(path.read_bytes()), dtype=torch.uint8)}
         state = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError as error:
         raise ConfigError(f"There is no weights file {path}.") from error

@@ -103,7 +103,7 @@ def test_where_it_differs_torch_computes_and_it_is_converted_anew(
     [record] = said.records
     assert record.levelname == "WARNING"
     assert (
-        "torch computes efficientnet_lite0, since OpenVINO differs: mean cosine to torch on 16 images"
+        "torch computes efficientnet_lite0, since OpenVINO differs: mean cosine to float32 on 16 images"
         in record.message
     )
     assert untrained(pixels, tmp_path).runtime
