@@ -82,7 +82,10 @@ def write_tensors(path: Path, manifest: Mapping[str, object], tensors: Mapping[s
 
 
 def load_classifier(path: Path, device: str = "auto") -> Classifier:
-    """The classifier in that file, on that device; CorruptRound if it is missing, torn or altered."""
+    """The classifier in that file, on that device; torch computes its features.
+
+    Raises CorruptRound if the file is missing, torn or altered.
+    """
     manifest, tensors = read_tensors(path)
     if manifest.get("format") != FORMAT:
         raise CorruptRound(path, f"its format is {manifest.get('format')}, but {FORMAT} was expected")
