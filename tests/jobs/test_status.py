@@ -79,3 +79,15 @@ def test_a_failure_is_shown_in_words_with_what_comes_next(make_backend: Callable
     again = lines(state="waiting", error=None, last_failure=failure)
     assert again[2] == "  The previous attempt failed, 2026-01-01 00:00:00 UTC: No image came."
     assert len(lines(state="idle", error=None, last_failure=failure)) == 2
+
+
+def test_a_download_of_weights_is_shown_in_megabytes_and_only_while_it_lasts(
+    make_backend: Callable[..., Backend],
+) -> None:
+    backend = make_backend()
+    running(backend, phase="weights", done=12_400_000, total=88_000_000)
+    progress = project_status(backend, 7).progress
+    assert progress.sentence == "Downloading weights: 12 of 88 MB."
+    assert [step.phase for step in progress.steps if step.status == "current"] == ["weights"]
+    running(backend, phase="images")
+    assert "weights" not in [step.phase for step in project_status(backend, 7).progress.steps]

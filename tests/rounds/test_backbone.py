@@ -14,6 +14,10 @@ from worker_site import Site
 
 from coreset_backend.jobs.queue import request_round
 from coreset_backend.model import STRONGER
+from coreset_backend.rounds.backbone import prepare_backbone
+from coreset_backend.settings import Settings
+from coreset_backend.store.record import BackboneChoice
+from coreset_backend.store.store import Store
 
 pytestmark = pytest.mark.slow
 SIZE = {"CORESET_IMAGE_SIZE": "28"}  # four patches: nothing is learned here
@@ -50,6 +54,35 @@ def strong(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def hub() -> Iterator[FakeHub]:
     with serving_hub() as hub:
         yield hub
+
+
+def chosen_for(store: Store, images: int) -> BackboneChoice:
+    """What 'auto' keeps for project 1 with so many images, where no hub may be asked."""
+    prepare_backbone(store, Settings(), 1, images, None, lambda _done, _total: None)
+    choice = store.backbone_choice(1)
+    assert choice
+    return choice
+
+
+def test_a_pool_that_outgrows_its_network_goes_back_to_the_small_one(tmp_path: Path) -> None:
+    """At 50 images a second: 9,000 take the 3 minutes that auto allows, 36,000 four times as long."""
+    folder = timm_folder(tmp_path / "tiny")
+    store = Store(tmp_path)
+    kept = BackboneChoice(f"local-dir:{folder}", "it is quick", images_per_second=50.0)
+    store.keep_backbone_choice(1, kept)
+    assert chosen_for(store, 35_000) == kept
+    outgrown = chosen_for(store, 37_000)
+    assert outgrown.name == "efficientnet_lite0" and "the pool has grown to 37,000 images" in outgrown.why
+    assert chosen_for(store, 10) == outgrown, "kept, however small the pool is now"
+
+
+def test_without_a_hub_auto_takes_what_is_installed_and_a_damaged_choice_is_made_anew(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    choice = chosen_for(store, 10)
+    assert choice.name == "efficientnet_lite0" and "downloads are forbidden" in choice.why
+    assert not choice.wanted, "nothing failed, so nothing is tried again"
+    (path := tmp_path / "projects" / "1" / "backbone.json").write_bytes(b"torn")
+    assert chosen_for(store, 10) == choice and path.read_bytes() != b"torn"
 
 
 def hub_settings(site: Site, hub: FakeHub, **more: str) -> dict[str, str]:

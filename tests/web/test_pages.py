@@ -119,6 +119,7 @@ def test_the_page_shows_what_the_overview_says(backend: Backend, client: FlaskCl
     assert overview["label_studio"] == "https://label.example/projects/7/data"
     assert "no &lt;image&gt;" in html
     assert "Pets <b>" not in html
+    assert re.search(r"Model of round \d+: small_cnn\.", html)
     shown = json.loads(re.search(r'id="view">(.*?)</script>', html)[1])  # type: ignore[index]
     assert shown == overview
 
