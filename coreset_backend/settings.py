@@ -274,6 +274,11 @@ class Settings(BaseSettings):
         return max(self.batch_size, 20)
 
     @property
+    def labels_choose_backbone(self) -> bool:
+        """Whether an audition may choose the backbone: neither it nor a weights file is named."""
+        return self.backbone == "auto" and self.weights is None
+
+    @property
     def labels_for_a_round(self) -> int:
         """New labels that start a round even while the batch is not done."""
         return self.new_labels or self.batch_size

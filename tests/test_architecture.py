@@ -167,11 +167,11 @@ def test_the_types_of_arrays_are_defined_once() -> None:
     assert not again
 
 
-def test_of_the_jobs_only_the_tasks_import_rounds() -> None:
+def test_of_the_jobs_only_what_workers_run_imports_rounds() -> None:
     """So that the web process asks for rounds without what runs them."""
     name = "from coreset_backend.rounds"
     importing = {path.stem for path in (PACKAGE / "jobs").glob("*.py") if name in path.read_text()}
-    assert importing == {"tasks"}
+    assert importing == {"tasks", "spare_time"}
 
 
 def test_the_picture_of_the_house_shows_every_room_and_no_other_arrow() -> None:

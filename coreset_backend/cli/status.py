@@ -49,6 +49,7 @@ def status_lines(status: ProjectStatus | UnreadableProject) -> list[str]:
         *(f"  {sentence}" for sentence in progress.connection),
         *_failure_before(progress),
         *(_round_lines(status.round) if status.round else []),
+        *([f"  {status.backbone_choice.sentence}"] if status.backbone_choice else []),
         *([f"  {status.advice.sentence}"] if status.advice else []),
     ]
 

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from coreset_backend.arrays import Rows
 from coreset_backend.errors import ImageError
@@ -152,14 +153,15 @@ class CachedPixels:
     """The images with ``keys``, uint8[m, 32], that are in the cache, without repetitions; read on access.
 
     ``pixels[rows]`` is uint8[len(rows), size, size, 3] for int64 rows; ``keys``, uint8[n, 32], are the keys
-    of the rows, ascending. Raises ``ImageError`` if an image was evicted meanwhile.
+    of the rows, ascending. ``size``: the side in pixels, None for that of the cache; others are resized from
+    it. Raises ``ImageError`` if an image was evicted meanwhile.
     """
 
-    def __init__(self, folder: Path, keys: NDArray[np.uint8]) -> None:
+    def __init__(self, folder: Path, keys: NDArray[np.uint8], size: int | None = None) -> None:
         found = [key for key in np.unique(keys, axis=0) if _entry_path(folder, key.tobytes().hex()).is_file()]
         self.keys = np.array(found, dtype=np.uint8).reshape(-1, 32)
         self._folder = folder
-        self._size = len(self._read(0)) if found else 0
+        self._size = size or (len(self._cached(0)) if found else 0)
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -175,6 +177,13 @@ class CachedPixels:
         return pixels
 
     def _read(self, row: int) -> NDArray[np.uint8]:
+        pixels = self._cached(row)
+        if len(pixels) == self._size:
+            return pixels
+        side = (self._size, self._size)
+        return np.asarray(Image.fromarray(pixels).resize(side, Image.Resampling.BILINEAR))
+
+    def _cached(self, row: int) -> NDArray[np.uint8]:
         pixels = read_pixels(self._folder, self.keys[row].tobytes().hex())
         if pixels is None:
             raise ImageError("an image was evicted from the cache; the next round fetches it again")

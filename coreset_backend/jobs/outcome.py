@@ -24,6 +24,8 @@ from coreset_backend.errors import (
     memory_ran_out,
 )
 from coreset_backend.jobs.keys import (
+    AUDITION_JOB,
+    AUDITION_LEASE,
     DAY,
     PRETRAINING_JOB,
     PRETRAINING_LEASE,
@@ -80,6 +82,10 @@ last retry the poll backs off.
 """
 
 
+LEASES = {ROUND_JOB: ROUND_LEASE, PRETRAINING_JOB: PRETRAINING_LEASE, AUDITION_JOB: AUDITION_LEASE}
+"""Which lease of its project a job holds while it runs."""
+
+
 def retry_policy(error: CoresetError) -> RetryPolicy:
     """The policy of the error's first matching row in RETRIES."""
     return next(policy for kind, policy in RETRIES if isinstance(error, kind))
@@ -106,15 +112,17 @@ def note_failure(backend: Backend, project_id: int, error: CoresetError, demands
 
 
 def note_lost_process(backend: Backend, job: Job, how: str, *, dead: bool) -> None:
-    """Write to the state that the process of a round or a pretraining ended without reporting a result.
+    """Log, and but for an audition write to the state, that a process ended without reporting a result.
 
     ``dead``: the process is known to have ended, so its lease is released at once.
     """
-    if job.func_name not in (ROUND_JOB, PRETRAINING_JOB):
+    if job.func_name not in LEASES:
         return
     if dead:
         free_lease(backend.redis, job)
-    if job.func_name == PRETRAINING_JOB:
+    if job.func_name == AUDITION_JOB:  # the backbone in use stays
+        log.error("project %s: the process of the audition ended unexpectedly (%s)", job.args[0], how)
+    elif job.func_name == PRETRAINING_JOB:
         _note_lost_pretraining(backend.redis, job, how)
     else:
         _note_lost_round(backend, job, how)
@@ -225,8 +233,7 @@ def settle(redis: Redis, store: Store, project_id: int) -> None:
 
 def free_lease(redis: Redis, job: Job) -> None:
     """Release the job's lease, because its process is known to have ended."""
-    name = PRETRAINING_LEASE if job.func_name == PRETRAINING_JOB else ROUND_LEASE
-    key = redis_key(int(job.args[0]), name) if job.args else ""
+    key = redis_key(int(job.args[0]), LEASES.get(job.func_name or "", ROUND_LEASE)) if job.args else ""
     if key and redis.get(key) == job.id.encode():
         redis.delete(key)
 

@@ -8,7 +8,7 @@ from functools import partial
 
 from redis import Redis
 from redis.exceptions import RedisError
-from rq import Retry
+from rq import Queue, Retry
 from rq.command import send_stop_job_command
 from rq.exceptions import InvalidJobOperation, NoSuchJobError
 from rq.job import Job, JobStatus
@@ -16,7 +16,7 @@ from rq.serializers import JSONSerializer
 
 from coreset_backend.backend import Backend, OurJob
 from coreset_backend.errors import QueueError
-from coreset_backend.jobs.keys import DAY, PRETRAINING_JOB, ROUND_JOB, ROUND_LEASE, redis_key
+from coreset_backend.jobs.keys import AUDITION_JOB, DAY, PRETRAINING_JOB, ROUND_JOB, ROUND_LEASE, redis_key
 from coreset_backend.jobs.lease import project_lease
 from coreset_backend.jobs.outcome import QUEUE_DELAYS
 from coreset_backend.jobs.progress import is_demanded, write_idle
@@ -157,10 +157,21 @@ def forget_state(redis: Redis, project_id: int) -> None:
 
 def request_pretraining(backend: Backend, project_id: int) -> None:
     """Queue the pretraining on the project's pool; it runs in slices while no round is waiting."""
-    name = f"pretraining-{project_id}-"
-    if not any(job_id.startswith(name) for job_id in backend.low_priority_queue.job_ids):
-        backend.low_priority_queue.enqueue(
-            PRETRAINING_JOB,
+    _queue_for_spare_time(
+        backend.low_priority_queue, PRETRAINING_JOB, f"pretraining-{project_id}-", project_id
+    )
+
+
+def request_audition(backend: Backend, project_id: int) -> None:
+    """Queue an audition of the project's backbones; it runs while no round is waiting."""
+    _queue_for_spare_time(backend.low_priority_queue, AUDITION_JOB, f"audition-{project_id}-", project_id)
+
+
+def _queue_for_spare_time(low_priority_queue: Queue, job: str, name: str, project_id: int) -> None:
+    """Queue the job under an id that begins with ``name``, unless one such waits."""
+    if not any(job_id.startswith(name) for job_id in low_priority_queue.job_ids):
+        low_priority_queue.enqueue(
+            job,
             project_id,
             job_id=f"{name}{secrets.token_hex(4)}",
             retry=Retry(max=len(QUEUE_DELAYS)),

@@ -24,8 +24,9 @@ from coreset_backend.jobs.progress import (
 from coreset_backend.jobs.states import Phase, RoundState, Step, steps
 from coreset_backend.reports import Count, ImageFailure, Publication, TrainingReport
 from coreset_backend.settings import Settings
-from coreset_backend.store.record import Calibration, Interval
+from coreset_backend.store.record import Audition, Calibration, Interval
 from coreset_backend.store.saved_round import StoredRound
+from coreset_backend.store.store import Store
 
 LEFT_OUT = {
     "labeled": "labelled",
@@ -96,13 +97,25 @@ class RoundStatus:
 
 
 @dataclass(frozen=True, slots=True)
+class BackboneStatus:
+    """Who chose the backbone, in a ``sentence``; ``audition``: the last one, None where none was held."""
+
+    sentence: str
+    audition: Audition | None
+
+
+@dataclass(frozen=True, slots=True)
 class ProjectStatus:
-    """A project's progress and its newest round; ``round`` and ``advice`` are None before the first."""
+    """A project's progress and its newest round; ``round`` and ``advice`` are None before the first.
+
+    ``backbone_choice`` is None while no audition was held and no setting names a backbone.
+    """
 
     project: int
     progress: ProjectProgress
     round: RoundStatus | None
     advice: Advice | None
+    backbone_choice: BackboneStatus | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +143,26 @@ def project_status(backend: Backend, project_id: int) -> ProjectStatus:
         progress=project_progress(backend, project_id, stored),
         round=round_status(stored) if stored else None,
         advice=advice(records) if records else None,
+        backbone_choice=backbone_choice(backend.settings, backend.store, project_id, stored),
     )
+
+
+def backbone_choice(
+    settings: Settings, store: Store, project_id: int, newest: StoredRound | None
+) -> BackboneStatus | None:
+    """Who chose the project's backbone: a setting, or the labels by an audition; None while neither did."""
+    held = store.audition(project_id)
+    if not settings.labels_choose_backbone:
+        name = (
+            f"CORESET_WEIGHTS={settings.weights}"
+            if settings.weights
+            else f"CORESET_BACKBONE={settings.backbone}"
+        )
+        return BackboneStatus(f"The setting {name} chooses the backbone, so the labels do not.", held)
+    if held is None:
+        return None
+    waits = held.chosen != held.current and newest and newest.record.audition != held
+    return BackboneStatus(held.sentence + (" It is used from the next round on." if waits else ""), held)
 
 
 def all_statuses(backend: Backend) -> list[ProjectStatus | UnreadableProject]:

@@ -39,13 +39,13 @@ from coreset_backend.jobs.queue import (
     request_round,
     still_waits,
 )
+from coreset_backend.jobs.spare_time import request_spare_work
 from coreset_backend.logs import about
 from coreset_backend.rounds.backbone import download_wanted, is_download_wanted
 from coreset_backend.rounds.due import round_due
 from coreset_backend.rounds.features import (
     features_at_hand,
     is_pretraining_unfinished,
-    may_pretrain,
     pretrain_slice,
 )
 from coreset_backend.rounds.publishing import publish_round
@@ -136,8 +136,7 @@ def _run(backend: Backend, project_id: int, reason: str, demands: int, is_ours: 
         backend.store.release(project_id)
     backend.redis.delete(*(redis_key(project_id, name) for name in ("unseen", "failures", "spared")))
     write_idle(backend.redis, project_id)
-    if may_pretrain(backend.settings, stored):
-        request_pretraining(backend, project_id)
+    request_spare_work(backend, stored)
     return f"round {stored.record.number}: {reason}"
 
 
@@ -186,10 +185,19 @@ def pretrain_job(project_id: int) -> str:
                 return download_wanted(backend.store, project_id)
             told, goes_on = _pretrain(backend, project_id)
         if features_at_hand(backend.store, project_id) != before:
-            request_round(backend, project_id, "features were learned on the pool")
+            _use_new_features(backend, project_id)
         if goes_on:
             request_pretraining(backend, project_id)
     return told
+
+
+def _use_new_features(backend: Backend, project_id: int) -> None:
+    """Have features that were just learned on the pool used, or compared with what is in use."""
+    newest = backend.store.latest(project_id)
+    if newest and backend.settings.labels_choose_backbone:
+        request_spare_work(backend, newest)
+    else:
+        request_round(backend, project_id, "features were learned on the pool")
 
 
 def _pretrain(backend: Backend, project_id: int) -> tuple[str, bool]:

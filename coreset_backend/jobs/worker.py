@@ -24,7 +24,7 @@ from rq.serializers import JSONSerializer
 from coreset_backend.backend import Backend, OurJob, OurQueue
 from coreset_backend.errors import CoresetError, memory_ran_out
 from coreset_backend.jobs import tasks  # noqa: F401  # loads torch here, once: each job is forked from here
-from coreset_backend.jobs.keys import NEVER_ENDS, PRETRAINING_JOB, RECONCILE_JOB, ROUND_JOB
+from coreset_backend.jobs.keys import AUDITION_JOB, NEVER_ENDS, PRETRAINING_JOB, RECONCILE_JOB, ROUND_JOB
 from coreset_backend.jobs.monitoring import HEARTBEAT_SECONDS, alive_key
 from coreset_backend.jobs.outcome import OVERDUE, free_lease, note_lost_process
 from coreset_backend.redaction import redacted
@@ -151,6 +151,7 @@ def is_ours(job: Job) -> bool:
         return False
     return called in (
         (ROUND_JOB, [int], None, {}),
+        (AUDITION_JOB, [int], None, {}),
         (PRETRAINING_JOB, [int], None, {}),
         (RECONCILE_JOB, [], None, {}),
     )

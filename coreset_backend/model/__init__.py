@@ -7,9 +7,9 @@
 Importing it computes nothing, loads no weights and sets no thread: a worker may fork after it.
 """
 
-from coreset_backend.model.audition import Candidate, Comparison, compare_backbones
 from coreset_backend.model.backbone import Backbone, ChosenBackbone
 from coreset_backend.model.backbones import backbone_named, choose_backbone, have_weights, is_at_hand
+from coreset_backend.model.candidates import Candidate, Comparison, compare_backbones
 from coreset_backend.model.catalog import (
     AFFORDABLE_SECONDS,
     CATALOG,
@@ -26,7 +26,7 @@ from coreset_backend.model.catalog import (
 from coreset_backend.model.classifier import Classifier, embed, embed_and_predict, predict, probabilities_of
 from coreset_backend.model.descent import Recipe
 from coreset_backend.model.licences import is_permissive, spelled
-from coreset_backend.model.names import LITE0, SELF_SUPERVISED
+from coreset_backend.model.names import LITE0, SELF_SUPERVISED, SMALL_CNN
 from coreset_backend.model.preparation import Preparation, fit_preparation, prepared
 from coreset_backend.model.pretraining import (
     PretrainingRecipe,
@@ -56,6 +56,7 @@ __all__ = [
     "FINE_TUNED_FROM",
     "LITE0",
     "SELF_SUPERVISED",
+    "SMALL_CNN",
     "STRONGER",
     "Backbone",
     "Candidate",

@@ -48,7 +48,9 @@ def round_due(backend: Backend, project_id: int) -> Due:
     }
     done = sum(task_id in annotated for task_id in stored.record.batch)
     try:
-        reason = _due(settings, stored, annotated, features_at_hand(backend.store, project_id))
+        # Where the labels choose the backbone, features of the pool are compared first.
+        features = "" if settings.labels_choose_backbone else features_at_hand(backend.store, project_id)
+        reason = _due(settings, stored, annotated, features)
     except CorruptRound as error:
         reason = f"round {number} is damaged: {error.why}"
     return Due(reason, number, done)

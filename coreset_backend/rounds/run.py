@@ -30,7 +30,7 @@ from coreset_backend.rounds.publishing import publish_round
 from coreset_backend.selection import neighbors_for
 from coreset_backend.selection.annoy_index import build_index
 from coreset_backend.settings import Settings
-from coreset_backend.store.record import STATES
+from coreset_backend.store.record import STATES, Audition
 from coreset_backend.store.saved_round import Arrays, Draft, StoredRound
 from coreset_backend.store.store import Round, Store
 
@@ -92,6 +92,7 @@ class Learned:
     uncalibrated: Floats | None
     features: str
     network: str
+    audition: Audition | None
 
 
 def _compute(
@@ -129,6 +130,7 @@ def _learn(
     features = features_at_hand(store, snapshot.project_id)
     project_id, tasks = snapshot.project_id, len(snapshot.tasks)
     prepare_backbone(store, settings, project_id, tasks, previous, clock.step("weights"))
+    audition = store.audition(project_id) if settings.labels_choose_backbone else None
     chosen = choose_project_backbone(store, settings, project_id)
     if previous is None or not previous.record.backbone.startswith(chosen.description):
         log.info("project %d: the backbone is %s", project_id, chosen.description)
@@ -155,6 +157,7 @@ def _learn(
         uncalibrated=model.probabilities_of(classifier, embeddings, calibrated=False),
         features=features,
         network=model.network_name(classifier),
+        audition=audition,
     )
 
 
@@ -209,6 +212,7 @@ def _record(
         backbone=learned.classifier.description,
         network=learned.network,
         features=learned.features,
+        audition=learned.audition,
         training=learned.training,
         holdout=tuple(sorted(learned.holdout)),
         evaluation=evaluation,

@@ -44,12 +44,12 @@ SLICE_SECONDS = 20.0  # of pretraining between two lines of progress
 def pretrained_on(
     settings: Settings, pool: LabeledImages, folder: Path
 ) -> Generator[str, None, model.ChosenBackbone]:
-    """The backbone of a project with these images: where no weights are at hand, pretrained on the pool.
+    """The backbone of a project with these images: where the settings ask for it, pretrained on the pool.
 
     Yields lines of progress; killed, it goes on from ``folder``. Raises ConfigError.
     """
     chosen = _backbone_of(settings)
-    own = settings.backbone in ("auto", "self_supervised") and len(pool) >= LEAST_IMAGES
+    own = settings.backbone == model.SELF_SUPERVISED and len(pool) >= LEAST_IMAGES
     if chosen.weights or not own:
         return chosen
     keys = pool.image_keys()

@@ -6,7 +6,16 @@ from typing import Annotated, TypeVar
 from pydantic import AfterValidator, Field, TypeAdapter, ValidationError
 
 from coreset_backend.project import Labels
-from coreset_backend.reports import Count, ImageFailure, Moment, Publication, Share, TaskId, TrainingReport
+from coreset_backend.reports import (
+    CandidateScores,
+    Count,
+    ImageFailure,
+    Moment,
+    Publication,
+    Share,
+    TaskId,
+    TrainingReport,
+)
 
 T = TypeVar("T")
 
@@ -109,6 +118,27 @@ class BatchScores:
 
 
 @dataclass(frozen=True, slots=True)
+class Audition:
+    """Backbones compared by cross-validation on a project's labels; ``sentence`` says how it ended.
+
+    ``current`` was in use, ``chosen`` is from the next round on; ``candidates``, the best first, last those
+    that could not be compared. It was held at ``labels`` labels, ``at`` that time, on ``images`` of them: the
+    hold-out has no part. ``wants_pretraining``: none was better than plain colours. ``features``: the SHA-256
+    of the features learned on the pool that took part, "" without any.
+    """
+
+    current: str
+    chosen: str
+    candidates: tuple[CandidateScores, ...]
+    images: Count
+    labels: Count = 0
+    sentence: str = ""
+    wants_pretraining: bool = False
+    features: str = ""
+    at: Moment | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class ReplayPoint:
     """Mean accuracy after ``labels`` labels, plus and minus one standard deviation over the seeds."""
 
@@ -147,7 +177,8 @@ class Round:
     trained on. ``evaluation`` is None without a hold-out. ``random_slice``: the task ids of the batch that
     were sampled uniformly at random. ``batch_figures`` is None where the batch of the round before had no
     random slice. ``features``: the SHA-256 of the features learned on the pool, "" without any.
-    ``network``: names what made the embeddings by its weights.
+    ``network``: names what made the embeddings by its weights. ``audition``: the one that chose the backbone,
+    None where none was held, or a setting chose it.
     """
 
     project_id: int
@@ -178,6 +209,7 @@ class Round:
     features: str = ""
     network: str = ""
     remarks: tuple[str, ...] = ()
+    audition: Audition | None = None
 
     @property
     def pool_version(self) -> str:
@@ -222,6 +254,7 @@ ROUND = TypeAdapter(Round)
 HOLD = TypeAdapter(Hold)
 PUBLICATION = TypeAdapter(Publication)
 REPLAY = TypeAdapter(Replay)
+AUDITION = TypeAdapter(Audition)
 
 
 def taken(adapter: TypeAdapter[T], saved: object) -> T:

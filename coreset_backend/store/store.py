@@ -3,6 +3,7 @@
     MODEL_DIR/webhook-secret
     MODEL_DIR/projects/<id>/round-00003/round.json, *.npy, model.safetensors, neighbors.ann, published.json
     MODEL_DIR/projects/<id>/history.json         records of pruned rounds; and a copy
+    MODEL_DIR/projects/<id>/audition.json        the backbones compared on its labels, and which was chosen
     MODEL_DIR/projects/<id>/held.json            why no round starts automatically, if so
     MODEL_DIR/projects/<id>/backbone.json        the backbone that was chosen for it, where none is set
     MODEL_DIR/projects/<id>/connection.json      its settings in Label Studio before it was connected
@@ -28,7 +29,7 @@ from typing import TypeVar
 
 from coreset_backend.errors import CorruptFile, CorruptRound, RoundNotFound, StoreError
 from coreset_backend.files import is_there, read_sealed, remove_partial, saving, write_sealed
-from coreset_backend.store.record import CHOICE, HOLD, ROUND, as_saved, taken
+from coreset_backend.store.record import AUDITION, CHOICE, HOLD, ROUND, Audition, as_saved, taken
 from coreset_backend.store.record import BackboneChoice as BackboneChoice
 from coreset_backend.store.record import Hold as Hold
 from coreset_backend.store.record import Round as Round
@@ -59,6 +60,21 @@ class Store:
 
     def pretraining(self, project_id: int) -> Path:
         return self._project(project_id) / "pretraining"
+
+    def audition(self, project_id: int) -> Audition | None:
+        """The last audition of the project; None where none was held, or its file is damaged."""
+        path = self._project(project_id) / "audition.json"
+        if not is_there(path):
+            return None
+        try:
+            return taken(AUDITION, read_sealed(path))
+        except (CorruptFile, ValueError) as error:  # the next round goes without, and another is held
+            log.error("project %d has no audition: %s: %s", project_id, path.name, error)
+            return None
+
+    def keep_audition(self, project_id: int, held: Audition) -> None:
+        """Remember how an audition ended; raises Unwritable."""
+        write_sealed(self._project(project_id) / "audition.json", as_saved(AUDITION, held))
 
     def webhook_secret(self) -> str:
         """The webhook secret, generated at the first call and readable by its owner only."""

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from coreset_backend.evaluation.comparison import SliceSummary
 from coreset_backend.evaluation.history import HistoryLine
 from coreset_backend.evaluation.stop_advice import Advice
-from coreset_backend.jobs.status import ProjectProgress
+from coreset_backend.jobs.status import BackboneStatus, ProjectProgress
 from coreset_backend.reports import ImageFailure
 from coreset_backend.store.findings import Suspect
 from coreset_backend.store.record import Replay
@@ -142,6 +142,7 @@ class ProjectPage:
 
     ``label_studio``: the address of the project's Data Manager. ``rounds``: those in the store, the newest
     first. ``history``: what every round measured, the oldest first, pruned rounds included.
+    ``backbone_choice``: as in the status.
     """
 
     project: int
@@ -155,3 +156,4 @@ class ProjectPage:
     advice: Advice | None
     slice: SliceSummary | None
     replay: Replay | None
+    backbone_choice: BackboneStatus | None

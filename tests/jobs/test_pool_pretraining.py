@@ -15,8 +15,10 @@ from waiting import wait_until
 from worker_site import Site
 from written_progress import changed
 
+from coreset_backend import model
 from coreset_backend.backend import Backend
 from coreset_backend.cli.status import status_lines
+from coreset_backend.images import CachedPixels
 from coreset_backend.jobs.progress import (
     PretrainingProgress,
     pretraining_reporter,
@@ -50,12 +52,33 @@ def wait_for_step_after(site: Site, project_id: int, seen: int) -> int:
     return int(wait_until(found, f"more than {seen} images seen", 60, pause=0.02))
 
 
+def begin_a_short_one(backend: Backend, project_id: int) -> None:
+    """Leave a checkpoint as a killed worker does, of a pretraining that is over after 20 epochs, not 160."""
+    stored = backend.store.latest(project_id)
+    assert stored
+    pixels = CachedPixels(backend.store.image_cache, stored.array("image_keys"))
+    state = model.pretrain(
+        pixels,
+        pixels.keys,
+        backend.store.pretraining(project_id),
+        seed=0,
+        device="cpu",
+        recipe=model.PretrainingRecipe(epochs=20, most_epochs=20, batch=64),
+        stop=lambda: True,
+    )
+    assert (state.seen, state.budget) == (0, 20 * LEAST_IMAGES)
+
+
 @pytest.mark.slow
 def test_the_first_batch_is_served_at_once_and_a_better_one_when_the_pool_was_learned(site: Site) -> None:
     """Interrupted by another project's round and killed in the middle, it ends as if nothing had happened."""
     large, small = site.studio.create_project(LEAST_IMAGES), site.studio.create_project(12)
     site.start_worker(CORESET_BACKBONE="self_supervised", CORESET_IMAGE_SIZE="16", CORESET_POLL_SECONDS="600")
+    hold = site.hold_at("publish")
     request_round(site.backend, large, "asked by a test")
+    assert hold.reached.wait(240)
+    begin_a_short_one(site.backend, large)
+    hold.release()
     first = site.wait_for_round(large, 1)
     assert first.record.backbone.startswith("patch features") and first.record.features == ""
     wait_for_step_after(site, large, 0)
@@ -72,7 +95,7 @@ def test_the_first_batch_is_served_at_once_and_a_better_one_when_the_pool_was_le
     wait_until(lambda: "ended unexpectedly (signal 9)" in site.log.read_text(), "the death", 20)
     assert wait_for_step_after(site, large, interrupted_at) > interrupted_at
 
-    second = site.wait_for_round(large, 2, seconds=900)  # 160 epochs: 20 s of a quiet core
+    second = site.wait_for_round(large, 2, seconds=900)
     assert second.record.features == features_at_hand(site.backend.store, large) != ""
     assert "pretrained without labels on 500 images of this pool" in second.record.backbone
     assert second.array("embeddings").shape == (LEAST_IMAGES, 256)
@@ -103,7 +126,8 @@ def learn(backend: Backend, project_id: int, content: bytes) -> str:
 def test_new_features_make_one_round_due_and_only_while_nobody_labels(
     make_backend: Callable[..., Backend], studio: FakeLabelStudio
 ) -> None:
-    backend = make_backend(label_studio_url=studio.url, label_studio_api_key=TOKEN)
+    known = {"label_studio_url": studio.url, "label_studio_api_key": TOKEN}
+    backend = make_backend(backbone="self_supervised", **known)
     project_id = studio.create_project()
     tasks = [studio.add_task(project_id, {"image": "/x"}) for _ in range(8)]
     with backend.store.draft(project_id) as draft:
@@ -113,6 +137,8 @@ def test_new_features_make_one_round_due_and_only_while_nobody_labels(
     assert round_due(backend, project_id).reason is None
     name = learn(backend, project_id, b"learned")
     assert round_due(backend, project_id).reason == "better features were learned on the pool"
+    auto = make_backend(model_dir=backend.settings.model_dir, **known)
+    assert round_due(auto, project_id).reason is None  # they are compared with what is in use first
     studio.annotate(tasks[0], "cat")
     assert round_due(backend, project_id).reason is None  # somebody has begun the batch
     studio.tasks[tasks[0]]["annotations"].clear()
@@ -125,7 +151,7 @@ def test_new_features_make_one_round_due_and_only_while_nobody_labels(
 @pytest.mark.parametrize(
     ("pool", "settings", "wanted"),
     [
-        (LEAST_IMAGES, {}, False),  # EfficientNet-Lite0 is installed with us
+        (LEAST_IMAGES, {}, False),  # no audition has asked for it
         (LEAST_IMAGES, {"backbone": "self_supervised"}, True),
         (LEAST_IMAGES - 1, {"backbone": "self_supervised"}, False),
         (LEAST_IMAGES, {"backbone": "small_cnn"}, False),
@@ -139,7 +165,7 @@ def test_a_pool_is_learned_where_that_is_asked_for_and_it_is_large_enough(
     backend = make_backend(**settings)
     with backend.store.draft(7) as draft:
         saved = draft.save(record(1, counts={"pool": pool, "unreadable": 3}), {})
-    assert may_pretrain(backend.settings, saved) is wanted
+    assert may_pretrain(backend.store, backend.settings, saved) is wanted
 
 
 def test_a_pretraining_that_redis_forgot_is_taken_up_again(backend: Backend) -> None:

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image, ImageDraw, ImageFont
 from safetensors.numpy import load_file
 
 from coreset_backend import model
@@ -61,3 +62,27 @@ def features(folder: Path) -> dict[str, np.ndarray]:
 def begin(folder: Path, pixels: np.ndarray, **given: Any) -> model.PretrainingState:
     known: dict[str, Any] = {"keys": keys(len(pixels)), "seed": 3, "device": "cpu"}
     return model.pretrain(pixels, folder=folder, **{**known, "recipe": SHORT_PRETRAINING, **given})
+
+
+def drawn_digits(n: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Ten digits, grey on black, moved, turned and noisy: uint8[n, 32, 32, 3], kinds int64[n]."""
+    rng = np.random.default_rng(seed)
+    kinds = rng.permutation(np.arange(n) % 10)
+    pixels = np.empty((n, 32, 32, 3), np.uint8)
+    font = ImageFont.load_default(size=20)
+    for row, kind in enumerate(kinds):
+        drawn = Image.new("L", (32, 32))
+        place = int(rng.integers(6, 14)), int(rng.integers(0, 8))
+        ImageDraw.Draw(drawn).text(place, str(kind), fill=int(rng.integers(150, 255)), font=font)
+        turned = np.asarray(drawn.rotate(rng.uniform(-20, 20)), np.float64)
+        pixels[row] = np.clip(turned + rng.normal(0, 20, (32, 32)), 0, 255)[..., None]
+    return pixels, kinds
+
+
+def patches_of_colour(n: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Three hues that fill the image, lighter and darker: uint8[n, 32, 32, 3], kinds int64[n]."""
+    rng = np.random.default_rng(seed)
+    kinds = rng.permutation(np.arange(n) % 3)
+    hues = np.eye(3)[kinds][:, None, None] * rng.uniform(40, 90, (n, 1, 1, 1))
+    pixels = rng.uniform(60, 140, (n, 1, 1, 1)) + hues + rng.normal(0, 25, (n, 32, 32, 3))
+    return np.clip(pixels, 0, 255).astype(np.uint8), kinds

@@ -1,0 +1,45 @@
+"""Auditions by real workers: in spare time, after the round, without touching the batch."""
+
+import os
+import signal
+
+import pytest
+from waiting import wait_until
+from worker_site import Site
+
+from coreset_backend.cli.status import status_lines
+from coreset_backend.jobs.keys import AUDITION_LEASE, redis_key
+from coreset_backend.jobs.queue import request_round
+from coreset_backend.jobs.status import project_status
+
+
+@pytest.mark.slow
+def test_backbones_are_compared_after_a_round_and_a_killed_worker_changes_nothing(site: Site) -> None:
+    project_id = site.new_project(images=70, labeled=60)
+    backend = site.backend
+    site.start_worker(CORESET_BACKBONE="auto", CORESET_IMAGE_SIZE="32", CORESET_POLL_SECONDS="600")
+    request_round(backend, project_id, "asked by a test")
+    lease = redis_key(project_id, AUDITION_LEASE)
+    wait_until(lambda: backend.redis.exists(lease), "an audition", 240, pause=0.01)
+    os.kill(site.round_processes()[0], signal.SIGKILL)
+    wait_until(lambda: "the audition ended unexpectedly (signal 9)" in site.log.read_text(), "the death", 60)
+    first = site.wait_for_round(project_id, 1)
+    queue = site.studio.queue(project_id)
+
+    held = wait_until(lambda: backend.store.audition(project_id), f"an audition; see {site.log}", 240)
+    assert (held.labels, held.current, held.chosen) == (60, "efficientnet_lite0", "efficientnet_lite0")
+    assert held.images == 48 and held.candidates[0].accuracy is not None
+    assert first.record.audition is None
+    assert site.studio.queue(project_id) == queue  # the batch is served as before
+    assert backend.store.numbers(project_id) == [1]
+    assert any(held.sentence in line for line in status_lines(project_status(backend, project_id)))
+
+    site.label(first.record.batch)
+    request_round(backend, project_id, "a webhook")
+    second = site.wait_for_round(project_id, 2)
+    assert second.record.audition == held
+    assert "chosen by the labels" in second.record.backbone
+    assert second.record.network == first.record.network  # so that only new images are embedded
+    wait_until(lambda: not backend.low_priority_queue.count, "the spare queue empty")
+    assert backend.store.audition(project_id) == held  # the next is held at twice as many labels
+    assert "Traceback" not in site.log.read_text()
