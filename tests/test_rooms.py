@@ -76,7 +76,10 @@ TESTED_IN = {
         {"model/backbone", "model/licences", "model/timm_networks"} | {"model/torchvision_networks"},
     ),
     "rounds/test_backbone.py": ("auto goes by the speed", {"model/catalog", "model/speed"}),
-    "cli/test_backbones.py": ("the command prints what it finds", {"local/backbones"}),
+    "cli/test_list_of_backbones.py": (
+        "the command prints what it finds",
+        {"cli/backbones", "local/backbones"},
+    ),
     "model/test_backbones.py": ("files of weights are checked", {"model/weights"}),
     "model/test_pretraining.py": ("it stops and goes on from it", {"model/pretraining_checkpoint"}),
     "model/test_runtimes.py": ("OpenVINO is one of them", {"model/openvino_runtime"}),
