@@ -168,8 +168,9 @@ def _lead(one: _Result, other: _Result) -> tuple[float, float]:
 def _is_clear(scores: CandidateScores, rivals: int) -> bool:
     """Whether the best of so many rivals leads by more than its standard error allows for at LEVEL.
 
-    A level of 1 % and not 5, since a project holds half a dozen auditions and each may swing.
-    `test_equal_candidates_are_not_exchanged` counts: 50 pools, five auditions each, 2 % with a switch.
+    A level of 1 % and not 5, since a project holds half a dozen auditions and each may swing: of 43 pools
+    with equal candidates and four auditions each, one or two had a switch, with one rival as with three.
+    `test_equal_candidates_are_not_exchanged` counts again.
     """
     assert scores.lead is not None and scores.lead_error is not None
     return scores.lead > NormalDist().inv_cdf(1 - LEVEL / rivals) * scores.lead_error

@@ -24,10 +24,10 @@ from coreset_backend.images.cache import PixelCache
 from coreset_backend.jobs.keys import redis_key
 from coreset_backend.jobs.progress import Labeling, write_progress
 from coreset_backend.jobs.status import project_status
-from coreset_backend.reports import ImageFailure, Publication
+from coreset_backend.reports import CandidateScores, ImageFailure, Publication
 from coreset_backend.selection import STRATEGIES
 from coreset_backend.settings import Settings
-from coreset_backend.store.record import STATES, Calibration, Evaluation
+from coreset_backend.store.record import STATES, Audition, Calibration, Evaluation
 from coreset_backend.web.app import create_app
 from coreset_backend.web.overview import CHOICE_WORDS
 
@@ -95,6 +95,38 @@ def test_the_calibration_is_told_with_what_chance_makes_of_it(backend: Backend, 
     assert status.round and status.round.calibration == measured
     assert any("calibration error 12.1 %" in line for line in status_lines(status))
     assert 'coreset_calibration_error{project="7"} 0.121' in client.get("/metrics").text
+
+
+HELD = Audition(
+    current="small",
+    chosen="large",
+    candidates=(
+        CandidateScores("large", 0.8, 0.75, 0.5, lead=0.2, lead_error=0.05, seconds=0.01),
+        CandidateScores("small", 0.6, 0.55, 0.9, seconds=0.001),
+        CandidateScores("huge", problem="this pool takes 90 min"),
+    ),
+    images=80,
+    labels=100,
+    sentence="The labels choose the backbone large.",
+)
+
+
+def test_the_page_says_who_chose_the_backbone(make_backend: MakeBackend) -> None:
+    backend = make_backend()
+    save_round(backend)
+    assert "backbone-choice" not in create_app(backend).test_client().get("/projects/7").text
+    backend.store.keep_audition(7, HELD)
+    client = create_app(backend).test_client()
+    told = text(client.get("/projects/7").text)
+    assert "The labels choose the backbone large. It is used from the next round on." in told
+    assert "20.0 ± 5.0 points" in told and "Not compared: this pool takes 90 min" in told
+    shown = (client.get("/api/projects/7/overview").json or {})["backbone_choice"]
+    assert [each["name"] for each in shown["audition"]["candidates"]] == ["large", "small", "huge"]
+    save_round(backend, audition=HELD)
+    assert "It is used from the next round on" not in text(client.get("/projects/7").text)
+    named = make_backend(backbone="small_cnn", model_dir=backend.settings.model_dir)
+    told = text(create_app(named).test_client().get("/projects/7").text)
+    assert "The setting CORESET_BACKBONE=small_cnn chooses the backbone, so the labels do not." in told
 
 
 def test_projects_are_listed_with_their_counts(backend: Backend, client: FlaskClient) -> None:
