@@ -2,7 +2,7 @@
 
 import contextlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from redis.exceptions import RedisError
 
@@ -77,6 +77,14 @@ def finish_status(backend: Backend, project_id: int) -> FinishStatus:
     """The finish as the store has it: what was known at the last look. Raises FinishError."""
     session = read_session(backend.store, project_id)
     return no_finish(project_id) if session is None else _status(project_id, session)
+
+
+def shown_finish(backend: Backend, project_id: int) -> FinishStatus:
+    """The same for the page; what is wrong with it is its sentence."""
+    try:
+        return finish_status(backend, project_id)
+    except FinishError as error:
+        return replace(no_finish(project_id), sentence=str(error))
 
 
 def no_finish(project_id: int) -> FinishStatus:

@@ -5,6 +5,17 @@ from typing import Literal
 from flask import Blueprint, Response, current_app
 
 from coreset_backend.evaluation.history import History, project_history
+from coreset_backend.jobs.finishing import (
+    FinishStatus,
+    Wish,
+    accept_finish,
+    finish_status,
+    look_at_finish,
+    plan_acceptance,
+    plan_finish,
+    start_finish,
+    undo_finish,
+)
 from coreset_backend.jobs.monitoring import heartbeat_ages
 from coreset_backend.jobs.queue import request_round
 from coreset_backend.jobs.requests import cancel_round, publish_again, roll_back
@@ -15,8 +26,10 @@ from coreset_backend.web.overview import project_page, shown_progress
 from coreset_backend.web.page_contents import ProjectPage
 from coreset_backend.web.requests import connected_project, current_backend, json_body
 from coreset_backend.web.schemas import (
+    AcceptBody,
     Cancelled,
     Description,
+    FinishBody,
     LiveProgress,
     Readiness,
     Requested,
@@ -97,6 +110,46 @@ def rollback(project: str) -> RolledBack:
     number = json_body(RollbackBody).round
     roll_back(current_backend(), connected_project(project), number)
     return RolledBack(status="queued", round=number)
+
+
+@api.get("/api/projects/<project>/finish")
+@answers(FinishStatus)
+def finish(project: str) -> FinishStatus:
+    """The finish of the project, as it was last looked at."""
+    return finish_status(current_backend(), connected_project(project))
+
+
+@api.post("/api/projects/<project>/finish")
+@answers(FinishStatus, takes=FinishBody)
+def start_a_finish(project: str) -> FinishStatus:
+    """Begin the audit of labels by the model; with ``dry_run`` show it only."""
+    project_id, body = connected_project(project), json_body(FinishBody)
+    wish = Wish(body.accuracy, body.confidence, body.audits, body.per_class)
+    return (plan_finish if body.dry_run else start_finish)(current_backend(), project_id, wish)
+
+
+@api.post("/api/projects/<project>/finish/look")
+@answers(FinishStatus)
+def look_at_the_finish(project: str) -> FinishStatus:
+    """What can be promised by what people have labelled until now."""
+    return look_at_finish(current_backend(), connected_project(project))
+
+
+@api.post("/api/projects/<project>/finish/accept")
+@answers(FinishStatus, takes=AcceptBody)
+def accept_the_finish(project: str) -> FinishStatus:
+    """Have the labels with a bound written; with ``dry_run`` show it only."""
+    project_id, body = connected_project(project), json_body(AcceptBody)
+    if body.dry_run:
+        return plan_acceptance(current_backend(), project_id)
+    return accept_finish(current_backend(), project_id, annotations=body.annotations, rest=body.rest)
+
+
+@api.post("/api/projects/<project>/finish/undo")
+@answers(FinishStatus)
+def undo_the_finish(project: str) -> FinishStatus:
+    """Have all that the finish wrote removed, or end its audit."""
+    return undo_finish(current_backend(), connected_project(project))
 
 
 @api.get("/ready")

@@ -12,6 +12,7 @@ from coreset_backend.errors import CoresetError, CorruptRound, QueueError
 from coreset_backend.evaluation.comparison import read_replay, slice_summary
 from coreset_backend.evaluation.history import project_history
 from coreset_backend.evaluation.round_scores import holdout_accuracy
+from coreset_backend.jobs.finishing import shown_finish
 from coreset_backend.jobs.status import ProjectProgress, backbone_choice, project_progress, unknown_progress
 from coreset_backend.project_settings import LABEL_CONFIG, known_settings, settings_table
 from coreset_backend.settings import Settings
@@ -118,6 +119,7 @@ def project_page(backend: Backend, project_id: int) -> ProjectPage:
         slice=slice_summary(history.rounds),
         replay=read_replay(backend.store, project_id),
         backbone_choice=backbone_choice(backend.settings, backend.store, project_id, newest),
+        finish=shown_finish(backend, project_id),
     )
 
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from coreset_backend.evaluation.comparison import SliceSummary
 from coreset_backend.evaluation.history import HistoryLine
 from coreset_backend.evaluation.stop_advice import Advice
+from coreset_backend.jobs.finishing import FinishStatus
 from coreset_backend.jobs.status import BackboneStatus, ProjectProgress
 from coreset_backend.reports import ImageFailure
 from coreset_backend.store.findings import Suspect
@@ -157,3 +158,4 @@ class ProjectPage:
     slice: SliceSummary | None
     replay: Replay | None
     backbone_choice: BackboneStatus | None
+    finish: FinishStatus

@@ -13,6 +13,8 @@ from flask import Response, jsonify
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
 from pydantic_core import to_jsonable_python
 
+from coreset_backend.finish.session import Rest
+from coreset_backend.jobs.finishing import MOST_CHECKS
 from coreset_backend.jobs.status import ProjectProgress
 from coreset_backend.label_studio.payloads import parse_project_id, task_id_of
 from coreset_backend.project import Region
@@ -205,6 +207,27 @@ class Requested(Exactly):
 
 class Cancelled(Exactly):
     status: Literal["cancelled", "nothing to cancel"]
+
+
+Percentage = Annotated[float, Field(ge=0.5, lt=1, strict=True, description="a share from 0.5 to below 1")]
+
+
+class FinishBody(BaseModel):
+    """What is promised, and by how many checks; ``dry_run``: show it only."""
+
+    accuracy: Percentage = 0.95
+    confidence: Percentage = 0.95
+    audits: Annotated[int, Field(ge=1, le=MOST_CHECKS, strict=True, description="a number from 1")] = 300
+    per_class: Annotated[bool, Field(strict=True, description="true or false")] = False
+    dry_run: Annotated[bool, Field(strict=True, description="true or false")] = False
+
+
+class AcceptBody(BaseModel):
+    """What is written, and the order of the rest; ``dry_run``: show it only."""
+
+    annotations: Annotated[bool, Field(strict=True, description="true or false")] = False
+    rest: Annotated[Rest, Field(description="'hardest-first' or 'hardest-last'")] = Rest.HARDEST_FIRST
+    dry_run: Annotated[bool, Field(strict=True, description="true or false")] = False
 
 
 class RollbackBody(BaseModel):

@@ -118,11 +118,23 @@ const DONE = {
   rollback: ({ round }) => `Rolled back to round ${round}. Its batch will be published in a moment.`,
 };
 
+// What a finish is asked for by the fields beside its buttons; both are shown before they are done.
+const WISHES = {
+  finish: () => ({ accuracy: Number($("finish-accuracy").value) / 100 }),
+  "finish/accept": () => ({ annotations: $("finish-annotations").checked, rest: $("finish-rest").value }),
+};
+
 async function act({ dataset: { action, number, ask: words }, textContent }) {
-  if (!await confirmed(words, textContent.trim())) return;
+  const path = `/api/projects/${project}/${action}`;
+  const post = (fields) => ask(path, { method: "POST", body: fields && JSON.stringify(fields) });
+  const fields = number ? { round: Number(number) } : WISHES[action]?.();
   try {
-    const body = number && JSON.stringify({ round: Number(number) });
-    say(DONE[action](await ask(`/api/projects/${project}/${action}`, { method: "POST", body })));
+    const planned = WISHES[action] && await post({ ...fields, dry_run: true });
+    const shown = planned ? `${planned.sentence} ${words}` : words;
+    if (shown && !await confirmed(shown, textContent.trim())) return;
+    const done = await post(fields);
+    say(action.startsWith("finish") ? done.sentence : DONE[action](done));
+    if (action.startsWith("finish")) await showNewPage();
   } catch (error) {
     say(error.message, true);
   }
