@@ -14,15 +14,15 @@ from coreset_backend.settings import Settings
 
 log = logging.getLogger(__name__)
 LONGEST_MESSAGE = 4000
-_about: ContextVar[tuple[tuple[str, int], ...]] = ContextVar("about", default=())
+_context: ContextVar[tuple[tuple[str, int], ...]] = ContextVar("about", default=())
 
 
-def about(**what: int) -> None:
+def set_log_context(**what: int) -> None:
     """Set the context of this thread's log lines, as in ``project=7, round=3``."""
-    _about.set(tuple(what.items()))
+    _context.set(tuple(what.items()))
 
 
-class Lines(logging.Formatter):
+class LogFormatter(logging.Formatter):
     """Formats a record as one line of text or, with ``as_json``, as one JSON object.
 
     A traceback follows in lines that begin with ``  | ``, so that no part of it can look like a record.
@@ -46,12 +46,12 @@ class Lines(logging.Formatter):
             "message": text,
             "process": record.process,
         }
-        return json.dumps(line | dict(_about.get()), ensure_ascii=False)
+        return json.dumps(line | dict(_context.get()), ensure_ascii=False)
 
 
 def configure_logging(settings: Settings) -> None:
     """Log to standard error by the settings, uncaught errors included."""
-    form = Lines(settings.log_format == "json")
+    form = LogFormatter(settings.log_format == "json")
     lines = logging.StreamHandler(sys.stderr)
     lines.setFormatter(form)
     logging.basicConfig(level=settings.log_level, handlers=[lines], force=True)

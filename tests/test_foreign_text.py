@@ -12,7 +12,7 @@ from worker_site import Site
 
 from coreset_backend.errors import CoresetError, ImageError, Rejected
 from coreset_backend.foreign_text import LONGEST, fit_cell, one_line
-from coreset_backend.logs import Lines
+from coreset_backend.logs import LogFormatter
 from coreset_backend.web.app import create_app
 
 RECORD = "2026-11-29 20:00:00,000 INFO coreset_backend.jobs.tasks: project 1 is deleted"
@@ -74,7 +74,7 @@ def test_a_log_record_is_one_line_and_its_traceback_cannot_pass_as_another(what:
     except ValueError as error:
         told = (type(error), error, error.__traceback__)
     record = logging.LogRecord("coreset_backend.x", logging.WARNING, "f", 1, "said: %s", (forged,), told)
-    text = Lines(as_json).format(record)
+    text = LogFormatter(as_json).format(record)
     if as_json:
         assert not forges(text)
         text = json.loads(text)["message"]

@@ -19,7 +19,7 @@ from waiting import wait_until
 
 from coreset_backend.connection.connect import SECRET_HEADER
 from coreset_backend.local import label_studio as demo
-from coreset_backend.logs import Lines, about
+from coreset_backend.logs import LogFormatter, set_log_context
 from coreset_backend.redaction import keep_secret, redacted
 from coreset_backend.settings import SECRETS, Settings, environment_names
 from coreset_backend.web.server import gunicorn_command
@@ -38,19 +38,19 @@ def record(message: str, *arguments: object, failure: BaseException | None = Non
 
 
 def test_a_json_line_has_project_and_round_and_a_traceback_without_the_secret() -> None:
-    about(project=7, round=3)
+    set_log_context(project=7, round=3)
     try:
         raise ValueError("it was hush-hush")
     except ValueError as failure:
         keep_secret("hush-hush")
-        line = Lines(as_json=True).format(record("failed: %s", "ü", failure=failure))
-    about()
+        line = LogFormatter(as_json=True).format(record("failed: %s", "ü", failure=failure))
+    set_log_context()
     found = json.loads(line)
     assert "\n" not in line
     assert (found["project"], found["round"], found["level"]) == (7, 3, "WARNING")
     assert found["message"].startswith("failed: ü\n  | Traceback")
     assert found["message"].endswith("ValueError: it was ***")
-    assert "project" not in json.loads(Lines(as_json=True).format(record("x")))
+    assert "project" not in json.loads(LogFormatter(as_json=True).format(record("x")))
 
 
 def test_the_command_line_shows_no_secret_whoever_quotes_it(echo: str) -> None:
@@ -103,7 +103,7 @@ def test_a_long_text_is_redacted_in_time_that_grows_with_its_length_alone(part: 
 
 
 def test_a_text_line() -> None:
-    assert Lines(as_json=False).format(record("x")).endswith(" WARNING coreset_backend.jobs.tasks: x")
+    assert LogFormatter(as_json=False).format(record("x")).endswith(" WARNING coreset_backend.jobs.tasks: x")
 
 
 @pytest.fixture

@@ -74,7 +74,7 @@ class Unanswered(ImageError):
         self.origin, self.wait_s = _origin(url), wait_s
 
 
-class Wire:
+class Downloader:
     """Fetches URLs; safe to use from several threads. ``auth`` goes to Label Studio's files only."""
 
     def __init__(
@@ -134,7 +134,7 @@ class Wire:
         self._client.close()
 
     def _waited(self, failure: Unanswered, tried: int) -> bool:
-        """Wait before the next attempt; False if the deadline comes first or the wire is closed."""
+        """Wait before the next attempt; False if the deadline comes first or the downloader is closed."""
         backoff = self._limits.backoff_s * 4 ** (tried - 1)
         wait = min(backoff if failure.wait_s is None else failure.wait_s, self._limits.max_wait_s)
         if time.monotonic() + wait >= self._deadline.at:

@@ -25,9 +25,9 @@ from coreset_backend.errors import (
 )
 from coreset_backend.foreign_text import one_line
 from coreset_backend.images.cache import PixelCache
-from coreset_backend.images.download import NO_PROXIES, Limits, Wire, checked_url, port_of
+from coreset_backend.images.download import NO_PROXIES, Downloader, Limits, checked_url, port_of
 from coreset_backend.images.own_addresses import OwnAddresses
-from coreset_backend.images.pixels import SMALL, Array, CachedRows, Haul, Pixels, Wanted
+from coreset_backend.images.pixels import SMALL, Array, CachedRows, FetchResults, Pixels, Wanted
 from coreset_backend.images.revisions import Revisions, Seen, due
 from coreset_backend.images.sources import Site, address_digest, local_validator, read_image, shown_uri
 from coreset_backend.network.addresses import Resolve, address_guard, resolved_addresses
@@ -80,20 +80,20 @@ class Images:
         """
         given = [(task_id, (uri or "").strip()) for task_id, uri in tasks]
         started_ns = time.time_ns()
-        self._site.wire.forget_silent_hosts()
+        self._site.downloader.forget_silent_hosts()
         self._decoders.warnings = 0
-        haul = Haul(len(given), size)
+        results = FetchResults(len(given), size)
         self._say_what_is_mapped(uri for _, uri in given)
         wanted = self._wanted_images(given, size)
         for image in wanted:
-            image.is_cached = self._found(image, size, haul)
+            image.is_cached = self._found(image, size, results)
         suspects = self._suspects([image for image in wanted if image.is_cached])
         to_read = [image for image in wanted if not image.is_cached or image.address in suspects]
         done = len(given) - sum(len(image.rows) for image in to_read)
         if progress:
             progress(done, len(given))
         try:
-            for image in self._read_all(to_read, size, started_ns, haul):
+            for image in self._read_all(to_read, size, started_ns, results):
                 done += len(image.rows)
                 if progress:
                     progress(done, len(given))
@@ -104,7 +104,7 @@ class Images:
         if suspects:
             changed = sum(image.has_changed for image in to_read)
             logger.info("%d images were checked, %d have changed", len(suspects), changed)
-        return self._result(given, wanted, size, haul)
+        return self._result(given, wanted, size, results)
 
     def check(self, task_id: int, uri: str | None) -> ImageError | None:
         """Fetch and decode one image without the cache; returns its ``ImageError``, or ``None``."""
@@ -130,7 +130,7 @@ class Images:
 
     def close(self) -> None:
         """Close all connections and end the decoding processes."""
-        self._site.wire.close()
+        self._site.downloader.close()
         self._decoders.rest()
         self._revisions.close()
 
@@ -182,26 +182,26 @@ class Images:
             if validator is not None and image.seen and validator != image.seen.validator
         }
 
-    def _found(self, image: Wanted, size: int, haul: Haul) -> bool:
+    def _found(self, image: Wanted, size: int, results: FetchResults) -> bool:
         if not image.key:
             return False
         if size > SMALL:
             return self._cache.has(image.key, size)  # its hash is checked when the row is asked for
         pixels = self._cache.read(image.key, size) if self._cache.has(image.key, size) else None
         if pixels is not None:
-            haul.keep(image, pixels, stored=True)
+            results.keep(image, pixels, stored=True)
         return pixels is not None
 
     def _read_all(
-        self, missing: Iterable[Wanted], size: int, started_ns: int, haul: Haul
+        self, missing: Iterable[Wanted], size: int, started_ns: int, results: FetchResults
     ) -> Iterator[Wanted]:
-        """Fetch ``missing`` in parallel into the cache and ``haul``; yields each image when it is done."""
+        """Fetch ``missing`` in parallel into the cache and ``results``; yields each image when it is done."""
         waiting = iter(missing)
         threads = ThreadPoolExecutor(self._threads, thread_name_prefix="images")
 
         def start(count: int) -> dict[Future[None], Wanted]:
             some = itertools.islice(waiting, count)
-            return {threads.submit(self._read_one, image, size, started_ns, haul): image for image in some}
+            return {threads.submit(self._read_one, image, size, started_ns, results): image for image in some}
 
         running = start(self._threads * _WAITING)
         try:
@@ -215,9 +215,9 @@ class Images:
             # No wait: a person who cancels a round should not wait for the slowest server.
             threads.shutdown(wait=False, cancel_futures=True)
 
-    def _read_one(self, image: Wanted, size: int, started_ns: int, haul: Haul) -> None:
+    def _read_one(self, image: Wanted, size: int, started_ns: int, results: FetchResults) -> None:
         before = image.seen if image.is_cached else None
-        if before and not before.must_be_asked and time.monotonic() > haul.ask_until:
+        if before and not before.must_be_asked and time.monotonic() > results.ask_until:
             return
         try:
             reading = self._fetched_pixels(image.task_id, image.uri, size, before)
@@ -226,11 +226,11 @@ class Images:
             if before:  # keep using the cached pixels, and check again another day
                 self._revisions.note(image.address, before.content, before.validator)
             else:
-                haul.reasons[image.address] = str(error)
+                results.reasons[image.address] = str(error)
             return
         if reading.pixels is not None:
             image.key = _pixel_key(reading.content, size)
-            haul.keep(image, reading.pixels, self._cache.write(image.key, reading.pixels, started_ns))
+            results.keep(image, reading.pixels, self._cache.write(image.key, reading.pixels, started_ns))
             image.has_changed = before is not None
         self._revisions.note(image.address, reading.content, reading.validator)
 
@@ -250,7 +250,7 @@ class Images:
         if not uri:
             raise ImageError(_NO_IMAGE)
         try:
-            with self._site.wire.files.one_file():
+            with self._site.downloader.files.one_file():
                 fetched = read_image(self._site, task_id, uri, before.validator if before else "")
                 if before and fetched.data is None:
                     return _Reading(before.content, before.validator, None)
@@ -270,10 +270,12 @@ class Images:
             ) from error
 
     def _result(
-        self, given: Sequence[tuple[int, str]], wanted: list[Wanted], size: int, haul: Haul
+        self, given: Sequence[tuple[int, str]], wanted: list[Wanted], size: int, results: FetchResults
     ) -> tuple[Pixels, list[ImageFailure]]:
-        readable = {row: image for image in wanted if image.address not in haul.reasons for row in image.rows}
-        reasons = {row: haul.reasons.get(image.address) for image in wanted for row in image.rows}
+        readable = {
+            row: image for image in wanted if image.address not in results.reasons for row in image.rows
+        }
+        reasons = {row: results.reasons.get(image.address) for image in wanted for row in image.rows}
         failures = [
             ImageFailure(task_id, one_line(shown_uri(uri)) if uri else None, reasons.get(row) or _NO_IMAGE)
             for row, (task_id, uri) in enumerate(given)
@@ -284,8 +286,8 @@ class Images:
         task_ids = np.array([given[row][0] for row in rows], np.int64)
         shown = [readable[row] for row in rows]
         keys = np.frombuffer(bytes.fromhex("".join(image.key for image in shown)), np.uint8).reshape(-1, 32)
-        small = haul.small_rows(rows)
-        pixels = CachedRows(self.read, shown, size, haul.kept) if small is None else small
+        small = results.small_rows(rows)
+        pixels = CachedRows(self.read, shown, size, results.kept) if small is None else small
         return Pixels(task_ids, keys, pixels), failures
 
     def _refuse_torn_pool(self, failures: Sequence[ImageFailure], count: int) -> None:
@@ -333,8 +335,8 @@ def open_images(
     url = _label_studio_url("LABEL_STUDIO_URL", label_studio_url)
     shown = _label_studio_url("CORESET_LABEL_STUDIO_BROWSER_URL", browser_url) if browser_url else url
     guard = address_guard((url.raw_host.decode("ascii"), port_of(url)), allowed_hosts, resolve)
-    wire = Wire(url, auth, guard, limits, verify, threads, proxies)
-    site = Site(OwnAddresses(url, shown, guard.is_allowed), local_files_root, wire, limits.max_bytes)
+    downloader = Downloader(url, auth, guard, limits, verify, threads, proxies)
+    site = Site(OwnAddresses(url, shown, guard.is_allowed), local_files_root, downloader, limits.max_bytes)
     cache, revisions = PixelCache(cache_dir, cache_bytes, spare_bytes), Revisions(cache_dir / REVISIONS)
     return Images(site, cache, revisions, limits, threads, max_failed_share)
 

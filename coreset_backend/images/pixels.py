@@ -82,7 +82,7 @@ class CachedRows:
         return pixels
 
 
-class Haul:
+class FetchResults:
     """The results so far of a fetch of ``count`` tasks.
 
     ``small``: uint8[count, size, size, 3], filled by rows, if images of this size are kept in memory, else

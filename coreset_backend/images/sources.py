@@ -14,7 +14,7 @@ from urllib.parse import parse_qs, unquote_to_bytes
 import httpx
 
 from coreset_backend.errors import ImageError
-from coreset_backend.images.download import CLIMBS, Fetched, Wire, checked_url, climbs
+from coreset_backend.images.download import CLIMBS, Downloader, Fetched, checked_url, climbs
 from coreset_backend.images.file_budget import FileBudget, too_large
 from coreset_backend.images.own_addresses import OwnAddresses
 
@@ -27,7 +27,7 @@ class Site:
 
     own: OwnAddresses
     local_files_root: Path | None
-    wire: Wire
+    downloader: Downloader
     max_bytes: int
 
 
@@ -65,7 +65,7 @@ def read_label_studio(site: Site, task_id: int, uri: str, known: str) -> Fetched
     path = site.own.path_of(uri) or ""
     if climbs(path.partition("?")[0]):
         raise ImageError(CLIMBS)
-    return site.wire.fetch(_url(str(site.own.url).rstrip("/") + path.replace("\\", "%5C")), known)
+    return site.downloader.fetch(_url(str(site.own.url).rstrip("/") + path.replace("\\", "%5C")), known)
 
 
 def read_local_file(site: Site, task_id: int, uri: str, known: str) -> Fetched:
@@ -76,14 +76,14 @@ def read_local_file(site: Site, task_id: int, uri: str, known: str) -> Fetched:
         return read_label_studio(site, task_id, uri, known)
     relative = _local_path(uri)
     return _read_regular_file(
-        _inside(site.local_files_root, relative), relative, site.max_bytes, site.wire.files, known
+        _inside(site.local_files_root, relative), relative, site.max_bytes, site.downloader.files, known
     )
 
 
 def read_web(site: Site, task_id: int, uri: str, known: str) -> Fetched:
     """An absolute http or https URL."""
     try:
-        return site.wire.fetch(_url(uri), known)
+        return site.downloader.fetch(_url(uri), known)
     except ImageError as error:
         start = site.own.looks_like(uri)
         if start is None:
@@ -98,7 +98,7 @@ def read_presigned(site: Site, task_id: int, uri: str, known: str) -> Fetched:
     """A cloud URI, through the project's cloud storage in Label Studio: a redirect, or the bytes."""
     code = base64.urlsafe_b64encode(uri.encode()).decode()
     address = f"{str(site.own.url).rstrip('/')}/tasks/{task_id}/presign/?fileuri={code}"
-    return site.wire.fetch(_url(address), known)
+    return site.downloader.fetch(_url(address), known)
 
 
 def read_data(site: Site, task_id: int, uri: str, known: str) -> Fetched:
@@ -106,7 +106,7 @@ def read_data(site: Site, task_id: int, uri: str, known: str) -> Fetched:
     head, comma, body = uri.partition(",")
     if not comma:
         raise ImageError("the data: address has no comma, so it contains no image")
-    site.wire.files.expect(len(body))
+    site.downloader.files.expect(len(body))
     data = unquote_to_bytes(body.partition("#")[0])
     if head.lower().rpartition(";")[2].strip() == "base64":
         data = _from_base64(data)

@@ -163,13 +163,13 @@ def _open_tunnel(stream: httpcore.NetworkStream, proxy: Proxy, host: str, port: 
 
 def _answer_to_connect(stream: httpcore.NetworkStream, place: str, authorization: str | None) -> int:
     """The status with which a proxy answers a CONNECT to ``place``."""
-    wire = h11.Connection(h11.CLIENT, max_incomplete_event_size=_FIRST_BYTES)
+    client = h11.Connection(h11.CLIENT, max_incomplete_event_size=_FIRST_BYTES)
     headers = [("Host", place), *([("Proxy-Authorization", authorization)] if authorization else [])]
-    stream.write(wire.send(h11.Request(method="CONNECT", target=place, headers=headers)) or b"")
+    stream.write(client.send(h11.Request(method="CONNECT", target=place, headers=headers)) or b"")
     while True:
-        event = wire.next_event()
+        event = client.next_event()
         if event is h11.NEED_DATA:
-            wire.receive_data(stream.read(_FIRST_BYTES))
+            client.receive_data(stream.read(_FIRST_BYTES))
         elif isinstance(event, h11.Response):
             return event.status_code
         elif not isinstance(event, h11.InformationalResponse):

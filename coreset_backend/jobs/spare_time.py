@@ -8,7 +8,7 @@ from coreset_backend.errors import CoresetError
 from coreset_backend.jobs.keys import AUDITION_LEASE
 from coreset_backend.jobs.lease import project_lease
 from coreset_backend.jobs.queue import request_audition, request_pretraining
-from coreset_backend.logs import about
+from coreset_backend.logs import set_log_context
 from coreset_backend.rounds.audition import GivenWay, hold_audition, is_audition_due
 from coreset_backend.rounds.features import may_pretrain
 from coreset_backend.settings import read_settings
@@ -22,7 +22,7 @@ def audition_job(project_id: int) -> str:
 
     Returns in words what was done. Safe to run twice and at the same time.
     """
-    about(project=project_id)
+    set_log_context(project=project_id)
     backend = open_backend(read_settings(), patient=True)
     with (
         contextlib.closing(backend),

@@ -40,7 +40,7 @@ from coreset_backend.jobs.queue import (
     still_waits,
 )
 from coreset_backend.jobs.spare_time import request_spare_work
-from coreset_backend.logs import about
+from coreset_backend.logs import set_log_context
 from coreset_backend.rounds.backbone import download_wanted, is_download_wanted
 from coreset_backend.rounds.due import round_due
 from coreset_backend.rounds.features import (
@@ -64,7 +64,7 @@ def run_round_job(project_id: int) -> str:
 
     May run twice at the same time: the lease admits one job of a project, the other is queued again.
     """
-    about(project=project_id)
+    set_log_context(project=project_id)
     backend = open_backend(read_settings(), patient=True)
     with contextlib.closing(backend):
         # Long enough for the lease of a killed worker to expire; not while a person's start of another
@@ -174,7 +174,7 @@ def pretrain_job(project_id: int) -> str:
 
     Returns in words what it did. May run twice at the same time.
     """
-    about(project=project_id)
+    set_log_context(project=project_id)
     backend = open_backend(read_settings(), patient=True)
     with contextlib.closing(backend):
         before = features_at_hand(backend.store, project_id)

@@ -16,7 +16,7 @@ from coreset_backend.errors import CorruptRound, EmptyPool
 from coreset_backend.evaluation.holdout import holdout_task_ids
 from coreset_backend.evaluation.round_scores import batch_scores, holdout_evaluation
 from coreset_backend.images import Images, Pixels
-from coreset_backend.logs import about
+from coreset_backend.logs import set_log_context
 from coreset_backend.project import Snapshot
 from coreset_backend.project_settings import label_config_attributes
 from coreset_backend.reports import ImageFailure, TrainingReport
@@ -100,7 +100,7 @@ def _compute(
 ) -> StoredRound:
     learned = _learn(backend.store, backend.images, settings, snapshot, previous, clock)
     with backend.store.draft(snapshot.project_id) as draft:
-        about(project=draft.project_id, round=draft.number)
+        set_log_context(project=draft.project_id, round=draft.number)
         choice, evidence = _choose(settings, snapshot, learned, draft, clock)
         with clock.phase("save"):
             model.save_classifier(learned.classifier, draft.path / "model.safetensors")

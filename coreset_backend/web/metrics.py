@@ -35,7 +35,7 @@ def measure_app(app: Flask, backend: Backend) -> None:
     registry = CollectorRegistry()
     app.extensions["metrics"] = registry
     ProcessCollector(registry=registry)
-    registry.register(Standing(backend))
+    registry.register(StoreAndRedisCollector(backend))
     durations = Histogram(
         "coreset_http_request_duration_seconds",
         "Time to answer a request, by route",
@@ -67,7 +67,7 @@ def metrics_text(app: Flask) -> bytes:
     return generate_latest(app.extensions["metrics"])
 
 
-class Standing(Collector):
+class StoreAndRedisCollector(Collector):
     """The metrics of store and Redis, read at each scrape."""
 
     def __init__(self, backend: Backend) -> None:

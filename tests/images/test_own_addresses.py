@@ -8,7 +8,7 @@ from typing import Any
 
 import httpx
 import pytest
-from image_server import Token, Wire, picture
+from image_server import ImageHandler, Token, picture
 from serving import serving
 
 from coreset_backend.errors import ConfigError
@@ -91,9 +91,9 @@ def test_what_is_of_another_server_stays_there(uri: str) -> None:
 
 @pytest.fixture
 def server() -> Iterator[str]:
-    Wire.FILES.clear()
-    Wire.asked.clear()
-    with serving(ThreadingHTTPServer(("127.0.0.1", 0), Wire)) as address:
+    ImageHandler.FILES.clear()
+    ImageHandler.asked.clear()
+    with serving(ThreadingHTTPServer(("127.0.0.1", 0), ImageHandler)) as address:
         yield address
 
 
@@ -115,13 +115,13 @@ def test_a_storage_that_wrote_localhost_is_read_with_the_token_and_it_is_said(
     opened: Callable[..., Images], caplog: pytest.LogCaptureFixture, server: str
 ) -> None:
     caplog.set_level(logging.INFO)
-    Wire.FILES |= {LOCAL: picture(), UPLOAD: picture()}
+    ImageHandler.FILES |= {LOCAL: picture(), UPLOAD: picture()}
     images = opened(browser_url="https://team.example/ls")
     uris = [f"http://localhost:8080{LOCAL}", f"/ls{UPLOAD}", f"https://team.example/ls{UPLOAD}", UPLOAD]
     pixels, failures = images.fetch(enumerate(uris), 16)
     assert failures == [] and pixels.task_ids.tolist() == [0, 1, 2, 3]
     # The last three are one image.
-    assert sorted(Wire.asked) == sorted([(LOCAL, "Token t"), (UPLOAD, "Token t")])
+    assert sorted(ImageHandler.asked) == sorted([(LOCAL, "Token t"), (UPLOAD, "Token t")])
     assert (
         f"1 images with addresses at http://localhost:8080 are read from Label Studio at {server}"
         in caplog.text
@@ -145,14 +145,14 @@ def test_a_shared_folder_is_read_for_a_mapped_address_too(
     uris += [f"http://localhost:8080{LOCAL.replace('/a', '%5Ca')}"]  # written by a Windows machine
     pixels, failures = images.fetch(enumerate(uris), 16)
     assert failures == [] and len(pixels) == 5
-    assert Wire.asked == []
+    assert ImageHandler.asked == []
 
 
 def test_the_advice_for_an_address_that_looks_like_label_studios_leads_to_the_image(
     opened: Callable[..., Images],
 ) -> None:
     """Not to CORESET_ALLOWED_HOSTS, with which the other address would answer 401."""
-    Wire.FILES[UPLOAD] = picture()
+    ImageHandler.FILES[UPLOAD] = picture()
     uri = f"http://10.255.255.1:8080/ls{UPLOAD}"
     _, [failure] = opened().fetch([(1, uri)], 16)
     advice = "set CORESET_LABEL_STUDIO_BROWSER_URL=http://10.255.255.1:8080/ls"
@@ -170,7 +170,7 @@ def test_a_mapped_address_may_not_climb_nor_reach_the_api(opened: Callable[..., 
     ]
     _, failures = opened(browser_url="http://localhost:8080").fetch(enumerate(uris), 16)
     assert len(failures) == 4
-    assert Wire.asked in ([], [(uris[2].removeprefix("http://localhost:8080"), None)])
+    assert ImageHandler.asked in ([], [(uris[2].removeprefix("http://localhost:8080"), None)])
 
 
 @pytest.mark.parametrize(

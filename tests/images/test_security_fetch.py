@@ -14,7 +14,7 @@ from serving import serving
 
 from coreset_backend.errors import ImageError, LabelStudioError
 from coreset_backend.images import sources
-from coreset_backend.images.download import Limits, Wire
+from coreset_backend.images.download import Downloader, Limits
 from coreset_backend.images.own_addresses import OwnAddresses
 from coreset_backend.label_studio.auth import TokenAuth
 from coreset_backend.label_studio.client import LabelStudio
@@ -80,15 +80,17 @@ def victim(new_site: Callable[..., Site]) -> Site:
 
 
 @contextlib.contextmanager
-def wire_to(label_studio: str, allowed: tuple[str, ...] = (), resolve: Any = None) -> Iterator[Wire]:
+def downloader_to(
+    label_studio: str, allowed: tuple[str, ...] = (), resolve: Any = None
+) -> Iterator[Downloader]:
     url = httpx.URL(label_studio)
     known = {} if resolve is None else {"resolve": resolve}
     guard = address_guard((url.host, url.port or 80), allowed, **known)
-    wire = Wire(url, TokenAuth(label_studio, TOKEN), guard, LIMITS, True, 4)
+    downloader = Downloader(url, TokenAuth(label_studio, TOKEN), guard, LIMITS, True, 4)
     try:
-        yield wire
+        yield downloader
     finally:
-        wire.close()
+        downloader.close()
 
 
 def own(label_studio: str) -> OwnAddresses:
@@ -135,18 +137,18 @@ def test_no_trick_reaches_what_stands_inside(
     address = address.format(port=victim.server_port)
     door = new_site()
     door.answers["/go"] = (302, {"Location": address.encode().decode("latin-1")})
-    with wire_to("http://labels.example:8080", (f"127.0.0.1:{door.server_port}",)) as wire:
+    with downloader_to("http://labels.example:8080", (f"127.0.0.1:{door.server_port}",)) as downloader:
         with pytest.raises((ImageError, httpx.InvalidURL)):
-            wire.get(httpx.URL(address))
+            downloader.get(httpx.URL(address))
         with pytest.raises(ImageError):
-            wire.get(httpx.URL(f"{door.url}/go"))
+            downloader.get(httpx.URL(f"{door.url}/go"))
         assert [path for path, _ in door.came] == ["/go"]
     assert victim.connections == 0
 
 
 def test_what_is_allowed_is_reached_so_the_tricks_were_refused_by_the_guard(victim: Site) -> None:
-    with wire_to("http://labels.example:8080", (f"127.0.0.1:{victim.server_port}",)) as wire:
-        assert wire.get(httpx.URL(f"http://127.1:{victim.server_port}/")) == b"{}"
+    with downloader_to("http://labels.example:8080", (f"127.0.0.1:{victim.server_port}",)) as downloader:
+        assert downloader.get(httpx.URL(f"http://127.1:{victim.server_port}/")) == b"{}"
     assert victim.connections == 1
 
 
@@ -156,11 +158,11 @@ def test_a_chain_of_redirects_ends_and_each_hop_is_checked(
     door = new_site()
     door.answers |= {f"/{n}": (307, {"Location": f"/{n + 1}"}) for n in range(9)}
     door.answers["/2"] = (307, {"Location": f"{victim.url}/"})
-    with wire_to("http://labels.example:8080", (f"127.0.0.1:{door.server_port}",)) as wire:
+    with downloader_to("http://labels.example:8080", (f"127.0.0.1:{door.server_port}",)) as downloader:
         with pytest.raises(AddressRefused):
-            wire.get(httpx.URL(f"{door.url}/0"))
+            downloader.get(httpx.URL(f"{door.url}/0"))
         with pytest.raises(ImageError, match="more than 3 redirects"):
-            wire.get(httpx.URL(f"{door.url}/3"))
+            downloader.get(httpx.URL(f"{door.url}/3"))
     assert victim.connections == 0
 
 
@@ -169,24 +171,24 @@ def test_the_connection_goes_to_the_address_that_was_checked(new_site: Callable[
     allowed = new_site("127.0.0.2")
     victim = new_site("127.0.0.1", allowed.server_port)
     asked = itertools.count()
-    with wire_to(
+    with downloader_to(
         "http://labels.example:8080",
         (f"127.0.0.2:{allowed.server_port}",),
         lambda *_: ["127.0.0.2"] if next(asked) == 0 else ["127.0.0.1"],
-    ) as wire:
+    ) as downloader:
         url = httpx.URL(f"http://rebind.example:{allowed.server_port}/")
-        assert wire.get(url) == b"{}"
+        assert downloader.get(url) == b"{}"
         assert next(asked) == 1  # one answer was asked for, and used
     assert allowed.came[0][1]["Host"] == f"rebind.example:{allowed.server_port}"
     with (
-        wire_to(
+        downloader_to(
             "http://labels.example:8080",
             (f"127.0.0.2:{allowed.server_port}",),
             lambda *_: ["127.0.0.2", "127.0.0.1"],
-        ) as wire,
+        ) as downloader,
         pytest.raises(AddressRefused),
     ):
-        wire.get(url)
+        downloader.get(url)
     assert victim.connections == 0
 
 
@@ -204,8 +206,8 @@ def test_the_token_does_not_follow_a_redirect_to_another_origin(
     label_studio, other = new_site(), new_site()
     label_studio.answers["/data/upload/1/a.jpg"] = (status, {"Location": f"{other.url}/bucket/a.jpg?sig=1"})
     other.answers["/bucket/a.jpg?sig=1"] = (status, {"Location": f"{label_studio.url}/data/upload/1/b.jpg"})
-    with wire_to(label_studio.url, (f"127.0.0.1:{other.server_port}",)) as wire:
-        assert wire.get(httpx.URL(f"{label_studio.url}/data/upload/1/a.jpg")) == b"{}"
+    with downloader_to(label_studio.url, (f"127.0.0.1:{other.server_port}",)) as downloader:
+        assert downloader.get(httpx.URL(f"{label_studio.url}/data/upload/1/a.jpg")) == b"{}"
     assert [headers["Authorization"] for _, headers in label_studio.came] == [f"Token {TOKEN}"] * 2
     assert len(other.came) == 1
     assert not carries_secret(other.came[0][1])
@@ -220,9 +222,9 @@ def test_the_token_goes_to_the_exact_origin_and_to_its_files_only(new_site: Call
         f"{label_studio.url}/api/users/",  # no file
         f"{label_studio.url}/user/account?x=/data/upload/1/a.jpg",
     ]
-    with wire_to(label_studio.url, ("127.0.0.0/8", "::1")) as wire:
+    with downloader_to(label_studio.url, ("127.0.0.0/8", "::1")) as downloader:
         for address in near:
-            assert wire.get(httpx.URL(address)) == b"{}"
+            assert downloader.get(httpx.URL(address)) == b"{}"
     came = other.came + label_studio.came
     assert len(came) == len(near)
     assert not any(carries_secret(headers) for _, headers in came)
@@ -278,8 +280,8 @@ def test_local_files_are_read_below_their_root_only(
     (inside / "within").symlink_to(inside / "real.png")
     os.mkfifo(inside / "pipe")
     label_studio = new_site()
-    with wire_to(label_studio.url) as wire:
-        site = sources.Site(own(label_studio.url), tmp_path / "root", wire, 1000)
+    with downloader_to(label_studio.url) as downloader:
+        site = sources.Site(own(label_studio.url), tmp_path / "root", downloader, 1000)
 
         def read(where: str) -> bytes:
             return sources.read_image_bytes(site, 1, f"/data/local-files/?d={where}")
@@ -297,8 +299,8 @@ def test_an_address_that_climbs_out_of_the_uploads_is_not_asked_for(
     new_site: Callable[..., Site], path: str
 ) -> None:
     label_studio = new_site()
-    with wire_to(label_studio.url) as wire:
-        site = sources.Site(own(label_studio.url), None, wire, 1000)
+    with downloader_to(label_studio.url) as downloader:
+        site = sources.Site(own(label_studio.url), None, downloader, 1000)
         for uri in (path, f"/data/local-files/?d={path}"):
             with pytest.raises(ImageError):
                 sources.read_image_bytes(site, 1, uri)
@@ -317,11 +319,11 @@ def test_a_label_studio_on_windows_is_read_from_the_shared_folder_and_through_it
     (tmp_path / "dataset1/sub/..jpg").write_bytes(b"{}")
     label_studio = new_site()
     uri = f"/data/local-files/?d={place}"
-    with wire_to(label_studio.url) as wire:
-        shared = sources.Site(own(label_studio.url), tmp_path, wire, 1000)
+    with downloader_to(label_studio.url) as downloader:
+        shared = sources.Site(own(label_studio.url), tmp_path, downloader, 1000)
         assert sources.read_image_bytes(shared, 1, uri) == b"{}"
         assert label_studio.connections == 0
-        remote = sources.Site(own(label_studio.url), None, wire, 1000)
+        remote = sources.Site(own(label_studio.url), None, downloader, 1000)
         assert sources.read_image_bytes(remote, 1, uri) == b"{}"
     [(path, headers)] = label_studio.came
     assert path == f"/data/local-files/?d={place}".replace("\\", "%5C")
@@ -332,8 +334,8 @@ def test_a_name_with_a_backslash_is_read_where_it_is_the_name_of_one_file(
     new_site: Callable[..., Site], tmp_path: Path
 ) -> None:
     (tmp_path / "a\\b.jpg").write_bytes(b"one file")
-    with wire_to(new_site().url) as wire:
-        site = sources.Site(own("http://labels.example"), tmp_path, wire, 1000)
+    with downloader_to(new_site().url) as downloader:
+        site = sources.Site(own("http://labels.example"), tmp_path, downloader, 1000)
         assert sources.read_image_bytes(site, 1, "/data/local-files/?d=a%5Cb.jpg") == b"one file"
 
 
@@ -345,9 +347,9 @@ def test_a_backslash_does_not_climb(new_site: Callable[..., Site], tmp_path: Pat
     (tmp_path / "root/a").mkdir(parents=True)
     (tmp_path / "secret").write_bytes(b"outside")
     label_studio = new_site()
-    with wire_to(label_studio.url) as wire:
+    with downloader_to(label_studio.url) as downloader:
         for root in (tmp_path / "root", None):
-            site = sources.Site(own(label_studio.url), root, wire, 1000)
+            site = sources.Site(own(label_studio.url), root, downloader, 1000)
             with pytest.raises(ImageError):
                 sources.read_image_bytes(site, 1, f"/data/local-files/?d={place}")
     assert label_studio.connections == 0

@@ -12,7 +12,7 @@ from urllib.parse import quote
 
 import numpy as np
 import pytest
-from image_server import Token, Wire, picture
+from image_server import ImageHandler, Token, picture
 from serving import serving
 
 from coreset_backend.errors import TooManyImageFailures
@@ -22,9 +22,9 @@ from coreset_backend.images.file_budget import FileBudget
 
 @pytest.fixture
 def server() -> Iterator[str]:
-    Wire.FILES.clear()
-    Wire.asked.clear()
-    with serving(ThreadingHTTPServer(("127.0.0.1", 0), Wire)) as address:
+    ImageHandler.FILES.clear()
+    ImageHandler.asked.clear()
+    with serving(ThreadingHTTPServer(("127.0.0.1", 0), ImageHandler)) as address:
         yield address
 
 
@@ -49,7 +49,7 @@ READABLE = {
 
 
 def test_every_readable_kind_becomes_pixels_in_the_order_asked(images: Any) -> None:
-    Wire.FILES.update({f"/data/upload/1/{name}": body for name, body in READABLE.items()})
+    ImageHandler.FILES.update({f"/data/upload/1/{name}": body for name, body in READABLE.items()})
     pixels, failures = images.fetch(
         [(n, f"/data/upload/1/{name}") for n, name in enumerate(READABLE, 10)], 32
     )
@@ -62,7 +62,7 @@ def test_every_readable_kind_becomes_pixels_in_the_order_asked(images: Any) -> N
 
 def test_a_bad_image_is_a_failure_with_its_reason_and_the_rest_goes_on(images: Any) -> None:
     good = picture()
-    Wire.FILES.update(
+    ImageHandler.FILES.update(
         {
             "/data/upload/1/good.jpg": good,
             "/data/upload/1/torn.jpg": good[: len(good) // 2],
@@ -81,7 +81,7 @@ def test_a_bad_image_is_a_failure_with_its_reason_and_the_rest_goes_on(images: A
 def test_private_addresses_are_refused_and_the_token_stays_with_label_studio(
     images: Any, server: str
 ) -> None:
-    Wire.FILES["/data/upload/1/a.jpg"] = picture()
+    ImageHandler.FILES["/data/upload/1/a.jpg"] = picture()
     elsewhere = [
         "http://localhost:9/a.jpg",
         "http://169.254.169.254/latest",
@@ -92,17 +92,17 @@ def test_private_addresses_are_refused_and_the_token_stays_with_label_studio(
     pixels, failures = images.fetch(tasks, 32)
     assert pixels.task_ids.tolist() == [0]
     assert len(failures) == 4
-    assert Wire.asked == [("/data/upload/1/a.jpg", "Token t")]
+    assert ImageHandler.asked == [("/data/upload/1/a.jpg", "Token t")]
 
 
 def test_a_pool_once_fetched_needs_no_network(images: Any) -> None:
-    Wire.FILES["/data/upload/1/a.jpg"] = picture()
+    ImageHandler.FILES["/data/upload/1/a.jpg"] = picture()
     first, _ = images.fetch([(1, "/data/upload/1/a.jpg")], 32)
-    Wire.FILES.clear()
+    ImageHandler.FILES.clear()
     again, failures = images.fetch([(1, "/data/upload/1/a.jpg")], 32)
     assert failures == []
     np.testing.assert_array_equal(again[np.array([0])], first[np.array([0])])
-    assert len(Wire.asked) == 1
+    assert len(ImageHandler.asked) == 1
 
 
 def test_a_pool_of_failures_stops_the_round(server: str, tmp_path: Path) -> None:
@@ -170,6 +170,6 @@ def test_the_files_in_memory_are_bounded_and_each_gets_its_turn() -> None:
 
 def test_large_files_are_read_side_by_side_without_their_length_too(images: Any) -> None:
     large = picture("BMP", size=(900, 900))
-    Wire.FILES.update({f"/data/upload/1/{number}.bmp": large for number in range(40)})
+    ImageHandler.FILES.update({f"/data/upload/1/{number}.bmp": large for number in range(40)})
     pixels, failures = images.fetch([(n, f"/data/upload/1/{n}.bmp") for n in range(40)], 32)
     assert (len(pixels), failures) == (40, [])

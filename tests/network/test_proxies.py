@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from fake_label_studio import TOKEN, FakeLabelStudio
-from image_server import Wire, picture
+from image_server import ImageHandler, picture
 from serving import serving
 from web_proxy import WebProxy, certificate, serving_tls
 
@@ -44,10 +44,10 @@ def proxy() -> Iterator[WebProxy]:
 @pytest.fixture
 def server() -> Iterator[int]:
     """The port of an image server, which a proxy may know by any name."""
-    Wire.FILES.clear()
-    Wire.asked.clear()
-    Wire.FILES["/a.jpg"] = picture()
-    with serving(ThreadingHTTPServer(("127.0.0.1", 0), Wire)) as address:
+    ImageHandler.FILES.clear()
+    ImageHandler.asked.clear()
+    ImageHandler.FILES["/a.jpg"] = picture()
+    with serving(ThreadingHTTPServer(("127.0.0.1", 0), ImageHandler)) as address:
         yield int(address.rpartition(":")[2])
 
 
@@ -89,11 +89,11 @@ def test_https_comes_through_a_tunnel_asked_for_by_name(
 ) -> None:
     pem = certificate(tmp_path, "images.example")
     proxy.names = {"images.example": "127.0.0.1"}
-    with serving_tls(ThreadingHTTPServer(("127.0.0.1", 0), Wire), pem) as port:
+    with serving_tls(ThreadingHTTPServer(("127.0.0.1", 0), ImageHandler), pem) as port:
         uri = f"https://images.example:{port}/a.jpg"
         assert reason(opened(proxy.url, verify=trusting(pem)), uri) is None
         assert proxy.asked == [f"CONNECT images.example:{port}"]
-        assert Wire.asked == [("/a.jpg", None)]
+        assert ImageHandler.asked == [("/a.jpg", None)]
         # Unchecked, anybody could answer to the name: the proxy is asked for the address that was checked.
         proxy.names[PUBLIC] = "127.0.0.1"
         assert reason(opened(proxy.url, verify=False), uri) is None
@@ -119,7 +119,7 @@ def test_a_host_that_a_lead_allows_is_asked_for_by_its_name_as_a_whole(
     images = opened(proxy.url, allowed_hosts=("only-there.example",))
     assert reason(images, uri) is None
     assert proxy.asked == [f"GET {uri}"]
-    assert Wire.asked == [("/a.jpg", None)]
+    assert ImageHandler.asked == [("/a.jpg", None)]
 
 
 @pytest.mark.parametrize(
@@ -144,13 +144,13 @@ def test_no_private_address_is_asked_of_a_proxy(
     images = opened(proxy.url, resolve=known)
     told = reason(images, f"{scheme}://{host}:{server}/a.jpg") or ""
     assert "which is not public" in told
-    assert proxy.asked == [] and Wire.asked == []
+    assert proxy.asked == [] and ImageHandler.asked == []
 
 
 def test_a_redirect_to_a_private_address_is_not_asked_of_a_proxy(
     proxy: WebProxy, opened: Callable[..., Images]
 ) -> None:
-    class Redirecting(Wire):
+    class Redirecting(ImageHandler):
         def do_GET(self) -> None:
             self.send_response(302)
             self.send_header("Location", "http://intranet.example/secret")
@@ -171,10 +171,10 @@ def test_a_name_that_the_proxy_resolves_to_a_private_address_gains_nothing(
     proxy.names = {"images.example": "127.0.0.1"}  # and the address that was checked leads nowhere
     assert "answered 502" in (reason(opened(proxy.url), f"http://images.example:{server}/a.jpg") or "")
     pem = certificate(tmp_path, "intranet.example")
-    with serving_tls(ThreadingHTTPServer(("127.0.0.1", 0), Wire), pem) as port:
+    with serving_tls(ThreadingHTTPServer(("127.0.0.1", 0), ImageHandler), pem) as port:
         told = reason(opened(proxy.url, verify=trusting(pem)), f"https://images.example:{port}/a.jpg")
     assert told and "the certificate of images.example is not trusted" in told
-    assert Wire.asked == []
+    assert ImageHandler.asked == []
 
 
 def test_this_machine_and_what_no_proxy_names_are_reached_directly(
@@ -224,7 +224,7 @@ def test_a_proxy_with_a_login_gets_it_and_nobody_else_does(
 def test_a_proxy_that_is_away_or_speaks_no_http_is_named(
     server: int, opened: Callable[..., Images], silent: bool
 ) -> None:
-    class Mute(Wire):
+    class Mute(ImageHandler):
         def handle(self) -> None:
             self.wfile.write(b"220 smtp.example ESMTP\r\n")
 
@@ -370,7 +370,7 @@ def test_an_unknown_certificate_is_told_with_what_to_set_and_that_helps(
     server: int, opened: Callable[..., Images], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pem = certificate(tmp_path, "127.0.0.1", "::1")
-    with serving_tls(ThreadingHTTPServer(("127.0.0.1", 0), Wire), pem) as port:
+    with serving_tls(ThreadingHTTPServer(("127.0.0.1", 0), ImageHandler), pem) as port:
         url, uri = f"https://127.0.0.1:{port}", f"https://127.0.0.1:{port}/a.jpg"
         here = {"allowed_hosts": ("127.0.0.1",), "resolve": lambda host, port: ["127.0.0.1"]}
         advice = "Set SSL_CERT_FILE to a PEM file .* VERIFY_SSL=false"

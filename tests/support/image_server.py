@@ -22,7 +22,7 @@ def plain_png(shade: int = 0, side: int = 8) -> bytes:
     return body.getvalue()
 
 
-class Wire(BaseHTTPRequestHandler):
+class ImageHandler(BaseHTTPRequestHandler):
     """A web server that serves FILES, asks for the token below /data/, and remembers what it was asked."""
 
     FILES: ClassVar[dict[str, bytes]] = {}
@@ -41,7 +41,7 @@ class Wire(BaseHTTPRequestHandler):
 
 
 class Token(httpx.Auth):
-    """The token that ``Wire`` asks for."""
+    """The token that ``ImageHandler`` asks for."""
 
     def auth_flow(self, request: httpx.Request) -> Any:
         request.headers["Authorization"] = "Token t"
