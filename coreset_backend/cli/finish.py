@@ -12,6 +12,7 @@ from coreset_backend.jobs.finishing import (
     FinishStatus,
     Wish,
     accept_finish,
+    counts_line,
     finish_status,
     look_at_finish,
     plan_acceptance,
@@ -87,6 +88,4 @@ def finish_lines(found: FinishStatus) -> list[str]:
         return lines
     if found.to_write:
         lines.append(f"  --accept writes the model's label on {found.to_write:,} images.")
-    total = found.by_people + found.by_model + found.left
-    counts = f"{found.by_people:,} by people + {found.by_model:,} by the model + {found.left:,} left"
-    return [*lines, f"  Images: {total:,} = {counts}"]
+    return [*lines, f"  {counts_line(found)}"]

@@ -9,6 +9,7 @@ import click
 from coreset_backend.backend import open_backend
 from coreset_backend.cli.terminal import optional_project, running_settings, say
 from coreset_backend.foreign_text import one_line
+from coreset_backend.jobs.finishing import FinishStatus, counts_line
 from coreset_backend.jobs.progress import span
 from coreset_backend.jobs.states import RoundState
 from coreset_backend.jobs.status import (
@@ -51,7 +52,17 @@ def status_lines(status: ProjectStatus | UnreadableProject) -> list[str]:
         *(_round_lines(status.round) if status.round else []),
         *([f"  {status.backbone_choice.sentence}"] if status.backbone_choice else []),
         *([f"  {status.advice.sentence}"] if status.advice else []),
+        *(
+            [f"  Labels by the model, {status.finish.state}: {status.finish.sentence}"]
+            if status.finish
+            else []
+        ),
+        *([f"  {counts_line(status.finish)}"] if status.finish else []),
     ]
+
+
+def _finish_lines(finish: FinishStatus) -> list[str]:
+    return [f"  Labels by the model, {finish.state}: {finish.sentence}", f"  {counts_line(finish)}"]
 
 
 def _state_line(progress: ProjectProgress) -> str:

@@ -200,6 +200,13 @@ def _status(project_id: int, session: Session, to_write: int = 0, *, planned: bo
     )
 
 
+def counts_line(found: FinishStatus) -> str:
+    """Who labels the images that were unlabelled when the finish began."""
+    total = found.by_people + found.by_model + found.left
+    counts = f"{found.by_people:,} by people + {found.by_model:,} by the model + {found.left:,} left"
+    return f"Images: {total:,} = {counts}"
+
+
 def _sentence(session: Session, to_write: int, planned: bool) -> str:
     """The state of the finish and what to do next, in words."""
     if session.remark:

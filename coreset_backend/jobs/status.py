@@ -11,6 +11,7 @@ from coreset_backend.errors import CoresetError
 from coreset_backend.evaluation.history import advice
 from coreset_backend.evaluation.round_scores import holdout_accuracy
 from coreset_backend.evaluation.stop_advice import Advice
+from coreset_backend.jobs.finishing import FinishStatus, shown_finish
 from coreset_backend.jobs.monitoring import workers_alive
 from coreset_backend.jobs.progress import (
     Failure,
@@ -108,7 +109,8 @@ class BackboneStatus:
 class ProjectStatus:
     """A project's progress and its newest round; ``round`` and ``advice`` are None before the first.
 
-    ``backbone_choice`` is None while no audition was held and no setting names a backbone.
+    ``backbone_choice`` is None while no audition was held and no setting names a backbone; ``finish`` while
+    the model is not to label the rest.
     """
 
     project: int
@@ -116,6 +118,7 @@ class ProjectStatus:
     round: RoundStatus | None
     advice: Advice | None
     backbone_choice: BackboneStatus | None
+    finish: FinishStatus | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,12 +141,14 @@ def project_status(backend: Backend, project_id: int) -> ProjectStatus:
     """The status of the project. Raises QueueError if Redis does not answer, and StoreError."""
     rounds = list(backend.store.readable(project_id))
     stored, records = next(iter(rounds), None), backend.store.history(project_id, rounds)
+    finish = shown_finish(backend, project_id)
     return ProjectStatus(
         project=project_id,
         progress=project_progress(backend, project_id, stored),
         round=round_status(stored) if stored else None,
         advice=advice(records) if records else None,
         backbone_choice=backbone_choice(backend.settings, backend.store, project_id, stored),
+        finish=finish if finish.state else None,
     )
 
 

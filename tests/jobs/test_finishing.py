@@ -353,6 +353,8 @@ def test_the_command_shows_begins_looks_accepts_and_undoes(
     assert run_round_job(pool.project_id).endswith("published again")
     assert "by the model" in typed()
     assert '"state": "written"' in typed("--json")
+    shown = CliRunner().invoke(main, ["status", "--project", str(pool.project_id)]).output
+    assert "Labels by the model, written:" in shown and "Images: 240 =" in shown
     assert "is being removed" in typed("--undo")
     assert reconcile_job()
     run_round_job(pool.project_id)

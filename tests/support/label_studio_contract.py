@@ -10,6 +10,11 @@ from coreset_backend.connection.queue import publish_queue
 from coreset_backend.errors import LabelStudioError, ProjectGone, Rejected, Unauthorized
 from coreset_backend.label_studio.annotations import choices_in
 from coreset_backend.label_studio.client import LabelStudio
+from coreset_backend.label_studio.model_labels import (
+    annotate_as_predicted,
+    annotations_by_model,
+    delete_annotations,
+)
 from coreset_backend.local import demo_project
 from coreset_backend.project import Prediction
 from coreset_backend.reports import Publication
@@ -239,6 +244,29 @@ class LabelStudioContract:
             task_ids[1]: False,
             task_ids[2]: True,
         }
+
+    def test_the_model_s_annotations_are_marked_made_once_and_are_a_person_s_once_saved(
+        self, client: LabelStudio, admin: httpx.Client, project: tuple[int, list[int]]
+    ) -> None:
+        project_id, task_ids = project
+        labels = client.fetch_snapshot(project_id).labels
+        assert labels
+        client.add_missing(project_id, predictions(task_ids[:3], "finish-1-now"), labels)
+        admin.post(f"/api/tasks/{task_ids[0]}/annotations/", json={"result": []}).raise_for_status()
+        for _ in range(2):
+            annotate_as_predicted(client, project_id, "finish-1-now", task_ids[:3])
+        made = annotations_by_model(client, project_id, "finish-1-now")
+        assert [len(ids) for ids, _ in made.values()] == [1, 1] and set(made) == set(task_ids[1:3])
+        tasks = client.fetch_snapshot(project_id).tasks
+        assert [task.state for task in tasks[:4]] == ["labeled", "model", "model", "pool"]
+        assert tasks[1].label is None
+        region = {"from_name": "label", "to_name": "image", "type": "choices", "value": {"choices": ["dog"]}}
+        saved = made[task_ids[1]][0][0]
+        admin.patch(f"/api/annotations/{saved}/", json={"result": [region]}).raise_for_status()
+        assert client.fetch_snapshot(project_id).tasks[1].label == ("dog",)
+        assert set(annotations_by_model(client, project_id, "finish-1-now")) == {task_ids[2]}
+        delete_annotations(client, [made[task_ids[2]][0][0], 10**9])
+        assert not annotations_by_model(client, project_id, "finish-1-now")
 
     def test_a_personal_access_token_works_and_is_bought_anew(
         self, client: LabelStudio, admin: httpx.Client, project: tuple[int, list[int]]
