@@ -263,7 +263,7 @@ def with_scans(count: int) -> bytes:
 
 def test_a_jpeg_that_asks_for_hours_is_refused_and_what_is_beside_it_not_counted() -> None:
     assert decode(with_scans(40)).shape == (32, 32, 3)
-    with pytest.raises(ImageError, match="a JPEG of more than 100 scans"):
+    with pytest.raises(ImageError, match="a JPEG with more than 100 scans"):
         decode(with_scans(100))
 
 
