@@ -40,29 +40,32 @@ def round_due(backend: Backend, project_id: int) -> Due:
         return Due(None)
     if new := _new_tasks(backend.label_studio, stored):
         return Due(f"{new} new tasks, and none was left to select")
-    by_model = labeled_by_model(backend.store, project_id)  # or the backend's own labels would start rounds
-    annotated = {
-        task_id: labeled
-        for task_id, labeled in backend.label_studio.fetch_annotated(project_id).items()
-        if task_id not in by_model
-    }
+    annotated = backend.label_studio.fetch_annotated(project_id)
     done = sum(task_id in annotated for task_id in stored.record.batch)
     try:
         # Where the labels choose the backbone, features of the pool are compared first.
         features = "" if settings.labels_choose_backbone else features_at_hand(backend.store, project_id)
-        reason = _due(settings, stored, annotated, features)
+        by_model = labeled_by_model(backend.store, project_id)
+        reason = _due(settings, stored, annotated, by_model, features)
     except CorruptRound as error:
         reason = f"round {number} is damaged: {error.why}"
     return Due(reason, number, done)
 
 
-def _due(settings: Settings, stored: StoredRound, annotated: dict[int, bool], features: str) -> str | None:
+def _due(
+    settings: Settings,
+    stored: StoredRound,
+    annotated: dict[int, bool],
+    by_model: frozenset[int],
+    features: str,
+) -> str | None:
     batch = stored.record.batch
     done = sum(task_id in annotated for task_id in batch)
     if batch and done >= settings.batch_done * len(batch):
         return f"{done} of the batch's {len(batch)} tasks are done"
     states = stored.array("states")
     before = set(stored.array("task_ids")[states == state_code("labeled")].tolist())
+    before |= by_model  # no person has labelled them
     new = sum(labeled and task_id not in before for task_id, labeled in annotated.items())
     if new >= settings.labels_for_a_round:
         return f"{new} new labels"
