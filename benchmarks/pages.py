@@ -106,7 +106,8 @@ def save_round(backend: Backend, n: int, keys: np.ndarray, kinds: np.ndarray) ->
                 "probabilities": probabilities[readable],
                 "duplicate_groups": groups[readable],
                 "suspects": suspects,
-                "suspect_codes": ((codes[suspects - 1] + 1) % len(CLASSES)).astype(np.int16),
+                "suspect_sets": np.eye(len(CLASSES), dtype=np.int8)[(codes[suspects - 1] + 1) % len(CLASSES)],
+                "label_quality": np.where(states == 0, 0.3, np.nan).astype(np.float32)[readable],
                 "suspect_shares": np.linspace(1, 0.75, len(suspects)).astype(np.float32),
                 "pick_neighbors": np.column_stack(
                     [np.resize(task_ids[parts[0]], BATCH + RESERVE), np.r_[-1, batch, reserve[:-1]]]

@@ -18,6 +18,8 @@ from coreset_backend.arrays import Rows, TaskIds
 Region = Mapping[str, object]
 """One entry of the ``result`` of an annotation or prediction, as Label Studio has it."""
 TaskState = Literal["pool", "labeled", "skipped", "model"]
+NONE_OF_THESE = "none of these"
+"""The name of an empty answer in multiple choice."""
 MOST_CLASSES = 2_000
 MOST_REASONS = 5
 """Largest number of reported reasons, so that a hundred renamed choices do not fill the page."""
@@ -48,7 +50,8 @@ class Task:
 
     ``label``: class names, empty for "none of these"; None if no answer can be read, and ``unread`` says
     why. An annotated task counts as labeled even then, because a person has looked at it. ``unknown``: a
-    selected value that the label config does not have.
+    selected value that the label config does not have. ``votes``: the classes that each annotator chose,
+    where several did. ``is_truth``: the label is that of a ground truth.
     """
 
     task_id: int
@@ -57,6 +60,8 @@ class Task:
     label: tuple[str, ...] | None = None
     unread: str = ""
     unknown: str = ""
+    votes: tuple[tuple[str, ...], ...] = ()
+    is_truth: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,10 +90,12 @@ class Snapshot:
         return np.array([row for row, task in enumerate(self.tasks) if task.state == state], dtype=np.int64)
 
     def fingerprint(self) -> str:
-        """Hex digest that changes with any task, label or class; an unchanged one needs no new round."""
+        """Hex digest that changes with any task, vote or class; an unchanged one needs no new round."""
         digest = hashlib.sha256(repr((self.project_id, self.labels)).encode())
         for task in self.tasks:
             digest.update(repr((task.task_id, task.uri, task.state, task.label)).encode())
+            if task.votes or task.is_truth:
+                digest.update(repr((task.votes, task.is_truth)).encode())
         return digest.hexdigest()
 
 

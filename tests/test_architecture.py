@@ -30,7 +30,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "model": {"arrays", "errors", "files", "reports"},
     "selection": {"arrays", "errors", "files"},
     "label_studio": {"arrays", "errors", "foreign_text", "network", "project", "redaction", "reports"},
-    "store": {"errors", "files", "project", "reports"},
+    "store": {"arrays", "errors", "files", "project", "reports"},
     "evaluation": {"arrays", "errors", "files", "project", "store"},
     "connection": {"arrays", "backend", "errors", "files", "label_studio", "project", "reports", "store"},
     "finish": {"arrays", "backend", "connection", "errors", "evaluation", "files", "label_studio"}

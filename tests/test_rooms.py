@@ -92,7 +92,11 @@ TESTED_IN = {
     "jobs/test_pool_pretraining.py": ("a round uses the features a worker learned", {"rounds/features"}),
     "rounds/test_explain.py": (
         "one pool whose answers are known",
-        {"rounds/label_errors", "rounds/near_duplicates", "rounds/pool_map"},
+        {"rounds/near_duplicates", "rounds/pool_map"},
+    ),
+    "rounds/test_label_errors.py": (
+        "wrong labels are found by it",
+        {"model/label_noise"},
     ),
     "selection/test_selection.py": (
         "one contract for all strategies",

@@ -28,11 +28,14 @@ class Answer:
 
     ``label`` holds class names in the order of the classes; an empty ``label`` is "none of these".
     ``unknown``: the first selected value that the label config does not have, even if it has the others.
+    ``votes``: the classes that each annotator chose, where several did. ``is_truth``: a ground truth decided.
     """
 
     label: tuple[str, ...] | None
     why: str = ""
     unknown: str = ""
+    votes: tuple[tuple[str, ...], ...] = ()
+    is_truth: bool = False
 
 
 def is_by_model(annotation: Annotation, version: str = MODEL_LABELS) -> bool:
@@ -63,7 +66,7 @@ def agreed_label(annotations: Sequence[Annotation], control: Control) -> Answer:
     else:
         latest_first = [name for vote in reversed(votes) for name in vote]
         agreed = (max(latest_first, key=lambda name: count[name]),)
-    return Answer(agreed, "", unknown)
+    return Answer(agreed, "", unknown, tuple(votes) if len(votes) > 1 else (), bool(truths))
 
 
 def _speaks(answer: Answer) -> bool:

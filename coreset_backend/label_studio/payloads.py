@@ -92,7 +92,9 @@ def parse_task(task: ListedTask, config: LabelConfig) -> Task:
     if kept:
         answer = agreed_label(kept, config.control) if config.control else Answer(None, config.untrained)
     uri = next(iter(image_uris(config.image, task.data)), None)
-    return Task(task.task_id, uri, state, answer.label, answer.why, answer.unknown)
+    return Task(
+        task.task_id, uri, state, answer.label, answer.why, answer.unknown, answer.votes, answer.is_truth
+    )
 
 
 def unread_remarks(tasks: Sequence[Task]) -> list[str]:

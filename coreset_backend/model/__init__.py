@@ -25,6 +25,8 @@ from coreset_backend.model.catalog import (
 )
 from coreset_backend.model.classifier import Classifier, embed, embed_and_predict, predict, probabilities_of
 from coreset_backend.model.descent import Recipe
+from coreset_backend.model.heads import folds_of, held_out_logits
+from coreset_backend.model.label_noise import LabelNoise, fit_label_noise
 from coreset_backend.model.licences import is_permissive, spelled
 from coreset_backend.model.names import LITE0, SELF_SUPERVISED, SMALL_CNN
 from coreset_backend.model.preparation import Preparation, fit_preparation, prepared
@@ -63,6 +65,7 @@ __all__ = [
     "ChosenBackbone",
     "Classifier",
     "Comparison",
+    "LabelNoise",
     "Preparation",
     "PretrainingRecipe",
     "PretrainingState",
@@ -78,8 +81,11 @@ __all__ = [
     "features_name",
     "fit",
     "fit_head",
+    "fit_label_noise",
     "fit_preparation",
+    "folds_of",
     "have_weights",
+    "held_out_logits",
     "is_at_hand",
     "is_permissive",
     "load_classifier",

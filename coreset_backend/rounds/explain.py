@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from coreset_backend.arrays import Floats, PixelRows, TaskIds
 from coreset_backend.project import Labels, Snapshot, Task, class_targets
-from coreset_backend.rounds.label_errors import label_suspects
+from coreset_backend.rounds.label_errors import given_labels, label_quality
 from coreset_backend.rounds.pool_map import layout
 from coreset_backend.selection import NeighborGraph
 from coreset_backend.store.saved_round import Arrays
@@ -32,8 +32,13 @@ def gather_evidence(
     groups: NDArray[np.int32],
     picked: Sequence[int],
     seed: int,
+    *,
+    prepared: bool,
 ) -> Arrays:
-    """The arrays by name. ``pixels``, ``embeddings``, ``groups`` have the same rows; ``picked``: task ids."""
+    """The arrays by name. ``pixels``, ``embeddings``, ``groups`` have the same rows; ``picked``: task ids.
+
+    ``prepared``: the embeddings are of unit length, as a preparation gives them.
+    """
     rows = np.searchsorted(snapshot.task_ids, pixels.task_ids)
     codes = label_codes(snapshot.tasks, snapshot.labels)
     labeled = np.array([snapshot.tasks[row].state == "labeled" for row in rows], dtype=bool)
@@ -45,14 +50,29 @@ def gather_evidence(
         "layout": layout(embeddings, graph, seed),
         "duplicate_groups": groups,
     }
-    if snapshot.labels and snapshot.labels.multiple:
-        evidence["label_sets"] = label_sets(snapshot.tasks, snapshot.labels)
-    elif snapshot.labels:
-        known = np.flatnonzero(codes[rows] >= 0)
-        suspects, other, shares = label_suspects(embeddings[known], codes[rows][known], seed)
-        evidence["suspects"] = pixels.task_ids[known[suspects]]
-        evidence["suspect_codes"], evidence["suspect_shares"] = other, shares
+    if snapshot.labels:
+        tasks = [snapshot.tasks[row] for row in rows]
+        evidence |= label_evidence(tasks, snapshot.labels, embeddings, seed, prepared)
+        if snapshot.labels.multiple:
+            evidence["label_sets"] = label_sets(snapshot.tasks, snapshot.labels)
     return evidence
+
+
+def label_evidence(
+    tasks: Sequence[Task], labels: Labels, embeddings: Floats, seed: int, prepared: bool
+) -> Arrays:
+    """The quality of each label, by embedded task (NaN without a label), and the suspected errors."""
+    known = np.flatnonzero([task.label is not None for task in tasks])
+    given = given_labels([tasks[row] for row in known], labels)
+    found = label_quality(embeddings[known], given, seed, prepared=prepared)
+    quality = np.full(len(tasks), np.nan, dtype=np.float32)
+    quality[known] = found.quality
+    return {
+        "label_quality": quality,
+        "suspects": np.array([tasks[row].task_id for row in known[found.suspects]], dtype=np.int64),
+        "suspect_sets": found.suggested,
+        "suspect_shares": found.shares,
+    }
 
 
 def label_codes(tasks: Sequence[Task], labels: Labels | None) -> NDArray[np.int16]:

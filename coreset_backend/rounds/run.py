@@ -175,7 +175,10 @@ def _choose(
         choice = choose_batch(settings, snapshot, readable, embeddings, learned.uncalibrated, graph, groups)
     with clock.phase("map"):
         picked = (*choice.batch, *choice.reserve)
-        evidence = gather_evidence(snapshot, learned.pixels, embeddings, graph, groups, picked, seed)
+        prepared = learned.classifier.preparation is not None
+        evidence = gather_evidence(
+            snapshot, learned.pixels, embeddings, graph, groups, picked, seed, prepared=prepared
+        )
     return choice, evidence
 
 

@@ -1,20 +1,28 @@
 """The findings of a round besides its batch: near-duplicates and suspected label errors."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
+from coreset_backend.arrays import TaskIds
+from coreset_backend.project import NONE_OF_THESE, Labels
 from coreset_backend.store.saved_round import StoredRound
 
 
 @dataclass(frozen=True, slots=True)
 class Suspect:
-    """A suspected label error: ``share`` of the nearest neighbours, in [0, 1], have ``suggested_label``."""
+    """A suspected label error: ``share`` of the nearest neighbours, in [0, 1], have ``suggested_label``.
+
+    ``quality``: the probability that the label is right; None in rounds of earlier releases.
+    """
 
     task_id: int
     label: str | None
     suggested_label: str
     share: float
+    quality: float | None = None
 
 
 def label_names(stored: StoredRound) -> dict[int, str]:
@@ -38,18 +46,44 @@ def duplicates(stored: StoredRound) -> list[list[int]]:
 
 
 def suspects(stored: StoredRound) -> list[Suspect]:
-    """The suspected label errors, the largest share first."""
+    """The suspected label errors, the most probable first."""
     labels = stored.record.labels
     if labels is None or not stored.has("suspects"):
         return []
-    given = label_names(stored)
-    found = zip(
-        stored.array("suspects").tolist(),
-        stored.array("suspect_codes").tolist(),
+    task_ids = stored.array("suspects")
+    columns = (
+        task_ids.tolist(),
+        _given_labels(stored, labels, task_ids),
+        _suggested_labels(stored, labels),
         stored.array("suspect_shares").tolist(),
-        strict=True,
+        _quality(stored, task_ids),
     )
-    return [
-        Suspect(int(task_id), given.get(task_id), labels.names[code], float(share))
-        for task_id, code, share in found
-    ]
+    return [Suspect(*values) for values in zip(*columns, strict=True)]
+
+
+def _given_labels(stored: StoredRound, labels: Labels, task_ids: TaskIds) -> Sequence[str | None]:
+    """The labels of the tasks, in multiple choice with all their classes."""
+    if not stored.has("label_sets"):
+        given = label_names(stored)
+        return [given.get(task_id) for task_id in task_ids.tolist()]
+    rows = np.searchsorted(stored.array("task_ids"), task_ids)
+    return [_spelled(named, labels) for named in stored.array("label_sets")[rows]]
+
+
+def _suggested_labels(stored: StoredRound, labels: Labels) -> list[str]:
+    if stored.has("suspect_sets"):
+        return [_spelled(named, labels) for named in stored.array("suspect_sets")]
+    return [labels.names[code] for code in stored.array("suspect_codes").tolist()]
+
+
+def _spelled(named: NDArray[np.int8], labels: Labels) -> str:
+    """The classes whose flag is 1, in words."""
+    return ", ".join(labels.names[code] for code in np.flatnonzero(named == 1)) or NONE_OF_THESE
+
+
+def _quality(stored: StoredRound, task_ids: TaskIds) -> Sequence[float | None]:
+    if not stored.has("label_quality"):
+        return [None] * len(task_ids)
+    rows = np.searchsorted(stored.array("embedded_task_ids"), task_ids)
+    quality: list[float | None] = stored.array("label_quality")[rows].tolist()
+    return quality

@@ -25,6 +25,7 @@ _TABLES = (
     "probabilities",
     "layout",
     "label_sets",
+    "suspect_sets",
     "pick_neighbors",
     "pick_distances",
 )

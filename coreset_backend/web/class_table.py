@@ -4,11 +4,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from coreset_backend.evaluation.scores import named_classes
-from coreset_backend.project import Labels
+from coreset_backend.project import NONE_OF_THESE, Labels
 from coreset_backend.store.saved_round import StoredRound
 from coreset_backend.web.page_contents import ClassLine
-
-NONE_OF_THESE = "none of these"
 
 
 def class_table(stored: StoredRound) -> tuple[ClassLine, ...]:

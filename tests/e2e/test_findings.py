@@ -179,7 +179,8 @@ def test_what_is_wrong_is_found_shown_in_tabs_and_gone_when_mended(
     page.get(f"{stack.url}/projects/{project_id}")
     rows = [row.text for row in page.find_elements(By.CSS_SELECTOR, "#suspects tbody tr")]
     assert rows == [
-        f"{suspect['task_id']} {suspect['label']} {other(suspect['label'])} ({100 * suspect['share']:.0f} %)"
+        f"{suspect['task_id']} {suspect['label']} {other(suspect['label'])} ({100 * suspect['share']:.0f} %) "
+        f"{suspect['quality']:.2f}"
         for suspect in found["suspects"]
     ]
     wait_for(page, "document.getElementById('map').dataset.ready")

@@ -13,7 +13,6 @@ from coreset_backend.decoding import decoded_pixels
 from coreset_backend.local.demo_images import make_images
 from coreset_backend.project import Labels, Snapshot, Task
 from coreset_backend.rounds.explain import gather_evidence, label_codes, pick_neighbors
-from coreset_backend.rounds.label_errors import label_suspects
 from coreset_backend.rounds.near_duplicates import duplicate_groups, look_alike
 from coreset_backend.rounds.pool_map import _spread, layout, principal_plane
 from coreset_backend.selection import NeighborGraph
@@ -130,27 +129,6 @@ def test_near_copies_are_the_same_at_every_contrast_and_bit_depth(camera: str, s
     assert not look_alike(pixels, np.stack([np.arange(16), np.full(16, 32)], 1)).any()
 
 
-def test_wrong_labels_are_suspected_and_rare_classes_are_not(
-    clusters: tuple[Vectors, NDArray[np.int16]],
-) -> None:
-    vectors, codes = clusters
-    rare = np.flatnonzero(codes == 7)[3:]
-    keep = np.setdiff1d(np.arange(800), rare)  # class 7 keeps three labels
-    vectors, given = vectors[keep], codes[keep].copy()
-    wrong = np.random.default_rng(1).choice(np.flatnonzero(given < 7), 12, replace=False)
-    given[wrong] = (given[wrong] + 1) % 7
-    rows, other, shares = label_suspects(vectors, given, seed=0)
-    assert set(wrong.tolist()) == set(rows.tolist())
-    assert (other == codes[keep][rows]).all()
-    assert (np.diff(shares) <= 0).all()
-
-
-def test_few_or_no_labels_make_no_suspects() -> None:
-    for n in (0, 1, 3):
-        rows, other, shares = label_suspects(np.ones((n, 2), np.float32), np.zeros(n, np.int16), seed=0)
-        assert len(rows) == len(other) == len(shares) == 0
-
-
 @pytest.mark.parametrize(
     "labels", [None, Labels("l", "i", ("a", "b"), False), Labels("l", "i", ("a", "b"), True)]
 )
@@ -172,13 +150,17 @@ def test_evidence_of_a_round_is_aligned_with_its_embeddings(labels: Labels | Non
     embeddings = np.random.default_rng(0).normal(0, 1, (10, 4)).astype(np.float32)
     graph = graph_of(embeddings, tmp_path, 5)
     groups = np.full(10, -1, dtype=np.int32)
-    evidence = gather_evidence(snapshot, Pixels(), embeddings, graph, groups, (22, 26), seed=0)
+    evidence = gather_evidence(
+        snapshot, Pixels(), embeddings, graph, groups, (22, 26), seed=0, prepared=False
+    )
     assert evidence["layout"].shape == (10, 2)
     assert evidence["duplicate_groups"] is groups
     assert len(evidence["label_codes"]) == 20
     assert evidence["label_codes"][4] == (1 if labels else -1)
     assert set(evidence["pick_neighbors"][:, 0]) <= {20, 24}
-    assert ("suspects" in evidence) == bool(labels and not labels.multiple)
+    assert ("label_quality" in evidence) == bool(labels)
+    if labels:
+        assert np.flatnonzero(np.isfinite(evidence["label_quality"])).tolist() == [2]
 
 
 def test_each_pick_is_explained_by_what_it_is_nearest_to() -> None:

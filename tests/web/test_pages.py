@@ -67,7 +67,8 @@ def save_round(backend: Backend, project_id: int = 7, **given: Any) -> None:
                 "layout": np.array([[0, 5], [65535, 7], [9, 9]], dtype=np.uint16),
                 "duplicate_groups": np.array([0, -1, 0], dtype=np.int32),
                 "suspects": np.array([4]),
-                "suspect_codes": np.array([0], dtype=np.int16),
+                "suspect_sets": np.array([[1, 0]], dtype=np.int8),
+                "label_quality": np.array([np.nan, np.nan, 0.2], dtype=np.float32),
                 "suspect_shares": np.array([0.9], dtype=np.float32),
                 "probabilities": np.array([[0.9, 0.1], [0.2, 0.8], [0.7, 0.3]], dtype=np.float32),
                 "label_codes": np.array([-1, -1, -1, 1], dtype=np.int16),
@@ -317,11 +318,14 @@ def test_suspects_and_duplicates_are_listed(backend: Backend, client: FlaskClien
     found = (client.get("/api/projects/7/overview").json or {})["round"]
     assert found["duplicates"] == [[1, 4]]
     assert found["suspects"] == [
-        {"task_id": 4, "label": "dog", "suggested_label": "cat", "share": pytest.approx(0.9)}
+        {
+            **{"task_id": 4, "label": "dog", "suggested_label": "cat"},
+            **{"share": pytest.approx(0.9), "quality": pytest.approx(0.2)},
+        }
     ]
     shown = text(client.get("/projects/7").text)
     assert "1 suspected label error " in shown
-    assert "cat (90 %)" in shown
+    assert "cat (90 %) 0.20" in shown
 
 
 def test_the_class_table_adds_up_and_measures_on_the_hold_out(backend: Backend, client: FlaskClient) -> None:
