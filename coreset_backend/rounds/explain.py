@@ -63,13 +63,14 @@ def label_evidence(
 ) -> Arrays:
     """The quality of each label, by embedded task (NaN without a label), and the suspected errors."""
     known = np.flatnonzero([task.label is not None for task in tasks])
-    given = given_labels([tasks[row] for row in known], labels)
+    given = given_labels([task for task in tasks if task.label is not None], labels)
     found = label_quality(embeddings[known], given, seed, prepared=prepared)
     quality = np.full(len(tasks), np.nan, dtype=np.float32)
     quality[known] = found.quality
+    task_ids = np.array([task.task_id for task in tasks], dtype=np.int64)
     return {
         "label_quality": quality,
-        "suspects": np.array([tasks[row].task_id for row in known[found.suspects]], dtype=np.int64),
+        "suspects": task_ids[known[found.suspects]],
         "suspect_sets": found.suggested,
         "suspect_shares": found.shares,
     }
