@@ -30,7 +30,7 @@ def refuse_control_characters(value: str) -> None:
             raise ValueError(f"character {place} of {len(value)} is {what}; write one value on one line")
 
 
-def refuse_what_no_header_holds(value: str) -> None:
+def refuse_unsendable(value: str) -> None:
     """Raises ValueError that names the first character that an HTTP header cannot have, and its place."""
     for place, character in enumerate(value, 1):
         if not "!" <= character <= "~":

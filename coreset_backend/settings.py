@@ -21,12 +21,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from coreset_backend.errors import ConfigError
 from coreset_backend.redaction import keep_secret, redacted
-from coreset_backend.setting_values import (
-    clean,
-    decoded,
-    refuse_control_characters,
-    refuse_what_no_header_holds,
-)
+from coreset_backend.setting_values import clean, decoded, refuse_control_characters, refuse_unsendable
 
 PREFIX = "CORESET_"
 SECRETS = ("label_studio_api_key", "redis_password", "basic_auth_pass", "webhook_secret")
@@ -257,7 +252,7 @@ class Settings(BaseSettings):
         if isinstance(value, str):
             refuse_control_characters(value)
             if about.field_name in SENT_AS_HEADERS:
-                refuse_what_no_header_holds(value)
+                refuse_unsendable(value)
         return value
 
     @model_validator(mode="after")

@@ -192,7 +192,6 @@ def _record(
     clock: "Clock",
 ) -> Round:
     embedded = learned.pixels.task_ids
-    evaluation = holdout_evaluation(snapshot, previous, embedded, learned.holdout, learned.probabilities)
     return Round(
         project_id=snapshot.project_id,
         title=snapshot.title,
@@ -218,7 +217,7 @@ def _record(
         audition=learned.audition,
         training=learned.training,
         holdout=tuple(sorted(learned.holdout)),
-        evaluation=evaluation,
+        evaluation=holdout_evaluation(snapshot, previous, embedded, learned.holdout, learned.probabilities),
         batch_figures=batch_scores(snapshot, previous),
         remarks=snapshot.remarks,
         timings=clock.timings,
