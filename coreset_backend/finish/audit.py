@@ -127,7 +127,8 @@ def _passes(answers: Answers, marks: Marks, goal: Goal, size: int) -> bool:
 
 def _most_wrong(answers: Answers, marks: Marks, goal: Goal, size: int) -> int:
     bound = most_wrong(size, _sample(answers, marks, size), chance=goal.chance, most=goal.most)
-    return max(bound - int((marks[:size] == WRONG).sum()), 0)
+    unknown = int((marks[:size] == UNKNOWN).sum())
+    return min(max(bound - int((marks[:size] == WRONG).sum()), 0), unknown)
 
 
 def checks_needed(answers: Answers, marks: Marks, goal: Goal, size: int) -> int | None:

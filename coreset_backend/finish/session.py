@@ -59,7 +59,7 @@ class Audited:
     """How far a group is; docs/finish.md has each field. ``name`` is "" where all classes are one group.
 
     ``needed``: checks until the next set is decided if they turn out as those so far; None where the budget
-    of checks does not reach that far.
+    of checks does not reach that far. ``by_model``: the images of the set that would have the model's label.
     """
 
     name: str
@@ -70,6 +70,7 @@ class Audited:
     most_wrong: int
     next_size: int
     needed: int | None
+    by_model: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,7 +200,10 @@ class Look:
         """The proposal's rows that can get the model's label: in a set with a bound, and no person's."""
         rows = [group.rows[: now.taken] for group, now in zip(self.groups, self.standings, strict=True)]
         inside = np.sort(np.concatenate(rows)) if rows else np.empty(0, dtype=np.int64)
-        return np.asarray(inside[(self.marks[inside] == UNKNOWN) & ~self.by_people[inside]])
+        return np.asarray(inside[self._gets_model_label(inside)])
+
+    def _gets_model_label(self, rows: NDArray[np.int64]) -> NDArray[np.bool_]:
+        return np.asarray((self.marks[rows] == UNKNOWN) & ~self.by_people[rows])
 
     def tasks_to_check(self, count: int) -> list[int]:
         """The tasks to check next, of each group in turn."""
@@ -230,6 +234,7 @@ class Look:
                 needed=0
                 if now.taken == now.audited
                 else checks_needed(group.answers, self.marks[group.rows], goal, now.audited),
+                by_model=int(self._gets_model_label(group.rows[: now.taken]).sum()),
             )
             for group, now in zip(self.groups, self.standings, strict=True)
         )

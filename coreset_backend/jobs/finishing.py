@@ -244,8 +244,17 @@ def _bound(session: Session, group: Audited) -> str:
     return (
         f"{name}By {group.checked:,} checked answers {group.set_size:,} of {group.images:,} images can be "
         f"finished: at most {group.most_wrong:,} of them get a wrong label "
-        f"({group.most_wrong / group.set_size:.1%}), at {session.confidence:.0%} confidence."
+        f"({group.most_wrong / group.set_size:.1%}), at {session.confidence:.0%} confidence. "
+        f"{_model_share(group)}"
     )
+
+
+def _model_share(group: Audited) -> str:
+    """The same count as a share of the labels by the model, which may all be among the wrong ones."""
+    if not group.by_model:
+        return "None of them would have the model's label."
+    share = min(group.most_wrong / group.by_model, 1)
+    return f"They are up to {share:.1%} of the {group.by_model:,} labels by the model."
 
 
 def _next(session: Session) -> str:

@@ -155,6 +155,11 @@ def test_what_is_accepted_is_written_marked_and_undone_to_the_last_piece(pool: P
     assert found.groups[0].set_size > N / 2
     planned = plan_acceptance(pool.backend, pool.project_id)
     assert planned.to_write and "can be finished" in planned.sentence
+    (group,) = planned.groups
+    assert group.by_model == planned.to_write
+    assert 0 < group.most_wrong <= group.by_model  # no more can be wrong than nobody has checked
+    share = f"{group.most_wrong / group.by_model:.1%} of the {group.by_model:,} labels by the model"
+    assert share in planned.sentence
     people = {task["id"] for task in pool.studio.tasks_of(pool.project_id) if task["annotations"]}
     accept_finish(pool.backend, pool.project_id, annotations=True, rest=Rest.HARDEST_LAST)
     # A person is faster than the worker.
