@@ -51,14 +51,18 @@ def suspects(stored: StoredRound) -> list[Suspect]:
     if labels is None or not stored.has("suspects"):
         return []
     task_ids = stored.array("suspects")
-    columns = (
+    columns = zip(
         task_ids.tolist(),
         _given_labels(stored, labels, task_ids),
         _suggested_labels(stored, labels),
         stored.array("suspect_shares").tolist(),
         _quality(stored, task_ids),
+        strict=True,
     )
-    return [Suspect(*values) for values in zip(*columns, strict=True)]
+    return [
+        Suspect(int(task_id), label, suggested, float(share), quality)
+        for task_id, label, suggested, share, quality in columns
+    ]
 
 
 def _given_labels(stored: StoredRound, labels: Labels, task_ids: TaskIds) -> Sequence[str | None]:
@@ -85,5 +89,4 @@ def _quality(stored: StoredRound, task_ids: TaskIds) -> Sequence[float | None]:
     if not stored.has("label_quality"):
         return [None] * len(task_ids)
     rows = np.searchsorted(stored.array("embedded_task_ids"), task_ids)
-    quality: list[float | None] = stored.array("label_quality")[rows].tolist()
-    return quality
+    return [float(value) for value in stored.array("label_quality")[rows]]

@@ -72,6 +72,19 @@ def test_the_annotators_agree_on_one_class(annotations: list[Any], expected: tup
     assert read_and_agreed(annotations, PETS).label == expected
 
 
+def test_the_votes_of_several_annotators_and_a_ground_truth_are_kept() -> None:
+    alone = read_and_agreed([annotation("cat")], PETS)
+    assert (alone.votes, alone.is_truth) == ((), False)
+    several = read_and_agreed([annotation("cat", by=1), annotation("d", by=2), annotation("d", by=3)], PETS)
+    assert (sorted(several.votes), several.is_truth) == ([("cat",), ("d",), ("d",)], False)
+    again = read_and_agreed([annotation("cat", by=1, at="1"), annotation("d", by=1, at="2")], PETS)
+    assert again.votes == ()  # one annotator who has changed the answer
+    truth = read_and_agreed([annotation("cat", ground_truth=True), annotation("d", by=2)], PETS)
+    assert (truth.votes, truth.is_truth) == ((), True)
+    empty = read_and_agreed([annotation(ground_truth=True), annotation("d", by=2)], PETS)
+    assert not empty.is_truth
+
+
 @pytest.mark.parametrize(
     ("annotations", "expected"),
     [

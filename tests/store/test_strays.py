@@ -54,6 +54,8 @@ ARRAYS = {
     "pick_distances": np.ones((2, 2), np.float32),
     "suspects": np.array([1]),
     "suspect_codes": np.array([1]),
+    "suspect_sets": np.array([[0, 1]], np.int8),
+    "label_quality": np.array([0.1, np.nan, 0.9], np.float32),
     "suspect_shares": np.array([0.9], np.float32),
     "duplicate_groups": np.array([0, 0, -1], np.int32),
 }

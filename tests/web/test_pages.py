@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from flask.testing import FlaskClient
 from listening import worker_listens
+from numpy.typing import NDArray
 from PIL import Image
 from saved_rounds import record
 from written_progress import changed
@@ -27,6 +28,7 @@ from coreset_backend.jobs.status import project_status
 from coreset_backend.reports import CandidateScores, ImageFailure, Publication
 from coreset_backend.selection import STRATEGIES
 from coreset_backend.settings import Settings
+from coreset_backend.store.findings import suspects
 from coreset_backend.store.record import STATES, Audition, Calibration, Evaluation
 from coreset_backend.web.app import create_app
 from coreset_backend.web.overview import CHOICE_WORDS
@@ -326,6 +328,29 @@ def test_suspects_and_duplicates_are_listed(backend: Backend, client: FlaskClien
     shown = text(client.get("/projects/7").text)
     assert "1 suspected label error " in shown
     assert "cat (90 %) 0.20" in shown
+
+
+def test_suspects_of_earlier_releases_and_of_multiple_choice_are_shown(
+    backend: Backend, client: FlaskClient
+) -> None:
+    arrays = {
+        "task_ids": np.array([1, 2]),
+        "states": np.array([1, 1], dtype=np.uint8),
+        "label_codes": np.array([0, 1], dtype=np.int16),
+        "embedded_task_ids": np.array([1, 2]),
+        "suspects": np.array([2]),
+        "suspect_shares": np.array([0.9], dtype=np.float32),
+    }
+
+    def found(**more: NDArray[np.generic]) -> Any:
+        with backend.store.draft(7) as draft:
+            stored = draft.save(record(draft.number), {**arrays, **more})
+        return [(one.label, one.suggested_label, one.quality) for one in suspects(stored)]
+
+    assert found(suspect_codes=np.array([0], dtype=np.int16)) == [("dog", "cat", None)]
+    sets = {"label_sets": np.array([[1, 0], [1, 1]], np.int8), "suspect_sets": np.array([[0, 0]], np.int8)}
+    quality = np.array([0.9, 0.25], dtype=np.float32)
+    assert found(**sets, label_quality=quality) == [("cat, dog", "none of these", 0.25)]
 
 
 def test_the_class_table_adds_up_and_measures_on_the_hold_out(backend: Backend, client: FlaskClient) -> None:
