@@ -53,6 +53,19 @@ def test_flipped_labels_are_listed_with_their_true_class_and_few_others(classes:
     assert (found.shares <= 1).all()
 
 
+@pytest.mark.parametrize("systematic", [True, False])
+def test_errors_that_the_head_has_learned_are_found(systematic: bool) -> None:
+    """So many labels of easy classes that the head predicts the errors too: each dog is a wolf at 5 %."""
+    vectors, true = pool(3000, 6, seed=20, spread=0.6)
+    given = true.copy()
+    wrong = flipped(given, 6, 0.05, seed=21)
+    if systematic:
+        given[wrong] = (true[wrong] + 1) % 6
+    found = label_quality(vectors, single(given, 6), seed=0)
+    assert np.isin(found.suspects, wrong).mean() > 0.9
+    assert np.isin(wrong, found.suspects).mean() > 0.9
+
+
 def test_two_wrong_labels_among_forty_are_found() -> None:
     vectors, true = pool(40, 2, seed=2, spread=0.8)
     given = true.copy()
