@@ -82,6 +82,8 @@ def _learned_errors(opinion: Tensor, votes: Tensor, rows: Tensor, known: float) 
     surest answers differ from the labels as often as less sure ones; where images are hard to tell apart they
     differ less. None if the model has not learned errors. ``known``: the rate by the fit.
     """
+    if not len(rows):
+        return None
     sure, answer = opinion[rows].max(1)
     order = sure.argsort(descending=True, stable=True)[: max(int(SURE * len(rows)), 1)]
     cast, answer = votes[rows][order], answer[order]

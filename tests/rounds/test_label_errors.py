@@ -106,6 +106,8 @@ def test_a_ground_truth_is_never_suspected() -> None:
     again = label_quality(vectors, replace(labels, is_truth=is_truth), seed=0)
     assert not np.isin(certain, again.suspects).any()
     assert (again.quality[certain] == 1).all()
+    every = label_quality(vectors, replace(labels, is_truth=np.ones(300, dtype=bool)), seed=0)
+    assert (len(every.suspects), every.quality.min()) == (0, 1)
 
 
 def test_agreement_of_annotators_speaks_for_a_label_and_dissent_against_it() -> None:
