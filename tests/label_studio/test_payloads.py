@@ -22,9 +22,10 @@ from waiting import wait_until
 
 from coreset_backend.backend import Backend
 from coreset_backend.connection.connect import SECRET_HEADER
+from coreset_backend.evaluation.calibration import lower_bound
+from coreset_backend.evaluation.scores import proportion
 from coreset_backend.local import label_studio as demo
-from coreset_backend.reports import TrainingReport
-from coreset_backend.store.record import NO_ROUND_VERSION
+from coreset_backend.store.record import NO_ROUND_VERSION, Evaluation, SureAnswers
 from coreset_backend.web.app import create_app
 
 PAYLOADS = {path.stem: json.loads(path.read_text()) for path in (SUPPORT / "payloads").iterdir()}
@@ -45,9 +46,11 @@ MakeBackend = Callable[..., Backend]
 def save_round(backend: Backend) -> None:
     """Round 1 of project 1, whose model is sure that tasks 2, 3 and 4 are cats."""
     task_ids = np.array([2, 3, 4])
+    share = proportion(57, 60)
+    evaluation = Evaluation(share, share, sure=SureAnswers(60, 57, lower_bound(57, 60)))
     with backend.store.draft(1) as draft:
         draft.save(
-            record(draft.number, project_id=1, training=TrainingReport(holdout_accuracy=0.95, n_holdout=60)),
+            record(draft.number, project_id=1, evaluation=evaluation),
             {
                 "task_ids": task_ids,
                 "states": np.ones(3, dtype=np.uint8),
