@@ -133,12 +133,12 @@ def test_the_better_backbone_is_chosen_and_used_from_then_on(auto: Backend) -> N
 def test_features_of_the_pool_win_where_the_images_are_too_small_for_the_others(
     make_backend: MakeBackend,
 ) -> None:
-    """EfficientNet-Lite0 makes one number of each 32 pixels: of a digit of 16 little is left."""
+    """EfficientNet-Lite0 makes one number of each 8 to 32 pixels: of a digit of 16 little is left."""
     backend = make_backend(image_size=16, device="cpu")
     pixels, kinds = drawn_digits(500)
     pixels = pixels.reshape(500, 16, 2, 16, 2, 3).mean((2, 4)).astype(np.uint8)
     save_labeled(backend, pixels, kinds)
-    learned = model.PretrainingRecipe(epochs=6, least_images=64, batch=32)
+    learned = model.PretrainingRecipe(epochs=20, least_images=64, batch=32)
     begin(backend.store.pretraining(7), pixels, recipe=learned)
     held = hold_audition(backend.store, backend.settings, 7, never)
     assert held and (held.current, held.chosen) == (LITE0, model.SELF_SUPERVISED), held

@@ -142,7 +142,8 @@ def on_map(page: webdriver.Chrome, task_id: int) -> tuple[float, float]:
 
 
 def pixels(shown: WebElement) -> NDArray[np.int64]:
-    """int64[height, width, 3]: the element as it is drawn."""
+    """int64[height, width, 3]: the element as it is drawn, all of it."""
+    shown.parent.execute_script("arguments[0].scrollIntoView({block: 'center', behavior: 'instant'})", shown)
     return np.asarray(Image.open(io.BytesIO(shown.screenshot_as_png)).convert("RGB"), dtype=np.int64)
 
 
@@ -307,7 +308,7 @@ def test_core_set_stands_against_random_where_it_was_measured(
     prefer_colours(page, "dark")
     open_project(page, address)
     assert page.find_element(By.ID, "replay-words").text == "Best here: k_center."
-    assert "80 % of the 40 images sampled at random" in page.find_element(By.ID, "slice-words").text
+    assert "80 % of the 40 randomly sampled images" in page.find_element(By.ID, "slice-words").text
     for plot, colours in (("replay-plot", ("8b8cf9", "a3a9c6")), ("slice-plot", ("8b8cf9", "a3a9c6"))):
         drawn = pixels(page.find_element(By.ID, plot))
         for colour in colours:
