@@ -17,6 +17,8 @@ demo: install label-studio
 
 # Many tests wait for processes, so four files at a time keep two cores busy; the longest files begin first.
 PARALLEL := -n 4 --dist loadfile --no-loadscope-reorder
+# One thread each: with more, the threads of four processes wait for each other on two cores, up to five times as long.
+test test-fast: export OMP_NUM_THREADS := 1
 
 test: install label-studio .venv/.dev check docs
 	$(BIN)/pytest $(PARALLEL) --durations=20
