@@ -13,7 +13,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from coreset_backend.arrays import Rows, TaskIds
+from coreset_backend.arrays import TaskIds
 
 Region = Mapping[str, object]
 """One entry of the ``result`` of an annotation or prediction, as Label Studio has it."""
@@ -84,10 +84,6 @@ class Snapshot:
     def task_ids(self) -> TaskIds:
         """int64[n], ascending."""
         return np.array([task.task_id for task in self.tasks], dtype=np.int64)
-
-    def rows_in(self, state: TaskState) -> Rows:
-        """int64[k]: rows of the tasks in ``state``, ascending."""
-        return np.array([row for row, task in enumerate(self.tasks) if task.state == state], dtype=np.int64)
 
     def fingerprint(self) -> str:
         """Hex digest that changes with any task, vote or class; an unchanged one needs no new round."""

@@ -52,12 +52,7 @@ def status_lines(status: ProjectStatus | UnreadableProject) -> list[str]:
         *(_round_lines(status.round) if status.round else []),
         *([f"  {status.backbone_choice.sentence}"] if status.backbone_choice else []),
         *([f"  {status.advice.sentence}"] if status.advice else []),
-        *(
-            [f"  Labels by the model, {status.finish.state}: {status.finish.sentence}"]
-            if status.finish
-            else []
-        ),
-        *([f"  {counts_line(status.finish)}"] if status.finish else []),
+        *(_finish_lines(status.finish) if status.finish else []),
     ]
 
 

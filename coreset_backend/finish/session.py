@@ -3,8 +3,8 @@
     MODEL_DIR/projects/<id>/finish.json             the session; absent where there is none
     MODEL_DIR/projects/<id>/finish-proposal.json    the model's answers, frozen when it began
 
-The answers stay those of the round in which the finish began, whatever later rounds learn, also from the
-audit: so each checked image was unknown to the model that is checked.
+The answers are frozen when the finish begins. Later rounds learn from the audit, but do not change
+them, so the model that is checked has never seen the checked images.
 """
 
 import contextlib
@@ -116,6 +116,16 @@ def read_session(store: Store, project_id: int) -> Session | None:
         return taken(SESSION, read_sealed(path))
     except (CorruptFile, ValueError) as error:
         raise FinishError(f"The finish of project {project_id} cannot be read: {error}. {ADVICE}") from None
+
+
+def session_to(act: str, store: Store, project_id: int) -> Session:
+    """The project's finish, to ``act`` on it. Raises FinishError without one."""
+    session = read_session(store, project_id)
+    if session is None:
+        raise FinishError(
+            f"Project {project_id} has no finish to {act}; `coreset-backend finish` begins one."
+        )
+    return session
 
 
 ADVICE = "Delete finish.json and finish-proposal.json in the project's folder below MODEL_DIR to begin anew."

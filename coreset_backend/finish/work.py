@@ -23,6 +23,7 @@ from coreset_backend.finish.session import (
     noted,
     read_proposal,
     read_session,
+    session_to,
 )
 from coreset_backend.label_studio.annotations import MODEL_LABELS
 from coreset_backend.label_studio.client import LabelStudio
@@ -189,9 +190,7 @@ def remove_labels(label_studio: LabelStudio, project_id: int, version: str) -> i
 
 def accept(backend: Backend, project_id: int, *, annotations: bool, rest: Rest) -> Look:
     """Decide that the labels with a bound are written, by the next `advance`. Raises FinishError."""
-    session = read_session(backend.store, project_id)
-    if session is None:
-        raise FinishError(f"Project {project_id} has no finish to accept. Begin one first.")
+    session = session_to("accept", backend.store, project_id)
     if session.state is not FinishState.AUDITING:
         raise FinishError(f"The labels of the model are {session.state} already.")
     found = acceptable(backend, project_id, session)
@@ -224,9 +223,7 @@ def acceptable(backend: Backend, project_id: int, session: Session) -> Look:
 
 def undo(backend: Backend, project_id: int) -> Session:
     """Decide that what the finish wrote is removed, by the next `advance`; ends an audit too."""
-    session = read_session(backend.store, project_id)
-    if session is None:
-        raise FinishError(f"Project {project_id} has no finish to undo.")
+    session = session_to("undo", backend.store, project_id)
     undoing = replace(session, state=FinishState.UNDOING, asked=(), remark="")
     keep_session(backend.store, project_id, undoing)
     return undoing

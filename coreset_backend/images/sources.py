@@ -35,11 +35,6 @@ Source = Callable[[Site, int, str, str], Fetched]
 """(site, task id, URI, known validator or empty) -> the file."""
 
 
-def read_image_bytes(site: Site, task_id: int, uri: str) -> bytes:
-    """The file at ``uri`` of task ``task_id``; raises ``ImageError`` with a reason."""
-    return read_image(site, task_id, uri).data or b""
-
-
 def read_image(site: Site, task_id: int, uri: str, known: str = "") -> Fetched:
     """The file at ``uri``, not read if its validator is still ``known``; raises ``ImageError``."""
     if any("\ud800" <= char <= "\udfff" for char in uri):  # half of a surrogate pair, which JSON can carry

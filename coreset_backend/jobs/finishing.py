@@ -16,6 +16,7 @@ from coreset_backend.finish.session import (
     Session,
     keep_session,
     read_session,
+    session_to,
 )
 from coreset_backend.finish.work import accept, acceptable, begin, look_again, new_session, undo
 from coreset_backend.jobs.keys import FINISH_LEASE
@@ -139,9 +140,7 @@ def look_at_finish(backend: Backend, project_id: int) -> FinishStatus:
 
 def plan_acceptance(backend: Backend, project_id: int) -> FinishStatus:
     """What would be written if the finish was accepted now. Raises FinishError where nothing has a bound."""
-    session = read_session(backend.store, project_id)
-    if session is None:
-        raise FinishError(f"Project {project_id} has no finish to accept.")
+    session = session_to("accept", backend.store, project_id)
     found = acceptable(backend, project_id, session)
     return _status(project_id, found.session, len(found.rows_to_write))
 

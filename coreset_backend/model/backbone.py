@@ -21,12 +21,12 @@ class Backbone:
     """A network that turns images into embeddings.
 
     ``size`` is the side of its images in pixels: the default where ``any_size``, else the only one.
-    ``dimension`` is that of an embedding. ``build()`` gives the network without its weights and without its
+    ``dimension`` is an embedding's length. ``build()`` gives the network without its weights and without its
     classifier: float[k, 3, size, size] to float[k, dimension]. ``load(state)`` gives it with the weights of a
     file, which may hold a classifier too; it raises Mismatch. ``published``: others publish weights for it,
-    trained on other images. ``mean`` and ``deviation`` are those of the input, whose pixels are in [0, 1].
-    ``configuration``: the JSON that a saved one of timm or ONNX is built from, empty for the others.
-    ``trainable``: whether gradients can be had of it.
+    trained on other images. ``mean`` and ``deviation`` normalise input pixels in [0, 1].
+    ``configuration``: the JSON from which a saved timm or ONNX network is rebuilt, else empty.
+    ``trainable``: whether it has gradients.
     """
 
     name: str

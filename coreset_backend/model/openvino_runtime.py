@@ -86,7 +86,7 @@ def compile_for_pixels(model: "openvino.Model", backbone: Backbone, *, half: boo
 
 
 def forget_network(digest: str, cache: Path | None) -> None:
-    """Have the network converted anew next time."""
+    """Delete the converted network, so that it is converted again next time."""
     if cache:
         shutil.rmtree(_kept(digest, cache), ignore_errors=True)
 

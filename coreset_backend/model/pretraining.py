@@ -49,7 +49,7 @@ Stop = Callable[[], bool]
 
 @dataclass(frozen=True, slots=True)
 class PretrainingRecipe:
-    """How long and how a pool is pretrained on; the defaults are those of the table in docs/learning.md.
+    """Length and method of a pretraining on the pool; docs/learning.md measures the defaults.
 
     ``epochs``: how often each image is seen, each time as two views. A small pool is seen more often, up to
     ``most_epochs``, until it is ``least_images`` in all; none sees more than ``most_images``: both of 32

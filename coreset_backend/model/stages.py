@@ -1,7 +1,7 @@
 """The features of a pretrained EfficientNet from several of its stages, not from its last layer alone.
 
-What tells digits, letters or surfaces apart is where a line is, or its texture, and the last layer has
-forgotten both: it knows the classes of ImageNet. docs/learning.md has the table.
+Digits, letters and surfaces differ in texture and in the position of lines. The last layer holds neither: it
+is trained to tell the classes of ImageNet apart. docs/learning.md has the table.
 """
 
 import torch
@@ -10,14 +10,14 @@ from torch.nn import functional as F
 
 MIDDLE_STAGE = 4
 STAGED_DIM = 1280 + 320 + 4 * 320 + 4 * 112
-"""Of EfficientNet-Lite0: the last layer, the last stage, its quarters, and those of the middle stage."""
+"""EfficientNet-Lite0: last layer, last stage, four quarters of the last stage, four of the middle stage."""
 
 
 class StagedFeatures(nn.Module):
     """One of timm's EfficientNets: float[k, 3, size, size] to float32[k, 3328] for Lite0.
 
-    Means over the image, of the last layer and the last stage, then over each quarter of the image, of the
-    last stage and the middle one. The weights are called, and ordered, as timm's.
+    Means of the last layer and the last stage over the image, then of the last and the middle stage over each
+    quarter of the image. Names and order of the weights are timm's.
     """
 
     def __init__(self, network: nn.Module) -> None:

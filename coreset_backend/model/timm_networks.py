@@ -1,6 +1,6 @@
 """timm's networks as backbones: from a name that timm knows, or from a folder with a config.json of timm.
 
-Size, mean, deviation, interpolation and licence are those of the network's ``pretrained_cfg``.
+Size, mean, deviation, interpolation and licence come from the network's ``pretrained_cfg``.
 """
 
 import contextlib

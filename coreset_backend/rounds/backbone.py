@@ -31,11 +31,11 @@ def prepare_backbone(
     previous: StoredRound | None,
     progress: Progress,
 ) -> None:
-    """Have the weights of the project's backbone on this machine, for a round on so many images.
+    """Choose the project's backbone if 'auto' has not yet, and download its weights if they are missing.
 
-    Where 'auto' has not chosen for the project yet, it does now. ``progress`` gets (bytes so far, bytes in
-    all) of a download. Raises ConfigError and, where the weights that are set or that the project's rounds
-    stand on cannot be had, DownloadFailed.
+    ``images``: number of images in the round. ``progress`` gets (bytes so far, bytes in all) of a download.
+    Raises ConfigError. Raises DownloadFailed if the weights cannot be downloaded and the settings or the
+    project's earlier rounds need them.
     """
     if settings.weights is not None:
         return

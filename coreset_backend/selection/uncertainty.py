@@ -67,7 +67,7 @@ def margin_k_center(
 ) -> Selection:
     """Greedy k-Center among the 4 x batch rows of smallest margin, conditioned on the labelled rows.
 
-    The picks cover the uncertain part of the pool; distances and radii are those of the whole pool.
+    The picks cover the uncertain part of the pool; distances and radii are measured on the whole pool.
     """
     require_batch(batch)
     score = margins(required_probabilities(pool, "margin_k_center"))
@@ -100,7 +100,7 @@ def badge(pool: Pool, batch: int, rng: np.random.Generator, *, progress: Progres
 
     A gradient is the outer product of p - onehot(argmax p) and the vector; its n x (classes x d)
     matrix is never made. The first pick is the longest gradient; labelled rows are not looked at.
-    Distances and radii in the answer are those of the vectors.
+    Distances and radii in the answer are measured between the vectors.
     """
     require_batch(batch)
     errors = required_probabilities(pool, "badge").astype(np.float32)

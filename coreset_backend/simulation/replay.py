@@ -249,7 +249,7 @@ def pool_and_test(
 
 def _batch_size(text: str) -> int:
     if not text.strip().isdecimal() or int(text) < 1:
-        raise ConfigError(f"--batch takes numbers separated by commas, as in 50,100, not {text!r}.")
+        raise ConfigError(f"--batch takes comma-separated numbers, as in 50,100, not {text!r}.")
     return int(text)
 
 

@@ -122,7 +122,7 @@ def finish(project: str) -> FinishStatus:
 @api.post("/api/projects/<project>/finish")
 @answers(FinishStatus, takes=FinishBody)
 def start_a_finish(project: str) -> FinishStatus:
-    """Begin the audit of labels by the model; with ``dry_run`` show it only."""
+    """Begin the audit of labels by the model; with ``dry_run`` only show what would be audited."""
     project_id, body = connected_project(project), json_body(FinishBody)
     wish = Wish(body.accuracy, body.confidence, body.audits, body.per_class)
     return (plan_finish if body.dry_run else start_finish)(current_backend(), project_id, wish)
@@ -138,7 +138,7 @@ def look_at_the_finish(project: str) -> FinishStatus:
 @api.post("/api/projects/<project>/finish/accept")
 @answers(FinishStatus, takes=AcceptBody)
 def accept_the_finish(project: str) -> FinishStatus:
-    """Have the labels with a bound written; with ``dry_run`` show it only."""
+    """Write the labels that have a bound; with ``dry_run`` only show what would be written."""
     project_id, body = connected_project(project), json_body(AcceptBody)
     if body.dry_run:
         return plan_acceptance(current_backend(), project_id)
@@ -148,7 +148,7 @@ def accept_the_finish(project: str) -> FinishStatus:
 @api.post("/api/projects/<project>/finish/undo")
 @answers(FinishStatus)
 def undo_the_finish(project: str) -> FinishStatus:
-    """Have all that the finish wrote removed, or end its audit."""
+    """Remove all that the finish wrote, or end its audit."""
     return undo_finish(current_backend(), connected_project(project))
 
 

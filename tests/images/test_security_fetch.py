@@ -284,7 +284,7 @@ def test_local_files_are_read_below_their_root_only(
         site = sources.Site(own(label_studio.url), tmp_path / "root", downloader, 1000)
 
         def read(where: str) -> bytes:
-            return sources.read_image_bytes(site, 1, f"/data/local-files/?d={where}")
+            return sources.read_image(site, 1, f"/data/local-files/?d={where}").data or b""
 
         with pytest.raises(ImageError):
             read(place)
@@ -303,7 +303,7 @@ def test_an_address_that_climbs_out_of_the_uploads_is_not_asked_for(
         site = sources.Site(own(label_studio.url), None, downloader, 1000)
         for uri in (path, f"/data/local-files/?d={path}"):
             with pytest.raises(ImageError):
-                sources.read_image_bytes(site, 1, uri)
+                sources.read_image(site, 1, uri)
     assert label_studio.connections == 0
 
 
@@ -321,10 +321,10 @@ def test_a_label_studio_on_windows_is_read_from_the_shared_folder_and_through_it
     uri = f"/data/local-files/?d={place}"
     with downloader_to(label_studio.url) as downloader:
         shared = sources.Site(own(label_studio.url), tmp_path, downloader, 1000)
-        assert sources.read_image_bytes(shared, 1, uri) == b"{}"
+        assert sources.read_image(shared, 1, uri).data == b"{}"
         assert label_studio.connections == 0
         remote = sources.Site(own(label_studio.url), None, downloader, 1000)
-        assert sources.read_image_bytes(remote, 1, uri) == b"{}"
+        assert sources.read_image(remote, 1, uri).data == b"{}"
     [(path, headers)] = label_studio.came
     assert path == f"/data/local-files/?d={place}".replace("\\", "%5C")
     assert carries_secret(headers)
@@ -336,7 +336,7 @@ def test_a_name_with_a_backslash_is_read_where_it_is_the_name_of_one_file(
     (tmp_path / "a\\b.jpg").write_bytes(b"one file")
     with downloader_to(new_site().url) as downloader:
         site = sources.Site(own("http://labels.example"), tmp_path, downloader, 1000)
-        assert sources.read_image_bytes(site, 1, "/data/local-files/?d=a%5Cb.jpg") == b"one file"
+        assert sources.read_image(site, 1, "/data/local-files/?d=a%5Cb.jpg").data == b"one file"
 
 
 @pytest.mark.parametrize(
@@ -351,5 +351,5 @@ def test_a_backslash_does_not_climb(new_site: Callable[..., Site], tmp_path: Pat
         for root in (tmp_path / "root", None):
             site = sources.Site(own(label_studio.url), root, downloader, 1000)
             with pytest.raises(ImageError):
-                sources.read_image_bytes(site, 1, f"/data/local-files/?d={place}")
+                sources.read_image(site, 1, f"/data/local-files/?d={place}")
     assert label_studio.connections == 0
