@@ -145,7 +145,13 @@ def timings(page: webdriver.Chrome, url: str) -> dict[str, float]:
 def answers(backend: Backend) -> None:
     """Print size and CPU time of what the page is made of, the median of five."""
     client = create_app(backend).test_client()
-    for path in ("/projects", "/projects/1", "/projects/1/rounds/1/map", "/api/projects/1/progress"):
+    for path in (
+        "/projects",
+        "/projects/1",
+        "/projects/1?tab=pool",
+        "/projects/1/rounds/1/map",
+        "/api/projects/1/progress",
+    ):
         times = []
         for _ in range(5):
             started = time.process_time()
@@ -174,7 +180,7 @@ def main() -> None:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         page = browser()
         try:
-            runs = [timings(page, f"http://127.0.0.1:{server.port}/projects/1") for _ in range(5)]
+            runs = [timings(page, f"http://127.0.0.1:{server.port}/projects/1?tab=pool") for _ in range(5)]
             for name in runs[0]:
                 print(f"{name:8} {statistics.median(run[name] for run in runs):6.0f} ms")
             for line in page.get_log("browser"):  # type: ignore[no-untyped-call]

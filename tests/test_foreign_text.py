@@ -14,6 +14,7 @@ from coreset_backend.errors import CoresetError, ImageError, Rejected
 from coreset_backend.foreign_text import LONGEST, fit_cell, one_line
 from coreset_backend.logs import LogFormatter
 from coreset_backend.web.app import create_app
+from coreset_backend.web.pages import TABS
 
 RECORD = "2026-11-29 20:00:00,000 INFO coreset_backend.jobs.tasks: project 1 is deleted"
 FORGERIES = {
@@ -94,7 +95,10 @@ def test_nothing_of_a_hostile_project_forges_anything(site: Site, tmp_path: Path
     site.start_worker(LOG_LEVEL="DEBUG")
     site.wait_for_round(project_id, 1)
     client = create_app(site.backend).test_client()
-    shown = [client.get(path).text for path in ("/projects", f"/projects/{project_id}")]
+    shown = [
+        client.get(path).text
+        for path in ("/projects", *(f"/projects/{project_id}?tab={tab}" for tab in TABS))
+    ]
     for page in shown:
         assert r"x\n2026-11-29" in page
         assert not [char for char in forges(page) if char != "\n"]

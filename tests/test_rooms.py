@@ -9,6 +9,7 @@ TESTS, PACKAGE = ROOT / "tests", ROOT / "coreset_backend"
 OTHER_ROOMS = {"docker", "e2e", "support"}
 TESTED_IN = {
     "cli/test_select.py": ("it types a command in a terminal", {"cli/main", "cli/terminal"}),
+    "jobs/test_states.py": ("every state has a next step", {"jobs/next_step"}),
     "jobs/test_status.py": ("a state is one value, and these are its lines and its parts", {"cli/status"}),
     "connection/test_connect.py": (
         "the record is what connecting leaves",

@@ -13,6 +13,7 @@ from coreset_backend.evaluation.round_scores import holdout_accuracy
 from coreset_backend.evaluation.stop_advice import Advice
 from coreset_backend.jobs.finishing import FinishStatus, shown_finish
 from coreset_backend.jobs.monitoring import workers_alive
+from coreset_backend.jobs.next_step import UNKNOWN, NextStep, next_step
 from coreset_backend.jobs.progress import (
     Failure,
     Labeling,
@@ -44,14 +45,15 @@ LATE_SECONDS = 60
 class ProjectProgress:
     """The progress of the project's round; docs/api.md describes each state and field.
 
-    ``sentence``: the state in words. ``startable``: whether a person's start would change something.
-    ``workers``: number of listening workers. ``percent`` of the whole round and ``seconds_left`` are None
-    unless a round runs; the seconds also until a first round has measured its phases. ``steps``: the phases
-    of a round.
+    ``sentence``: the state in words. ``next``: what happens next, and who does it. ``startable``: whether a
+    person's start would change something. ``workers``: number of listening workers. ``percent`` of the whole
+    round and ``seconds_left`` are None unless a round runs; the seconds also until a first round has
+    measured its phases. ``steps``: the phases of a round.
     """
 
     state: RoundState
     sentence: str
+    next: NextStep
     startable: bool
     phase: str | None = None
     done: Count = 0
@@ -191,6 +193,7 @@ def project_progress(backend: Backend, project_id: int, newest: StoredRound | No
     return ProjectProgress(
         state=known.state,
         sentence=sentence(known, workers, newest, settings),
+        next=next_step(known, workers, newest, settings, shown_finish(backend, project_id)),
         startable=not running and not known.demanded,
         phase=written.phase,
         done=written.done,
@@ -217,7 +220,7 @@ def project_progress(backend: Backend, project_id: int, newest: StoredRound | No
 
 def unknown_progress(error: CoresetError) -> ProjectProgress:
     """The progress of a project whose state cannot be read."""
-    return ProjectProgress(state=RoundState.UNKNOWN, sentence=str(error), startable=True)
+    return ProjectProgress(state=RoundState.UNKNOWN, sentence=str(error), next=UNKNOWN, startable=True)
 
 
 def whole_round(written: WrittenProgress, timings: Mapping[str, float] | None) -> WholeRound:

@@ -7,7 +7,7 @@ import datetime
 from collections.abc import Sequence
 
 import numpy as np
-from flask import Blueprint, Response, render_template
+from flask import Blueprint, Response, render_template, request
 from werkzeug.exceptions import HTTPException, NotFound
 
 from coreset_backend.errors import CoresetError, RoundNotFound
@@ -21,6 +21,8 @@ from coreset_backend.web.requests import connected_project, current_backend
 
 THUMBNAIL_SIDE = 192
 UNCHANGING = "private, max-age=86400, immutable"
+TABS = {"now": "Now", "learned": "Learned", "pool": "Pool", "history": "History"}
+"""The tabs of a project's page, as in ``?tab=pool``; each is a template in templates/tabs."""
 
 pages = Blueprint("pages", __name__)
 
@@ -33,10 +35,12 @@ def projects() -> str:
 
 @pages.get("/projects/<int:project_id>")
 def project(project_id: int) -> str:
-    """One project: what runs, how accurate the model is, when to stop."""
-    return render_template(
-        "project.html", view=project_page(current_backend(), connected_project(project_id))
-    )
+    """One project: what runs, how accurate the model is, when to stop. ``?tab=`` is one of `TABS`."""
+    tab = request.args.get("tab", "now")
+    if tab not in TABS:
+        raise NotFound(f"The page has no tab of this name; it has {', '.join(TABS)}.")
+    view = project_page(current_backend(), connected_project(project_id))
+    return render_template("project.html", view=view, tab=tab, tabs=TABS)
 
 
 @pages.get("/projects/<int:project_id>/rounds/<int:number>/thumbnails/<int:task_id>.jpg")

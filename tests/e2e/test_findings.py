@@ -176,7 +176,7 @@ def test_what_is_wrong_is_found_shown_in_tabs_and_gone_when_mended(
     assert listed["Near-duplicates"] == copies[0] | copies[1]
     assert listed["Unreadable"] == {ids["torn.jpg"]}
     assert {pick["task_id"] for pick in found["batch"]} <= listed["Core-set batch"]
-    page.get(f"{stack.url}/projects/{project_id}")
+    page.get(f"{stack.url}/projects/{project_id}?tab=pool")
     rows = [row.text for row in page.find_elements(By.CSS_SELECTOR, "#suspects tbody tr")]
     assert rows == [
         f"{suspect['task_id']} {suspect['label']} {other(suspect['label'])} ({100 * suspect['share']:.0f} %) "

@@ -109,7 +109,7 @@ def in_state(stack: Stack, project_id: int, state: str) -> Any:
 
 
 def begin_on_the_page(stack: Stack, project_id: int, page: webdriver.Chrome) -> None:
-    page.get(f"{stack.url}/projects/{project_id}")
+    page.get(f"{stack.url}/projects/{project_id}?tab=pool")
     wait_for(page, "document.querySelector('[data-action=finish]')")
     page.execute_script("document.getElementById('finish-accuracy').value = '80'")
     wait_for(page, "document.querySelector('[data-action=finish]')").click()

@@ -67,9 +67,10 @@ def project_id(label_studio: demo.LabelStudioServer, truth: dict[str, str], stac
     return made
 
 
-def open_page(page: webdriver.Chrome, stack: Any, project_id: int) -> None:
-    page.get(f"{stack.url}/projects/{project_id}")
-    wait_for(page, "document.getElementById('map')?.dataset.ready")
+def open_page(page: webdriver.Chrome, stack: Any, project_id: int, tab: str = "now") -> None:
+    page.get(f"{stack.url}/projects/{project_id}?tab={tab}")
+    if tab == "pool":
+        wait_for(page, "document.getElementById('map')?.dataset.ready")
 
 
 def shown_counts(page: webdriver.Chrome) -> dict[str, int]:
@@ -98,12 +99,14 @@ def test_every_number_is_that_of_the_api_and_of_label_studio(
     order = [int((each.get_attribute("alt") or "").removeprefix("Task ")) for each in picks]
     assert order == status["batch"]
     assert order == status["published"]["serves"][: len(order)]
+    assert wait_for(page, "document.querySelector('.batch img').naturalWidth") > 0
+    picture(page, "batch", "batch-title")
+    assert accessibility_violations(page) == []
+    open_page(page, stack, project_id, "pool")
     failures = page.find_elements(By.CSS_SELECTOR, "#failures tbody tr")
     assert len(failures) == TORN
     assert "torn-" in failures[0].text
     assert page.find_element(By.ID, "map-count").text == f"{N} images"
-    assert wait_for(page, "document.querySelector('.batch img').naturalWidth") > 0
-    picture(page, "batch", "batch-title")
     assert accessibility_violations(page) == []
     assert console_errors(page) == []
 
@@ -185,10 +188,12 @@ def test_starting_a_round_asks_once_and_says_what_it_did(
     assert shown_counts(page) == stack.wait_for_round(project_id, number)["counts"]
     assert shown_counts(page)["labeled"] == 6
     assert of_the_page(shown_counts(page)) == known_to_label_studio(admin, project_id)
+    open_page(page, stack, project_id, "learned")
     classes = page.find_elements(By.CSS_SELECTOR, "#classes tbody tr")
     assert [row.find_element(By.TAG_NAME, "th").text for row in classes] == list(CLASSES)
     counts = [row.find_element(By.TAG_NAME, "td").text for row in classes]
     assert counts == ["6", *["0"] * (len(CLASSES) - 1)]
+    open_page(page, stack, project_id, "pool")
     picture(page, "map", "map-title")
     assert console_errors(page) == []
 
@@ -197,7 +202,7 @@ def test_a_lasso_lists_what_lies_inside_and_exports_it(
     stack: Any, project_id: int, page: webdriver.Chrome, downloads: Path
 ) -> None:
     prefer_colours(page, "dark")
-    open_page(page, stack, project_id)
+    open_page(page, stack, project_id, "pool")
     newest = stack.status(project_id)["round"]
     draw_lasso(page)
     assert page.find_element(By.ID, "chosen-title").text == f"Inside the lasso: {N} images"
@@ -223,7 +228,7 @@ def test_cancel_publish_again_and_roll_back_do_what_they_say(
 ) -> None:
     before = stack.wait_for_round(project_id, 2)
     stack.wait_until_idle(project_id)
-    open_page(page, stack, project_id)
+    open_page(page, stack, project_id, "history")
     press(page, "[data-action=start]", "A round is queued.")
     press(page, "[data-action=cancel]", "Cancelled. Annotators keep the current batch.")
     assert stack.status(project_id)["progress"]["state"] == "idle"
@@ -269,7 +274,7 @@ def test_settings_are_typed_into_label_studios_form_and_wrong_ones_told_there(
     number = max(line["number"] for line in overview_of(stack, project_id)["rounds"])
     assert stack.cli("start", "--project", str(project_id)).returncode == 0
     assert len(stack.wait_for_round(project_id, number + 1)["batch"]) == 7
-    open_page(page, stack, project_id)
+    open_page(page, stack, project_id, "history")
     rows = [row.text for row in page.find_elements(By.CSS_SELECTOR, "#settings tbody tr")]
     assert "batch_size 7 extra params" in rows
     assert "preannotate off label config" in rows

@@ -87,7 +87,7 @@ def test_the_demo_labels_by_itself_and_ends_with_core_set_against_random(tmp_pat
         here = f"http://127.0.0.1:{port}"
         overview = httpx.get(f"{here}/api/projects/{address[2]}/overview", trust_env=False, timeout=30).json()
         prefer_colours(page, "light")
-        page.get(f"{here}/projects/{address[2]}")
+        page.get(f"{here}/projects/{address[2]}?tab=learned")
         wait_for(page, "document.getElementById('replay-plot').dataset.ready")
         assert page.find_element(By.ID, "replay-words").text == overview["replay"]["sentence"]
         assert console_errors(page) == []

@@ -243,6 +243,56 @@ def assert_true(state: State, sentence: str) -> None:
     assert sentence.endswith(".")
 
 
+def assert_possible(state: State, step: dict[str, str]) -> None:
+    """The next step is one that its actor can do in such a state."""
+    who, does = step["who"], step["does"]
+    assert does.endswith(".") and does[0].islower()
+    if who == "The worker":
+        assert state.worker
+    if who == "The operator":
+        assert not state.worker and "coreset-backend work" in does
+    if who == "Annotators":
+        assert state.batch == "begun" or (state.batch == "done" and state.trigger == "manual")
+        assert not state.held
+    if state.doing == "nothing" and (state.held or state.trigger == "manual") and "starts" in does:
+        assert who == "The lead" or "the lead then starts" in does
+
+
+NEXT = [
+    (State("none"), "The worker starts the first round."),
+    (State("none", worker=False), "The operator starts a worker: coreset-backend work."),
+    (State("none", trigger="manual"), "The lead starts the first round."),
+    (State("unpublished"), "The worker publishes the batch."),
+    (State("empty"), "The lead imports more images, or ends the project here."),
+    (
+        State("begun"),
+        "Annotators label 30 more of the batch in Label Studio; the worker then starts the next round.",
+    ),
+    (
+        State("begun", trigger="manual"),
+        "Annotators label the batch of 50 in Label Studio; the lead then starts the next round.",
+    ),
+    (State("begun", held=True), "The lead starts a round to continue; annotators keep the current batch."),
+    (State("done"), "The worker starts the next round."),
+    (
+        State("none", "running"),
+        "The worker publishes the first batch; annotators then label it in Label Studio.",
+    ),
+    (State("begun", "lost", worker=False), "The operator starts a worker: coreset-backend work."),
+    (State("begun", "to be published"), "The worker publishes the batch again."),
+    (State("begun", "retry soon"), "The worker retries the round; annotators keep the current batch."),
+    (State("begun", "failed for good"), "The lead removes the cause, then starts a round."),
+]
+
+
+@pytest.mark.parametrize(("state", "words"), NEXT, ids=lambda value: str(value)[:60])
+def test_what_happens_next_and_who_does_it(
+    show: Callable[[State], Backend], state: State, words: str
+) -> None:
+    found = project_status(show(state), state.project_id).progress.next
+    assert f"{found.who} {found.does}" == words
+
+
 def test_no_state_has_a_sentence_that_is_not_so_and_all_who_are_asked_say_the_same(
     show: Callable[[State], Backend],
 ) -> None:
@@ -257,6 +307,7 @@ def test_no_state_has_a_sentence_that_is_not_so_and_all_who_are_asked_say_the_sa
         status = project_status(backend, project_id)
         told = {name: progress[name] for name in ("state", "sentence")}
         assert_true(state, told["sentence"])
+        assert_possible(state, progress["next"])
         assert {name: getattr(status.progress, name) for name in told} == told, state
         lines = status_lines(status)
         assert lines[0].startswith(f"Project {project_id}: {told['state']}") and told["sentence"] in lines[1]

@@ -21,6 +21,7 @@ from coreset_backend.rounds.due import round_due
 from coreset_backend.rounds.run import run_round
 from coreset_backend.settings import Settings
 from coreset_backend.web.app import create_app
+from coreset_backend.web.pages import TABS
 
 pytestmark = pytest.mark.slow
 ARRAYS = (
@@ -109,7 +110,7 @@ def assert_answers(backend: Backend, project_id: int = 1) -> None:
     client = create_app(backend).test_client()
     for path in ("status", "overview", "progress", "history"):
         assert client.get(f"/api/projects/{project_id}/{path}").status_code == 200, path
-    for path in ("/projects", f"/projects/{project_id}", "/metrics"):
+    for path in ("/projects", *(f"/projects/{project_id}?tab={tab}" for tab in TABS), "/metrics"):
         assert client.get(path).status_code == 200, path
     assert client.post("/setup", json={"project": project_id}).status_code == 200
     answer = client.post("/predict", json={"project": project_id, "tasks": [{"id": 2}, {"id": 10**6}]})

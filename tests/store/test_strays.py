@@ -38,6 +38,7 @@ from coreset_backend.local.label_studio import free_port, is_free
 from coreset_backend.reports import Publication
 from coreset_backend.settings import Settings
 from coreset_backend.web.app import create_app
+from coreset_backend.web.pages import TABS
 from coreset_backend.web.server import gunicorn_command
 
 pytestmark = pytest.mark.slow
@@ -99,7 +100,7 @@ def answers(backend: Backend, client: FlaskClient, project_id: int) -> dict[str,
         "/predict": client.post("/predict", json=body),
         "/webhook": client.post("/webhook", json=event, headers=signed),
         "/versions": client.get(f"/versions?project={project_id}"),
-        "page": client.get(f"/projects/{project_id}"),
+        **{f"page, {tab}": client.get(f"/projects/{project_id}?tab={tab}") for tab in TABS},
         "map": client.get(f"/projects/{project_id}/rounds/2/map"),
         "thumbnail": client.get(f"/projects/{project_id}/rounds/2/thumbnails/1.jpg"),
         **{
@@ -433,7 +434,7 @@ def test_each_part_of_a_file_may_be_anything(
                 path.write_bytes(as_saved)
             reseal(path, **{**fields, field: odd})
             statuses = [
-                client.get("/projects/5").status_code,
+                *(client.get(f"/projects/5?tab={tab}").status_code for tab in TABS),
                 client.get("/projects").status_code,
                 client.post("/predict", json=tasks).status_code,
                 client.post("/webhook", json=event, headers=signed).status_code,

@@ -29,14 +29,16 @@ def dataclasses_of(kind: Any) -> Iterator[type]:
 
 
 @pytest.mark.parametrize(
-    ("page", "template"), [(ProjectsPage, "projects.html"), (ProjectPage, "project.html")]
+    ("page", "templates"),
+    [(ProjectsPage, ["projects.html"]), (ProjectPage, ["project.html", "tabs/*.html", "cards/*.html"])],
 )
-def test_the_template_and_scripts_of_a_page_read_each_of_its_fields(page: type, template: str) -> None:
+def test_the_template_and_scripts_of_a_page_read_each_of_its_fields(page: type, templates: list[str]) -> None:
     scripts = "".join(path.read_text() for path in (WEB / "static").glob("*.js"))
-    read = set(re.findall(r"\w+", (WEB / "templates" / template).read_text() + scripts))
+    paths = [path for pattern in templates for path in (WEB / "templates").glob(pattern)]
+    read = set(re.findall(r"\w+", "".join(path.read_text() for path in paths) + scripts))
     ours = {kind for kind in dataclasses_of(page) if kind.__module__.endswith("page_contents")}
     assert page in ours
     for kind in ours:
         assert kind.__dataclass_params__.frozen  # type: ignore[attr-defined]
         unread = {field.name for field in dataclasses.fields(kind)} - read
-        assert not unread, f"{template} shows nothing of {kind.__name__}.{unread}"
+        assert not unread, f"{templates} show nothing of {kind.__name__}.{unread}"

@@ -32,6 +32,7 @@ from coreset_backend.store.findings import suspects
 from coreset_backend.store.record import STATES, Audition, Calibration, Evaluation
 from coreset_backend.web.app import create_app
 from coreset_backend.web.overview import CHOICE_WORDS
+from coreset_backend.web.pages import TABS
 
 MakeBackend = Callable[..., Backend]
 COUNTS = {
@@ -90,7 +91,7 @@ def test_the_calibration_is_told_with_what_chance_makes_of_it(backend: Backend, 
     measured = Calibration(error=0.121, by_chance=0.08, at_most=0.15, n=40, bins=2)
     share = proportion(30, 40)
     save_round(backend, evaluation=Evaluation(share, share, calibration=measured))
-    told = text(client.get("/projects/7").text)
+    told = text(client.get("/projects/7?tab=learned").text)
     assert "calibration error 12.1 % on 40 images, no larger than chance" in told
     history = (client.get("/api/projects/7/history").json or {})["rounds"]
     assert history[0]["calibration"] == asdict(measured)
@@ -117,19 +118,42 @@ HELD = Audition(
 def test_the_page_says_who_chose_the_backbone(make_backend: MakeBackend) -> None:
     backend = make_backend()
     save_round(backend)
-    assert "backbone-choice" not in create_app(backend).test_client().get("/projects/7").text
+    assert "backbone-choice" not in create_app(backend).test_client().get("/projects/7?tab=learned").text
     backend.store.keep_audition(7, HELD)
     client = create_app(backend).test_client()
-    told = text(client.get("/projects/7").text)
+    told = text(client.get("/projects/7?tab=learned").text)
     assert "The labels choose the backbone large. It is used from the next round on." in told
     assert "20.0 ± 5.0 points" in told and "Not compared: this pool takes 90 min" in told
     shown = (client.get("/api/projects/7/overview").json or {})["backbone_choice"]
     assert [each["name"] for each in shown["audition"]["candidates"]] == ["large", "small", "huge"]
     save_round(backend, audition=HELD)
-    assert "It is used from the next round on" not in text(client.get("/projects/7").text)
+    assert "It is used from the next round on" not in text(client.get("/projects/7?tab=learned").text)
     named = make_backend(backbone="small_cnn", model_dir=backend.settings.model_dir)
-    told = text(create_app(named).test_client().get("/projects/7").text)
+    told = text(create_app(named).test_client().get("/projects/7?tab=learned").text)
     assert "The setting CORESET_BACKBONE=small_cnn chooses the backbone, so the labels do not." in told
+
+
+CARDS = {
+    "now": ["now", "counts", "batch"],
+    "learned": ["now", "learned", "classes"],
+    "pool": ["now", "map", "finish", "suspects", "duplicates", "failures"],
+    "history": ["now", "rounds", "settings"],
+}
+
+
+def test_each_tab_is_a_link_that_needs_no_script_and_has_its_cards(
+    backend: Backend, client: FlaskClient
+) -> None:
+    save_round(backend)
+    assert client.get("/projects/7").text == client.get("/projects/7?tab=now").text
+    for tab, cards in CARDS.items():
+        html = client.get(f"/projects/7?tab={tab}").text
+        found = re.findall(r'<section class="card[^"]*" aria-labelledby="(\w+)-title"', html)
+        assert found == cards
+        links = re.findall(r'<a id="tab-(\w+)" href="/projects/7\?tab=(\w+)" (aria-current="page")?>', html)
+        assert [link[:2] for link in links] == [(each, each) for each in TABS]
+        assert [link[0] for link in links if link[2]] == [tab]
+        assert 'id="next-who"' in html
 
 
 def test_projects_are_listed_with_their_counts(backend: Backend, client: FlaskClient) -> None:
@@ -152,9 +176,11 @@ def test_the_page_shows_what_the_overview_says(backend: Backend, client: FlaskCl
     assert first["earlier"] is None
     assert second["earlier"]["task_id"] == 3
     assert overview["label_studio"] == "https://label.example/projects/7/data"
-    assert "no &lt;image&gt;" in html
-    assert "Pets <b>" not in html
-    assert re.search(r"Model of round \d+: small_cnn\.", html)
+    pages = {tab: client.get(f"/projects/7?tab={tab}").text for tab in TABS}
+    assert pages["now"] == html
+    assert "no &lt;image&gt;" in pages["pool"]
+    assert all("Pets <b>" not in each for each in pages.values())
+    assert re.search(r"Model of round \d+: small_cnn\.", pages["learned"])
     shown = json.loads(re.search(r'id="view">(.*?)</script>', html)[1])  # type: ignore[index]
     assert shown == overview
 
@@ -171,7 +197,14 @@ def test_a_round_saved_by_an_older_version_is_shown_too(backend: Backend, client
 def test_a_project_without_a_round_and_one_that_nobody_knows(backend: Backend, client: FlaskClient) -> None:
     backend.store.register(7)
     assert "No batch yet" in client.get("/projects/7").text
+    for tab, words in (
+        ("learned", "Nothing learned yet"),
+        ("pool", "No images read yet"),
+        ("history", "No rounds"),
+    ):
+        assert words in client.get(f"/projects/7?tab={tab}").text
     for path in (
+        "/projects/7?tab=nowhere",
         "/projects/8",
         "/api/projects/8/overview",
         "/api/projects/8/progress",
@@ -306,12 +339,12 @@ def test_the_round_marked_as_served_is_the_one_that_was_published_last(
     for number, minute in ((1, 1), (2, 2)):
         backend.store.open(7, number).mark_published(Publication(at=f"2026-01-01T00:0{minute}:00+00:00"))
     assert marked() == [(3, False), (2, True), (1, False)]
-    html = client.get("/projects/7").text
+    html = client.get("/projects/7?tab=history").text
     assert re.findall(r'data-action="rollback" data-number="(\d+)"', html) == ["2", "1"]
     backend.store.hold(7, "Rolled back to round 1 by hand.", 1)
     backend.store.open(7, 1).mark_published(Publication(at="2026-01-01T00:03:00+00:00"))
     assert marked() == [(3, False), (2, False), (1, True)]
-    html = client.get("/projects/7").text
+    html = client.get("/projects/7?tab=history").text
     assert re.findall(r'data-action="rollback" data-number="(\d+)"', html) == ["3", "2"]
 
 
@@ -325,7 +358,7 @@ def test_suspects_and_duplicates_are_listed(backend: Backend, client: FlaskClien
             **{"share": pytest.approx(0.9), "quality": pytest.approx(0.2)},
         }
     ]
-    shown = text(client.get("/projects/7").text)
+    shown = text(client.get("/projects/7?tab=pool").text)
     assert "1 suspected label error " in shown
     assert "cat (90 %) 0.20" in shown
 
@@ -358,7 +391,7 @@ def test_the_class_table_adds_up_and_measures_on_the_hold_out(backend: Backend, 
     cat, dog = (client.get("/api/projects/7/overview").json or {})["round"]["classes"]
     assert cat == {"name": "cat", "labeled": 0, "predicted": 1, "held_out": 0, "right": 0}
     assert dog == {"name": "dog", "labeled": 1, "predicted": 1, "held_out": 1, "right": 0}
-    assert "dog 1 1 0 of 1" in text(client.get("/projects/7").text)
+    assert "dog 1 1 0 of 1" in text(client.get("/projects/7?tab=learned").text)
 
 
 def test_the_page_says_how_the_batch_was_chosen(backend: Backend, client: FlaskClient) -> None:

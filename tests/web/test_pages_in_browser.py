@@ -44,6 +44,7 @@ from coreset_backend.project import Labels
 from coreset_backend.reports import ImageFailure, Publication
 from coreset_backend.store.record import STATES, BatchScores, Evaluation, Interval
 from coreset_backend.web.app import create_app
+from coreset_backend.web.pages import TABS
 
 pytestmark = pytest.mark.browser
 N = 400
@@ -125,9 +126,10 @@ def address(backend: Backend) -> Iterator[str]:
         yield served
 
 
-def open_project(page: webdriver.Chrome, address: str) -> None:
-    page.get(f"{address}/projects/7")
-    wait_for(page, "document.getElementById('map').dataset.ready")
+def open_project(page: webdriver.Chrome, address: str, tab: str = "pool") -> None:
+    page.get(f"{address}/projects/7?tab={tab}")
+    if tab == "pool":
+        wait_for(page, "document.getElementById('map').dataset.ready")
 
 
 def on_map(page: webdriver.Chrome, task_id: int) -> tuple[float, float]:
@@ -157,20 +159,23 @@ def test_pages_are_accessible_and_the_console_silent(
 ) -> None:
     save_round(backend)
     prefer_colours(page, scheme)
-    open_project(page, address)
-    assert accessibility_violations(page) == []
+    for tab in reversed(TABS):
+        open_project(page, address, tab)
+        assert accessibility_violations(page) == []
     page.find_element(By.CSS_SELECTOR, "[data-pick]").click()
     assert accessibility_violations(page) == []
     page.get(f"{address}/projects")
     assert accessibility_violations(page) == []
     assert console_errors(page) == []
-    page.get(f"{address}/projects/8")
-    assert accessibility_violations(page) == []
+    backend.store.register(9)
+    for path in ("8", *(f"9?tab={tab}" for tab in TABS)):
+        page.get(f"{address}/projects/{path}")
+        assert accessibility_violations(page) == []
 
 
 def test_a_pick_says_why_it_was_made(backend: Backend, address: str, page: webdriver.Chrome) -> None:
     save_round(backend)
-    open_project(page, address)
+    open_project(page, address, "now")
     pick = page.find_elements(By.CSS_SELECTOR, "[data-pick]")[1]
     pick.send_keys(Keys.ENTER)
     dialog = page.find_element(By.ID, "why")
@@ -252,11 +257,12 @@ def test_a_hundred_thousand_points_are_drawn(backend: Backend, address: str, pag
     save_round(backend, 100_000)
     open_project(page, address)
     assert page.find_element(By.ID, "map-count").text == "100,000 images"
-    assert page.find_element(By.CSS_SELECTOR, "[data-count=pool]").text == "99\u202f940"
     canvas = page.find_element(By.ID, "map-points")
     drawn = pixels(canvas)
     pool = (abs(drawn - (0x5B, 0x6A, 0x99)).sum(2) < 60).mean()
     assert pool > 0.1
+    open_project(page, address, "now")
+    assert page.find_element(By.CSS_SELECTOR, "[data-count=pool]").text == "99\u202f940"
     assert console_errors(page) == []
 
 
@@ -273,7 +279,7 @@ def test_the_learning_curve_is_drawn_with_its_intervals_and_the_radius_by_round(
             radius_after=4.0,
         )
     prefer_colours(page, "light")
-    open_project(page, address)
+    open_project(page, address, "learned")
     told = httpx.get(f"{address}/api/projects/7/history").json()["advice"]
     assert told["verdict"] in page.find_element(By.ID, "advice").text
     assert told["sentence"] in page.find_element(By.ID, "advice").text
@@ -306,7 +312,7 @@ def test_core_set_stands_against_random_where_it_was_measured(
     ]
     keep_replay(backend.store, 7, replayed, "Best here: k_center.")
     prefer_colours(page, "dark")
-    open_project(page, address)
+    open_project(page, address, "learned")
     assert page.find_element(By.ID, "replay-words").text == "Best here: k_center."
     assert "80 % of the 40 randomly sampled images" in page.find_element(By.ID, "slice-words").text
     for plot, colours in (("replay-plot", ("8b8cf9", "a3a9c6")), ("slice-plot", ("8b8cf9", "a3a9c6"))):
@@ -329,7 +335,7 @@ def test_progress_is_live_with_its_phase_and_the_time_left(
     backend: Backend, address: str, page: webdriver.Chrome
 ) -> None:
     save_round(backend, timings={"images": 100.0, "fit": 300.0})
-    open_project(page, address)
+    open_project(page, address, "history")
     assert not page.find_element(By.ID, "steps").is_displayed()
     backend.redis.set(redis_key(7, "lease"), "a worker's")
     backend.redis.sadd(f"rq:workers:{backend.queue.name}", "rq:worker:one")
@@ -359,20 +365,32 @@ def test_progress_is_live_with_its_phase_and_the_time_left(
     assert page.find_element(By.ID, "meter").get_attribute("value") == "0.15"
 
 
-def test_the_page_follows_a_round_without_a_reload(
+def test_the_page_follows_a_round_without_a_reload_and_keeps_its_tab(
     backend: Backend, address: str, page: webdriver.Chrome
 ) -> None:
     backend.store.register(7)
     page.get(f"{address}/projects/7")
     assert "No batch yet" in page.find_element(By.TAG_NAME, "main").text
     save_round(backend)
-    wait_for(page, "document.getElementById('map')?.dataset.ready")
+    first = wait_for(page, "document.querySelector('[data-pick]')")
     assert "Round 1 is ready." in page.find_element(By.ID, "messages").text
-    first = page.find_elements(By.CSS_SELECTOR, "[data-pick]")[0]
     save_round(backend)
     wait_for(page, "document.getElementById('live').dataset.round === '2'")
-    wait_for(page, "document.getElementById('map')?.dataset.ready")
     assert page.find_elements(By.CSS_SELECTOR, "[data-pick]")[0] != first
+    page.find_element(By.ID, "tab-pool").send_keys(Keys.ENTER)
+    wait_for(page, "document.getElementById('map')?.dataset.ready")
+    page.find_element(By.ID, "tab-history").send_keys(Keys.ENTER)
+    wait_for(page, "document.querySelectorAll('#rounds tbody tr').length === 2")
+    tab = page.find_element(By.ID, "tab-history")
+    page.execute_script("arguments[0].focus()", tab)
+    save_round(backend)
+    wait_for(page, "document.querySelectorAll('#rounds tbody tr').length === 3")
+    assert page.find_elements(By.CSS_SELECTOR, ".tabs [aria-current=page]")[0].text == "History"
+    assert page.switch_to.active_element.get_attribute("id") == "tab-history"
+    page.back()
+    wait_for(page, "document.getElementById('map')?.dataset.ready")
+    assert page.find_elements(By.CSS_SELECTOR, ".tabs [aria-current=page]")[0].text == "Pool"
+    assert console_errors(page) == []
 
 
 def test_every_action_asks_once_by_keyboard_and_says_what_it_did(
@@ -382,7 +400,7 @@ def test_every_action_asks_once_by_keyboard_and_says_what_it_did(
     save_round(backend)
     for number in (1, 2):
         backend.store.open(7, number).mark_published(Publication(at=f"2026-01-01T00:0{number}:00+00:00"))
-    open_project(page, address)
+    open_project(page, address, "history")
     assert page.find_element(By.ID, "messages").get_attribute("aria-live") == "polite"
     press(page, "[data-action=start]", "A round is queued.")
     wait_for(page, "document.getElementById('state').textContent === 'waiting'")
@@ -408,7 +426,7 @@ def test_an_action_that_fails_says_the_reason_of_the_server(
     save_round(backend)
     save_round(backend)
     (backend.store.open(7, 1).path / "layout.npy").write_bytes(b"damaged")
-    open_project(page, address)
+    open_project(page, address, "history")
     press(page, "[data-action=rollback]", "layout.npy does not match its hash")
     assert page.find_element(By.CSS_SELECTOR, "#messages .bad").text
     assert page.find_element(By.ID, "live").get_attribute("data-round") == "2"

@@ -25,6 +25,7 @@ from coreset_backend.jobs.progress import Failure, redis_key, write_pretraining,
 from coreset_backend.reports import ImageFailure, Publication
 from coreset_backend.store.record import BatchScores, ClassScores, Evaluation, Interval
 from coreset_backend.web.app import create_app
+from coreset_backend.web.pages import TABS
 
 MakeBackend = Callable[..., Backend]
 PAYLOADS = [json.loads(path.read_text()) for path in (SUPPORT / "payloads").iterdir()]
@@ -240,7 +241,8 @@ def test_a_project_with_everything_in_it_is_answered_as_described(make_backend: 
         answer = client.get(f"/api/projects/7/{name}")
         assert answer.status_code == 200
         assert_described(answer, described["paths"][f"/api/projects/{{project}}/{name}"]["get"], described)
-    assert client.get("/projects/7").status_code == 200
+    for tab in TABS:
+        assert client.get(f"/projects/7?tab={tab}").status_code == 200
     assert (client.get("/api/projects/7/history").json or {})["rounds"][-1]["per_class"]
 
 

@@ -37,6 +37,8 @@ function showProgress(progress) {
   $("state").textContent = progress.state;
   $("state").className = `pill ${progress.state}`;
   $("sentence").textContent = progress.sentence;
+  $("next-who").textContent = progress.next.who;
+  $("next-does").textContent = progress.next.does;
   $("steps").hidden = !running;
   $("left").hidden = !running && !learning;
   for (const button of document.querySelectorAll('[data-action="start"]')) button.disabled = !progress.startable;
@@ -64,7 +66,7 @@ function focused() {
 }
 
 async function showNewPage() {
-  const text = await (await fetch(location.pathname)).text();
+  const text = await (await fetch(location.pathname + location.search)).text();
   const fresh = new DOMParser().parseFromString(text, "text/html");
   const [place, keyboard] = [window.scrollY, focused()];
   $("live").replaceWith(fresh.getElementById("live"));
