@@ -96,6 +96,24 @@ class Snapshot:
 
 
 @dataclass(frozen=True, slots=True)
+class KnownTasks:
+    """All tasks of a project as the last reading found them, so that the next asks only for what has changed.
+
+    ``uris``: task id -> address of its image, None without one; addresses that hold a secret are left out and
+    their tasks are ``withheld``. Read from the Label Studio at ``site`` by the label config's ``image``.
+    ``since``: a time on Label Studio's clock, ISO 8601, before the reading; "" if it could not be told.
+    ``all_read_at``: when all tasks were read, Unix time of this machine.
+    """
+
+    site: str
+    image: str
+    since: str
+    all_read_at: float
+    uris: dict[int, str | None]
+    withheld: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Prediction:
     """A prediction for a task in Label Studio.
 

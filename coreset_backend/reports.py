@@ -96,3 +96,22 @@ class Publication:
     carried: int = 0
     seconds: float | None = None
     at: Moment | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """How a round read the project's tasks: ``listed`` of all its ``tasks`` were asked for, and ``why`` all.
+
+    ``why`` is empty where only those were that are new or have changed since the last reading.
+    """
+
+    tasks: Count
+    listed: Count
+    why: str = ""
+
+    @property
+    def words(self) -> str:
+        """The reading as a part of a sentence."""
+        if self.why:
+            return f"all {self.tasks:,} tasks, because {self.why}"
+        return f"{self.listed:,} of {self.tasks:,} tasks: those that are new or have changed"

@@ -101,13 +101,15 @@ def disconnect_project(backend: Backend, project_id: int) -> Iterator[str]:
 
 
 def refresh_images(backend: Backend, project_id: int) -> int:
-    """Start a round that checks every known image for a replaced file; returns the number of known images.
+    """Start a round that reads all tasks and checks every known image for a replaced file; returns the number
+    of known images.
 
     Starts no round if no image is known yet. Raises LabelStudioError, QueueError.
     """
     snapshot = backend.label_studio.fetch_snapshot(project_id)
     count = backend.images.ask_again(task.uri for task in snapshot.tasks)
     if count:
+        backend.store.forget_known_tasks(project_id)
         request_round(backend, project_id, "images are to be checked", force=True)
     return count
 

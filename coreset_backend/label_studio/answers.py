@@ -69,7 +69,7 @@ class ListedTask:
     """A task of the Data Manager's list; what was not asked for is empty.
 
     ``data`` is as people imported it, of any shape. ``score`` is that under the version that the project
-    shows.
+    shows. ``updated_at``: when it was last saved, ISO 8601.
     """
 
     task_id: int
@@ -78,6 +78,7 @@ class ListedTask:
     predictions: Sequence[StoredPrediction] = ()
     is_annotated: bool = False
     score: float | None = None
+    updated_at: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -245,6 +246,7 @@ def read_task(task: object) -> ListedTask:
         _predictions(predictions, task_id) if predictions else (),
         bool(count),
         None if score is None else _number(score, "'predictions_score'", task_id),
+        str(fields.get("updated_at") or ""),
     )
 
 

@@ -3,6 +3,8 @@
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from email.utils import parsedate_to_datetime
 from typing import TypedDict, Unpack
 
 import httpx
@@ -56,6 +58,7 @@ class Api:
         limits: Limits = LIMITS,
     ) -> None:
         self._pauses = pauses
+        self._date = ""
         self.url = url.rstrip("/")
         self.auth = TokenAuth(self.url, api_key)
         self._proxy = proxy
@@ -72,6 +75,14 @@ class Api:
 
     def close(self) -> None:
         self._client.close()
+
+    @property
+    def clock(self) -> datetime | None:
+        """The time on Label Studio's clock at the last answer, rounded up to a second; None if unsaid."""
+        try:
+            return parsedate_to_datetime(self._date).astimezone(UTC) + timedelta(seconds=1)
+        except (ValueError, OverflowError):
+            return None
 
     def request(self, method: str, path: str, **options: Unpack[Options]) -> object:
         """The JSON of the answer; None if it has no body.
@@ -97,6 +108,7 @@ class Api:
             else:
                 busy = response.status_code == 429 or (method == "GET" and response.status_code in PASSING)
                 if pause is None or not busy:
+                    self._date = response.headers.get("date", "")
                     return response
                 asked = retry_after(response.headers.get("retry-after")) or 0.0
                 pause = max(pause, min(asked, LONGEST_PAUSE))

@@ -59,7 +59,7 @@ class LabelStudio(Api):
 
     def fetch_first_task(self, project_id: int) -> ListedTask | None:
         """Id and data of the project's first task; None if it has no task."""
-        tasks, _ = self._page(project_id, 1, 1, include="id,data")
+        tasks, _ = self.page(project_id, 1, 1, include="id,data")
         return tasks[0] if tasks else None
 
     def fetch_snapshot(
@@ -76,7 +76,7 @@ class LabelStudio(Api):
     def _pool_and_annotated(self, project_id: int, progress: Progress) -> Iterator[ListedTask]:
         """All tasks, and then those that have annotations again, with them."""
         present = set()
-        for task in self._tasks(project_id, {"include": "id,data"}, progress):
+        for task in self.tasks(project_id, {"include": "id,data"}, progress):
             present.add(task.task_id)
             yield task
         for task in self.annotated_tasks(project_id):
@@ -91,15 +91,18 @@ class LabelStudio(Api):
     def annotated_tasks(self, project_id: int) -> Iterator[ListedTask]:
         """The tasks that have an annotation or were skipped, with their annotations."""
         parameters = {"fields": "all", "include": ANNOTATIONS, "query": query(ANNOTATED)}
-        return self._tasks(project_id, parameters)
+        return self.tasks(project_id, parameters)
+
+    def listed(
+        self, project_id: int, task_ids: Sequence[int], include: str = "id,data"
+    ) -> Iterator[ListedTask]:
+        """Those of the tasks that the project still has."""
+        for some in _hundreds(task_ids):
+            yield from self.tasks(project_id, {"include": include, "query": query(task_ids=some)})
 
     def fetch_existing(self, project_id: int, task_ids: Sequence[int]) -> set[int]:
         """Which of the tasks the project still has."""
-        found: set[int] = set()
-        for some in _hundreds(task_ids):
-            parameters = {"include": "id", "query": query(task_ids=some)}
-            found |= {task.task_id for task in self._tasks(project_id, parameters)}
-        return found & set(task_ids)
+        return {task.task_id for task in self.listed(project_id, task_ids, "id")} & set(task_ids)
 
     def add_missing(
         self, project_id: int, predictions: Sequence[Prediction], labels: Labels
@@ -114,23 +117,23 @@ class LabelStudio(Api):
         """
         parameters = {"include": "id,total_annotations", "query": query(ANNOTATED)}
         with self._gone_if_404(project_id):
-            return {task.task_id: task.is_annotated for task in self._tasks(project_id, parameters)}
+            return {task.task_id: task.is_annotated for task in self.tasks(project_id, parameters)}
 
     def fetch_waiting(self, project_id: int) -> dict[int, float | None]:
         """Unlabelled task id -> its score under the project's version, or None without a prediction of it."""
         # Early releases omit the score without the ordering.
         asked = query(all_of(UNSOLVED), ordering=BY_SCORE)
-        tasks = self._tasks(project_id, {"include": "id,predictions_score", "query": asked})
+        tasks = self.tasks(project_id, {"include": "id,predictions_score", "query": asked})
         scores = {task.task_id: task.score for task in tasks}
         return {task_id: scores[task_id] for task_id in sorted(scores)}
 
     def count_waiting(self, project_id: int, *, served: bool) -> int:
         """Number of unlabelled tasks with (``served``) or without a prediction of the project's version."""
         asked = query(all_of(UNSOLVED, score_filter("empty", not served)))
-        return self._page(project_id, 1, 1, include="id", query=asked)[1]
+        return self.page(project_id, 1, 1, include="id", query=asked)[1]
 
     def fetch_task_ids(self, project_id: int) -> set[int]:
-        return {task.task_id for task in self._tasks(project_id, {"include": "id"})}
+        return {task.task_id for task in self.tasks(project_id, {"include": "id"})}
 
     @contextlib.contextmanager
     def _gone_if_404(self, project_id: int) -> Iterator[None]:
@@ -145,7 +148,7 @@ class LabelStudio(Api):
             self.whoami()  # only a Label Studio answers this: another server's 404 ends no project
             raise ProjectGone(404, error.body, f"project {project_id}") from error
 
-    def _tasks(
+    def tasks(
         self, project_id: int, params: Mapping[str, str], progress: Progress = unwatched
     ) -> Iterator[ListedTask]:
         """The tasks of all pages, each once; all pages are read, whatever total is reported."""
@@ -153,7 +156,7 @@ class LabelStudio(Api):
         read = 0
         for page in itertools.count(1):
             try:
-                tasks, total = self._page(project_id, page, PAGE_SIZE, **params)
+                tasks, total = self.page(project_id, page, PAGE_SIZE, **params)
             except Rejected as error:
                 if error.status == 404 and page > 1:  # tasks were deleted meanwhile: the page is gone
                     return
@@ -173,7 +176,7 @@ class LabelStudio(Api):
             if not goes_on:
                 return
 
-    def _page(self, project_id: int, page: int, size: int, **more: str) -> tuple[list[ListedTask], int]:
+    def page(self, project_id: int, page: int, size: int, **more: str) -> tuple[list[ListedTask], int]:
         """The tasks on a page of the Data Manager's list, and the number of tasks on all pages."""
         answer = self.request_object(
             "GET",
@@ -292,7 +295,7 @@ class LabelStudio(Api):
                 "include": "id,predictions,result,model_version",
                 "query": query(task_ids=some),
             }
-            for task in self._tasks(project_id, parameters):
+            for task in self.tasks(project_id, parameters):
                 ours = [each for each in task.predictions if each.model_version == version]
                 if ours:
                     found[task.task_id] = max(ours, key=lambda each: each.prediction_id).result
@@ -332,13 +335,13 @@ class LabelStudio(Api):
         """
         scored = score_filter("empty", False)
         asked = query(all_of(scored, UNSOLVED) if unsolved else all_of(scored), ordering=BY_SCORE)
-        tasks = self._page(project_id, 1, max(count, 1), include="id,predictions_score", query=asked)[0]
+        tasks = self.page(project_id, 1, max(count, 1), include="id,predictions_score", query=asked)[0]
         return {task.task_id: task.score or 0.0 for task in tasks[:count]}
 
     def fetch_predictions(self, project_id: int, below: float) -> Iterator[ListedTask]:
         """The unlabelled tasks with a score lower than ``below``, with their predictions."""
         asked = query(all_of(UNSOLVED, score_filter("less", below)))
-        return self._tasks(project_id, {"fields": "all", "include": "id,predictions", "query": asked})
+        return self.tasks(project_id, {"fields": "all", "include": "id,predictions", "query": asked})
 
     def add_predictions(
         self, project_id: int, predictions: Sequence[Prediction], labels: Labels | None
@@ -365,7 +368,7 @@ class LabelStudio(Api):
         count = 0
         for start in range(0, len(task_ids), TASKS_IN_AN_ADDRESS):
             asked = query(unserved, task_ids=task_ids[start : start + TASKS_IN_AN_ADDRESS])
-            count += self._page(project_id, 1, 1, include="id", query=asked)[1]
+            count += self.page(project_id, 1, 1, include="id", query=asked)[1]
         return count
 
     def backends(self, project_id: int) -> list[ConnectedBackend]:

@@ -2,9 +2,11 @@
 
 import json
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from typing import TypedDict
 
 BY_SCORE = ["tasks:predictions_score"]
+NEWEST_FIRST = ["-tasks:updated_at"]
 NO_TASK = -1
 
 
@@ -40,6 +42,25 @@ ANNOTATED: Filters = {
 def score_filter(operator: str, value: float | bool) -> Filter:
     """A condition on the task's score under the version that the project shows."""
     return _column("predictions_score", operator, "Number", value)
+
+
+def after_id(task_id: int) -> Filter:
+    """A condition on the task's id: greater than ``task_id``."""
+    return _column("id", "greater", "Number", task_id)
+
+
+def updated_after(moment: datetime) -> Filter:
+    """A condition on when the task was last saved, by the clock of Label Studio."""
+    return _column("updated_at", "greater", "Datetime", _as_filtered(moment))
+
+
+def created_before(moment: datetime) -> Filter:
+    """A condition on when the task was imported, by the clock of Label Studio."""
+    return _column("created_at", "less", "Datetime", _as_filtered(moment))
+
+
+def _as_filtered(moment: datetime) -> str:
+    return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")  # another form is answered with 500
 
 
 def all_of(*items: Filter) -> Filters:

@@ -3,7 +3,7 @@
 The fields of the JSON are those that Label Studio 1.23.2 was observed to send."""
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import TypedDict
 
@@ -55,12 +55,17 @@ def task_id_of(task: Fields) -> int:
 
 
 def parse_snapshot(
-    project: Project, tasks: Iterable[ListedTask], now: datetime, control: str | None = None
+    project: Project,
+    tasks: Iterable[ListedTask],
+    now: datetime,
+    control: str | None = None,
+    uris: Mapping[int, str | None] | None = None,
 ) -> Snapshot:
     """The Snapshot of a project and of its tasks with their annotations.
 
     A task that appears twice (a list may change between two pages) counts once, as it came last. ``control``
-    is the argument of :func:`coreset_backend.label_studio.label_config.parse_label_config`.
+    is the argument of :func:`coreset_backend.label_studio.label_config.parse_label_config`. ``uris``: all
+    tasks with the addresses of their images, if ``tasks`` are only those with annotations.
     """
     config = parse_label_config(project.label_config, control)
     if config.labels and len(config.labels.names) > MOST_CLASSES:
@@ -68,7 +73,10 @@ def parse_snapshot(
             f"The label config has {len(config.labels.names):,} choices; the limit is {MOST_CLASSES:,}. "
             "Remove unused choices in Label Studio: Settings > Labeling Interface."
         )
-    by_id = {task.task_id: parse_task(task, config) for task in tasks}
+    by_id = {task_id: Task(task_id, uri) for task_id, uri in (uris or {}).items()}
+    by_id |= {
+        task.task_id: parse_task(task, config) for task in tasks if uris is None or task.task_id in by_id
+    }
     ordered = tuple(by_id[task_id] for task_id in sorted(by_id))
     return Snapshot(
         project_id=project.project_id,

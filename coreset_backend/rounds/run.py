@@ -4,7 +4,7 @@ import contextlib
 import logging
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,14 +12,15 @@ from numpy.typing import NDArray
 from coreset_backend import model
 from coreset_backend.arrays import Floats, PhaseProgress, Progress, Rows, unwatched
 from coreset_backend.backend import Backend
-from coreset_backend.errors import CorruptRound, EmptyPool
+from coreset_backend.errors import CorruptRound, EmptyPool, Unwritable
 from coreset_backend.evaluation.holdout import holdout_task_ids
 from coreset_backend.evaluation.round_scores import batch_scores, holdout_evaluation
 from coreset_backend.images import Images, Pixels
+from coreset_backend.label_studio.reading import read_tasks
 from coreset_backend.logs import set_log_context
 from coreset_backend.project import Snapshot
 from coreset_backend.project_settings import label_config_attributes
-from coreset_backend.reports import ImageFailure, TrainingReport
+from coreset_backend.reports import ImageFailure, Reading, TrainingReport
 from coreset_backend.rounds.backbone import prepare_backbone
 from coreset_backend.rounds.choose import Choice, choose_batch
 from coreset_backend.rounds.explain import gather_evidence
@@ -45,20 +46,32 @@ def run_round(backend: Backend, project_id: int, progress: PhaseProgress = unwat
     """
     clock = Clock(progress)
     with clock.phase("snapshot") as step:
-        control = backend.settings_by_label_config(project_id, {}).control
-        snapshot = backend.label_studio.fetch_snapshot(project_id, step, control=control)
-    if not snapshot.tasks:
-        raise EmptyPool(f"Project {project_id} '{snapshot.title}' has no tasks yet. Import images into it.")
+        snapshot, reading = _read_tasks(backend, project_id, step)
     stored = backend.store.latest(project_id)
     attributes = label_config_attributes(snapshot.label_config)
     settings = backend.settings_by_label_config(project_id, attributes)
     if stored is None or not _can_be_published(stored, snapshot):
-        stored = _compute(backend, settings, snapshot, stored, clock)
+        stored = _compute(backend, settings, snapshot, reading, stored, clock)
     with clock.phase("publish") as step:
         publish_round(backend, stored, step)
     backend.store.prune(project_id, backend.settings.keep_rounds)
     log.info("project %d: round %d is published: %s", project_id, stored.record.number, clock)
     return stored
+
+
+def _read_tasks(backend: Backend, project_id: int, step: Progress) -> tuple[Snapshot, Reading]:
+    """The project's snapshot, of which only what has changed was read where the store knows the rest."""
+    control = backend.settings_by_label_config(project_id, {}).control
+    known = backend.store.known_tasks(project_id)
+    read = read_tasks(backend.label_studio, project_id, known, step, control=control)
+    if not read.snapshot.tasks:
+        title = read.snapshot.title
+        raise EmptyPool(f"Project {project_id} '{title}' has no tasks yet. Import images into it.")
+    try:
+        backend.store.keep_known_tasks(project_id, read.known)
+    except Unwritable as error:  # the next round reads all tasks, or more of them
+        log.warning("project %d: %s", project_id, error)
+    return read.snapshot, read.reading
 
 
 def _can_be_published(stored: StoredRound, snapshot: Snapshot) -> bool:
@@ -96,7 +109,12 @@ class Learned:
 
 
 def _compute(
-    backend: Backend, settings: Settings, snapshot: Snapshot, previous: StoredRound | None, clock: "Clock"
+    backend: Backend,
+    settings: Settings,
+    snapshot: Snapshot,
+    reading: Reading,
+    previous: StoredRound | None,
+    clock: "Clock",
 ) -> StoredRound:
     learned = _learn(backend.store, backend.images, settings, snapshot, previous, clock)
     with backend.store.draft(snapshot.project_id) as draft:
@@ -105,6 +123,7 @@ def _compute(
         with clock.phase("save"):
             model.save_classifier(learned.classifier, draft.path / "model.safetensors")
             record = _record(settings, snapshot, previous, draft, learned, choice, clock)
+            record = replace(record, reading=reading)
             arrays: Arrays = {
                 "task_ids": snapshot.task_ids,
                 "states": choice.states,

@@ -5,13 +5,14 @@ from typing import Annotated, TypeVar
 
 from pydantic import AfterValidator, Field, TypeAdapter, ValidationError
 
-from coreset_backend.project import Labels
+from coreset_backend.project import KnownTasks, Labels
 from coreset_backend.reports import (
     CandidateScores,
     Count,
     ImageFailure,
     Moment,
     Publication,
+    Reading,
     Share,
     TaskId,
     TrainingReport,
@@ -178,7 +179,8 @@ class Round:
     were sampled uniformly at random. ``batch_figures`` is None where the batch of the round before had no
     random slice. ``features``: the SHA-256 of the features learned on the pool, "" without any.
     ``network``: names what made the embeddings by its weights. ``audition``: the one that chose the backbone,
-    None where none was held, or a setting chose it.
+    None where none was held, or a setting chose it. ``reading``: how the tasks were read, None in rounds of
+    early releases.
     """
 
     project_id: int
@@ -210,6 +212,7 @@ class Round:
     network: str = ""
     remarks: tuple[str, ...] = ()
     audition: Audition | None = None
+    reading: Reading | None = None
 
     @property
     def pool_version(self) -> str:
@@ -255,6 +258,7 @@ HOLD = TypeAdapter(Hold)
 PUBLICATION = TypeAdapter(Publication)
 REPLAY = TypeAdapter(Replay)
 AUDITION = TypeAdapter(Audition)
+KNOWN_TASKS = TypeAdapter(KnownTasks)
 
 
 def taken(adapter: TypeAdapter[T], saved: object) -> T:

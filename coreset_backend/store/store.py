@@ -6,6 +6,7 @@
     MODEL_DIR/projects/<id>/audition.json        the backbones compared on its labels, and which was chosen
     MODEL_DIR/projects/<id>/held.json            why no round starts automatically, if so
     MODEL_DIR/projects/<id>/backbone.json        the backbone that was chosen for it, where none is set
+    MODEL_DIR/projects/<id>/tasks.json           its tasks as last read from Label Studio, without secrets
     MODEL_DIR/projects/<id>/connection.json      its settings in Label Studio before it was connected
     MODEL_DIR/projects/<id>/disconnected         exists while it is disconnected
     MODEL_DIR/projects/<id>/extra-params.json    its settings from Label Studio's form
@@ -29,7 +30,8 @@ from typing import TypeVar
 
 from coreset_backend.errors import CorruptFile, CorruptRound, RoundNotFound, StoreError
 from coreset_backend.files import is_there, read_sealed, remove_partial, saving, write_sealed
-from coreset_backend.store.record import AUDITION, CHOICE, HOLD, ROUND, Audition, as_saved, taken
+from coreset_backend.project import KnownTasks
+from coreset_backend.store.record import AUDITION, CHOICE, HOLD, KNOWN_TASKS, ROUND, Audition, as_saved, taken
 from coreset_backend.store.record import BackboneChoice as BackboneChoice
 from coreset_backend.store.record import Hold as Hold
 from coreset_backend.store.record import Round as Round
@@ -40,6 +42,7 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 DISCONNECTED = "disconnected"
+TASKS = "tasks.json"
 HISTORIES = ("history.json", "history-copy.json")
 GONE_SECONDS = 7 * 86_400
 A_PROJECT = re.compile(r"[1-9][0-9]{0,17}")
@@ -125,6 +128,27 @@ class Store:
         """Keep the backbone that the project's rounds stand on from now on; raises Unwritable."""
         self.register(project_id)
         write_sealed(self._project(project_id) / "backbone.json", as_saved(CHOICE, choice))
+
+    def known_tasks(self, project_id: int) -> KnownTasks | None:
+        """The project's tasks as last read; None before, or where the file cannot be used."""
+        path = self._project(project_id) / TASKS
+        if not is_there(path):
+            return None
+        try:
+            return taken(KNOWN_TASKS, read_sealed(path))
+        except (CorruptFile, ValueError) as error:
+            log.error("project %d: all its tasks are read: %s", project_id, error)
+            return None
+
+    def keep_known_tasks(self, project_id: int, known: KnownTasks) -> None:
+        """Keep the project's tasks for the next reading; raises Unwritable."""
+        self.register(project_id)
+        write_sealed(self._project(project_id) / TASKS, as_saved(KNOWN_TASKS, known))
+
+    def forget_known_tasks(self, project_id: int) -> None:
+        """Have all tasks read again; raises Unwritable."""
+        with saving(path := self._project(project_id) / TASKS):
+            path.unlink(missing_ok=True)
 
     def connection_path(self, project_id: int) -> Path:
         """The file with the project's settings in Label Studio before it was connected."""

@@ -22,6 +22,7 @@ from coreset_backend.images import Images, Limits, open_images
 from coreset_backend.images.fetch import REVISIONS
 from coreset_backend.images.revisions import ASKED_AGAIN_AFTER, MOST_ASKED, Revisions, Seen, due
 from coreset_backend.jobs.requests import refresh_images
+from coreset_backend.label_studio.reading import read_tasks
 
 PATH = "/data/upload/1/a.png"
 
@@ -334,7 +335,9 @@ def test_refresh_has_a_round_ask_for_all_images_of_the_project(
     studio.files[path] = plain_png(77)
     unnoticed, _ = backend.images.fetch(uris, 16)  # its server gives no word for its files
     np.testing.assert_array_equal(unnoticed.keys, before.keys)
+    backend.store.keep_known_tasks(project_id, read_tasks(backend.label_studio, project_id, None).known)
     assert refresh_images(backend, project_id) == 3
+    assert backend.store.known_tasks(project_id) is None, "the round reads all tasks"
     assert backend.redis.lrange(f"coreset:{project_id}:demands", 0, -1)
     after, _ = backend.images.fetch(uris, 16)
     assert (after.keys != before.keys).any(axis=1).tolist() == [False, True, False]

@@ -73,6 +73,9 @@ def test_labels_added_between_rounds_are_trained_on_and_never_served(
     assert round_due(backend, project_id).reason == "4 of the batch's 4 tasks are done"
 
     second = run_round(backend, project_id)
+    assert first.record.reading and first.record.reading.why == "no earlier reading is known"
+    assert second.record.reading and second.record.reading.why == ""
+    assert second.record.reading.tasks == POOL + 1
     training = second.record.training
     assert training and training.n_train + training.n_holdout == 10
     assert training.n_holdout == len(second.record.holdout) == 2

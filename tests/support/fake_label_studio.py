@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from http import HTTPStatus
 from typing import Any
 
@@ -25,6 +26,7 @@ from werkzeug.serving import BaseWSGIServer, WSGIRequestHandler, make_server
 Json = Any
 TOKEN = "0123456789abcdef0123456789abcdef01234567"
 EMAIL = "lead@example.com"
+MOMENT = "%Y-%m-%dT%H:%M:%S.%fZ"
 
 
 def choices_config(labels: tuple[str, ...]) -> str:
@@ -91,6 +93,8 @@ class FakeLabelStudio:
         self.personal_token = ""
         self.release = "1.23.2"
         self.faults: list[Fault] = []
+        self.lag = timedelta()  # how far the clock of the server that saves tasks is behind the others'
+        self.filters = True  # an early release ignores the filters by id and by time
         self._ids = itertools.count(1)
         self._lock = threading.RLock()
         self._app = _application(self)
@@ -148,7 +152,17 @@ class FakeLabelStudio:
     def add_task(self, project_id: int, data: Json) -> int:
         task_id = self.next_id()
         self.tasks[task_id] = {"id": task_id, "project": project_id, "data": data, "annotations": []}
+        self.touch(task_id)
+        self.tasks[task_id]["created_at"] = self.tasks[task_id]["updated_at"]
         return task_id
+
+    def touch(self, task_id: int) -> None:
+        """Note that the task was saved now; annotations do, imported predictions do not."""
+        self.tasks[task_id]["updated_at"] = _stamp(datetime.now(UTC) - self.lag)
+
+    def change_data(self, task_id: int, data: Json) -> None:
+        self.tasks[task_id]["data"] = data
+        self.touch(task_id)
 
     def annotate(self, task_id: int, label: str | None, *, cancelled: bool = False) -> None:
         region = {
@@ -171,6 +185,7 @@ class FakeLabelStudio:
             "parent_prediction": body.get("parent_prediction"),
         }
         self.tasks[task_id]["annotations"].append(annotation)
+        self.touch(task_id)
         return annotation
 
     def note_backend(self, backend: Json) -> None:
@@ -229,6 +244,10 @@ def running() -> Iterator[FakeLabelStudio]:
 class _QuietHandler(WSGIRequestHandler):
     def log(self, *_: object) -> None:
         """Say nothing."""
+
+
+def _stamp(moment: datetime) -> str:
+    return moment.strftime(MOMENT)
 
 
 def _kept(task: Json) -> list[Json]:
@@ -380,13 +399,15 @@ def tasks(studio: FakeLabelStudio) -> Json:
         task
         for task in studio.tasks_of(project_id)
         if not filters["items"]
-        or every(_matches(task, scores.get(task["id"]), item) for item in filters["items"])
+        or every(_matches(studio, task, scores.get(task["id"]), item) for item in filters["items"])
     ]
     if chosen := wanted.get("selectedItems"):
         assert chosen["all"] is False
         found = [task for task in found if task["id"] in chosen["included"]]
     if wanted.get("ordering") == ["tasks:predictions_score"]:
         found.sort(key=lambda task: scores.get(task["id"], 2.0))
+    if wanted.get("ordering") == ["-tasks:updated_at"]:
+        found.sort(key=lambda task: task["updated_at"], reverse=True)
     page, size = int(query.get("page", 1)), int(query.get("page_size", 100))
     shown = found[(page - 1) * size : page * size]
     if not shown and page > 1:
@@ -404,7 +425,14 @@ def tasks(studio: FakeLabelStudio) -> Json:
     )
 
 
-def _matches(task: Json, score: float | None, item: Json) -> bool:
+def _matches(studio: FakeLabelStudio, task: Json, score: float | None, item: Json) -> bool:
+    column = item["filter"].rpartition(":")[2]
+    if item["type"] == "Datetime" and item["operator"] != "empty":
+        datetime.strptime(item["value"], MOMENT)
+    if item["operator"] in ("less", "greater") and column in ("id", "updated_at", "created_at"):
+        is_less = task[column] < item["value"]
+        is_so = is_less if item["operator"] == "less" else task[column] > item["value"]
+        return is_so or not studio.filters
     if item["operator"] == "less":
         return score is not None and score < item["value"]
     if item["operator"] == "empty":
@@ -412,7 +440,7 @@ def _matches(task: Json, score: float | None, item: Json) -> bool:
         return bool(empty == item["value"])
     kept = len(_kept(task))
     counts = {"total_annotations": kept, "cancelled_annotations": len(task["annotations"]) - kept}
-    return bool(counts[item["filter"].rpartition(":")[2]] > item["value"])
+    return bool(counts[column] > item["value"])
 
 
 def _scores(studio: FakeLabelStudio, project_id: int) -> dict[int, float]:
@@ -445,6 +473,8 @@ def one_task(studio: FakeLabelStudio, task_id: int) -> Json:
     if request.method == "DELETE":
         studio.delete_task(task_id)
         return "", 204
+    if request.method == "PATCH":
+        studio.change_data(task_id, request.get_json()["data"])
     return jsonify(_shown(studio.tasks[task_id], None, True))
 
 
@@ -492,6 +522,11 @@ def _titles(studio: FakeLabelStudio, project_id: int) -> list[str]:
 
 def action(studio: FakeLabelStudio) -> Json:
     chosen = request.get_json()["selectedItems"]["included"]
+    if request.args["id"] == "delete_tasks_annotations":
+        for task_id in chosen:
+            studio.tasks[task_id]["annotations"].clear()
+            studio.touch(task_id)
+        return jsonify(detail="Deleted")
     if request.args["id"] == "predictions_to_annotations":
         return _annotate_as_predicted(studio, request.get_json()["model_version"], chosen)
     assert request.args["id"] == "delete_tasks_predictions"
@@ -519,8 +554,10 @@ def one_annotation(studio: FakeLabelStudio, annotation_id: int) -> Json:
             if each["id"] == annotation_id:
                 if request.method == "DELETE":
                     task["annotations"].remove(each)
+                    studio.touch(task["id"])
                     return "", 204
                 each |= {**request.get_json(), "updated_by": 1}
+                studio.touch(task["id"])
                 return jsonify(each)
     abort(404, "No Annotation matches the given query.")
 
@@ -581,7 +618,7 @@ _ROUTES: list[tuple[str, list[str], Any]] = [
     ("/api/projects/<int:project_id>/import/predictions", ["POST"], import_predictions),
     ("/api/projects/<int:project_id>/model-versions/", ["GET", "DELETE"], model_versions),
     ("/api/tasks/", ["GET"], tasks),
-    ("/api/tasks/<int:task_id>/", ["GET", "DELETE"], one_task),
+    ("/api/tasks/<int:task_id>/", ["GET", "PATCH", "DELETE"], one_task),
     ("/api/tasks/<int:task_id>/annotations/", ["POST"], annotate),
     ("/api/annotations/<int:annotation_id>/", ["PATCH", "DELETE"], one_annotation),
     ("/api/predictions/", ["GET", "POST"], predictions),

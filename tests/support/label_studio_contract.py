@@ -2,19 +2,30 @@
 
 from contextlib import nullcontext
 from dataclasses import replace
+from datetime import datetime
 
 import httpx
 import pytest
+from task_changes import TaskChanges
 
 from coreset_backend.connection.queue import publish_queue
 from coreset_backend.errors import LabelStudioError, ProjectGone, Rejected, Unauthorized
 from coreset_backend.label_studio.annotations import choices_in
 from coreset_backend.label_studio.client import LabelStudio
+from coreset_backend.label_studio.filters import (
+    NEWEST_FIRST,
+    after_id,
+    all_of,
+    created_before,
+    query,
+    updated_after,
+)
 from coreset_backend.label_studio.model_labels import (
     annotate_as_predicted,
     annotations_by_model,
     delete_annotations,
 )
+from coreset_backend.label_studio.reading import read_tasks
 from coreset_backend.local import demo_project
 from coreset_backend.project import Prediction
 from coreset_backend.reports import Publication
@@ -53,6 +64,19 @@ def checks_predictions(admin: httpx.Client, client: LabelStudio, project_id: int
     """Whether this release drops predictions that do not fit the label config; 1.12 takes all."""
     import_by_hand(admin, project_id, [task_id], "asked by a test", "no such label")
     return "asked by a test" not in client.model_versions(project_id)
+
+
+def readings_with_changes(
+    client: LabelStudio, admin: httpx.Client, project_id: int, seed: int, readings: int
+) -> int:
+    """How many of so many readings, after changes at random, were not of all tasks; each found them all."""
+    changes, known, partial = TaskChanges(admin, project_id, seed), None, 0
+    for _ in range(readings):
+        read = read_tasks(client, project_id, known)
+        known, partial = read.known, partial + (not read.reading.why)
+        assert read.snapshot.tasks == client.fetch_snapshot(project_id).tasks, changes.made
+        changes.make_some()
+    return partial
 
 
 class LabelStudioContract:
@@ -244,6 +268,35 @@ class LabelStudioContract:
             task_ids[1]: False,
             task_ids[2]: True,
         }
+
+    def test_reading_only_what_has_changed_finds_what_a_full_reading_finds(
+        self, client: LabelStudio, admin: httpx.Client, project: tuple[int, list[int]]
+    ) -> None:
+        assert readings_with_changes(client, admin, project[0], 1, 8) >= 3
+
+    @pytest.mark.soak
+    @pytest.mark.parametrize("seed", range(2, 7))
+    def test_reading_only_what_has_changed_finds_all_in_long_sequences(
+        self, client: LabelStudio, admin: httpx.Client, project: tuple[int, list[int]], seed: int
+    ) -> None:
+        assert readings_with_changes(client, admin, project[0], seed, 100) >= 30
+
+    def test_tasks_are_filtered_and_ordered_by_id_and_by_when_they_were_changed(
+        self, client: LabelStudio, admin: httpx.Client, project: tuple[int, list[int]]
+    ) -> None:
+        project_id, task_ids = project
+        read = read_tasks(client, project_id, None)
+        body = {"data": {"image": "https://example.com/another.jpg"}}
+        admin.patch(f"/api/tasks/{task_ids[2]}/", json=body).raise_for_status()
+        newest = {"include": "id,updated_at", "query": query(ordering=NEWEST_FIRST)}
+        [first], _ = client.page(project_id, 1, 1, **newest)
+        assert first.task_id == task_ids[2]
+        after = {"include": "id", "query": query(all_of(after_id(task_ids[3])))}
+        assert {task.task_id for task in client.tasks(project_id, after)} == set(task_ids[4:])
+        since = datetime.fromisoformat(read.known.since)
+        for condition, expected in ((updated_after(since), task_ids[2:3]), (created_before(since), task_ids)):
+            found = client.tasks(project_id, {"include": "id", "query": query(all_of(condition))})
+            assert [task.task_id for task in found if task.task_id in expected] == expected
 
     def test_the_model_s_annotations_are_marked_made_once_and_are_a_person_s_once_saved(
         self, client: LabelStudio, admin: httpx.Client, project: tuple[int, list[int]]
