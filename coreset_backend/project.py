@@ -45,13 +45,26 @@ class Labels:
 
 
 @dataclass(frozen=True, slots=True)
+class TimedAnswer:
+    """An answer, or a skip, whose time Label Studio measured: the ``seconds`` that its editor was open.
+
+    ``at``: when it was first saved, Unix time; None where it was imported or that is not known.
+    """
+
+    annotator: int | str | None
+    seconds: float
+    at: float | None
+
+
+@dataclass(frozen=True, slots=True)
 class Task:
     """One task: ``uri`` of its image (None if its data have none) and the agreed ``label``.
 
     ``label``: class names, empty for "none of these"; None if no answer can be read, and ``unread`` says
     why. An annotated task counts as labeled even then, because a person has looked at it. ``unknown``: a
     selected value that the label config does not have. ``votes``: the classes that each annotator chose,
-    where several did. ``is_truth``: the label is that of a ground truth.
+    where several did. ``is_truth``: the label is that of a ground truth. ``timed``: the answers of people
+    whose time is known.
     """
 
     task_id: int
@@ -62,13 +75,15 @@ class Task:
     unknown: str = ""
     votes: tuple[tuple[str, ...], ...] = ()
     is_truth: bool = False
+    timed: tuple[TimedAnswer, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
     """A project as read from Label Studio at ``taken_at``; tasks are sorted by task_id.
 
-    ``remarks``: sentences on answers that cannot be trained on.
+    ``remarks``: sentences on answers that cannot be trained on. ``overlap``: the number of people who answer
+    each task.
     """
 
     project_id: int
@@ -79,6 +94,7 @@ class Snapshot:
     taken_at: datetime
     label_config: str = ""
     remarks: tuple[str, ...] = ()
+    overlap: int = 1
 
     @property
     def task_ids(self) -> TaskIds:

@@ -20,6 +20,7 @@ from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from coreset_backend.errors import ConfigError
+from coreset_backend.hourly_cost import WrittenCost
 from coreset_backend.redaction import keep_secret, redacted
 from coreset_backend.setting_values import clean, decoded, refuse_control_characters, refuse_unsendable
 
@@ -190,6 +191,7 @@ class Settings(BaseSettings):
         description="Show the model's answer on the tasks of a batch: `auto` if it is at least "
         "90 % sure and, by the hold-out, at least 80 % of such answers are correct (lower 95 % bound)",
     )
+    hourly_cost: WrittenCost | None = Field(None, description="Cost of an hour of labelling, as in `25 EUR`")
     debounce_seconds: float = Field(
         3.0, ge=0, description="Seconds to wait after a webhook, so that a burst of them makes one job"
     )
@@ -357,8 +359,7 @@ def absolute_paths() -> dict[str, str]:
 
 def _refuse_unknown(known: set[str]) -> None:
     known_or_file = known | {f"{name}_FILE" for name in known}
-    unknown = sorted(name for name in os.environ if name.startswith(PREFIX) and name not in known_or_file)
-    if unknown:
+    if unknown := sorted(n for n in os.environ if n.startswith(PREFIX) and n not in known_or_file):
         ours = ", ".join(sorted(name for name in known if name.startswith(PREFIX)))
         raise ConfigError(f"Unknown settings: {', '.join(unknown)}. Known are: {ours}.")
 

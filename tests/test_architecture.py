@@ -19,8 +19,9 @@ MAY_IMPORT: dict[str, set[str]] = {
     "reports": set(),
     "errors": {"foreign_text", "redaction"},
     "files": {"errors"},
+    "hourly_cost": set(),
     "setting_values": set(),
-    "settings": {"errors", "redaction", "setting_values"},
+    "settings": {"errors", "hourly_cost", "redaction", "setting_values"},
     "logs": {"foreign_text", "redaction", "settings"},
     "project": {"arrays", "errors", "foreign_text"},
     "project_settings": {"errors", "selection", "settings"},
@@ -40,7 +41,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "rounds": {"arrays", "backend", "connection", "errors", "evaluation", "files", "finish", "images"}
     | {"label_studio", "logs", "model", "project", "project_settings", "reports", "selection"}
     | {"settings", "store"},
-    "jobs": {"backend", "connection", "errors", "evaluation", "finish", "logs", "redaction"}
+    "jobs": {"backend", "connection", "errors", "evaluation", "finish", "hourly_cost", "logs", "redaction"}
     | {"reports", "rounds"}
     | {"settings", "store"},
     "web": {"backend", "connection", "errors", "evaluation", "finish", "foreign_text", "images", "jobs"}
@@ -104,7 +105,17 @@ DOORS = {
     "rq": {"backend", "jobs"},
     "redis": {"backend", "jobs", "local", "web"},
     "httpx": {"cli", "errors", "images", "label_studio", "local", "model", "network"},
-    "pydantic": {"connection", "finish", "jobs", "project_settings", "reports", "settings", "store", "web"},
+    "pydantic": {
+        "connection",
+        "finish",
+        "hourly_cost",
+        "jobs",
+        "project_settings",
+        "reports",
+        "settings",
+        "store",
+        "web",
+    },
     "PIL": {"decoding", "images", "local"},
     "pillow_heif": {"decoding"},
 }

@@ -2,6 +2,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
+import pytest
 
 from coreset_backend.label_studio.answers import Project, read_task
 from coreset_backend.label_studio.payloads import parse_snapshot, prediction_json
@@ -89,6 +90,43 @@ def test_fingerprint_changes_with_a_label_and_not_with_the_time() -> None:
     assert snapshot_of(task).fingerprint() == snapshot_of(task).fingerprint()
     labeled = {**task, "annotations": [annotation("cat")]}
     assert snapshot_of(task).fingerprint() != snapshot_of(labeled).fingerprint()
+
+
+def test_only_the_measured_time_of_people_is_read() -> None:
+    by_model = annotation("cat", lead_time=8.0)
+    by_model["result"][0]["labelled_by"] = "finish-1-now"
+    created = "2026-01-02T03:04:05.678Z"
+    answers = [
+        annotation("cat", by=4, lead_time=6.5, created_at=created),
+        annotation(was_cancelled=True, by=5, lead_time=2, created_at=created),
+        annotation("cat", lead_time=3.5, created_at=created, import_id=77),
+        annotation("cat", lead_time=3.0, created_at="yesterday"),
+        by_model,
+        annotation("cat", created_at=created),
+    ]
+    (task,) = snapshot_of({"id": 1, "data": {"image": "/a"}, "annotations": answers}).tasks
+    at = datetime(2026, 1, 2, 3, 4, 5, 678000, tzinfo=UTC).timestamp()
+    assert [(each.annotator, each.seconds, each.at) for each in task.timed] == [
+        (4, 6.5, at),
+        (5, 2.0, at),
+        (1, 3.5, None),
+        (1, 3.0, None),
+    ]
+
+
+@pytest.mark.parametrize("lead_time", [None, 0, -3.0, True, "6.5", [6], float("nan"), float("inf"), 1e300])
+def test_a_time_that_cannot_be_is_none_and_the_label_counts(lead_time: object) -> None:
+    answers = [annotation("cat", lead_time=lead_time)]
+    (task,) = snapshot_of({"id": 1, "data": {"image": "/a"}, "annotations": answers}).tasks
+    assert task.timed == () and task.label == ("cat",)
+
+
+def test_times_start_no_round() -> None:
+    plain, timed = (
+        snapshot_of({"id": 1, "data": {"image": "/a"}, "annotations": [annotation("cat", **more)]})
+        for more in ({}, {"lead_time": 5.0})
+    )
+    assert plain.fingerprint() == timed.fingerprint()
 
 
 def test_class_targets_are_one_hot_by_class_index() -> None:

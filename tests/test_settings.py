@@ -66,6 +66,7 @@ def test_half_a_login_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 SAMPLES = {
+    "hourly_cost": "25 EUR",
     "allowed_hosts": "10.0.0.0/8,files.internal",
     "basic_auth_user": "ops",
     "image_size": "64",

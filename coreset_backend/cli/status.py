@@ -20,6 +20,7 @@ from coreset_backend.jobs.status import (
     all_statuses,
     project_status,
 )
+from coreset_backend.jobs.work_left import WorkLeft
 
 
 @click.command()
@@ -53,7 +54,13 @@ def status_lines(status: ProjectStatus | UnreadableProject) -> list[str]:
         *([f"  {status.backbone_choice.sentence}"] if status.backbone_choice else []),
         *([f"  {status.advice.sentence}"] if status.advice else []),
         *(_finish_lines(status.finish) if status.finish else []),
+        *(_work_lines(status.work) if status.work else []),
     ]
+
+
+def _work_lines(work: WorkLeft) -> list[str]:
+    sentences = [work.sentence, work.pace_sentence, *(each.sentence for each in work.goals)]
+    return [f"  {sentence}" for sentence in sentences if sentence]
 
 
 def _finish_lines(finish: FinishStatus) -> list[str]:

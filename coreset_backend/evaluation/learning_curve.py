@@ -67,6 +67,17 @@ class Curve:
         low, value, high = np.quantile(need, [0.05, 0.5, 0.95], method="inverted_cdf")
         return Expected(float(value), float(low), float(high)) if np.isfinite(value) else None
 
+    def labels_until_flat(self, gain: float, further: float) -> Expected:
+        """How many labels in all it takes until the share ``further`` of more labels adds less than ``gain``.
+
+        ``value`` is where :meth:`gain` of these expects less; infinite where a fit never becomes so flat.
+        """
+        with np.errstate(divide="ignore", over="ignore"):
+            fall = np.maximum(self.b, 0) * (1 - (1 + further) ** -self.c) / gain
+            need = self.first * fall ** (1 / self.c)
+        low, value, high = np.quantile(need, [0.05, 0.5, 0.95], method="inverted_cdf")
+        return Expected(float(value), float(low), float(high))
+
     def _at(self, labels: float) -> Floats:
         return np.maximum(self.a - self.b * (labels / self.first) ** -self.c, 0)
 

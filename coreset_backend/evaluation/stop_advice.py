@@ -6,13 +6,14 @@ from typing import Literal
 
 import numpy as np
 
-from coreset_backend.evaluation.learning_curve import LEAST_ROUNDS, Expected, Point, learning_curve
+from coreset_backend.evaluation.learning_curve import LEAST_ROUNDS, Curve, Expected, Point, learning_curve
 
 Verdict = Literal["too early", "keep labelling", "hard to tell", "stop"]
 LEAST_HOLDOUT = 20
 MATERIAL = 0.01  # a gain that matters: one point of accuracy
 FURTHER = 0.5  # the horizon of the advice: this share more labels than there are
 RADIUS_ROUNDS = 3
+MOST_LABELS = 10_000_000  # no pool is larger, so a forecast beyond says "never"
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +24,15 @@ class Forecast:
     value: float
     low: float
     high: float
+
+
+@dataclass(frozen=True, slots=True)
+class MoreLabels:
+    """So many more labels, with the 90 % interval; ``high`` is None beyond MOST_LABELS."""
+
+    value: int
+    low: int
+    high: int | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +50,7 @@ class Advice:
     further: Forecast | None
     radius_fall: float | None
     curve: tuple[Forecast, ...]
+    until_stop: MoreLabels | None = None
 
 
 def stop_advice(points: Sequence[Point], batch: int, radii: Sequence[tuple[float, float]]) -> Advice:
@@ -64,7 +75,16 @@ def stop_advice(points: Sequence[Point], batch: int, radii: Sequence[tuple[float
         further,
         fall,
         tuple(_forecast(labels, curve.accuracy(labels)) for labels in drawn),
+        _until_stop(curve, now),
     )
+
+
+def _until_stop(curve: Curve, now: int) -> MoreLabels | None:
+    flat = curve.labels_until_flat(MATERIAL, FURTHER)
+    if flat.value > MOST_LABELS:
+        return None
+    low, value = (max(round(labels) - now, 0) for labels in (flat.low, flat.value))
+    return MoreLabels(value, low, None if flat.high > MOST_LABELS else max(round(flat.high) - now, 0))
 
 
 def _forecast(labels: int, expected: Expected) -> Forecast:

@@ -63,7 +63,7 @@ def propose(stored: StoredRound) -> Proposal:
     with stored.reading():
         embedded, probabilities = stored.array("embedded_task_ids"), stored.array("probabilities")
         states = stored.array("states")[np.searchsorted(stored.array("task_ids"), embedded)]
-        rows = np.flatnonzero(np.isin(states, [STATES.index(name) for name in UNLABELED]))
+        rows = _unlabeled(states)
         doubts = 1 - _set_probability(probabilities[rows], labels.multiple)
         rows = rows[np.argsort(doubts, kind="stable")]
         named = named_classes(probabilities[rows], labels.multiple)
@@ -82,6 +82,22 @@ def propose(stored: StoredRound) -> Proposal:
         doubts=tuple(np.sort(doubts).tolist()),
         order=tuple(order.tolist()),
     )
+
+
+def _unlabeled(states: NDArray[np.uint8]) -> NDArray[np.int64]:
+    return np.flatnonzero(np.isin(states, [STATES.index(name) for name in UNLABELED]))
+
+
+def could_finish(
+    states: NDArray[np.uint8], probabilities: NDArray[np.float32], multiple: bool, wrong: float = 0.05
+) -> int:
+    """The most unlabelled images of whose answers the model expects at most the share ``wrong`` to be wrong.
+
+    ``states`` uint8[n] and ``probabilities`` float32[n, classes] are those of a round's images.
+    """
+    doubts = np.sort(1 - _set_probability(probabilities[_unlabeled(states)], multiple))
+    expected = np.cumsum(doubts) / np.arange(1, len(doubts) + 1)
+    return int(np.searchsorted(expected, wrong, side="right"))
 
 
 def _set_probability(probabilities: NDArray[np.float32], multiple: bool) -> NDArray[np.float64]:

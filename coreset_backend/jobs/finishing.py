@@ -199,6 +199,13 @@ def _status(project_id: int, session: Session, to_write: int = 0, *, planned: bo
     )
 
 
+def labels_left(found: FinishStatus) -> int:
+    """How many images people still label if what has a bound now gets the model's labels."""
+    if found.state is FinishState.WRITTEN:
+        return found.left
+    return found.left - sum(group.by_model for group in found.groups)
+
+
 def counts_line(found: FinishStatus) -> str:
     """Who labels the images that were unlabelled when the finish began."""
     total = found.by_people + found.by_model + found.left

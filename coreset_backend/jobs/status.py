@@ -24,6 +24,7 @@ from coreset_backend.jobs.progress import (
     span,
 )
 from coreset_backend.jobs.states import Phase, RoundState, Step, steps
+from coreset_backend.jobs.work_left import WorkLeft, work_left
 from coreset_backend.reports import Count, ImageFailure, Publication, TrainingReport
 from coreset_backend.settings import Settings
 from coreset_backend.store.record import Audition, Calibration, Interval
@@ -112,7 +113,7 @@ class ProjectStatus:
     """A project's progress and its newest round; ``round`` and ``advice`` are None before the first.
 
     ``backbone_choice`` is None while no audition was held and no setting names a backbone; ``finish`` while
-    the model is not to label the rest.
+    the model is not to label the rest. ``work``: how long people work, None before the first round.
     """
 
     project: int
@@ -121,6 +122,7 @@ class ProjectStatus:
     advice: Advice | None
     backbone_choice: BackboneStatus | None
     finish: FinishStatus | None
+    work: WorkLeft | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,13 +146,15 @@ def project_status(backend: Backend, project_id: int) -> ProjectStatus:
     rounds = list(backend.store.readable(project_id))
     stored, records = next(iter(rounds), None), backend.store.history(project_id, rounds)
     finish = shown_finish(backend, project_id)
+    when_to_stop = advice(records) if records else None
     return ProjectStatus(
         project=project_id,
         progress=project_progress(backend, project_id, stored),
         round=round_status(stored) if stored else None,
-        advice=advice(records) if records else None,
+        advice=when_to_stop,
         backbone_choice=backbone_choice(backend.settings, backend.store, project_id, stored),
         finish=finish if finish.state else None,
+        work=work_left(backend.settings, stored.record, when_to_stop, finish) if stored else None,
     )
 
 

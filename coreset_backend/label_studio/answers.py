@@ -6,6 +6,7 @@ it is used; the error says what came and what was expected.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import TypeGuard
 
 from coreset_backend.errors import LabelStudioError, UnsupportedLabelConfig
@@ -16,6 +17,7 @@ MOST_TASKS = 1_000_000
 MOST_CONFIG = 2_000_000
 LONGEST_NAME = 1000
 LARGEST_ID = 2**63
+MOST_SECONDS = 1e9
 
 Fields = Mapping[str, object]
 """A JSON object whose values are not checked yet."""
@@ -29,6 +31,7 @@ class Project:
     """A project's settings. ``model_version`` is the version that it shows, None or "" for none.
 
     ``sampling`` is the order of its queue, "" where none is told; ``task_number`` counts its tasks.
+    ``overlap``: the number of people who answer each task.
     """
 
     project_id: int
@@ -37,12 +40,16 @@ class Project:
     model_version: str | None = None
     sampling: str = ""
     task_number: int = 0
+    overlap: int = 1
 
 
 @dataclass(frozen=True, slots=True)
 class Annotation:
     """An annotator's answer. ``updated_at`` is ISO 8601, or "" where it is not known; ``was_updated``: a
     person has saved it, which Label Studio notes of all but those that it makes of predictions.
+
+    ``lead_time``: seconds that its editor was open in all, None where Label Studio did not measure them;
+    ``created_at``: when it was first saved, Unix time, None where it was imported or that is not known.
     """
 
     result: Sequence[Region]
@@ -52,6 +59,8 @@ class Annotation:
     was_cancelled: bool = False
     ground_truth: bool = False
     was_updated: bool = False
+    lead_time: float | None = None
+    created_at: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,6 +161,7 @@ def read_project(answer: Fields, project_id: int) -> Project:
         model_version=_name(answer, "model_version"),
         sampling=_name(answer, "sampling") or "",
         task_number=read_count(answer.get("task_number") or 0, "'task_number'"),
+        overlap=read_count(answer.get("maximum_annotations") or 1, "'maximum_annotations'"),
     )
 
 
@@ -266,9 +276,26 @@ def _annotations(found: object, task_id: int) -> Sequence[Annotation]:
                 bool(fields.get("was_cancelled")),
                 bool(fields.get("ground_truth")),
                 fields.get("updated_by") is not None,
+                _seconds(fields.get("lead_time")),
+                None if fields.get("import_id") is not None else _moment(fields.get("created_at")),
             )
         )
     return read
+
+
+def _seconds(value: object) -> float | None:
+    """A positive number; None for anything else, since a wrong time is no reason to refuse a label."""
+    if isinstance(value, bool) or not isinstance(value, NUMBER):
+        return None
+    return float(value) if 0 < value < MOST_SECONDS else None
+
+
+def _moment(value: object) -> float | None:
+    """The Unix time of an ISO 8601 time; None for anything else."""
+    try:
+        return datetime.fromisoformat(value).timestamp() if isinstance(value, str) else None
+    except (ValueError, OverflowError, OSError):
+        return None
 
 
 def _predictions(found: object, task_id: int) -> Sequence[StoredPrediction]:

@@ -36,7 +36,10 @@ log = logging.getLogger(__name__)
 
 PAGE_SIZE = 1000
 TASKS_IN_AN_ADDRESS = 100
-ANNOTATIONS = "id,data,annotations,result,was_cancelled,ground_truth,completed_by,updated_at,updated_by"
+ANNOTATIONS = (
+    "id,data,annotations,result,was_cancelled,ground_truth,completed_by,updated_at,updated_by,"
+    "lead_time,created_at,import_id"
+)
 
 
 class LabelStudio(Api):

@@ -28,6 +28,7 @@ from coreset_backend.project import (
     Snapshot,
     Task,
     TaskState,
+    TimedAnswer,
 )
 
 
@@ -87,6 +88,7 @@ def parse_snapshot(
         taken_at=now,
         label_config=project.label_config,
         remarks=tuple(unread_remarks(ordered)),
+        overlap=max(project.overlap, 1),
     )
 
 
@@ -101,7 +103,19 @@ def parse_task(task: ListedTask, config: LabelConfig) -> Task:
         answer = agreed_label(kept, config.control) if config.control else Answer(None, config.untrained)
     uri = next(iter(image_uris(config.image, task.data)), None)
     return Task(
-        task.task_id, uri, state, answer.label, answer.why, answer.unknown, answer.votes, answer.is_truth
+        task.task_id,
+        uri,
+        state,
+        answer.label,
+        answer.why,
+        answer.unknown,
+        answer.votes,
+        answer.is_truth,
+        tuple(
+            TimedAnswer(each.annotator, each.lead_time, each.created_at)
+            for each in by_people
+            if each.lead_time is not None
+        ),
     )
 
 

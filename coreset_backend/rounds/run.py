@@ -15,6 +15,8 @@ from coreset_backend.backend import Backend
 from coreset_backend.errors import CorruptRound, EmptyPool, Unwritable
 from coreset_backend.evaluation.holdout import holdout_task_ids
 from coreset_backend.evaluation.round_scores import batch_scores, holdout_evaluation
+from coreset_backend.evaluation.working_time import snapshot_working_time
+from coreset_backend.finish.proposal import could_finish
 from coreset_backend.images import Images, Pixels
 from coreset_backend.label_studio.reading import read_tasks
 from coreset_backend.logs import set_log_context
@@ -240,7 +242,16 @@ def _record(
         batch_figures=batch_scores(snapshot, previous),
         remarks=snapshot.remarks,
         timings=clock.timings,
+        working_time=snapshot_working_time(snapshot, len(choice.batch)),
+        could_finish=_could_finish(snapshot, learned, choice),
     )
+
+
+def _could_finish(snapshot: Snapshot, learned: Learned, choice: Choice) -> int | None:
+    if snapshot.labels is None or learned.probabilities is None:
+        return None
+    states = choice.states[learned.readable]
+    return could_finish(states, learned.probabilities, snapshot.labels.multiple)
 
 
 def _counted(states: NDArray[np.uint8]) -> dict[str, int]:

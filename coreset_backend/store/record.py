@@ -168,6 +168,38 @@ class Replay:
 
 
 @dataclass(frozen=True, slots=True)
+class Pace:
+    """How many answers people give by the calendar, in UTC: ``per_day`` on each of the ``with_labels`` days
+    that have any, of the last ``days``. ``spread``: the relative standard deviation over all those days.
+    """
+
+    per_day: float
+    days: Count
+    with_labels: Count
+    spread: float
+
+
+@dataclass(frozen=True, slots=True)
+class WorkingTime:
+    """How long people work on an answer: ``seconds`` on average, from the times of ``answers`` by ``people``.
+
+    ``idle``: so many of them are left out because the editor stood open. ``spread``: the relative standard
+    deviation of one answer; ``between``: that of the mean of ``block`` answers in a row because of who gives
+    them. ``overlap``: so many people answer each task. ``pace`` is None where there are too few days.
+    """
+
+    seconds: Annotated[float, Field(gt=0)]
+    spread: Annotated[float, Field(ge=0)]
+    between: Annotated[float, Field(ge=0)]
+    block: Annotated[int, Field(ge=1)]
+    answers: Annotated[int, Field(ge=2)]
+    idle: Count
+    people: Count
+    overlap: Annotated[int, Field(ge=1)]
+    pace: Pace | None
+
+
+@dataclass(frozen=True, slots=True)
 class Round:
     """The record of a round. ``batch`` and ``reserve`` are task ids in the order they are served.
 
@@ -180,7 +212,9 @@ class Round:
     random slice. ``features``: the SHA-256 of the features learned on the pool, "" without any.
     ``network``: names what made the embeddings by its weights. ``audition``: the one that chose the backbone,
     None where none was held, or a setting chose it. ``reading``: how the tasks were read, None in rounds of
-    early releases.
+    early releases. ``working_time`` is None where too few answers have one, and in early rounds, as is
+    ``could_finish``: the number of unlabelled images that a finish at 95 % could comprise if the model is
+    wrong as often as it expects.
     """
 
     project_id: int
@@ -213,6 +247,8 @@ class Round:
     remarks: tuple[str, ...] = ()
     audition: Audition | None = None
     reading: Reading | None = None
+    working_time: WorkingTime | None = None
+    could_finish: Count | None = None
 
     @property
     def pool_version(self) -> str:

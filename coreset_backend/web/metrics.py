@@ -160,7 +160,16 @@ class StoreAndRedisCollector(Collector):
                 accuracy.add_metric([project], measured.value)
             if record.evaluation and record.evaluation.calibration:
                 off.add_metric([project], record.evaluation.calibration.error)
-        yield from (number, taken, published, tasks, radius, accuracy, off, seconds)
+        yield from (number, taken, published, tasks, radius, accuracy, off, seconds, self._working_time())
+
+    def _working_time(self) -> Metric:
+        work = GaugeMetricFamily(
+            "coreset_label_seconds", "Mean working time on a label, idle editors left out", labels=["project"]
+        )
+        for project, stored in self._newest():
+            if known := stored.record.working_time:
+                work.add_metric([project], known.seconds)
+        return work
 
     def _newest(self) -> Iterator[tuple[str, StoredRound]]:
         for project_id, stored in self._backend.of_each_project(self._backend.store.latest):

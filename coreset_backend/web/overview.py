@@ -14,6 +14,7 @@ from coreset_backend.evaluation.history import project_history
 from coreset_backend.evaluation.round_scores import holdout_accuracy
 from coreset_backend.jobs.finishing import shown_finish
 from coreset_backend.jobs.status import ProjectProgress, backbone_choice, project_progress, unknown_progress
+from coreset_backend.jobs.work_left import work_left
 from coreset_backend.project_settings import LABEL_CONFIG, known_settings, settings_table
 from coreset_backend.settings import Settings
 from coreset_backend.store.findings import duplicates, label_names, suspects
@@ -104,6 +105,7 @@ def project_page(backend: Backend, project_id: int) -> ProjectPage:
     rounds = list(backend.store.readable(project_id))
     newest, served = rounds[0] if rounds else None, served_number(rounds)
     history = project_history(backend.store, project_id, rounds)
+    finish = shown_finish(backend, project_id)
     return ProjectPage(
         project=project_id,
         title=title(newest, project_id),
@@ -119,7 +121,8 @@ def project_page(backend: Backend, project_id: int) -> ProjectPage:
         slice=slice_summary(history.rounds),
         replay=read_replay(backend.store, project_id),
         backbone_choice=backbone_choice(backend.settings, backend.store, project_id, newest),
-        finish=shown_finish(backend, project_id),
+        finish=finish,
+        work=work_left(backend.settings, newest.record, history.advice, finish) if newest else None,
     )
 
 

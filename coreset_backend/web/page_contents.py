@@ -7,6 +7,7 @@ from coreset_backend.evaluation.history import HistoryLine
 from coreset_backend.evaluation.stop_advice import Advice
 from coreset_backend.jobs.finishing import FinishStatus
 from coreset_backend.jobs.status import BackboneStatus, ProjectProgress
+from coreset_backend.jobs.work_left import WorkLeft
 from coreset_backend.reports import ImageFailure
 from coreset_backend.store.findings import Suspect
 from coreset_backend.store.record import Replay
@@ -143,7 +144,7 @@ class ProjectPage:
 
     ``label_studio``: the address of the project's Data Manager. ``rounds``: those in the store, the newest
     first. ``history``: what every round measured, the oldest first, pruned rounds included.
-    ``backbone_choice``: as in the status.
+    ``backbone_choice`` and ``work``: as in the status.
     """
 
     project: int
@@ -159,3 +160,4 @@ class ProjectPage:
     replay: Replay | None
     backbone_choice: BackboneStatus | None
     finish: FinishStatus
+    work: WorkLeft | None

@@ -83,6 +83,9 @@ def test_the_model_finishes_a_pool_with_a_bound_and_all_of_it_is_undone(
     label_next(person, admin, project_id, 24)
     stack.wait_for_round(project_id, 2)
     stack.wait_until_idle(project_id)
+    work = overview(stack, project_id)["work"]
+    assert work["measured"]["answers"] == 24 and work["seconds_per_label"]["value"] == pytest.approx(1.0)
+    assert {each["goal"]: each["tasks"] for each in work["goals"]}["all"] == 2 * EACH - 24
     planned = finish(stack, project_id, "--accuracy", "0.8", "--dry-run")
     assert planned["state"] is None and planned["left"] == 2 * EACH - 24
     begin_on_the_page(stack, project_id, browser)
@@ -162,6 +165,9 @@ def check_what_was_written(
     assert sum(counts.values()) == 2 * EACH
     assert counts["labeled"] == len(before)
     assert max(line["number"] for line in overview(stack, project_id)["rounds"]) == number
+    work = overview(stack, project_id)["work"]
+    assert work["measured"]["answers"] == len(before)  # the model's labels took nobody's time
+    assert {each["goal"]: each["tasks"] for each in work["goals"]}["finish"] == written["left"]
 
 
 def model_annotations(admin: httpx.Client, project_id: int) -> set[int]:

@@ -32,6 +32,21 @@ class TestTheRealOne(LabelStudioContract):
     """The questions of the contract, to a real Label Studio."""
 
 
+def test_an_imported_answer_has_its_time_but_no_day(
+    client: LabelStudio, admin: httpx.Client, project: tuple[int, list[int]]
+) -> None:
+    project_id, task_ids = project
+    image = {"image": "https://example.com/moved.jpg"}
+    for annotation in ({"id": 77, "result": [], "lead_time": 4.5}, {"id": 78, "result": []}):
+        body = [{"data": image, "annotations": [annotation]}]
+        admin.post(f"/api/projects/{project_id}/import", json=body).raise_for_status()
+    admin.patch(f"/api/projects/{project_id}/", json={"maximum_annotations": 2}).raise_for_status()
+    snapshot = client.fetch_snapshot(project_id)
+    timed = [task.timed for task in snapshot.tasks if task.task_id not in task_ids]
+    assert [[(each.seconds, each.at) for each in answers] for answers in timed] == [[(4.5, None)], []]
+    assert snapshot.overlap == 2
+
+
 def test_connecting_refuses_what_cannot_work_with_the_fix(
     client: LabelStudio,
     admin: httpx.Client,

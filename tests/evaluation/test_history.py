@@ -59,14 +59,19 @@ def test_advice_comes_from_the_measured_rounds_of_the_same_label_config() -> Non
     assert advice(rounds[:2]).verdict == "too early"
 
 
-def test_status_ends_with_the_advice(make_backend: Callable[..., Backend]) -> None:
+def test_status_has_the_advice_and_says_that_the_working_time_is_not_known(
+    make_backend: Callable[..., Backend],
+) -> None:
     backend = make_backend()
     with backend.store.draft(7) as draft:
         draft.save(record(draft.number, radius_before=2.0), {})
     lines = status_lines(project_status(backend, 7))
-    assert lines[-1] == (
+    assert lines[-2] == (
         "  Too early to say: a forecast needs 3 measured rounds, and there are 0. "
         "A batch lately shrinks the covering radius by 25 %."
+    )
+    assert lines[-1].startswith(
+        "  How long a label takes is not known yet: round 1 found fewer than 20 labels"
     )
 
 

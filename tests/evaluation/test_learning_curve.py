@@ -110,3 +110,23 @@ def test_area_under_a_curve_is_the_mean_accuracy_over_its_axis() -> None:
     for labels in ([100], [100, 100], [200, 100]):
         with pytest.raises(ValueError, match="rising numbers"):
             area_under(labels, [0.5] * len(labels))
+
+
+def test_the_labels_until_a_stop_are_where_the_forecast_falls_below_a_point() -> None:
+    curve = learning_curve(exact(0.9, 0.4, 0.5, [50, 100, 200, 400, 800], n_holdout=10**7))
+    assert curve
+    flat = curve.labels_until_flat(0.01, 0.5)
+    assert flat.low <= flat.value <= flat.high
+    truth = 50 * (0.4 * (1 - 1.5**-0.5) / 0.01) ** 2
+    assert flat.value == pytest.approx(truth, rel=0.2)
+    assert curve.gain(flat.value, flat.value / 2).value == pytest.approx(0.01, abs=2e-4)
+
+
+def test_advice_says_how_many_labels_are_left_until_a_stop() -> None:
+    rising = stop_advice(exact(0.9, 0.4, 0.5, [50, 100, 200, 400], n_holdout=4000), 50, [])
+    assert rising.verdict == "keep labelling" and rising.until_stop
+    assert rising.until_stop.low <= rising.until_stop.value
+    assert 1000 < rising.until_stop.value < 20_000
+    flat = stop_advice(exact(0.9, 0.4, 2.0, [50, 100, 200, 400], n_holdout=4000), 50, [])
+    assert flat.verdict == "stop" and flat.until_stop and flat.until_stop.value == 0
+    assert stop_advice(exact(0.9, 0.4, 0.5, [50, 100]), 50, []).until_stop is None

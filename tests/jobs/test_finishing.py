@@ -14,7 +14,7 @@ from coreset_backend.arrays import unwatched
 from coreset_backend.backend import Backend
 from coreset_backend.cli.main import main
 from coreset_backend.errors import FinishError, LabelStudioError
-from coreset_backend.finish.proposal import groups, propose
+from coreset_backend.finish.proposal import could_finish, groups, propose
 from coreset_backend.finish.session import FinishState, Rest, read_proposal, read_session
 from coreset_backend.finish.work import advance, has_work, remove_labels
 from coreset_backend.jobs.finishing import (
@@ -113,6 +113,16 @@ def made_pool(backend: Backend, studio: FakeLabelStudio, labels: Labels = LABELS
             },
         )
     return Pool(studio, backend, project_id, task_ids, truth, stored)
+
+
+def test_the_most_that_could_be_finished_is_what_the_model_expects_to_be_right() -> None:
+    odds = np.array([[0.99, 0.01], [0.9, 0.1], [0.2, 0.8], [0.5, 0.5], [1.0, 0.0]], dtype=np.float32)
+    states = np.array(
+        [STATES.index(each) for each in ("pool", "selected", "reserve", "duplicate", "labeled")]
+    )
+    for wrong, most in ((0.005, 0), (0.05, 1), (0.06, 2), (0.11, 3), (0.3, 4)):
+        assert could_finish(states.astype(np.uint8), odds, multiple=False, wrong=wrong) == most
+    assert could_finish(np.empty(0, np.uint8), np.empty((0, 2), np.float32), multiple=True) == 0
 
 
 def test_a_plan_shows_the_audit_and_changes_nothing(pool: Pool) -> None:

@@ -114,16 +114,19 @@ def test_a_project_of_boxes_is_selected_from_on_the_same_features(
     assert not set(second.record.batch) & set(first.record.batch)
 
 
-def test_a_class_with_one_label_makes_a_round(
+def test_a_class_with_one_label_makes_a_round_that_knows_the_working_time(
     make: Callable[..., Backend], studio: FakeLabelStudio, weights: Path
 ) -> None:
     backend, project_id = make(weights), studio.create_project(POOL, (*LABELS, "owl"))
     tasks = [task["id"] for task in studio.tasks_of(project_id)]
-    for number, task_id in enumerate(tasks[:8]):
-        studio.annotate(task_id, LABELS[number % 2])
-    studio.annotate(tasks[8], "owl")
+    for number, task_id in enumerate(tasks[:24]):
+        studio.annotate(task_id, LABELS[number % 2], lead_time=4.0)
+    studio.annotate(tasks[24], "owl", lead_time=3600.0)
     stored = run_round(backend, project_id)
-    assert tasks[8] not in stored.record.holdout  # the only one of its class is trained on
+    assert tasks[24] not in stored.record.holdout  # the only one of its class is trained on
+    work, could_finish = stored.record.working_time, stored.record.could_finish
+    assert work and (work.seconds, work.answers, work.idle) == (pytest.approx(4.0), 25, 1)
+    assert could_finish is not None and 0 <= could_finish <= POOL - 25
     probabilities = stored.array("probabilities")
     assert probabilities.shape == (POOL, 3)
     np.testing.assert_allclose(probabilities.sum(1), 1, rtol=1e-3)

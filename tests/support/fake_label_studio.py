@@ -164,14 +164,17 @@ class FakeLabelStudio:
         self.tasks[task_id]["data"] = data
         self.touch(task_id)
 
-    def annotate(self, task_id: int, label: str | None, *, cancelled: bool = False) -> None:
+    def annotate(
+        self, task_id: int, label: str | None, *, cancelled: bool = False, lead_time: float | None = None
+    ) -> None:
         region = {
             "from_name": "label",
             "to_name": "image",
             "type": "choices",
             "value": {"choices": [label]},
         }
-        self.add_annotation(task_id, {"result": [region] if label else [], "was_cancelled": cancelled})
+        body = {"result": [region] if label else [], "was_cancelled": cancelled, "lead_time": lead_time}
+        self.add_annotation(task_id, body)
 
     def add_annotation(self, task_id: int, body: Json) -> Json:
         annotation = {
@@ -179,9 +182,12 @@ class FakeLabelStudio:
             "result": body["result"],
             "was_cancelled": bool(body.get("was_cancelled")),
             "ground_truth": False,
-            "completed_by": 1,
+            "completed_by": body.get("completed_by", 1),
             "updated_at": f"2026-01-01T00:00:00.{self.next_id():06d}Z",
             "updated_by": body.get("updated_by", 1),
+            "created_at": body.get("created_at", datetime.now(UTC).isoformat()),
+            "lead_time": body.get("lead_time"),
+            "import_id": body.get("import_id"),
             "parent_prediction": body.get("parent_prediction"),
         }
         self.tasks[task_id]["annotations"].append(annotation)

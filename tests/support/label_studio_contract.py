@@ -1,5 +1,6 @@
 """What the recipe of publishing relies on: asked of the real Label Studio and of the fake one alike."""
 
+import time
 from contextlib import nullcontext
 from dataclasses import replace
 from datetime import datetime
@@ -297,6 +298,26 @@ class LabelStudioContract:
         for condition, expected in ((updated_after(since), task_ids[2:3]), (created_before(since), task_ids)):
             found = client.tasks(project_id, {"include": "id", "query": query(all_of(condition))})
             assert [task.task_id for task in found if task.task_id in expected] == expected
+
+    def test_the_time_of_answers_in_the_editor_is_read(
+        self, client: LabelStudio, admin: httpx.Client, project: tuple[int, list[int]]
+    ) -> None:
+        project_id, task_ids = project
+        path, begun = f"/api/tasks/{task_ids[0]}/annotations/", time.time()
+        made = admin.post(path, json={"result": [], "lead_time": 6.5}).raise_for_status().json()
+        skip = {"result": [], "was_cancelled": True, "lead_time": 2}
+        admin.post(f"/api/tasks/{task_ids[1]}/annotations/", json=skip).raise_for_status()
+        admin.post(f"/api/tasks/{task_ids[2]}/annotations/", json={"result": []}).raise_for_status()
+        admin.patch(f"/api/annotations/{made['id']}/", json={"lead_time": 9.5}).raise_for_status()
+        snapshot = client.fetch_snapshot(project_id)
+        assert [[each.seconds for each in task.timed] for task in snapshot.tasks[:4]] == [
+            [9.5],
+            [2.0],
+            [],
+            [],
+        ]
+        assert snapshot.overlap == 1
+        assert begun - 5 < (snapshot.tasks[0].timed[0].at or 0) < time.time() + 5
 
     def test_the_model_s_annotations_are_marked_made_once_and_are_a_person_s_once_saved(
         self, client: LabelStudio, admin: httpx.Client, project: tuple[int, list[int]]
