@@ -216,7 +216,7 @@ def _pace_words(known: WorkingTime) -> str:
         return ""
     return (
         f"The team made labels on {pace.with_labels} of the last {pace.days} days, "
-        f"{pace.per_day:,.0f} on each of those."
+        f"{pace.per_day:,.0f} a day on average."
     )
 
 
@@ -231,5 +231,5 @@ def _goal_words(
         low, high = _money(cost.low, ""), _money(cost.high, currency)
         words += f", about {_money(cost.value, currency)} ({low} to {high})"
     if done and done.value[:10] != done.low[:10]:
-        words += f"; at this pace until {done.value[:10]} ({done.low[:10]} to {done.high[:10]})"
+        words += f"; at this pace done by {done.value[:10]} ({done.low[:10]} to {done.high[:10]})"
     return f"{words}."

@@ -111,11 +111,11 @@ def test_a_stop_that_may_be_beyond_the_pool_ends_there() -> None:
 def test_the_calendar_is_said_where_there_is_a_pace() -> None:
     pace = Pace(per_day=100, days=14, with_labels=7, spread=1.0)
     work = found(working_time=replace(KNOWN, pace=pace, overlap=2))
-    assert work.pace_sentence == "The team made labels on 7 of the last 14 days, 100 on each of those."
+    assert work.pace_sentence == "The team made labels on 7 of the last 14 days, 100 a day on average."
     batch, by_hand = work.goals
     assert batch.tasks == 50 and batch.seconds.value == pytest.approx(2 * 50 * 6.2)
     assert by_hand.done_on and by_hand.done_on.value == "2026-03-22T00:00:00+00:00"
-    assert "; at this pace until 2026-03-22 (2026-" in by_hand.sentence
+    assert "; at this pace done by 2026-03-22 (2026-" in by_hand.sentence
     slow = found(working_time=replace(KNOWN, pace=replace(pace, per_day=1)))
     assert slow.goals[-1].done_on is None
     assert found().pace_sentence == ""
