@@ -36,7 +36,6 @@ MODEL_ERROR = 0.04
 """Relative standard error from what no number of answers shows: the shape of the tail, short breaks."""
 Z90 = NormalDist().inv_cdf(0.95)
 PACE_DAYS, LEAST_PACE_DAYS, LEAST_DAYS_WITH_LABELS = 28, 7, 5
-DAY = 86_400
 
 
 @dataclass(frozen=True, slots=True)
