@@ -134,7 +134,7 @@ def test_the_page_says_who_chose_the_backbone(make_backend: MakeBackend) -> None
 
 
 CARDS = {
-    "now": ["now", "counts", "batch"],
+    "now": ["now", "counts", "work", "batch"],
     "learned": ["now", "learned", "classes"],
     "pool": ["now", "map", "finish", "suspects", "duplicates", "failures"],
     "history": ["now", "rounds", "settings"],
