@@ -17,7 +17,7 @@ from coreset_backend.arrays import TaskIds
 
 Region = Mapping[str, object]
 """One entry of the ``result`` of an annotation or prediction, as Label Studio has it."""
-TaskState = Literal["pool", "labeled", "skipped", "model"]
+TaskState = Literal["pool", "labeled", "skipped", "model", "copy"]
 NONE_OF_THESE = "none of these"
 """The name of an empty answer in multiple choice."""
 MOST_CLASSES = 2_000

@@ -18,8 +18,17 @@ TESTED_IN = {
     "test_docs.py": ("each command and its options stand in the documents", {"cli/connect", "cli/rounds"}),
     "jobs/test_finishing.py": (
         "a finish from proposal to undo",
-        {"cli/finish", "finish/proposal", "finish/session", "finish/work", "label_studio/model_labels"},
+        {
+            "cli/finish",
+            "finish/look",
+            "finish/proposal",
+            "finish/session",
+            "finish/words",
+            "finish/work",
+            "label_studio/model_labels",
+        },
     ),
+    "jobs/test_copies.py": ("labels of copies from the plan to the undo", {"finish/copies", "finish/tally"}),
     "store/test_strays.py": ("it looks for keys that are not ours", {"jobs/keys"}),
     "connection/test_queue.py": ("the queue is what is published", {"connection/publication"}),
     "decoding/test_formats.py": (

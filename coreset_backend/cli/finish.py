@@ -7,10 +7,10 @@ import click
 
 from coreset_backend.backend import Backend, open_backend
 from coreset_backend.cli.terminal import project_option, running_settings, say
-from coreset_backend.finish.session import Rest
+from coreset_backend.finish.session import Kind, Rest
+from coreset_backend.finish.work import Wish
 from coreset_backend.jobs.finishing import (
     FinishStatus,
-    Wish,
     accept_finish,
     counts_line,
     finish_status,
@@ -28,9 +28,10 @@ from coreset_backend.jobs.finishing import (
 @click.option("--confidence", type=float, default=0.95, show_default=True, help="Of that promise.")
 @click.option("--audits", type=int, default=300, show_default=True, help="Most answers that people check.")
 @click.option("--per-class", is_flag=True, help="Promise it of each class; each needs audits of its own.")
+@click.option("--copies", is_flag=True, help="Of near-duplicates: they take the label of their original.")
 @click.option("--dry-run", is_flag=True, help="Show what would be done; change nothing.")
 @click.option("--accept", is_flag=True, help="Write the labels that have a bound by now.")
-@click.option("--annotations", is_flag=True, help="With --accept: write annotations too.")
+@click.option("--annotations", is_flag=True, help="With --accept or --copies: write annotations too.")
 @click.option(
     "--rest",
     type=click.Choice([str(each) for each in Rest]),
@@ -46,6 +47,7 @@ def finish(
     confidence: float,
     audits: int,
     per_class: bool,
+    copies: bool,
     dry_run: bool,
     accept: bool,
     annotations: bool,
@@ -57,27 +59,46 @@ def finish(
 
     The first call begins an audit: answers of the model that people check, first in the queue. Later calls
     show what can be promised so far; --accept writes it, --undo removes it.
+
+    With --copies, near-duplicates take the label of the image that people labelled, as soon as an audit of
+    them shows that enough are right. --undo --copies removes these labels.
     """
-    if accept and undo:
-        raise click.UsageError("--accept and --undo exclude each other.")
-    if (annotations or rest != Rest.HARDEST_FIRST) and not accept:
-        raise click.UsageError("--annotations and --rest belong to --accept.")
-    backend = open_backend(running_settings())
+    _require_fitting(accept, undo, copies=copies, per_class=per_class, annotations=annotations, rest=rest)
+    backend, kind = open_backend(running_settings()), Kind.COPIES if copies else Kind.MODEL
     if undo:
-        found = finish_status(backend, project_id) if dry_run else undo_finish(backend, project_id)
+        show = finish_status if dry_run else undo_finish
+        found = show(backend, project_id, kind)
     elif accept and dry_run:
         found = plan_acceptance(backend, project_id)
     elif accept:
         found = accept_finish(backend, project_id, annotations=annotations, rest=Rest(rest))
     else:
-        wish = Wish(0.95 if accuracy is None else accuracy, confidence, audits, per_class)
+        wish = Wish(kind, 0.95 if accuracy is None else accuracy, confidence, audits, per_class, annotations)
         found = _begin_or_look(backend, project_id, wish, dry_run)
     say(json.dumps(asdict(found), indent=2) if as_json else "\n".join(finish_lines(found)))
 
 
+def _require_fitting(
+    accept: bool, undo: bool, *, copies: bool, per_class: bool, annotations: bool, rest: str
+) -> None:
+    """Raises UsageError for options that exclude each other."""
+    if accept and undo:
+        raise click.UsageError("--accept and --undo exclude each other.")
+    if copies and accept:
+        raise click.UsageError(
+            "--accept does not go with --copies: their labels are written as soon as the bound holds."
+        )
+    if copies and per_class:
+        raise click.UsageError("--per-class does not go with --copies: one bound is on all copies together.")
+    if annotations and not (accept or (copies and not undo)):
+        raise click.UsageError("--annotations belongs to --accept or --copies.")
+    if rest != Rest.HARDEST_FIRST and not accept:
+        raise click.UsageError("--rest belongs to --accept.")
+
+
 def _begin_or_look(backend: Backend, project_id: int, wish: Wish, dry_run: bool) -> FinishStatus:
-    if finish_status(backend, project_id).state is not None:
-        return look_at_finish(backend, project_id)
+    if finish_status(backend, project_id, wish.kind).state is not None:
+        return look_at_finish(backend, project_id, wish.kind)
     return (plan_finish if dry_run else start_finish)(backend, project_id, wish)
 
 
@@ -86,6 +107,6 @@ def finish_lines(found: FinishStatus) -> list[str]:
     lines = [f"Project {found.project}: {found.state or 'nothing is written'}", f"  {found.sentence}"]
     if not found.groups:
         return lines
-    if found.to_write:
+    if found.to_write and found.kind is Kind.MODEL:
         lines.append(f"  --accept writes the model's label on {found.to_write:,} images.")
-    return [*lines, f"  {counts_line(found)}"]
+    return [*lines, f"  {counts_line(found.labels)}"]

@@ -9,7 +9,7 @@ import click
 from coreset_backend.backend import open_backend
 from coreset_backend.cli.terminal import optional_project, running_settings, say
 from coreset_backend.foreign_text import one_line
-from coreset_backend.jobs.finishing import FinishStatus, counts_line
+from coreset_backend.jobs.finishing import counts_line
 from coreset_backend.jobs.progress import span
 from coreset_backend.jobs.states import RoundState
 from coreset_backend.jobs.status import (
@@ -53,7 +53,7 @@ def status_lines(status: ProjectStatus | UnreadableProject) -> list[str]:
         *(_round_lines(status.round) if status.round else []),
         *([f"  {status.backbone_choice.sentence}"] if status.backbone_choice else []),
         *([f"  {status.advice.sentence}"] if status.advice else []),
-        *(_finish_lines(status.finish) if status.finish else []),
+        *_finish_lines(status),
         *(_work_lines(status.work) if status.work else []),
     ]
 
@@ -63,8 +63,11 @@ def _work_lines(work: WorkLeft) -> list[str]:
     return [f"  {sentence}" for sentence in sentences if sentence]
 
 
-def _finish_lines(finish: FinishStatus) -> list[str]:
-    return [f"  Labels by the model, {finish.state}: {finish.sentence}", f"  {counts_line(finish)}"]
+def _finish_lines(status: ProjectStatus) -> list[str]:
+    """What the model and copies label, and who labels the tasks; nothing where neither does."""
+    found = [("Labels by the model", status.finish), ("Labels of copies", status.copies)]
+    lines = [f"  {words}, {each.state}: {each.sentence}" for words, each in found if each]
+    return [*lines, f"  {counts_line(status.labels)}"] if lines else []
 
 
 def _state_line(progress: ProjectProgress) -> str:

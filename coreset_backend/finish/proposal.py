@@ -19,10 +19,12 @@ NONE = "none of these"
 
 @dataclass(frozen=True, slots=True)
 class Proposal:
-    """A model's answers for unlabelled tasks, the surest first, as it is kept on disk.
+    """Answers for unlabelled tasks, the surest first, as they are kept on disk.
 
     ``answers``: by task, the position in ``label_sets`` of the classes it gets. ``doubts``: the model's
-    probability that this is wrong. ``order``: positions in ``task_ids``, in the random order of the audit.
+    probability that this is wrong, 0 for copies. ``order``: positions in ``task_ids``, in the random order of
+    the audit. ``families``: for copies, the task ids of each group of near-duplicates; ``family_of``: by
+    task, the position of its group.
     """
 
     labels: Labels
@@ -31,6 +33,8 @@ class Proposal:
     label_sets: tuple[tuple[str, ...], ...]
     doubts: tuple[float, ...]
     order: tuple[int, ...]
+    families: tuple[tuple[int, ...], ...] = ()
+    family_of: tuple[int, ...] = ()
 
     def named(self, row: int) -> tuple[str, ...]:
         """The classes that the task at that position gets."""
@@ -47,8 +51,8 @@ class Group:
     answers: Answers
 
 
-def propose(stored: StoredRound) -> Proposal:
-    """What the model of the round answers for all images that were unlabelled then.
+def propose(stored: StoredRound, taken: frozenset[int] = frozenset()) -> Proposal:
+    """What the model of the round answers for all images that were unlabelled then, but those ``taken``.
 
     Its random slice comes first in the order: those images were sampled uniformly at random and are labelled
     after the model had answered. What the strategy picked has no such place. Raises FinishError where the
@@ -63,12 +67,16 @@ def propose(stored: StoredRound) -> Proposal:
     with stored.reading():
         embedded, probabilities = stored.array("embedded_task_ids"), stored.array("probabilities")
         states = stored.array("states")[np.searchsorted(stored.array("task_ids"), embedded)]
-        rows = _unlabeled(states)
+        unlabeled = _unlabeled(states)
+        has_label = np.isin(embedded[unlabeled], np.array([*taken], dtype=np.int64))
+        rows = unlabeled[~has_label]
         doubts = 1 - _set_probability(probabilities[rows], labels.multiple)
         rows = rows[np.argsort(doubts, kind="stable")]
         named = named_classes(probabilities[rows], labels.multiple)
     lacking, answers = np.unique(~named, axis=0, return_inverse=True)  # sorted by the order of the classes
-    first = np.flatnonzero(np.isin(embedded[rows], stored.record.random_slice))
+    # Of a pool whose copies were labelled since, because others were, the slice is no random sample any more.
+    random_slice = () if has_label.any() else stored.record.random_slice
+    first = np.flatnonzero(np.isin(embedded[rows], random_slice))
     among = states[rows] != STATES.index("duplicate")
     order = random_order(len(rows), first.tolist(), among, stored.record.number)
     return Proposal(

@@ -1,10 +1,11 @@
 """What happens next in a project, and who does it: one line at the top of its page."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
-from coreset_backend.finish.session import FinishState
+from coreset_backend.finish.session import FinishState, Kind
 from coreset_backend.jobs.finishing import FinishStatus
 from coreset_backend.jobs.progress import RoundProgress
 from coreset_backend.jobs.states import RoundState
@@ -34,7 +35,11 @@ UNKNOWN = NextStep(Actor.OPERATOR, "repairs what is named above; this page then 
 
 
 def next_step(
-    known: RoundProgress, workers: int, newest: StoredRound | None, settings: Settings, finish: FinishStatus
+    known: RoundProgress,
+    workers: int,
+    newest: StoredRound | None,
+    settings: Settings,
+    finishes: Sequence[FinishStatus],
 ) -> NextStep:
     """The next step; ``workers``: number of listening workers."""
     number = newest.record.number + 1 if newest else 1
@@ -46,7 +51,7 @@ def next_step(
         return _waiting(known, workers)
     if known.paused_reason:
         return NextStep(Actor.LEAD, "starts a round to continue; annotators keep the current batch.")
-    return _idle(known, workers, newest, settings, finish)
+    return _idle(known, workers, newest, settings, finishes)
 
 
 def _running(number: int) -> NextStep:
@@ -73,7 +78,11 @@ def _waiting(known: RoundProgress, workers: int) -> NextStep:
 
 
 def _idle(
-    known: RoundProgress, workers: int, newest: StoredRound | None, settings: Settings, finish: FinishStatus
+    known: RoundProgress,
+    workers: int,
+    newest: StoredRound | None,
+    settings: Settings,
+    finishes: Sequence[FinishStatus],
 ) -> NextStep:
     manual = settings.trigger == "manual"
     if not manual and not workers:
@@ -84,17 +93,25 @@ def _idle(
     if newest.publication is None:
         does = "starts a round to publish the batch." if manual else "publishes the batch."
         return NextStep(starter, does)
+    if step := next((step for each in finishes if (step := _of_finish(each))), None):
+        return step
+    if not newest.record.batch:
+        return NextStep(Actor.LEAD, "imports more images, or ends the project here.")
+    return _labeling(known, newest, settings, starter)
+
+
+def _of_finish(finish: FinishStatus) -> NextStep | None:
+    """The next step of a finish; None where it needs none."""
+    labels = "labels of copies" if finish.kind is Kind.COPIES else "labels by the model"
     if finish.state in (FinishState.WRITING, FinishState.UNDOING):
         writes = finish.state is FinishState.WRITING
-        return NextStep(Actor.WORKER, f"{'writes' if writes else 'removes'} the labels by the model.")
+        return NextStep(Actor.WORKER, f"{'writes' if writes else 'removes'} the {labels}.")
     if finish.to_check:
         return NextStep(
             Actor.ANNOTATORS,
             f"label the {finish.to_check:,} images of the audit, which come first in Label Studio's queue.",
         )
-    if not newest.record.batch:
-        return NextStep(Actor.LEAD, "imports more images, or ends the project here.")
-    return _labeling(known, newest, settings, starter)
+    return None
 
 
 def _labeling(known: RoundProgress, newest: StoredRound, settings: Settings, starter: Actor) -> NextStep:

@@ -11,6 +11,8 @@ from coreset_backend.errors import CoresetError
 from coreset_backend.evaluation.history import advice
 from coreset_backend.evaluation.round_scores import holdout_accuracy
 from coreset_backend.evaluation.stop_advice import Advice
+from coreset_backend.finish.session import Kind
+from coreset_backend.finish.tally import Tally, tally
 from coreset_backend.jobs.finishing import FinishStatus, shown_finish
 from coreset_backend.jobs.monitoring import workers_alive
 from coreset_backend.jobs.next_step import UNKNOWN, NextStep, next_step
@@ -37,6 +39,7 @@ LEFT_OUT = {
     "unreadable": "unreadable",
     "duplicate": "duplicates",
     "model": "labelled by the model",
+    "copy": "labelled as copies",
 }
 START_A_WORKER = "Start one with `coreset-backend work`."
 LATE_SECONDS = 60
@@ -113,7 +116,9 @@ class ProjectStatus:
     """A project's progress and its newest round; ``round`` and ``advice`` are None before the first.
 
     ``backbone_choice`` is None while no audition was held and no setting names a backbone; ``finish`` while
-    the model is not to label the rest. ``work``: how long people work, None before the first round.
+    the model is not to label the rest, ``copies`` while near-duplicates do not take the label of their
+    original. ``labels``: who labels the tasks. ``work``: how long people work, None
+    before the first round.
     """
 
     project: int
@@ -123,6 +128,8 @@ class ProjectStatus:
     backbone_choice: BackboneStatus | None
     finish: FinishStatus | None
     work: WorkLeft | None
+    copies: FinishStatus | None
+    labels: Tally
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,8 +152,8 @@ def project_status(backend: Backend, project_id: int) -> ProjectStatus:
     """The status of the project. Raises QueueError if Redis does not answer, and StoreError."""
     rounds = list(backend.store.readable(project_id))
     stored, records = next(iter(rounds), None), backend.store.history(project_id, rounds)
-    finish = shown_finish(backend, project_id)
     when_to_stop = advice(records) if records else None
+    finish, copies = (shown_finish(backend.store, project_id, kind, stored) for kind in Kind)
     return ProjectStatus(
         project=project_id,
         progress=project_progress(backend, project_id, stored),
@@ -155,6 +162,8 @@ def project_status(backend: Backend, project_id: int) -> ProjectStatus:
         backbone_choice=backbone_choice(backend.settings, backend.store, project_id, stored),
         finish=finish if finish.state else None,
         work=work_left(backend.settings, stored.record, when_to_stop, finish) if stored else None,
+        copies=copies if copies.state else None,
+        labels=tally(backend.store, project_id, stored),
     )
 
 
@@ -191,13 +200,14 @@ def project_progress(backend: Backend, project_id: int, newest: StoredRound | No
     settings = backend.settings_by_round(project_id, newest.record if newest else None)
     workers, written = workers_alive(backend.queue), known.written
     running = known.state is RoundState.RUNNING
+    finishes = [shown_finish(backend.store, project_id, kind, newest) for kind in Kind]
     whole = None
     if running:
         whole = whole_round(written, newest.timings(newest.publication) if newest else None)
     return ProjectProgress(
         state=known.state,
         sentence=sentence(known, workers, newest, settings),
-        next=next_step(known, workers, newest, settings, shown_finish(backend, project_id)),
+        next=next_step(known, workers, newest, settings, finishes),
         startable=not running and not known.demanded,
         phase=written.phase,
         done=written.done,

@@ -16,7 +16,9 @@ HIDDEN = "is shown only with other answers than those given"
 
 
 MODEL_LABELS = "finish-"
-"""How the versions of labels begin that this backend's model gave."""
+"""How the versions of labels begin that this backend gave: its model's, and those of copies."""
+COPY_LABELS = f"{MODEL_LABELS}copies-"
+"""How the versions begin of labels that near-duplicates took from an image that people labelled."""
 LABELLED_BY = "labelled_by"
 """The key of a region that names such a version. Label Studio keeps it in predictions, and copies it into the
 annotations that it makes of them; what a person saves in the editor lacks it."""

@@ -14,14 +14,15 @@ AT_ONCE = 100
 VERSIONS = "filter:tasks:predictions_model_versions"
 
 
-def show_model_labels(label_studio: LabelStudio, project_id: int, version: str) -> None:
-    """Make the tab of the tasks that have a label of the version, or point it at that version."""
-    shown = all_of({"filter": VERSIONS, "operator": "contains", "type": "List", "value": version})
-    make_tab(label_studio, project_id, TAB, shown)
+def show_model_labels(label_studio: LabelStudio, project_id: int, versions: Sequence[str]) -> None:
+    """Make the tab of the tasks that have a label of one of the versions, or point it at those.
 
-
-def hide_model_labels(label_studio: LabelStudio, project_id: int) -> None:
-    """Delete the tab, unless somebody has changed what it filters by."""
+    Without versions delete it, unless somebody has changed what it filters by.
+    """
+    if versions:
+        shown = all_of({"filter": VERSIONS, "operator": "contains", "type": "List", "value": [*versions]})
+        make_tab(label_studio, project_id, TAB, shown)
+        return
     tab = find_tabs(label_studio, project_id).get(TAB)
     if tab and VERSIONS in str(tab.filters):
         label_studio.request("DELETE", f"/api/dm/views/{tab.tab_id}/")

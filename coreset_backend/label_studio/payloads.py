@@ -10,6 +10,7 @@ from typing import TypedDict
 from coreset_backend.errors import UnsupportedLabelConfig
 from coreset_backend.foreign_text import one_line
 from coreset_backend.label_studio.annotations import (
+    COPY_LABELS,
     LABELLED_BY,
     MODEL_LABELS,
     Answer,
@@ -96,8 +97,7 @@ def parse_task(task: ListedTask, config: LabelConfig) -> Task:
     """The task as the label config reads it: its image, and what annotators agreed upon."""
     by_people = [annotation for annotation in task.annotations if not is_by_model(annotation)]
     kept = [annotation for annotation in by_people if not annotation.was_cancelled]
-    others: TaskState = "model" if task.annotations else "pool"
-    state: TaskState = "labeled" if kept else "skipped" if by_people else others
+    state: TaskState = "labeled" if kept else "skipped" if by_people else _state_without_people(task)
     answer = Answer(None)
     if kept:
         answer = agreed_label(kept, config.control) if config.control else Answer(None, config.untrained)
@@ -117,6 +117,12 @@ def parse_task(task: ListedTask, config: LabelConfig) -> Task:
             if each.lead_time is not None
         ),
     )
+
+
+def _state_without_people(task: ListedTask) -> TaskState:
+    if not task.annotations:
+        return "pool"
+    return "copy" if any(is_by_model(each, COPY_LABELS) for each in task.annotations) else "model"
 
 
 def unread_remarks(tasks: Sequence[Task]) -> list[str]:

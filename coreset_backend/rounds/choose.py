@@ -130,7 +130,7 @@ def order_behind(stored: StoredRound, task_ids: Sequence[int]) -> list[int]:
     is_known = known_ids[snapshot_rows] == ids
     state = np.where(is_known, states[snapshot_rows], state_code("pool"))
     place = np.zeros(len(STATES), dtype=np.int64)
-    for after, name in enumerate(("duplicate", "skipped", "unreadable", "labeled", "model"), start=1):
+    for after, name in enumerate(("duplicate", "skipped", "unreadable", "labeled", "model", "copy"), start=1):
         place[state_code(name)] = after
     shuffled = np.random.default_rng([stored.record.seed, stored.record.number]).permutation(len(ids))
     ordered: list[int] = ids[np.lexsort((shuffled, place[state]))].tolist()

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from coreset_backend.backend import Backend
 from coreset_backend.errors import CorruptRound
-from coreset_backend.finish.session import labeled_by_model
+from coreset_backend.finish.session import labeled_by_us
 from coreset_backend.label_studio.client import LabelStudio
 from coreset_backend.rounds.choose import state_code
 from coreset_backend.rounds.features import features_at_hand
@@ -45,8 +45,8 @@ def round_due(backend: Backend, project_id: int) -> Due:
     try:
         # Where the labels choose the backbone, features of the pool are compared first.
         features = "" if settings.labels_choose_backbone else features_at_hand(backend.store, project_id)
-        by_model = labeled_by_model(backend.store, project_id)
-        reason = _due(settings, stored, annotated, by_model, features)
+        by_us = labeled_by_us(backend.store, project_id)
+        reason = _due(settings, stored, annotated, by_us, features)
     except CorruptRound as error:
         reason = f"round {number} is damaged: {error.why}"
     return Due(reason, number, done)
@@ -56,7 +56,7 @@ def _due(
     settings: Settings,
     stored: StoredRound,
     annotated: dict[int, bool],
-    by_model: frozenset[int],
+    by_us: frozenset[int],
     features: str,
 ) -> str | None:
     batch = stored.record.batch
@@ -65,7 +65,7 @@ def _due(
         return f"{done} of the batch's {len(batch)} tasks are done"
     states = stored.array("states")
     before = set(stored.array("task_ids")[states == state_code("labeled")].tolist())
-    before |= by_model  # no person has labelled them
+    before |= by_us  # no person has labelled them
     new = sum(labeled and task_id not in before for task_id, labeled in annotated.items())
     if new >= settings.labels_for_a_round:
         return f"{new} new labels"

@@ -72,9 +72,9 @@ def _order_behind(store: Store, stored: StoredRound, waiting: Sequence[int]) -> 
     ordered = order_behind(stored, waiting)
     if (finished := finished_behind(store, stored.record.project_id)) is None:
         return ordered
-    by_model, rest = finished
+    labeled, rest = finished
     place = {task_id: rank for rank, task_id in enumerate(rest)}
-    return sorted(ordered, key=lambda task_id: (task_id in by_model, place.get(task_id, -1)))
+    return sorted(ordered, key=lambda task_id: (task_id in labeled, place.get(task_id, -1)))
 
 
 @dataclass(slots=True)

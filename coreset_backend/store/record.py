@@ -319,4 +319,4 @@ def as_saved(adapter: TypeAdapter[T], record: T) -> dict[str, object]:
 NO_ROUND_VERSION = "pool-0-no-round-yet"
 
 
-STATES = ("labeled", "selected", "reserve", "pool", "skipped", "unreadable", "duplicate", "model")
+STATES = ("labeled", "selected", "reserve", "pool", "skipped", "unreadable", "duplicate", "model", "copy")

@@ -5,9 +5,10 @@ from typing import Literal
 from flask import Blueprint, Response, current_app
 
 from coreset_backend.evaluation.history import History, project_history
+from coreset_backend.finish.session import Kind
+from coreset_backend.finish.work import Wish
 from coreset_backend.jobs.finishing import (
     FinishStatus,
-    Wish,
     accept_finish,
     finish_status,
     look_at_finish,
@@ -28,6 +29,7 @@ from coreset_backend.web.requests import connected_project, current_backend, jso
 from coreset_backend.web.schemas import (
     AcceptBody,
     Cancelled,
+    CopiesBody,
     Description,
     FinishBody,
     LiveProgress,
@@ -116,7 +118,7 @@ def rollback(project: str) -> RolledBack:
 @answers(FinishStatus)
 def finish(project: str) -> FinishStatus:
     """The finish of the project, as it was last looked at."""
-    return finish_status(current_backend(), connected_project(project))
+    return finish_status(current_backend(), connected_project(project), Kind.MODEL)
 
 
 @api.post("/api/projects/<project>/finish")
@@ -124,7 +126,7 @@ def finish(project: str) -> FinishStatus:
 def start_a_finish(project: str) -> FinishStatus:
     """Begin the audit of labels by the model; with ``dry_run`` only show what would be audited."""
     project_id, body = connected_project(project), json_body(FinishBody)
-    wish = Wish(body.accuracy, body.confidence, body.audits, body.per_class)
+    wish = Wish(Kind.MODEL, body.accuracy, body.confidence, body.audits, body.per_class)
     return (plan_finish if body.dry_run else start_finish)(current_backend(), project_id, wish)
 
 
@@ -132,7 +134,7 @@ def start_a_finish(project: str) -> FinishStatus:
 @answers(FinishStatus)
 def look_at_the_finish(project: str) -> FinishStatus:
     """What can be promised by what people have labelled until now."""
-    return look_at_finish(current_backend(), connected_project(project))
+    return look_at_finish(current_backend(), connected_project(project), Kind.MODEL)
 
 
 @api.post("/api/projects/<project>/finish/accept")
@@ -149,7 +151,38 @@ def accept_the_finish(project: str) -> FinishStatus:
 @answers(FinishStatus)
 def undo_the_finish(project: str) -> FinishStatus:
     """Remove all that the finish wrote, or end its audit."""
-    return undo_finish(current_backend(), connected_project(project))
+    return undo_finish(current_backend(), connected_project(project), Kind.MODEL)
+
+
+@api.get("/api/projects/<project>/copies")
+@answers(FinishStatus)
+def copies(project: str) -> FinishStatus:
+    """The labels of copies, as they were last looked at."""
+    return finish_status(current_backend(), connected_project(project), Kind.COPIES)
+
+
+@api.post("/api/projects/<project>/copies")
+@answers(FinishStatus, takes=CopiesBody)
+def let_copies_follow(project: str) -> FinishStatus:
+    """Have near-duplicates take the label of their original, once an audit of them shows that most are right;
+    with ``dry_run`` only show which."""
+    project_id, body = connected_project(project), json_body(CopiesBody)
+    wish = Wish(Kind.COPIES, body.accuracy, body.confidence, body.audits, annotations=body.annotations)
+    return (plan_finish if body.dry_run else start_finish)(current_backend(), project_id, wish)
+
+
+@api.post("/api/projects/<project>/copies/look")
+@answers(FinishStatus)
+def look_at_copies(project: str) -> FinishStatus:
+    """What is known of the copies by what people have labelled until now."""
+    return look_at_finish(current_backend(), connected_project(project), Kind.COPIES)
+
+
+@api.post("/api/projects/<project>/copies/undo")
+@answers(FinishStatus)
+def undo_copies(project: str) -> FinishStatus:
+    """Remove all labels that copies took, or end their audit."""
+    return undo_finish(current_backend(), connected_project(project), Kind.COPIES)
 
 
 @api.get("/ready")

@@ -7,6 +7,7 @@ them to Redis (`jobs.monitoring.count`), and one scrape of the web returns the c
 import shutil
 import time
 from collections.abc import Iterator
+from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from coreset_backend import __version__
 from coreset_backend.backend import Backend
 from coreset_backend.errors import CoresetError, QueueError
 from coreset_backend.evaluation.round_scores import holdout_accuracy
+from coreset_backend.finish.tally import tally
 from coreset_backend.jobs.monitoring import COUNTERS, heartbeat_ages, job_counts, read_counts
 from coreset_backend.jobs.progress import read_progress
 from coreset_backend.jobs.states import RoundState
@@ -80,6 +82,7 @@ class StoreAndRedisCollector(Collector):
         free = shutil.disk_usage(next(p for p in (self._root, *self._root.parents) if p.exists())).free
         yield GaugeMetricFamily("coreset_disk_free_bytes", "Free space below MODEL_DIR", value=free)
         yield from self._rounds()
+        yield self._labels()
         try:
             queue = list(self._queue())
         except QueueError:
@@ -170,6 +173,15 @@ class StoreAndRedisCollector(Collector):
             if known := stored.record.working_time:
                 work.add_metric([project], known.seconds)
         return work
+
+    def _labels(self) -> Metric:
+        """Who labels the tasks of each project."""
+        family = GaugeMetricFamily("coreset_labels", "Tasks by who labels them", labels=["project", "by"])
+        for project, stored in self._newest():
+            counts = asdict(tally(self._backend.store, stored.record.project_id, stored))
+            for by, count in counts.items():
+                family.add_metric([project, by.removeprefix("by_")], count)
+        return family
 
     def _newest(self) -> Iterator[tuple[str, StoredRound]]:
         for project_id, stored in self._backend.of_each_project(self._backend.store.latest):

@@ -12,6 +12,8 @@ from coreset_backend.errors import CoresetError, CorruptRound, QueueError
 from coreset_backend.evaluation.comparison import read_replay, slice_summary
 from coreset_backend.evaluation.history import project_history
 from coreset_backend.evaluation.round_scores import holdout_accuracy
+from coreset_backend.finish.session import Kind
+from coreset_backend.finish.tally import tally
 from coreset_backend.jobs.finishing import shown_finish
 from coreset_backend.jobs.status import ProjectProgress, backbone_choice, project_progress, unknown_progress
 from coreset_backend.jobs.work_left import work_left
@@ -49,6 +51,7 @@ STATE_WORDS = {
         "shows the same file as another task or, with group_duplicates, nearly the same image",
     ),
     "model": ("By the model", "a finish has annotated it with the model's label; no person has"),
+    "copy": ("Copy", "it is annotated with the label of a near-duplicate; no person has annotated it"),
 }
 FARTHEST = "Each is the image farthest from all images that were labelled or picked before it"
 STANDS_FOR = "Each is the image that represents the largest part of the pool not represented before it"
@@ -105,7 +108,7 @@ def project_page(backend: Backend, project_id: int) -> ProjectPage:
     rounds = list(backend.store.readable(project_id))
     newest, served = rounds[0] if rounds else None, served_number(rounds)
     history = project_history(backend.store, project_id, rounds)
-    finish = shown_finish(backend, project_id)
+    finish = shown_finish(backend.store, project_id, Kind.MODEL, newest)
     return ProjectPage(
         project=project_id,
         title=title(newest, project_id),
@@ -122,6 +125,8 @@ def project_page(backend: Backend, project_id: int) -> ProjectPage:
         replay=read_replay(backend.store, project_id),
         backbone_choice=backbone_choice(backend.settings, backend.store, project_id, newest),
         finish=finish,
+        copies=shown_finish(backend.store, project_id, Kind.COPIES, newest),
+        labels=tally(backend.store, project_id, newest),
         work=work_left(backend.settings, newest.record, history.advice, finish) if newest else None,
     )
 

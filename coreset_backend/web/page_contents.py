@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from coreset_backend.evaluation.comparison import SliceSummary
 from coreset_backend.evaluation.history import HistoryLine
 from coreset_backend.evaluation.stop_advice import Advice
+from coreset_backend.finish.tally import Tally
 from coreset_backend.jobs.finishing import FinishStatus
 from coreset_backend.jobs.status import BackboneStatus, ProjectProgress
 from coreset_backend.jobs.work_left import WorkLeft
@@ -144,7 +145,7 @@ class ProjectPage:
 
     ``label_studio``: the address of the project's Data Manager. ``rounds``: those in the store, the newest
     first. ``history``: what every round measured, the oldest first, pruned rounds included.
-    ``backbone_choice`` and ``work``: as in the status.
+    ``backbone_choice``, ``labels`` and ``work``: as in the status.
     """
 
     project: int
@@ -161,3 +162,5 @@ class ProjectPage:
     backbone_choice: BackboneStatus | None
     finish: FinishStatus
     work: WorkLeft | None
+    copies: FinishStatus
+    labels: Tally

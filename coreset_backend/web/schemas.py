@@ -14,7 +14,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSche
 from pydantic_core import to_jsonable_python
 
 from coreset_backend.finish.session import Rest
-from coreset_backend.jobs.finishing import MOST_CHECKS
+from coreset_backend.finish.work import MOST_CHECKS
 from coreset_backend.jobs.status import ProjectProgress
 from coreset_backend.label_studio.payloads import parse_project_id, task_id_of
 from coreset_backend.project import Region
@@ -219,6 +219,16 @@ class FinishBody(BaseModel):
     confidence: Percentage = 0.95
     audits: Annotated[int, Field(ge=1, le=MOST_CHECKS, strict=True, description="a number from 1")] = 300
     per_class: Annotated[bool, Field(strict=True, description="true or false")] = False
+    dry_run: Annotated[bool, Field(strict=True, description="true or false")] = False
+
+
+class CopiesBody(BaseModel):
+    """What is promised of the copies' labels, and how they are written; ``dry_run``: show it only."""
+
+    accuracy: Percentage = 0.95
+    confidence: Percentage = 0.95
+    audits: Annotated[int, Field(ge=1, le=MOST_CHECKS, strict=True, description="a number from 1")] = 300
+    annotations: Annotated[bool, Field(strict=True, description="true or false")] = False
     dry_run: Annotated[bool, Field(strict=True, description="true or false")] = False
 
 

@@ -15,11 +15,10 @@ from coreset_backend.backend import Backend
 from coreset_backend.cli.main import main
 from coreset_backend.errors import FinishError, LabelStudioError
 from coreset_backend.finish.proposal import could_finish, groups, propose
-from coreset_backend.finish.session import FinishState, Rest, read_proposal, read_session
-from coreset_backend.finish.work import advance, has_work, remove_labels
+from coreset_backend.finish.session import FinishState, Kind, Rest, read_proposal, read_session
+from coreset_backend.finish.work import Wish, advance, has_work, remove_labels
 from coreset_backend.jobs.finishing import (
     FinishStatus,
-    Wish,
     accept_finish,
     finish_status,
     look_at_finish,
@@ -60,17 +59,17 @@ class Pool:
     def audit(self, looks: int = 40) -> FinishStatus:
         """Answer what is asked for until nothing is."""
         for _ in range(looks):
-            session = read_session(self.backend.store, self.project_id)
+            session = read_session(self.backend.store, self.project_id, Kind.MODEL)
             assert session
             if not session.asked:
                 break
             self.answer(session.asked)
             advance(self.backend, self.project_id)
-        return finish_status(self.backend, self.project_id)
+        return finish_status(self.backend, self.project_id, Kind.MODEL)
 
     def by_model(self) -> list[int]:
         """Tasks with an annotation of the model."""
-        session = read_session(self.backend.store, self.project_id)
+        session = read_session(self.backend.store, self.project_id, Kind.MODEL)
         version = session.version if session else "finish-"
         return list(annotations_by_model(self.backend.label_studio, self.project_id, version))
 
@@ -127,20 +126,20 @@ def test_the_most_that_could_be_finished_is_what_the_model_expects_to_be_right()
 
 def test_a_plan_shows_the_audit_and_changes_nothing(pool: Pool) -> None:
     before = list(pool.studio.asked)
-    planned = plan_finish(pool.backend, pool.project_id, Wish(0.9))
+    planned = plan_finish(pool.backend, pool.project_id, Wish(accuracy=0.9))
     assert planned.state is None
     assert "would propose labels for 240 images" in planned.sentence
     assert "Too little is known" in planned.sentence
     assert planned.groups[0].needed
-    assert planned.left == N
-    assert read_session(pool.backend.store, pool.project_id) is None
+    assert planned.labels.left == N
+    assert read_session(pool.backend.store, pool.project_id, Kind.MODEL) is None
     changed = [method for method, _ in pool.studio.asked[len(before) :] if method != "GET"]
     assert changed == []
 
 
 def test_the_audit_comes_before_the_batch_without_the_answer_and_the_batch_is_not_lost(pool: Pool) -> None:
-    start_finish(pool.backend, pool.project_id, Wish(0.9))
-    session = read_session(pool.backend.store, pool.project_id)
+    start_finish(pool.backend, pool.project_id, Wish(accuracy=0.9))
+    session = read_session(pool.backend.store, pool.project_id, Kind.MODEL)
     assert session
     publish_round(pool.backend, pool.stored, unwatched)
     queue = pool.studio.queue(pool.project_id)
@@ -152,13 +151,13 @@ def test_the_audit_comes_before_the_batch_without_the_answer_and_the_batch_is_no
     done, changes_queue = advance(pool.backend, pool.project_id)
     assert changes_queue and "are to be checked" in done
     publish_round(pool.backend, pool.stored, unwatched)
-    again = read_session(pool.backend.store, pool.project_id)
+    again = read_session(pool.backend.store, pool.project_id, Kind.MODEL)
     assert again and tuple(pool.studio.queue(pool.project_id)[: len(again.asked)]) == again.asked
     assert not any(each["result"] for id_ in again.asked for each in pool.studio.predictions_of(id_))
 
 
 def test_what_is_accepted_is_written_marked_and_undone_to_the_last_piece(pool: Pool) -> None:
-    start_finish(pool.backend, pool.project_id, Wish(0.9))
+    start_finish(pool.backend, pool.project_id, Wish(accuracy=0.9))
     with pytest.raises(FinishError, match=r"Too little is known.*more checks are needed"):
         accept_finish(pool.backend, pool.project_id, annotations=True, rest=Rest.HARDEST_LAST)
     found = pool.audit()
@@ -173,14 +172,14 @@ def test_what_is_accepted_is_written_marked_and_undone_to_the_last_piece(pool: P
     people = {task["id"] for task in pool.studio.tasks_of(pool.project_id) if task["annotations"]}
     accept_finish(pool.backend, pool.project_id, annotations=True, rest=Rest.HARDEST_LAST)
     # A person is faster than the worker.
-    session = read_session(pool.backend.store, pool.project_id)
+    session = read_session(pool.backend.store, pool.project_id, Kind.MODEL)
     assert session
     pool.answer(session.accepted[:1])
     told, changes_queue = advance(pool.backend, pool.project_id)
     assert changes_queue and told == f"the model's labels are written on {planned.to_write - 1} tasks"
-    written = finish_status(pool.backend, pool.project_id)
-    assert (written.state, written.by_model) == (FinishState.WRITTEN, planned.to_write - 1)
-    assert written.by_people + written.by_model + written.left == N
+    written = finish_status(pool.backend, pool.project_id, Kind.MODEL)
+    assert (written.state, written.labels.by_model) == (FinishState.WRITTEN, planned.to_write - 1)
+    assert written.labels.tasks == N
     assert set(pool.by_model()) == set(session.accepted[1:])
     assert not set(pool.by_model()) & people
     assert any(view["data"]["title"] == TAB for view in pool.studio.views.values())
@@ -209,24 +208,24 @@ def assert_undone(pool: Pool, version: str, people: set[int]) -> None:
     changed = pool.by_model()[0]
     by_person = next(each for each in pool.studio.tasks[changed]["annotations"])
     by_person |= {"result": [{**by_person["result"][0], "value": {"choices": ["dog"]}}], "updated_by": 2}
-    undo_finish(pool.backend, pool.project_id)
-    assert finish_status(pool.backend, pool.project_id).state is FinishState.UNDOING
+    undo_finish(pool.backend, pool.project_id, Kind.MODEL)
+    assert finish_status(pool.backend, pool.project_id, Kind.MODEL).state is FinishState.UNDOING
     advance(pool.backend, pool.project_id)
-    assert finish_status(pool.backend, pool.project_id).state is None
+    assert finish_status(pool.backend, pool.project_id, Kind.MODEL).state is None
     annotated = {task["id"] for task in pool.studio.tasks_of(pool.project_id) if task["annotations"]}
     assert annotated == people | {changed}
     assert version not in pool.studio.versions(pool.project_id)
     assert not any(view["data"]["title"] == TAB for view in pool.studio.views.values())
     with pytest.raises(FinishError, match="no finish to undo"):
-        undo_finish(pool.backend, pool.project_id)
+        undo_finish(pool.backend, pool.project_id, Kind.MODEL)
 
 
 @pytest.mark.parametrize("requests", [1, 2, 3, 5, 8])
 def test_a_worker_that_is_killed_while_writing_is_completed_by_the_next(pool: Pool, requests: int) -> None:
-    start_finish(pool.backend, pool.project_id, Wish(0.9))
+    start_finish(pool.backend, pool.project_id, Wish(accuracy=0.9))
     pool.audit()
     accept_finish(pool.backend, pool.project_id, annotations=True, rest=Rest.HARDEST_FIRST)
-    session = read_session(pool.backend.store, pool.project_id)
+    session = read_session(pool.backend.store, pool.project_id, Kind.MODEL)
     assert session
     fault = pool.studio.fail(500, "", skip=2 * requests)  # a GET is tried three times, then all fail
     with contextlib.suppress(LabelStudioError):
@@ -242,29 +241,29 @@ def test_a_worker_that_is_killed_while_writing_is_completed_by_the_next(pool: Po
 
 
 def test_another_label_config_stops_the_finish_before_anything_is_written(pool: Pool) -> None:
-    start_finish(pool.backend, pool.project_id, Wish(0.9))
+    start_finish(pool.backend, pool.project_id, Wish(accuracy=0.9))
     pool.audit()
     accept_finish(pool.backend, pool.project_id, annotations=True, rest=Rest.HARDEST_FIRST)
     before = pool.studio.projects[pool.project_id]["label_config"]
     pool.studio.projects[pool.project_id]["label_config"] = before.replace('"dog"', '"wolf"')
     advance(pool.backend, pool.project_id)
-    stopped = finish_status(pool.backend, pool.project_id)
-    assert "are not those that the model answered" in stopped.sentence
+    stopped = finish_status(pool.backend, pool.project_id, Kind.MODEL)
+    assert "are not those that were answered" in stopped.sentence
     assert not pool.by_model() and not has_work(pool.backend, pool.project_id)
     pool.studio.projects[pool.project_id]["label_config"] = before
     advance(pool.backend, pool.project_id)
-    assert finish_status(pool.backend, pool.project_id).state is FinishState.WRITTEN
+    assert finish_status(pool.backend, pool.project_id, Kind.MODEL).state is FinishState.WRITTEN
 
 
 def test_skipped_and_deleted_tasks_count_as_errors_and_stop_no_audit(pool: Pool) -> None:
-    start_finish(pool.backend, pool.project_id, Wish(0.8))
-    session = read_session(pool.backend.store, pool.project_id)
+    start_finish(pool.backend, pool.project_id, Wish(accuracy=0.8))
+    session = read_session(pool.backend.store, pool.project_id, Kind.MODEL)
     assert session
     skipped, deleted, *others = session.asked
     pool.studio.annotate(skipped, None, cancelled=True)
     pool.studio.delete_task(deleted)
     pool.answer(others)
-    found = look_at_finish(pool.backend, pool.project_id)
+    found = look_at_finish(pool.backend, pool.project_id, Kind.MODEL)
     truth_wrong = found.groups[0].wrong
     assert truth_wrong >= 2
     assert found.groups[0].checked == len(session.asked)
@@ -275,15 +274,15 @@ def test_picks_of_the_strategy_are_no_audit_and_the_random_slice_comes_first(poo
     proposal = propose(pool.stored)
     order = [proposal.task_ids[row] for row in proposal.order]
     assert set(order[:2]) == set(pool.stored.record.random_slice)
-    start_finish(pool.backend, pool.project_id, Wish(0.9))
+    start_finish(pool.backend, pool.project_id, Wish(accuracy=0.9))
     pool.answer(pool.stored.record.batch)
-    found = look_at_finish(pool.backend, pool.project_id)
+    found = look_at_finish(pool.backend, pool.project_id, Kind.MODEL)
     assert found.groups[0].checked == 0
-    assert found.by_people == BATCH
+    assert found.labels.by_people == BATCH
 
 
 def test_classes_are_bounded_each_by_itself(pool: Pool) -> None:
-    planned = start_finish(pool.backend, pool.project_id, Wish(0.8, per_class=True))
+    planned = start_finish(pool.backend, pool.project_id, Wish(accuracy=0.8, per_class=True))
     assert [group.name for group in planned.groups] == ["cat", "dog"]
     assert sum(group.images for group in planned.groups) == N
     found = pool.audit()
@@ -304,8 +303,8 @@ def test_in_multiple_choice_the_whole_set_must_be_right(
     proposal = propose(pool.stored)
     assert set(proposal.label_sets) == {("cat",), ("dog",)}
     assert [group.name for group in groups(proposal, per_class=True)] == ["cat", "dog"]
-    start_finish(backend, pool.project_id, Wish(0.8))
-    session = read_session(backend.store, pool.project_id)
+    start_finish(backend, pool.project_id, Wish(accuracy=0.8))
+    session = read_session(backend.store, pool.project_id, Kind.MODEL)
     assert session
     region = {
         "from_name": "label",
@@ -314,17 +313,17 @@ def test_in_multiple_choice_the_whole_set_must_be_right(
         "value": {"choices": ["cat", "dog"]},
     }
     studio.add_annotation(session.asked[0], {"result": [region]})
-    assert look_at_finish(backend, pool.project_id).groups[0].wrong == 1
+    assert look_at_finish(backend, pool.project_id, Kind.MODEL).groups[0].wrong == 1
 
 
 def test_a_second_finish_is_refused_and_a_damaged_one_keeps_no_round_from_running(pool: Pool) -> None:
-    start_finish(pool.backend, pool.project_id, Wish(0.9))
+    start_finish(pool.backend, pool.project_id, Wish(accuracy=0.9))
     with pytest.raises(FinishError, match="is auditing already"):
-        start_finish(pool.backend, pool.project_id, Wish(0.9))
+        start_finish(pool.backend, pool.project_id, Wish(accuracy=0.9))
     path = pool.stored.path.parent / "finish.json"
     path.write_bytes(path.read_bytes()[:-3])
     with pytest.raises(FinishError, match=r"Delete finish\.json"):
-        finish_status(pool.backend, pool.project_id)
+        finish_status(pool.backend, pool.project_id, Kind.MODEL)
     publish_round(pool.backend, pool.stored, unwatched)
     assert tuple(pool.studio.queue(pool.project_id)[:BATCH]) == pool.stored.record.batch
 
@@ -363,17 +362,17 @@ def test_the_command_shows_begins_looks_accepts_and_undoes(
     assert "Too little is known" in typed("--accept")
     pool.audit()
     assert "--accept writes the model's label on" in typed()
-    assert "belong to --accept" in typed("--annotations")
+    assert "belongs to --accept" in typed("--annotations")
     assert "being written" in typed("--accept", "--rest", "hardest-last")
     assert run_round_job(pool.project_id).endswith("published again")
     assert "by the model" in typed()
     assert '"state": "written"' in typed("--json")
     shown = CliRunner().invoke(main, ["status", "--project", str(pool.project_id)]).output
-    assert "Labels by the model, written:" in shown and "Images: 240 =" in shown
+    assert "Labels by the model, written:" in shown and "Labels: 240 tasks =" in shown
     assert "is being removed" in typed("--undo")
     assert reconcile_job()
     run_round_job(pool.project_id)
     assert "No labels by the model" in typed("--dry-run", "--undo")
-    assert read_session(pool.backend.store, pool.project_id) is None
+    assert read_session(pool.backend.store, pool.project_id, Kind.MODEL) is None
     with pytest.raises(FinishError):
-        read_proposal(pool.backend.store, pool.project_id)
+        read_proposal(pool.backend.store, pool.project_id, Kind.MODEL)

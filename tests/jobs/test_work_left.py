@@ -10,13 +10,16 @@ from saved_rounds import record, save
 from coreset_backend.backend import Backend
 from coreset_backend.cli.status import status_lines
 from coreset_backend.evaluation.stop_advice import Advice, MoreLabels
-from coreset_backend.finish.session import Audited, FinishState
-from coreset_backend.jobs.finishing import FinishStatus, no_finish
+from coreset_backend.finish.session import Audited, FinishState, Kind
+from coreset_backend.finish.tally import Tally
+from coreset_backend.jobs.finishing import FinishStatus
 from coreset_backend.jobs.status import project_status
 from coreset_backend.jobs.work_left import Goal, WorkLeft, work_left, work_words
 from coreset_backend.settings import Settings
 from coreset_backend.store.record import Pace, WorkingTime
 from coreset_backend.web.app import create_app
+
+NONE = FinishStatus(project=7, kind=Kind.MODEL, state=None, sentence="")
 
 KNOWN = WorkingTime(
     seconds=6.2, spread=1.0, between=0.0, block=50, answers=240, idle=12, people=3, overlap=1, pace=None
@@ -38,7 +41,7 @@ def found(
 ) -> WorkLeft:
     newest = record(**{"working_time": KNOWN, "counts": COUNTS, **given})
     settings = Settings(hourly_cost=cost)
-    return work_left(settings, newest, advice, finish or no_finish(7))
+    return work_left(settings, newest, advice, finish or NONE)
 
 
 def tasks_by_goal(work: WorkLeft) -> dict[str, int]:
@@ -47,7 +50,7 @@ def tasks_by_goal(work: WorkLeft) -> dict[str, int]:
 
 def auditing(by_model: int, state: FinishState = FinishState.AUDITING) -> FinishStatus:
     group = Audited("", 2000, 180, 3, by_model + 100, 40, by_model + 100, 0, by_model)
-    return replace(no_finish(7), state=state, groups=(group,), left=1900, accuracy=0.95)
+    return replace(NONE, state=state, groups=(group,), labels=Tally(left=1900))
 
 
 def test_the_sentences_say_work_interval_and_cost() -> None:

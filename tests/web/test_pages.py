@@ -136,7 +136,7 @@ def test_the_page_says_who_chose_the_backbone(make_backend: MakeBackend) -> None
 CARDS = {
     "now": ["now", "counts", "work", "batch"],
     "learned": ["now", "learned", "classes"],
-    "pool": ["now", "map", "finish", "suspects", "duplicates", "failures"],
+    "pool": ["now", "map", "finish", "copies", "suspects", "duplicates", "failures"],
     "history": ["now", "rounds", "settings"],
 }
 
@@ -169,7 +169,7 @@ def test_the_page_shows_what_the_overview_says(backend: Backend, client: FlaskCl
     html = client.get("/projects/7").text
     overview = client.get("/api/projects/7/overview").json or {}
     found = dict(re.findall(r'data-count="(\w+)">([\d\u202f]+)<', html))
-    assert {state: int(count) for state, count in found.items()} == {**COUNTS, "model": 0}
+    assert {state: int(count) for state, count in found.items()} == {**COUNTS, "model": 0, "copy": 0}
     assert overview["round"]["total"] == sum(COUNTS.values())
     first, second = overview["round"]["batch"]
     assert first["labeled"] == {"task_id": 4, "distance": 3.0, "label": "dog"}

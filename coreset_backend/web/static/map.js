@@ -1,9 +1,9 @@
 // The embedding map: up to some hundred thousand points drawn by WebGL, with hover, lasso, list and export.
 
 const $ = (id) => document.getElementById(id);
-const STATES = ["labeled", "selected", "reserve", "pool", "skipped", "unreadable", "duplicate", "model"];
-const STATE_NAMES = ["Labelled", "Selected", "Reserve", "Pool", "Skipped", "Unreadable", "Duplicate", "By the model"];
-const STATE_COLOURS = ["#22c55e", "#fbbf24", "#c08a1e", "#5b6a99", "#9aa2b8", "#f87171", "#c084fc", "#2dd4bf"];
+const STATES = ["labeled", "selected", "reserve", "pool", "skipped", "unreadable", "duplicate", "model", "copy"];
+const STATE_NAMES = ["Labelled", "Selected", "Reserve", "Pool", "Skipped", "Unreadable", "Duplicate", "By the model", "Copy"];
+const STATE_COLOURS = ["#22c55e", "#fbbf24", "#c08a1e", "#5b6a99", "#9aa2b8", "#f87171", "#c084fc", "#2dd4bf", "#7dd3fc"];
 // Twelve that stay apart on a dark ground, then round again.
 const CLASS_COLOURS = ["#38bdf8", "#fb923c", "#4ade80", "#f472b6", "#a78bfa", "#facc15", "#2dd4bf", "#f87171", "#a3e635", "#818cf8", "#fda4af", "#d6d3d1"];
 const NONE_COLOUR = "#414a72";

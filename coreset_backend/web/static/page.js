@@ -120,9 +120,11 @@ const DONE = {
   rollback: ({ round }) => `Rolled back to round ${round}. Its batch will be published in a moment.`,
 };
 
-// What a finish is asked for by the fields beside its buttons; both are shown before they are done.
+// What a finish is asked for by the fields beside its buttons; each is shown before it is done.
+const promised = (card) => ({ accuracy: Number($(`${card}-accuracy`).value) / 100, confidence: Number($(`${card}-confidence`).value) / 100, audits: Number($(`${card}-audits`).value) });
 const WISHES = {
-  finish: () => ({ accuracy: Number($("finish-accuracy").value) / 100 }),
+  finish: () => ({ ...promised("finish"), per_class: $("finish-per-class").checked }),
+  copies: () => ({ ...promised("copies"), annotations: $("copies-annotations").checked }),
   "finish/accept": () => ({ annotations: $("finish-annotations").checked, rest: $("finish-rest").value }),
 };
 
@@ -135,8 +137,8 @@ async function act({ dataset: { action, number, ask: words }, textContent }) {
     const shown = planned ? `${planned.sentence} ${words}` : words;
     if (shown && !await confirmed(shown, textContent.trim())) return;
     const done = await post(fields);
-    say(action.startsWith("finish") ? done.sentence : DONE[action](done));
-    if (action.startsWith("finish")) await showNewPage();
+    say(done.sentence || DONE[action](done));
+    if (done.sentence) await showNewPage();
   } catch (error) {
     say(error.message, true);
   }
