@@ -85,7 +85,7 @@ def simulate(case: Case, repetitions: int, seed: int = 0) -> Found:
         known = working_time(answers, BATCH, 1, datetime.fromtimestamp(case.known, UTC))
         assert known
         found = effort(known, case.ahead)
-        covered += found.low <= truth <= found.high
+        covered += int(found.low <= truth <= found.high)
         widths.append(found.high / found.low)
         biases.append(known.seconds / work.mean())
     return Found(covered / repetitions, float(np.median(widths)), float(np.mean(biases)) - 1)
