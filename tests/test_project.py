@@ -101,6 +101,7 @@ def test_only_the_measured_time_of_people_is_read() -> None:
         annotation(was_cancelled=True, by=5, lead_time=2, created_at=created),
         annotation("cat", lead_time=3.5, created_at=created, import_id=77),
         annotation("cat", lead_time=3.0, created_at="yesterday"),
+        annotation("cat", by=6, lead_time=4.0, created_at=created.rstrip("Z")),
         by_model,
         annotation("cat", created_at=created),
     ]
@@ -111,6 +112,7 @@ def test_only_the_measured_time_of_people_is_read() -> None:
         (5, 2.0, at),
         (1, 3.5, None),
         (1, 3.0, None),
+        (6, 4.0, at),
     ]
 
 

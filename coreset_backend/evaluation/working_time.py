@@ -30,6 +30,7 @@ RECENT = 1000
 IDLE_TIMES, IDLE_SIGMAS = 15.0, 2.5
 """An editor was idle if it was open longer than so many times a person's median, and than so many standard
 deviations of the logarithm above it."""
+TRIMS = 3
 OWN_MEDIAN = 5
 """A person's median counts like that of all with so many answers of that person."""
 MODEL_ERROR = 0.04
@@ -78,10 +79,7 @@ def working_time(
         return None
     seconds = np.array([each.seconds for each in newest])
     people, person = np.unique([repr(each.annotator) for each in newest], return_inverse=True)
-    offsets = np.log(seconds) - _medians(np.log(seconds), person)
-    sigma = max(1.4826 * float(np.median(np.abs(offsets - np.median(offsets)))), 1e-6)  # MAD of a normal
-    idle_from = max(IDLE_SIGMAS * sigma, math.log(IDLE_TIMES))
-    works = offsets <= idle_from
+    works, idle_from, sigma = _working(np.log(seconds), person)
     mean = float(seconds[works].mean()) * _tail(idle_from / sigma, sigma)
     square = float((seconds[works] ** 2).mean()) * _tail(idle_from / sigma, 2 * sigma)
     block = max(1, min(batch, len(newest) // 4))
@@ -98,14 +96,28 @@ def working_time(
     )
 
 
-def _medians(logs: Floats, person: NDArray[np.int64]) -> Floats:
-    """By answer the median of its person, drawn towards that of all where the person gave few."""
-    everyone, medians = float(np.median(logs)), np.empty(len(logs))
-    for each in np.unique(person):
-        own = logs[person == each]
-        medians[person == each] = (len(own) * np.median(own) + OWN_MEDIAN * everyone) / (
-            len(own) + OWN_MEDIAN
-        )
+def _working(logs: Floats, person: NDArray[np.int64]) -> tuple[NDArray[np.bool_], float, float]:
+    """Which answers are work, the limit for that above a person's median, and the spread of the logarithms.
+
+    Median and spread are taken again from what is work, since many idle editors raise both.
+    """
+    works = np.ones(len(logs), dtype=bool)
+    for _ in range(TRIMS):
+        offsets = logs - _medians(logs, person, works)
+        off_centre = np.abs(offsets[works] - np.median(offsets[works]))
+        sigma = max(1.4826 * float(np.median(off_centre)), 1e-6)  # MAD of a normal
+        idle_from = max(IDLE_SIGMAS * sigma, math.log(IDLE_TIMES))
+        works = offsets <= idle_from
+    return works, idle_from, sigma
+
+
+def _medians(logs: Floats, person: NDArray[np.int64], works: NDArray[np.bool_]) -> Floats:
+    """By answer the median of its person's work, drawn towards that of all where the person gave few."""
+    everyone, medians = float(np.median(logs[works])), np.full(len(logs), np.median(logs[works]))
+    for each in np.unique(person[works]):
+        own = logs[works & (person == each)]
+        weight = len(own) / (len(own) + OWN_MEDIAN)
+        medians[person == each] = weight * np.median(own) + (1 - weight) * everyone
     return medians
 
 

@@ -6,7 +6,7 @@ it is used; the error says what came and what was expected.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import TypeGuard
 
 from coreset_backend.errors import LabelStudioError, UnsupportedLabelConfig
@@ -291,10 +291,11 @@ def _seconds(value: object) -> float | None:
 
 
 def _moment(value: object) -> float | None:
-    """The Unix time of an ISO 8601 time; None for anything else."""
+    """The Unix time of an ISO 8601 time, in UTC where it names no zone; None for anything else."""
     try:
-        return datetime.fromisoformat(value).timestamp() if isinstance(value, str) else None
-    except (ValueError, OverflowError, OSError):
+        moment = datetime.fromisoformat(value) if isinstance(value, str) else None
+        return moment and (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
+    except (ValueError, OverflowError):
         return None
 
 
