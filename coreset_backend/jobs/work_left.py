@@ -216,7 +216,7 @@ def _pace_words(known: WorkingTime) -> str:
         return ""
     return (
         f"The team made labels on {pace.with_labels} of the last {pace.days} days, "
-        f"{pace.per_day:,.0f} a day on average."
+        f"on average {pace.per_day:,.0f} on such a day."
     )
 
 

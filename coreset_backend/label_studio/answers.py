@@ -292,9 +292,11 @@ def _seconds(value: object) -> float | None:
 
 def _moment(value: object) -> float | None:
     """The Unix time of an ISO 8601 time, in UTC where it names no zone; None for anything else."""
+    if not isinstance(value, str):
+        return None
     try:
-        moment = datetime.fromisoformat(value) if isinstance(value, str) else None
-        return moment and (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
+        moment = datetime.fromisoformat(value)
+        return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
     except (ValueError, OverflowError):
         return None
 

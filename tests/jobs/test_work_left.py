@@ -114,7 +114,9 @@ def test_a_stop_that_may_be_beyond_the_pool_ends_there() -> None:
 def test_the_calendar_is_said_where_there_is_a_pace() -> None:
     pace = Pace(per_day=100, days=14, with_labels=7, spread=1.0)
     work = found(working_time=replace(KNOWN, pace=pace, overlap=2))
-    assert work.pace_sentence == "The team made labels on 7 of the last 14 days, 100 a day on average."
+    assert (
+        work.pace_sentence == "The team made labels on 7 of the last 14 days, on average 100 on such a day."
+    )
     batch, by_hand = work.goals
     assert batch.tasks == 50 and batch.seconds.value == pytest.approx(2 * 50 * 6.2)
     assert by_hand.done_on and by_hand.done_on.value == "2026-03-22T00:00:00+00:00"
