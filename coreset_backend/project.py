@@ -63,8 +63,8 @@ class Task:
     ``label``: class names, empty for "none of these"; None if no answer can be read, and ``unread`` says
     why. An annotated task counts as labeled even then, because a person has looked at it. ``unknown``: a
     selected value that the label config does not have. ``votes``: the classes that each annotator chose,
-    where several did. ``is_truth``: the label is that of a ground truth. ``timed``: the answers of people
-    whose time is known.
+    where several did, and ``annotators`` who they are, in the same order; also where one alone answered.
+    ``is_truth``: the label is that of a ground truth. ``timed``: the answers of people whose time is known.
     """
 
     task_id: int
@@ -75,6 +75,7 @@ class Task:
     unknown: str = ""
     votes: tuple[tuple[str, ...], ...] = ()
     is_truth: bool = False
+    annotators: tuple[str, ...] = ()
     timed: tuple[TimedAnswer, ...] = ()
 
 

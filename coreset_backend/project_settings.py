@@ -28,6 +28,7 @@ FIELDS = (
     "new_labels",
     "control",
     "preannotate",
+    "second_opinion",
 )
 ATTRIBUTE = PREFIX.lower()
 LABEL_CONFIG, EXTRA_PARAMS = "label config", "extra params"

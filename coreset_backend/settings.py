@@ -89,8 +89,7 @@ class Settings(BaseSettings):
         None, validation_alias=AliasChoices("BASIC_AUTH_PASS"), description="Password of BASIC_AUTH_USER"
     )
     require_auth: bool = Field(
-        True,
-        description="Refuse to serve other machines unless BASIC_AUTH_USER and BASIC_AUTH_PASS are set",
+        True, description="Refuse to serve other machines unless BASIC_AUTH_USER and BASIC_AUTH_PASS are set"
     )
     trusted_proxies: int = Field(
         0,
@@ -191,6 +190,7 @@ class Settings(BaseSettings):
         description="Show the model's answer on the tasks of a batch: `auto` if it is at least "
         "90 % sure and, by the hold-out, at least 80 % of such answers are correct (lower 95 % bound)",
     )
+    second_opinion: Literal["auto", "off"] = Field("auto", description="`auto`: ask again if many are wrong")
     hourly_cost: WrittenCost | None = Field(None, description="Cost of an hour of labelling, as in `25 EUR`")
     debounce_seconds: float = Field(
         3.0, ge=0, description="Seconds to wait after a webhook, so that a burst of them makes one job"

@@ -30,6 +30,10 @@ TESTED_IN = {
     ),
     "jobs/test_copies.py": ("labels of copies from the plan to the undo", {"finish/copies", "finish/tally"}),
     "store/test_strays.py": ("it looks for keys that are not ours", {"jobs/keys"}),
+    "connection/test_second_opinions.py": (
+        "an annotator is asked by them",
+        {"label_studio/overlap", "label_studio/people"},
+    ),
     "connection/test_queue.py": ("the queue is what is published", {"connection/publication"}),
     "decoding/test_formats.py": (
         "a file of each format goes through all of them",

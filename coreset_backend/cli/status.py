@@ -101,5 +101,6 @@ def _round_lines(newest: RoundStatus) -> list[str]:
         f"  Model: {newest.backbone}{_measured(newest)}",
         f"  Tasks: {sum(counts.values())} = "
         + " + ".join(f"{n} {state}" for state, n in counts.items() if n),
+        *([f"  {newest.label_errors.sentence}"] if newest.label_errors.sentence else []),
         *(f"  {remark}" for remark in newest.remarks),
     ]

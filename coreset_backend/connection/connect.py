@@ -17,6 +17,7 @@ from coreset_backend.connection.record import (
     read_connection,
     written_versions,
 )
+from coreset_backend.connection.second_opinions import withdraw_second_opinions
 from coreset_backend.errors import LabelStudioError, ProjectGone, Rejected
 from coreset_backend.label_studio.answers import ConnectedBackend, ListedTask, Project, Webhook
 from coreset_backend.label_studio.client import LabelStudio
@@ -111,6 +112,8 @@ def disconnect(backend: Backend, project_id: int) -> Iterator[str]:
         before = read_connection(store, project_id)
         addresses = list(dict.fromkeys([url, *([before.url] if before else [])]))
         yield _delete_webhooks(label_studio, project_id, addresses)
+        if asked := withdraw_second_opinions(label_studio, store, project_id):
+            yield f"{asked} tasks ask for no second annotator any more."
         yield from _put_version_back(label_studio, store, project, before, url)
         yield _delete_backends(label_studio, project_id, addresses)
         yield _put_sampling_back(label_studio, project, before)

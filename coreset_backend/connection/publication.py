@@ -21,7 +21,7 @@ from coreset_backend.connection.record import (
 from coreset_backend.errors import CoresetError, LabelStudioError
 from coreset_backend.label_studio.answers import Project
 from coreset_backend.label_studio.client import LabelStudio
-from coreset_backend.label_studio.tabs import DUPLICATES, SUSPECTS, UNREADABLE, refresh_tabs
+from coreset_backend.label_studio.tabs import DUPLICATES, SECOND, SUSPECTS, UNREADABLE, refresh_tabs
 from coreset_backend.reports import Publication
 from coreset_backend.store.findings import duplicates, suspects
 from coreset_backend.store.saved_round import StoredRound
@@ -79,6 +79,7 @@ def show_findings(label_studio: LabelStudio, stored: StoredRound) -> None:
     Raises LabelStudioError.
     """
     findings = {
+        SECOND: [each.task_id for each in stored.record.label_errors.asked],
         SUSPECTS: [suspect.task_id for suspect in suspects(stored)],
         DUPLICATES: [task_id for group in duplicates(stored) for task_id in group],
         UNREADABLE: [failure.task_id for failure in stored.record.failures],

@@ -127,7 +127,8 @@ def why_not_served(
         if chosen := chosen_version(label_studio, project, written, url):
             return f"a person chose version '{chosen}' instead of the batch", True
         return f"the project shows version '{shown}' instead of the batch", False
-    lacking = label_studio.count_unserved(record.project_id, [*record.batch, *record.reserve])
+    asked = [each.task_id for each in record.label_errors.asked]
+    lacking = label_studio.count_unserved(record.project_id, [*asked, *record.batch, *record.reserve])
     return (
         (f"the predictions of {lacking} tasks of the batch and its reserve were deleted", False)
         if lacking

@@ -95,6 +95,9 @@ def _idle(
         return NextStep(starter, does)
     if step := next((step for each in finishes if (step := _of_finish(each))), None):
         return step
+    if not newest.record.batch and (asked := len(newest.record.label_errors.asked)):
+        tasks = "1 labelled task" if asked == 1 else f"{asked:,} labelled tasks"
+        return NextStep(Actor.ANNOTATORS, f"answer {tasks} once more; {_then(starter)}")
     if not newest.record.batch:
         return NextStep(Actor.LEAD, "imports more images, or ends the project here.")
     return _labeling(known, newest, settings, starter)
@@ -114,13 +117,17 @@ def _of_finish(finish: FinishStatus) -> NextStep | None:
     return None
 
 
+def _then(starter: Actor) -> str:
+    return f"{starter[:1].lower()}{starter[1:]} then starts the next round."
+
+
 def _labeling(known: RoundProgress, newest: StoredRound, settings: Settings, starter: Actor) -> NextStep:
     """While a batch is served; with the manual trigger nothing is checked, so the count may be old."""
     labeling, size = known.written.labeling, len(newest.record.batch)
     counted = labeling and labeling.round == newest.record.number and starter is Actor.WORKER
     enough = math.ceil(settings.batch_done * size)
     left = enough - (labeling.done if labeling and counted else 0)
-    then = f"{starter[:1].lower()}{starter[1:]} then starts the next round."
+    then = _then(starter)
     if left <= 0:
         return NextStep(starter, "starts the next round.")
     if left == size:

@@ -27,9 +27,9 @@ from coreset_backend.jobs.progress import (
 )
 from coreset_backend.jobs.states import Phase, RoundState, Step, steps
 from coreset_backend.jobs.work_left import WorkLeft, work_left
-from coreset_backend.reports import Count, ImageFailure, Publication, TrainingReport
+from coreset_backend.reports import Count, ImageFailure, Publication, Share, TrainingReport
 from coreset_backend.settings import Settings
-from coreset_backend.store.record import Audition, Calibration, Interval
+from coreset_backend.store.record import Audition, Calibration, Interval, SecondOpinion
 from coreset_backend.store.saved_round import StoredRound
 from coreset_backend.store.store import Store
 
@@ -81,6 +81,15 @@ class ProjectProgress:
     steps: tuple[Step, ...] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class LabelErrorsStatus:
+    """The share of the annotators' answers that is wrong by estimate, and the tasks asked for once more."""
+
+    rate: Share | None
+    asked: tuple[SecondOpinion, ...]
+    sentence: str
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RoundStatus:
     """The record of a round without its longest lists, and its publication."""
@@ -98,6 +107,7 @@ class RoundStatus:
     calibration: Calibration | None
     training: TrainingReport | None
     unreadable: tuple[ImageFailure, ...]
+    label_errors: LabelErrorsStatus
     remarks: tuple[str, ...]
     timings: dict[str, float]
     published: Publication | None
@@ -251,7 +261,7 @@ def whole_round(written: WrittenProgress, timings: Mapping[str, float] | None) -
 
 def round_status(stored: StoredRound) -> RoundStatus:
     """The status of a round in the store."""
-    record, publication = stored.record, stored.publication
+    record, publication, errors = stored.record, stored.publication, stored.record.label_errors
     return RoundStatus(
         number=record.number,
         taken_at=record.taken_at,
@@ -266,6 +276,7 @@ def round_status(stored: StoredRound) -> RoundStatus:
         calibration=record.evaluation.calibration if record.evaluation else None,
         training=record.training,
         unreadable=record.failures,
+        label_errors=LabelErrorsStatus(errors.rate, errors.asked, errors.sentence),
         remarks=record.remarks,
         timings=stored.timings(publication),
         published=publication,
@@ -337,6 +348,10 @@ def _idle(written: WrittenProgress, workers: int, newest: StoredRound | None, se
     elif newest.publication is None:
         words = f"Round {newest.record.number} is saved but not published yet."
         by_hand, by_itself = "Start a round to publish it.", "It will be published automatically."
+    elif not newest.record.batch and (asked := len(newest.record.label_errors.asked)):
+        tasks = "1 labelled task waits" if asked == 1 else f"{asked:,} labelled tasks wait"
+        words = f"No new image is left to select; {tasks} for a second annotator."
+        by_hand, by_itself = "Then start a round.", "The next round then starts automatically."
     elif not newest.record.batch:
         words = _nothing_left(newest.record.counts)
         by_hand, by_itself = "Then start a round.", "The next round then starts automatically."

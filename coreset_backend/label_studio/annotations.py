@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from coreset_backend.foreign_text import one_line
-from coreset_backend.label_studio.answers import Annotation
+from coreset_backend.label_studio.answers import Annotation, User
 from coreset_backend.label_studio.label_config import Condition, Control
 from coreset_backend.project import Region
 
@@ -30,7 +30,8 @@ class Answer:
 
     ``label`` holds class names in the order of the classes; an empty ``label`` is "none of these".
     ``unknown``: the first selected value that the label config does not have, even if it has the others.
-    ``votes``: the classes that each annotator chose, where several did. ``is_truth``: a ground truth decided.
+    ``votes``: the classes that each annotator chose, where several did. ``annotators``: who they are, in the
+    same order; also where one alone answered. ``is_truth``: a ground truth decided.
     """
 
     label: tuple[str, ...] | None
@@ -38,6 +39,7 @@ class Answer:
     unknown: str = ""
     votes: tuple[tuple[str, ...], ...] = ()
     is_truth: bool = False
+    annotators: tuple[str, ...] = ()
 
 
 def is_by_model(annotation: Annotation, version: str = MODEL_LABELS) -> bool:
@@ -56,19 +58,22 @@ def agreed_label(annotations: Sequence[Annotation], control: Control) -> Answer:
     """
     in_time = sorted(annotations, key=lambda each: (each.updated_at, each.annotation_id))
     truths = [each for each in in_time if each.ground_truth and _speaks(_read(each.result, control))]
-    latest = {each.annotator: each for each in truths or in_time}
+    latest: dict[User, Annotation] = {}  # of each annotator, the newest first
+    for each in reversed(truths or in_time):
+        latest.setdefault(each.annotator, each)
     answers = [_read(annotation.result, control) for annotation in latest.values()]
     votes = [answer.label for answer in answers if answer.label is not None]
+    voters = [str(who) for who, answer in zip(latest, answers, strict=True) if answer.label is not None]
     unknown = next((answer.unknown for answer in answers if answer.unknown), "")
     if not votes:
-        return Answer(None, answers[-1].why if answers else "", unknown)
+        return Answer(None, answers[0].why if answers else "", unknown)
     count = Counter(name for vote in votes for name in vote)
     if control.labels.multiple:
         agreed = tuple(name for name in control.labels.names if 2 * count[name] >= len(votes))
     else:
-        latest_first = [name for vote in reversed(votes) for name in vote]
-        agreed = (max(latest_first, key=lambda name: count[name]),)
-    return Answer(agreed, "", unknown, tuple(votes) if len(votes) > 1 else (), bool(truths))
+        agreed = (max((name for vote in votes for name in vote), key=lambda name: count[name]),)
+    several = tuple(votes) if len(votes) > 1 else ()
+    return Answer(agreed, "", unknown, several, bool(truths), tuple(voters))
 
 
 def _speaks(answer: Answer) -> bool:

@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from typing import TypeGuard
 
 from coreset_backend.errors import LabelStudioError, UnsupportedLabelConfig
+from coreset_backend.foreign_text import one_line
 from coreset_backend.project import Region
 from coreset_backend.redaction import redacted
 
@@ -78,7 +79,8 @@ class ListedTask:
     """A task of the Data Manager's list; what was not asked for is empty.
 
     ``data`` is as people imported it, of any shape. ``score`` is that under the version that the project
-    shows. ``updated_at``: when it was last saved, ISO 8601.
+    shows. ``updated_at``: when it was last saved, ISO 8601. ``overlap``: how many annotators the task needs;
+    ``is_labeled``: whether they have all answered.
     """
 
     task_id: int
@@ -88,6 +90,8 @@ class ListedTask:
     is_annotated: bool = False
     score: float | None = None
     updated_at: str = ""
+    overlap: int = 1
+    is_labeled: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,6 +211,13 @@ def read_tabs(answer: object) -> list[Tab]:
     ]
 
 
+def read_people(answer: object) -> dict[str, str]:
+    """User id -> e-mail address of a list of users; users without an address are left out."""
+    people = _objects(answer, "The list of users")
+    named = {str(_id(each, "a user")): one_line(str(each.get("email") or ""), most=100) for each in people}
+    return {user: email for user, email in named.items() if email}
+
+
 def read_counts(answer: object, name: str) -> dict[str, int]:
     """The answer, checked to be an object of whole numbers."""
     if not isinstance(answer, dict) or not all(map(_is_count, answer.values())):
@@ -257,6 +268,8 @@ def read_task(task: object) -> ListedTask:
         bool(count),
         None if score is None else _number(score, "'predictions_score'", task_id),
         str(fields.get("updated_at") or ""),
+        read_count(fields.get("overlap") or 1, "'overlap' of a task"),
+        bool(fields.get("is_labeled")),
     )
 
 

@@ -97,11 +97,11 @@ class LabelStudio(Api):
         return self.tasks(project_id, parameters)
 
     def listed(
-        self, project_id: int, task_ids: Sequence[int], include: str = "id,data"
+        self, project_id: int, task_ids: Sequence[int], include: str = "id,data", **more: str
     ) -> Iterator[ListedTask]:
         """Those of the tasks that the project still has."""
         for some in _hundreds(task_ids):
-            yield from self.tasks(project_id, {"include": include, "query": query(task_ids=some)})
+            yield from self.tasks(project_id, {"include": include, "query": query(task_ids=some), **more})
 
     def fetch_existing(self, project_id: int, task_ids: Sequence[int]) -> set[int]:
         """Which of the tasks the project still has."""

@@ -103,15 +103,16 @@ def parse_task(task: ListedTask, config: LabelConfig) -> Task:
         answer = agreed_label(kept, config.control) if config.control else Answer(None, config.untrained)
     uri = next(iter(image_uris(config.image, task.data)), None)
     return Task(
-        task.task_id,
-        uri,
-        state,
-        answer.label,
-        answer.why,
-        answer.unknown,
-        answer.votes,
-        answer.is_truth,
-        tuple(
+        task_id=task.task_id,
+        uri=uri,
+        state=state,
+        label=answer.label,
+        unread=answer.why,
+        unknown=answer.unknown,
+        votes=answer.votes,
+        is_truth=answer.is_truth,
+        annotators=answer.annotators,
+        timed=tuple(
             TimedAnswer(each.annotator, each.lead_time, each.created_at)
             for each in by_people
             if each.lead_time is not None

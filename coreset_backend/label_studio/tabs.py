@@ -10,8 +10,9 @@ from coreset_backend.label_studio.answers import Tab, read_tabs
 from coreset_backend.label_studio.client import LabelStudio
 from coreset_backend.label_studio.filters import BY_SCORE, Filters, all_of, one_of, score_filter
 
-BATCH, SUSPECTS, DUPLICATES, UNREADABLE = (
+BATCH, SECOND, SUSPECTS, DUPLICATES, UNREADABLE = (
     "Core-set batch",
+    "Second opinion",
     "Suspected label errors",
     "Near-duplicates",
     "Unreadable",
@@ -60,7 +61,7 @@ def delete_tabs(label_studio: LabelStudio, project_id: int) -> Iterator[str]:
     line for each.
     """
     found = find_tabs(label_studio, project_id)
-    for title in (BATCH, SUSPECTS, DUPLICATES, UNREADABLE):
+    for title in (BATCH, SECOND, SUSPECTS, DUPLICATES, UNREADABLE):
         if title in found:
             if _is_as_made(title, found[title]):
                 label_studio.request("DELETE", f"/api/dm/views/{found[title].tab_id}/")

@@ -6,6 +6,7 @@ from coreset_backend.backend import Backend
 from coreset_backend.errors import CorruptRound
 from coreset_backend.finish.session import labeled_by_us
 from coreset_backend.label_studio.client import LabelStudio
+from coreset_backend.label_studio.overlap import fetch_overlaps
 from coreset_backend.rounds.choose import state_code
 from coreset_backend.rounds.features import features_at_hand
 from coreset_backend.settings import Settings
@@ -40,6 +41,9 @@ def round_due(backend: Backend, project_id: int) -> Due:
         return Due(None)
     if new := _new_tasks(backend.label_studio, stored):
         return Due(f"{new} new tasks, and none was left to select")
+    if answered := _last_second_opinions(backend.label_studio, stored):
+        given = "1 second opinion was" if answered == 1 else f"{answered} second opinions were"
+        return Due(f"{given} given, and no other task was served")
     annotated = backend.label_studio.fetch_annotated(project_id)
     done = sum(task_id in annotated for task_id in stored.record.batch)
     try:
@@ -72,6 +76,16 @@ def _due(
     # A batch without labels is selected again; a batch that is being labelled stays.
     better = features not in ("", stored.record.features) and not done and not new
     return "better features were learned on the pool" if better else None
+
+
+def _last_second_opinions(label_studio: LabelStudio, stored: StoredRound) -> int:
+    """Number of second opinions that a round without a batch asked for, once all are given; else 0."""
+    asked = {each.task_id: each.annotators for each in stored.record.label_errors.asked}
+    if stored.record.batch or not asked:
+        return 0
+    found = fetch_overlaps(label_studio, stored.record.project_id, list(asked))
+    is_open = any(each.annotators <= asked[task_id] for task_id, each in found.items())
+    return 0 if is_open else len(found)
 
 
 def _new_tasks(label_studio: LabelStudio, stored: StoredRound) -> int:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from coreset_backend.arrays import Floats, PixelRows, TaskIds
 from coreset_backend.project import Labels, Snapshot, Task, class_targets
-from coreset_backend.rounds.label_errors import given_labels, label_quality
+from coreset_backend.rounds.label_errors import JudgedLabels
 from coreset_backend.rounds.pool_map import layout
 from coreset_backend.selection import NeighborGraph
 from coreset_backend.store.saved_round import Arrays
@@ -31,14 +31,10 @@ def gather_evidence(
     graph: NeighborGraph,
     groups: NDArray[np.int32],
     picked: Sequence[int],
+    judged: JudgedLabels | None,
     seed: int,
-    *,
-    prepared: bool,
 ) -> Arrays:
-    """The arrays by name. ``pixels``, ``embeddings``, ``groups`` have the same rows; ``picked``: task ids.
-
-    ``prepared``: the embeddings are of unit length, as a preparation gives them.
-    """
+    """The arrays by name. ``pixels``, ``embeddings``, ``groups`` have the same rows; ``picked``: task ids."""
     rows = np.searchsorted(snapshot.task_ids, pixels.task_ids)
     codes = label_codes(snapshot.tasks, snapshot.labels)
     labeled = np.array([snapshot.tasks[row].state == "labeled" for row in rows], dtype=bool)
@@ -50,27 +46,21 @@ def gather_evidence(
         "layout": layout(embeddings, graph, seed),
         "duplicate_groups": groups,
     }
-    if snapshot.labels:
-        tasks = [snapshot.tasks[row] for row in rows]
-        evidence |= label_evidence(tasks, snapshot.labels, embeddings, seed, prepared)
-        if snapshot.labels.multiple:
-            evidence["label_sets"] = label_sets(snapshot.tasks, snapshot.labels)
+    if judged:
+        evidence |= label_evidence(pixels.task_ids, judged)
+    if snapshot.labels and snapshot.labels.multiple:
+        evidence["label_sets"] = label_sets(snapshot.tasks, snapshot.labels)
     return evidence
 
 
-def label_evidence(
-    tasks: Sequence[Task], labels: Labels, embeddings: Floats, seed: int, prepared: bool
-) -> Arrays:
+def label_evidence(embedded_task_ids: TaskIds, judged: JudgedLabels) -> Arrays:
     """The quality of each label, by embedded task (NaN without a label), and the suspected errors."""
-    known = np.flatnonzero([task.label is not None for task in tasks])
-    given = given_labels([task for task in tasks if task.label is not None], labels)
-    found = label_quality(embeddings[known], given, seed, prepared=prepared)
-    quality = np.full(len(tasks), np.nan, dtype=np.float32)
-    quality[known] = found.quality
-    task_ids = np.array([task.task_id for task in tasks], dtype=np.int64)
+    found, task_ids = judged.quality, np.array([task.task_id for task in judged.tasks], dtype=np.int64)
+    quality = np.full(len(embedded_task_ids), np.nan, dtype=np.float32)
+    quality[np.searchsorted(embedded_task_ids, task_ids)] = found.quality
     return {
         "label_quality": quality,
-        "suspects": task_ids[known[found.suspects]],
+        "suspects": task_ids[found.suspects],
         "suspect_sets": found.suggested,
         "suspect_shares": found.shares,
     }

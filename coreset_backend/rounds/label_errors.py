@@ -23,6 +23,8 @@ probably are: average precision rises by .015 at 1,000 labels, and by .001 at 5,
 PROBABLY_WRONG = 0.5
 
 Numbers = NDArray[np.float64]
+Fit = tuple[Numbers, float]
+"""float64[l, classes], how probable each class is, and the share of the annotators' answers that is wrong."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -64,15 +66,42 @@ def given_labels(tasks: Sequence[Task], labels: Labels) -> GivenLabels:
 class LabelQuality:
     """``quality`` float32[l], the probability that the label is right: a ranking of all labels.
 
+    ``probabilities`` float32[l, classes]: how probable each class is, its votes included. ``error_rate``: the
+    share of the annotators' answers that is wrong, in multiple choice of their answers to a single class.
     ``suspects`` int64[s]: rows of the labels that are probably wrong, the worst first. By suspect:
     ``suggested`` int8[s, classes], 1 for the classes of the suggested label, and ``shares`` float32[s], the
     share of the nearest labelled images that have them.
     """
 
     quality: Floats
+    probabilities: Floats
+    error_rate: float
     suspects: Rows
     suggested: NDArray[np.int8]
     shares: Floats
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class JudgedLabels:
+    """The labelled ``tasks``, their labels as ``given`` and their ``quality``, by the same rows."""
+
+    tasks: Sequence[Task]
+    given: GivenLabels
+    quality: LabelQuality
+
+    @property
+    def rate_of_wrong_answers(self) -> float:
+        """In multiple choice an answer is wrong as soon as one of its classes is."""
+        decisions = self.given.targets.shape[1] if self.given.multiple else 1
+        return float(1 - (1 - self.quality.error_rate) ** decisions)
+
+
+def judged_labels(
+    tasks: Sequence[Task], labels: Labels, vectors: Floats, seed: int, *, prepared: bool
+) -> JudgedLabels:
+    """The quality of the labels of ``tasks``, which all have one; ``vectors`` float32[l, d]: their images."""
+    given = given_labels(tasks, labels)
+    return JudgedLabels(tasks, given, label_quality(vectors, given, seed, prepared=prepared))
 
 
 def label_quality(vectors: Floats, given: GivenLabels, seed: int, *, prepared: bool = True) -> LabelQuality:
@@ -84,20 +113,18 @@ def label_quality(vectors: Floats, given: GivenLabels, seed: int, *, prepared: b
     """
     common = _common(given)
     if not common.any():
-        return _judged(given.targets.astype(np.float64), given, given.targets.astype(np.float64))
+        targets = given.targets.astype(np.float64)
+        return _judged((targets, 0.0), given, targets)
     near = _neighbors(vectors, seed)
-    probabilities = _probabilities(vectors, given, given.targets, near, common, prepared)
+    fit = _fitted(vectors, given, given.targets, near, common, prepared)
     if len(vectors) <= CORRECTED_TO:
-        corrected = probabilities.astype(np.float32)
-        probabilities = _probabilities(vectors, given, corrected, near, common, prepared)
-    return _judged(probabilities, given, given.targets[near].mean(1, dtype=np.float64))
+        fit = _fitted(vectors, given, fit[0].astype(np.float32), near, common, prepared)
+    return _judged(fit, given, given.targets[near].mean(1, dtype=np.float64))
 
 
-def _judged(probabilities: Numbers, given: GivenLabels, near: Numbers) -> LabelQuality:
-    """The quality by the ``probabilities`` of the classes and their shares of the neighbours ``near``.
-
-    Both float64[l, classes].
-    """
+def _judged(fit: Fit, given: GivenLabels, near: Numbers) -> LabelQuality:
+    """The quality by the ``fit`` and the classes' shares of the neighbours ``near`` float64[l, classes]."""
+    probabilities, error_rate = fit
     named = given.targets > 0
     if given.multiple:
         right = np.where(named, probabilities, 1 - probabilities).min(1)
@@ -112,7 +139,12 @@ def _judged(probabilities: Numbers, given: GivenLabels, near: Numbers) -> LabelQ
     agreeing = np.where(suggested, near, 1 - near)
     shares = np.where(changed, agreeing, 1).min(1, initial=1)[rows]
     return LabelQuality(
-        right.astype(np.float32), rows, suggested[rows].astype(np.int8), shares.astype(np.float32)
+        quality=right.astype(np.float32),
+        probabilities=probabilities.astype(np.float32),
+        error_rate=error_rate,
+        suspects=rows,
+        suggested=suggested[rows].astype(np.int8),
+        shares=shares.astype(np.float32),
     )
 
 
@@ -145,15 +177,15 @@ def _neighbors(vectors: Floats, seed: int) -> Rows:
     return nearest_others(vectors, NEIGHBORS, among=compared)[0]
 
 
-def _probabilities(
+def _fitted(
     vectors: Floats,
     given: GivenLabels,
     targets: Floats,
     near: Rows,
     common: NDArray[np.bool_],
     prepared: bool,
-) -> Numbers:
-    """float64[l, classes]: how probable each class is, by its votes and the ``targets`` of others."""
+) -> Fit:
+    """How probable each class is, by its votes and the ``targets`` of others, and how often people err."""
     logits = held_out_logits(vectors, given, targets, prepared)
     count = targets[near].sum(1, dtype=np.float64)
     fit = _fit_multiple if given.multiple else _fit_single
@@ -162,19 +194,19 @@ def _probabilities(
 
 def _fit_single(
     logits: Numbers, count: Numbers, neighbors: int, given: GivenLabels, common: NDArray[np.bool_]
-) -> Numbers:
+) -> Fit:
     named, classes = given.targets > 0, logits.shape[1]
     shares = np.log((count + 1 / classes) / (neighbors + 1))
     noise = model.fit_label_noise([logits, shares], given.votes.astype(np.float64), common & ~given.is_truth)
-    error = noise.error_rate[0]
+    error = float(noise.error_rate.mean())
     average = np.where(named, 1 - error, error / (classes - 1))
     probabilities = np.where(common[:, None], noise.probabilities, average)
-    return np.where(given.is_truth[:, None], named, probabilities)
+    return np.where(given.is_truth[:, None], named, probabilities), error
 
 
 def _fit_multiple(
     logits: Numbers, count: Numbers, neighbors: int, given: GivenLabels, common: NDArray[np.bool_]
-) -> Numbers:
+) -> Fit:
     """Every class of every image is a choice of its own between absent and present."""
     shares = np.log((count + 0.5) / (neighbors - count + 0.5))
     zero = np.zeros(logits.size)
@@ -183,4 +215,5 @@ def _fit_multiple(
     votes = np.stack([absent.ravel(), given.votes.ravel()], 1).astype(np.float64)
     judged = common & ~given.is_truth[:, None]
     noise = model.fit_label_noise(opinions, votes, judged.ravel(), by_class=True)
-    return np.where(judged, noise.probabilities[:, 1].reshape(logits.shape), given.targets)
+    probabilities = np.where(judged, noise.probabilities[:, 1].reshape(logits.shape), given.targets)
+    return probabilities, float((votes / votes.sum() @ noise.error_rate).sum())

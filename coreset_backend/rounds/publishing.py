@@ -11,6 +11,7 @@ from coreset_backend.backend import Backend
 from coreset_backend.connection.publication import prepare_publication, show_findings
 from coreset_backend.connection.queue import publish_queue
 from coreset_backend.connection.record import regions_shown
+from coreset_backend.connection.second_opinions import ask_second_opinions
 from coreset_backend.errors import LabelStudioError
 from coreset_backend.evaluation.predictions import Answers
 from coreset_backend.finish.session import audit_in_front, finished_behind
@@ -27,23 +28,34 @@ log = logging.getLogger(__name__)
 def publish_round(backend: Backend, stored: StoredRound, step: Progress) -> None:
     """Make Label Studio serve the round's batch first, then its reserve, then all others; can be repeated.
 
-    While a finish is audited, the answers to check come before the batch, without being shown.
+    While a finish is audited, the answers to check come before the batch, and so do the labels that a second
+    annotator is asked for; both show no answer.
     The round counts as published as soon as annotators get its batch. ``step(done, total)`` is called before
     each change; an exception in it ends the publish.
     """
-    to_check = audit_in_front(backend.store, stored.record.project_id)
-    if head := list(dict.fromkeys([*to_check, *stored.record.batch, *stored.record.reserve])):
-        _publish_head(backend, stored, head, frozenset(to_check), step)
+    record, project_id = stored.record, stored.record.project_id
+    audit, wanted = audit_in_front(backend.store, project_id), record.label_errors.asked
+    is_any = audit or wanted or record.batch or record.reserve
+    prepared = prepare_publication(backend, project_id) if is_any else None
+    asked = ask_second_opinions(backend.label_studio, backend.store, project_id, wanted)
+    head = list(dict.fromkeys([*audit, *asked, *record.batch, *record.reserve]))
+    if prepared and head:
+        _publish_head(backend, stored, head, frozenset({*audit, *asked}), prepared, step)
     else:
         stored.mark_published(Publication(stored.record.model_version, seconds=0.0, at=_now()))
     _show_findings(backend.label_studio, stored)
 
 
 def _publish_head(
-    backend: Backend, stored: StoredRound, head: Sequence[int], to_check: frozenset[int], step: Progress
+    backend: Backend,
+    stored: StoredRound,
+    head: Sequence[int],
+    to_check: frozenset[int],
+    prepared: tuple[set[str], str],
+    step: Progress,
 ) -> None:
     record, started = stored.record, time.monotonic()
-    written, shown_before = prepare_publication(backend, record.project_id)
+    written, shown_before = prepared
     ours = _Publishing(backend, stored, to_check, started, shown_before)
     try:
         publication = publish_queue(

@@ -3,7 +3,7 @@
 import contextlib
 import logging
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -18,6 +18,8 @@ from coreset_backend.evaluation.round_scores import batch_scores, holdout_evalua
 from coreset_backend.evaluation.working_time import snapshot_working_time
 from coreset_backend.finish.proposal import could_finish
 from coreset_backend.images import Images, Pixels
+from coreset_backend.label_studio.client import LabelStudio
+from coreset_backend.label_studio.people import fetch_people
 from coreset_backend.label_studio.reading import read_tasks
 from coreset_backend.logs import set_log_context
 from coreset_backend.project import Snapshot
@@ -25,15 +27,18 @@ from coreset_backend.project_settings import label_config_attributes
 from coreset_backend.reports import ImageFailure, Reading, TrainingReport
 from coreset_backend.rounds.backbone import prepare_backbone
 from coreset_backend.rounds.choose import Choice, choose_batch
+from coreset_backend.rounds.consensus import settled
 from coreset_backend.rounds.explain import gather_evidence
 from coreset_backend.rounds.features import choose_project_backbone, features_at_hand
+from coreset_backend.rounds.label_errors import JudgedLabels, judged_labels
 from coreset_backend.rounds.learn import labeled_among, learn_snapshot
 from coreset_backend.rounds.near_duplicates import duplicate_groups
 from coreset_backend.rounds.publishing import publish_round
+from coreset_backend.rounds.relabel import label_errors
 from coreset_backend.selection import neighbors_for
 from coreset_backend.selection.annoy_index import build_index
 from coreset_backend.settings import Settings
-from coreset_backend.store.record import STATES, Audition
+from coreset_backend.store.record import STATES, Audition, LabelErrors
 from coreset_backend.store.saved_round import Arrays, Draft, StoredRound
 from coreset_backend.store.store import Round, Store
 
@@ -118,14 +123,16 @@ def _compute(
     previous: StoredRound | None,
     clock: "Clock",
 ) -> StoredRound:
+    as_read, names = snapshot.fingerprint(), _annotator_names(backend.label_studio, snapshot)
+    snapshot = settled(snapshot, previous, settings.seed)
     learned = _learn(backend.store, backend.images, settings, snapshot, previous, clock)
     with backend.store.draft(snapshot.project_id) as draft:
         set_log_context(project=draft.project_id, round=draft.number)
-        choice, evidence = _choose(settings, snapshot, learned, draft, clock)
+        choice, errors, evidence = _choose(settings, snapshot, learned, names, draft, clock)
         with clock.phase("save"):
             model.save_classifier(learned.classifier, draft.path / "model.safetensors")
             record = _record(settings, snapshot, previous, draft, learned, choice, clock)
-            record = replace(record, reading=reading)
+            record = replace(record, fingerprint=as_read, reading=reading, label_errors=errors)
             arrays: Arrays = {
                 "task_ids": snapshot.task_ids,
                 "states": choice.states,
@@ -182,10 +189,21 @@ def _learn(
     )
 
 
+def _annotator_names(label_studio: LabelStudio, snapshot: Snapshot) -> dict[str, str]:
+    """The annotators' e-mail addresses by their ids, asked for where several people have labelled."""
+    people = {who for task in snapshot.tasks for who in task.annotators}
+    return fetch_people(label_studio) if len(people) > 1 else {}
+
+
 def _choose(
-    settings: Settings, snapshot: Snapshot, learned: Learned, draft: Draft, clock: "Clock"
-) -> tuple[Choice, Arrays]:
-    """The choice and its evidence; the index stays in the draft."""
+    settings: Settings,
+    snapshot: Snapshot,
+    learned: Learned,
+    names: Mapping[str, str],
+    draft: Draft,
+    clock: "Clock",
+) -> tuple[Choice, LabelErrors, Arrays]:
+    """The choice, what is known of errors in the labels, and the evidence; the index stays in the draft."""
     readable, embeddings, seed = learned.readable, learned.embeddings, settings.seed
     with clock.phase("neighbors"):
         index = build_index(embeddings, draft.path / "neighbors.ann", seed=seed)
@@ -193,14 +211,25 @@ def _choose(
         is_labeled = np.array([snapshot.tasks[row].state == "labeled" for row in readable], dtype=bool)
         groups = duplicate_groups(embeddings, np.flatnonzero(is_labeled), graph, learned.pixels)
     with clock.phase("select"):
-        choice = choose_batch(settings, snapshot, readable, embeddings, learned.uncalibrated, graph, groups)
+        judged = _judge(snapshot, learned, seed)
+        errors = label_errors(settings, judged, learned.holdout, names) if judged else LabelErrors()
+        new_images = settings.model_copy(update={"batch_size": settings.batch_size - len(errors.asked)})
+        choice = choose_batch(new_images, snapshot, readable, embeddings, learned.uncalibrated, graph, groups)
     with clock.phase("map"):
         picked = (*choice.batch, *choice.reserve)
-        prepared = learned.classifier.preparation is not None
-        evidence = gather_evidence(
-            snapshot, learned.pixels, embeddings, graph, groups, picked, seed, prepared=prepared
-        )
-    return choice, evidence
+        evidence = gather_evidence(snapshot, learned.pixels, embeddings, graph, groups, picked, judged, seed)
+    return choice, errors, evidence
+
+
+def _judge(snapshot: Snapshot, learned: Learned, seed: int) -> JudgedLabels | None:
+    """The labels of the readable images with the quality of each; None in a project without classes."""
+    tasks = [snapshot.tasks[row] for row in learned.readable]
+    rows = [row for row, task in enumerate(tasks) if task.label is not None]
+    if snapshot.labels is None:
+        return None
+    labeled, vectors = [tasks[row] for row in rows], learned.embeddings[rows]
+    prepared = learned.classifier.preparation is not None
+    return judged_labels(labeled, snapshot.labels, vectors, seed, prepared=prepared)
 
 
 def _record(

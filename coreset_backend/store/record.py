@@ -200,6 +200,45 @@ class WorkingTime:
 
 
 @dataclass(frozen=True, slots=True)
+class SecondOpinion:
+    """A labelled task that one more annotator is asked for; so many ``annotators`` have labelled it.
+
+    ``gain``: by how much the answer is expected to raise the probability that the task's label is right.
+    """
+
+    task_id: TaskId
+    annotators: Count
+    gain: Share
+
+
+@dataclass(frozen=True, slots=True)
+class AnnotatorAgreement:
+    """How often an annotator's answer is the label that was agreed upon, on tasks that several answered.
+
+    ``agreement`` is None where there is no such task; ``labeled``: all tasks that the annotator labelled.
+    """
+
+    name: str
+    labeled: Count
+    agreement: ShareInterval | None
+
+
+@dataclass(frozen=True, slots=True)
+class LabelErrors:
+    """What a round knows of its labels' errors; a ``rate`` of None is not known yet.
+
+    ``rate``: the share of the annotators' answers that is estimated to be wrong. ``asked``: the tasks that a
+    second annotator is asked for, and why these or none in a ``sentence``; ``annotators``: all who have
+    labelled a task.
+    """
+
+    rate: Share | None = None
+    asked: tuple[SecondOpinion, ...] = ()
+    annotators: tuple[AnnotatorAgreement, ...] = ()
+    sentence: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Round:
     """The record of a round. ``batch`` and ``reserve`` are task ids in the order they are served.
 
@@ -214,7 +253,8 @@ class Round:
     None where none was held, or a setting chose it. ``reading``: how the tasks were read, None in rounds of
     early releases. ``working_time`` is None where too few answers have one, and in early rounds, as is
     ``could_finish``: the number of unlabelled images that a finish at 95 % could comprise if the model is
-    wrong as often as it expects.
+    wrong as often as it expects. ``label_errors``: those of its labels, as
+    estimated.
     """
 
     project_id: int
@@ -249,6 +289,7 @@ class Round:
     reading: Reading | None = None
     working_time: WorkingTime | None = None
     could_finish: Count | None = None
+    label_errors: LabelErrors = LabelErrors()
 
     @property
     def pool_version(self) -> str:

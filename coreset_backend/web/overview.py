@@ -23,6 +23,7 @@ from coreset_backend.store.findings import duplicates, label_names, suspects
 from coreset_backend.store.record import STATES
 from coreset_backend.store.saved_round import StoredRound
 from coreset_backend.store.store import Round
+from coreset_backend.web.annotators import annotators_card
 from coreset_backend.web.class_table import class_table
 from coreset_backend.web.page_contents import (
     Neighbor,
@@ -127,6 +128,7 @@ def project_page(backend: Backend, project_id: int) -> ProjectPage:
         finish=finish,
         copies=shown_finish(backend.store, project_id, Kind.COPIES, newest),
         labels=tally(backend.store, project_id, newest),
+        annotators=annotators_card(backend, newest),
         work=work_left(backend.settings, newest.record, history.advice, finish) if newest else None,
     )
 

@@ -12,6 +12,7 @@ from coreset_backend.jobs.work_left import WorkLeft
 from coreset_backend.reports import ImageFailure
 from coreset_backend.store.findings import Suspect
 from coreset_backend.store.record import Replay
+from coreset_backend.web.annotators import AnnotatorsCard
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,6 +162,7 @@ class ProjectPage:
     replay: Replay | None
     backbone_choice: BackboneStatus | None
     finish: FinishStatus
+    annotators: AnnotatorsCard | None
     work: WorkLeft | None
     copies: FinishStatus
     labels: Tally

@@ -4,14 +4,18 @@ from collections.abc import Callable, Iterator
 
 import httpx
 import pytest
-from label_studio_contract import LabelStudioContract, create_project
+from e2e_stack import Annotator
+from label_studio_contract import LabelStudioContract, create_project, predictions
 
 from coreset_backend.backend import Backend
 from coreset_backend.connection.connect import connect
+from coreset_backend.connection.second_opinions import ask_second_opinions
 from coreset_backend.errors import LabelStudioError, Unauthorized, Unreachable, UnsupportedLabelConfig
 from coreset_backend.label_studio.client import LabelStudio
+from coreset_backend.label_studio.overlap import Overlap, fetch_overlaps
 from coreset_backend.local import demo_project
 from coreset_backend.local import label_studio as demo
+from coreset_backend.store.record import SecondOpinion
 
 pytestmark = pytest.mark.e2e
 
@@ -45,6 +49,41 @@ def test_an_imported_answer_has_its_time_but_no_day(
     timed = [task.timed for task in snapshot.tasks if task.task_id not in task_ids]
     assert [[(each.seconds, each.at) for each in answers] for answers in timed] == [[(4.5, None)], []]
     assert snapshot.overlap == 2
+
+
+def test_a_second_opinion_is_asked_of_another_annotator_who_does_not_see_the_first_answer(
+    client: LabelStudio,
+    admin: httpx.Client,
+    project: tuple[int, list[int]],
+    make_backend: Callable[..., Backend],
+    new_annotator: Callable[[str], Annotator],
+) -> None:
+    (project_id, task_ids), store = project, make_backend().store
+    store.register(project_id)
+    first, second = new_annotator("first@example.com"), new_annotator("second@example.com")
+    client.publish(project_id, predictions(task_ids, "coreset-1-a", None), None)
+    admin.patch(f"/api/projects/{project_id}/", json={"sampling": "Uncertainty sampling"}).raise_for_status()
+    for task_id in task_ids[:2]:
+        assert first.next_task(project_id) == task_id
+        first.submit(task_id, "cat")
+    assert second.next_task(project_id) == task_ids[2]  # and keeps it until it is labelled
+    second.submit(task_ids[2], "cat")
+
+    wanted = [SecondOpinion(task_ids[0], 1, 0.5)]
+    assert ask_second_opinions(client, store, project_id, wanted) == [task_ids[0]]
+    assert first.next_task(project_id) == task_ids[3]
+    body = {"project": project_id}
+    shown = second.http.post("/api/dm/actions/", params={"id": "next_task", **body}, json=body).json()
+    assert (shown["id"], shown["annotations"]) == (task_ids[0], [])
+    assert [each["result"] for each in shown["predictions"]] == [[]]
+    second.skip(task_ids[0])
+    assert second.next_task(project_id) != task_ids[0] != first.next_task(project_id)
+    assert ask_second_opinions(client, store, project_id, wanted) == [task_ids[0]]
+    second.submit(task_ids[0], "dog")
+    assert ask_second_opinions(client, store, project_id, wanted) == []
+    (task,) = [each for each in client.fetch_snapshot(project_id).tasks if each.task_id == task_ids[0]]
+    assert sorted(task.votes) == [("cat",), ("dog",)] and len(set(task.annotators)) == 2
+    assert fetch_overlaps(client, project_id, task_ids[:1])[task_ids[0]] == Overlap(1, 2, True)
 
 
 def test_connecting_refuses_what_cannot_work_with_the_fix(

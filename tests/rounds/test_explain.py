@@ -13,6 +13,7 @@ from coreset_backend.decoding import decoded_pixels
 from coreset_backend.local.demo_images import make_images
 from coreset_backend.project import Labels, Snapshot, Task
 from coreset_backend.rounds.explain import gather_evidence, label_codes, pick_neighbors
+from coreset_backend.rounds.label_errors import judged_labels
 from coreset_backend.rounds.near_duplicates import duplicate_groups, look_alike
 from coreset_backend.rounds.pool_map import _spread, layout, principal_plane
 from coreset_backend.selection import NeighborGraph
@@ -150,9 +151,8 @@ def test_evidence_of_a_round_is_aligned_with_its_embeddings(labels: Labels | Non
     embeddings = np.random.default_rng(0).normal(0, 1, (10, 4)).astype(np.float32)
     graph = graph_of(embeddings, tmp_path, 5)
     groups = np.full(10, -1, dtype=np.int32)
-    evidence = gather_evidence(
-        snapshot, Pixels(), embeddings, graph, groups, (22, 26), seed=0, prepared=False
-    )
+    judged = judged_labels([tasks[4]], labels, embeddings[[2]], 0, prepared=False) if labels else None
+    evidence = gather_evidence(snapshot, Pixels(), embeddings, graph, groups, (22, 26), judged, seed=0)
     assert evidence["layout"].shape == (10, 2)
     assert evidence["duplicate_groups"] is groups
     assert len(evidence["label_codes"]) == 20

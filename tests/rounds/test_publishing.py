@@ -6,12 +6,16 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 from fake_label_studio import TOKEN, FakeLabelStudio
+from listening import worker_listens
 from saved_rounds import record
 
 from coreset_backend.backend import Backend
 from coreset_backend.connection.queue import SMALL
 from coreset_backend.errors import LabelStudioError
+from coreset_backend.jobs.status import project_status
+from coreset_backend.rounds.due import round_due
 from coreset_backend.rounds.publishing import publish_round
+from coreset_backend.store.record import LabelErrors, SecondOpinion
 from coreset_backend.store.saved_round import StoredRound
 
 
@@ -65,3 +69,41 @@ def test_a_batch_that_is_served_is_published_though_deleting_fails(
     publish_round(backend, second, unwatched)
     assert len(studio.predictions) == len(tasks)
     assert second.publication.at and served_at and second.publication.at > served_at
+
+
+def test_second_opinions_are_served_without_an_answer_and_the_last_ones_start_a_round(
+    backend: Backend, studio: FakeLabelStudio
+) -> None:
+    project_id = studio.create_project()
+    tasks = [studio.add_task(project_id, {"image": f"/{number}.png"}) for number in range(3)]
+    for task_id in tasks:
+        studio.annotate(task_id, "cat", by=1)
+    with backend.store.draft(project_id) as draft:
+        errors = LabelErrors(0.2, (SecondOpinion(tasks[1], 1, 0.4),))
+        told = {
+            "batch": (),
+            "reserve": (),
+            "model_version": "coreset-1-20261129T210001",
+            "counts": {"labeled": 3},
+        }
+        stored = draft.save(
+            record(draft.number, project_id=project_id, label_errors=errors, **told),
+            {
+                "task_ids": np.array(tasks),
+                "embedded_task_ids": np.array(tasks),
+                "states": np.zeros(3, np.uint8),
+                "scores": np.zeros(3),
+            },
+        )
+    publish_round(backend, stored, unwatched)
+    assert (studio.queue(project_id, by=1), studio.queue(project_id, by=2)) == ([], [tasks[1]])
+    assert [each["result"] for each in studio.predictions_of(tasks[1])] == [[]]
+    assert round_due(backend, project_id).reason is None
+    worker_listens(backend)
+    told = project_status(backend, project_id).progress
+    assert told.sentence.startswith("No new image is left to select; 1 labelled task waits for a second")
+    assert told.next.does == "answer 1 labelled task once more; the worker then starts the next round."
+    studio.annotate(tasks[1], "dog", by=2)
+    assert round_due(backend, project_id).reason == "1 second opinion was given, and no other task was served"
+    publish_round(backend, stored, unwatched)
+    assert studio.queue(project_id, by=3) == [] and studio.tasks[tasks[1]]["overlap"] == 1

@@ -21,7 +21,7 @@ from coreset_backend.cli.status import status_lines
 from coreset_backend.errors import NotFinite, UnsupportedLabelConfig
 from coreset_backend.evaluation.predictions import Answers
 from coreset_backend.jobs.states import Phase
-from coreset_backend.jobs.status import project_status
+from coreset_backend.jobs.status import RoundStatus, project_status
 from coreset_backend.rounds.choose import state_code
 from coreset_backend.rounds.due import round_due
 from coreset_backend.rounds.run import run_round
@@ -336,3 +336,63 @@ def add_picture(studio: FakeLabelStudio, project_id: int) -> None:
     path = f"/data/upload/{project_id}/new-{number}.png"
     studio.files[path] = picture(1000 + number)
     studio.add_task(project_id, {"image": path})
+
+
+def test_doubtful_labels_are_asked_for_once_more_and_what_the_second_answers_is_settled(
+    make_backend: Callable[..., Backend], studio: FakeLabelStudio, weights: Path
+) -> None:
+    """Blue and red images; two people label them, and every fifth answer is wrong."""
+    project_id, colours = studio.create_project(), {}
+    for number in range(150):
+        path = f"/data/upload/{project_id}/{number}.png"
+        colour = np.array([220, 40, 40] if number % 2 else [40, 40, 220]) + number % 30
+        studio.files[path] = plain(colour)
+        colours[studio.add_task(project_id, {"image": path})] = LABELS[number % 2]
+    mistaken = list(colours)[3:120:5]
+    for place, task_id in enumerate(list(colours)[:120]):
+        label = LABELS[(LABELS.index(colours[task_id]) + (task_id in mistaken)) % 2]
+        studio.annotate(task_id, label, by=1 + place % 2)
+    backend = make_backend(
+        label_studio_url=studio.url,
+        label_studio_api_key=TOKEN,
+        weights=weights,
+        image_size=32,
+        batch_size=10,
+        group_duplicates=False,
+        device="cpu",
+    )
+    run_round(backend, project_id)
+    errors, first = backend.store.open(project_id, 1).record.label_errors, backend.store.open(project_id, 1)
+    asked = [each.task_id for each in errors.asked]
+    assert errors.rate and errors.rate > 0.1 and set(asked) <= set(mistaken) and len(asked) == 4
+    assert len(first.record.batch) == 10 - len(asked) and not set(asked) & set(first.record.holdout)
+    assert status_of(backend, project_id).label_errors.sentence.endswith("who have not answered yet.")
+    by_other = {task_id: 3 - studio.tasks[task_id]["annotations"][0]["completed_by"] for task_id in asked}
+    for task_id, other in by_other.items():
+        assert task_id in studio.queue(project_id, by=other)[: len(asked)]
+        assert task_id not in studio.queue(project_id, by=3 - other)
+        assert [each["result"] for each in studio.predictions_of(task_id)] == [[]]
+        studio.annotate(task_id, colours[task_id], by=other)
+
+    second = run_round(backend, project_id)
+    codes, task_ids = second.array("label_codes"), second.array("task_ids")
+    settled = {int(task_ids[row]): LABELS[codes[row]] for row in np.flatnonzero(np.isin(task_ids, asked))}
+    assert settled == {task_id: colours[task_id] for task_id in asked}
+    assert all(studio.tasks[task_id]["is_labeled"] for task_id in asked)
+    again = [each.task_id for each in second.record.label_errors.asked]
+    assert again and not set(again) & set(asked)
+    one, two = second.record.label_errors.annotators
+    assert {one.name, two.name} == {"lead@example.com", "2@example.com"}
+    assert one.agreement and two.agreement and one.agreement.n == two.agreement.n == len(asked)
+
+
+def status_of(backend: Backend, project_id: int) -> RoundStatus:
+    found = project_status(backend, project_id).round
+    assert found
+    return found
+
+
+def plain(colour: np.ndarray) -> bytes:
+    body = io.BytesIO()
+    Image.fromarray(np.full((40, 40, 3), colour.clip(0, 255), dtype=np.uint8)).save(body, "PNG")
+    return body.getvalue()

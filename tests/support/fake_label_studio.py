@@ -151,7 +151,14 @@ class FakeLabelStudio:
 
     def add_task(self, project_id: int, data: Json) -> int:
         task_id = self.next_id()
-        self.tasks[task_id] = {"id": task_id, "project": project_id, "data": data, "annotations": []}
+        self.tasks[task_id] = {
+            "id": task_id,
+            "project": project_id,
+            "data": data,
+            "annotations": [],
+            "overlap": 1,
+            "is_labeled": False,
+        }
         self.touch(task_id)
         self.tasks[task_id]["created_at"] = self.tasks[task_id]["updated_at"]
         return task_id
@@ -165,7 +172,13 @@ class FakeLabelStudio:
         self.touch(task_id)
 
     def annotate(
-        self, task_id: int, label: str | None, *, cancelled: bool = False, lead_time: float | None = None
+        self,
+        task_id: int,
+        label: str | None,
+        *,
+        cancelled: bool = False,
+        by: int = 1,
+        lead_time: float | None = None,
     ) -> None:
         region = {
             "from_name": "label",
@@ -174,7 +187,7 @@ class FakeLabelStudio:
             "value": {"choices": [label]},
         }
         body = {"result": [region] if label else [], "was_cancelled": cancelled, "lead_time": lead_time}
-        self.add_annotation(task_id, body)
+        self.add_annotation(task_id, {**body, "completed_by": by})
 
     def add_annotation(self, task_id: int, body: Json) -> Json:
         annotation = {
@@ -191,6 +204,7 @@ class FakeLabelStudio:
             "parent_prediction": body.get("parent_prediction"),
         }
         self.tasks[task_id]["annotations"].append(annotation)
+        _compare_with_overlap(self.tasks[task_id])
         self.touch(task_id)
         return annotation
 
@@ -227,14 +241,20 @@ class FakeLabelStudio:
     def predictions_of(self, task_id: int) -> list[Json]:
         return [each for each in self.predictions if each["task"] == task_id]
 
-    def queue(self, project_id: int) -> list[int]:
-        """The task ids that "Label All Tasks" shows, in order, before it falls back to chance."""
+    def queue(self, project_id: int, by: int | None = None) -> list[int]:
+        """The task ids that "Label All Tasks" shows (that user), in order, before it falls back to chance."""
         version = self.projects[project_id]["model_version"]
         scores: dict[int, float] = {}
         for each in self.predictions:
             if each["project"] == project_id and each["model_version"] == version:
                 scores[each["task"]] = min(each["score"], scores.get(each["task"], 1.0))
-        return sorted((task_id for task_id in scores if not _kept(self.tasks[task_id])), key=scores.get)  # type: ignore[arg-type]
+        shown = [
+            task_id
+            for task_id in scores
+            if not self.tasks[task_id]["is_labeled"]
+            and by not in [each["completed_by"] for each in self.tasks[task_id]["annotations"]]
+        ]
+        return sorted(shown, key=scores.__getitem__)
 
 
 @contextlib.contextmanager
@@ -258,6 +278,12 @@ def _stamp(moment: datetime) -> str:
 
 def _kept(task: Json) -> list[Json]:
     return [each for each in task["annotations"] if not each["was_cancelled"]]
+
+
+def _compare_with_overlap(task: Json) -> None:
+    """As the real one does where an annotation changes, and only then."""
+    annotators = {each["completed_by"] for each in _kept(task)}
+    task["is_labeled"] = len(annotators) >= task["overlap"]
 
 
 def _jwt(claims: Json) -> str:
@@ -345,6 +371,13 @@ def _access(studio: FakeLabelStudio) -> str:
 
 def whoami(studio: FakeLabelStudio) -> Json:
     return jsonify(id=1, email=EMAIL)
+
+
+def people(studio: FakeLabelStudio) -> Json:
+    ids = {1} | {each["completed_by"] for task in studio.tasks.values() for each in task["annotations"]}
+    return jsonify(
+        [{"id": user, "email": EMAIL if user == 1 else f"{user}@example.com"} for user in sorted(ids)]
+    )
 
 
 def health(studio: FakeLabelStudio) -> Json:
@@ -442,7 +475,9 @@ def _matches(studio: FakeLabelStudio, task: Json, score: float | None, item: Jso
     if item["operator"] == "less":
         return score is not None and score < item["value"]
     if item["operator"] == "empty":
-        empty = score is None if item["filter"] == "filter:tasks:predictions_score" else not _kept(task)
+        empty = (
+            score is None if item["filter"] == "filter:tasks:predictions_score" else not task["is_labeled"]
+        )
         return bool(empty == item["value"])
     kept = len(_kept(task))
     counts = {"total_annotations": kept, "cancelled_annotations": len(task["annotations"]) - kept}
@@ -480,7 +515,8 @@ def one_task(studio: FakeLabelStudio, task_id: int) -> Json:
         studio.delete_task(task_id)
         return "", 204
     if request.method == "PATCH":
-        studio.change_data(task_id, request.get_json()["data"])
+        studio.tasks[task_id] |= request.get_json()
+        studio.touch(task_id)
     return jsonify(_shown(studio.tasks[task_id], None, True))
 
 
@@ -560,9 +596,11 @@ def one_annotation(studio: FakeLabelStudio, annotation_id: int) -> Json:
             if each["id"] == annotation_id:
                 if request.method == "DELETE":
                     task["annotations"].remove(each)
+                    _compare_with_overlap(task)
                     studio.touch(task["id"])
                     return "", 204
                 each |= {**request.get_json(), "updated_by": 1}
+                _compare_with_overlap(task)
                 studio.touch(task["id"])
                 return jsonify(each)
     abort(404, "No Annotation matches the given query.")
@@ -625,6 +663,7 @@ _ROUTES: list[tuple[str, list[str], Any]] = [
     ("/api/projects/<int:project_id>/model-versions/", ["GET", "DELETE"], model_versions),
     ("/api/tasks/", ["GET"], tasks),
     ("/api/tasks/<int:task_id>/", ["GET", "PATCH", "DELETE"], one_task),
+    ("/api/users/", ["GET"], people),
     ("/api/tasks/<int:task_id>/annotations/", ["POST"], annotate),
     ("/api/annotations/<int:annotation_id>/", ["PATCH", "DELETE"], one_annotation),
     ("/api/predictions/", ["GET", "POST"], predictions),

@@ -26,6 +26,8 @@ from coreset_backend.label_studio.model_labels import (
     annotations_by_model,
     delete_annotations,
 )
+from coreset_backend.label_studio.overlap import Overlap, fetch_overlaps, set_overlap
+from coreset_backend.label_studio.people import fetch_people
 from coreset_backend.label_studio.reading import read_tasks
 from coreset_backend.local import demo_project
 from coreset_backend.project import Prediction
@@ -97,6 +99,25 @@ class LabelStudioContract:
         assert admin.get(f"/api/projects/{project_id}/").json()["model_version"] == "coreset-2-b"
         stored = admin.get("/api/predictions/", params={"task": task_ids[-1]}).json()[0]
         assert stored["result"][0]["score"] == pytest.approx(0.9)
+
+    def test_a_labelled_task_waits_for_one_annotator_more_once_both_fields_say_so(
+        self, client: LabelStudio, admin: httpx.Client, project: tuple[int, list[int]]
+    ) -> None:
+        project_id, (task_id, *_) = project
+        region = {"from_name": "label", "to_name": "image", "type": "choices", "value": {"choices": ["cat"]}}
+        admin.post(f"/api/tasks/{task_id}/annotations/", json={"result": [region]}).raise_for_status()
+        assert fetch_overlaps(client, project_id, [task_id]) == {task_id: Overlap(1, 1, True)}
+        admin.patch(f"/api/tasks/{task_id}/", json={"overlap": 2}).raise_for_status()
+        assert task_id not in client.fetch_waiting(project_id)  # one field alone changes nothing
+        set_overlap(client, task_id, 2, is_labeled=False)
+        assert fetch_overlaps(client, project_id, [task_id]) == {task_id: Overlap(2, 1, False)}
+        assert task_id in client.fetch_waiting(project_id)
+        set_overlap(client, task_id, 1, is_labeled=True)
+        assert task_id not in client.fetch_waiting(project_id)
+        admin.delete(f"/api/tasks/{task_id}/").raise_for_status()
+        set_overlap(client, task_id, 2, is_labeled=False)  # gone: nothing to do
+        assert fetch_overlaps(client, project_id, [task_id]) == {}
+        assert any("@" in name for name in fetch_people(client).values())
 
     def test_a_task_deleted_since_the_snapshot_is_left_out(
         self, client: LabelStudio, admin: httpx.Client, project: tuple[int, list[int]]
