@@ -157,7 +157,7 @@ def test_a_network_that_is_set_and_cannot_be_had_fails_the_round_with_what_to_do
     )
 
 
-@pytest.mark.parametrize("download", ["never", "auto"])
+@pytest.mark.parametrize("download", ["never", pytest.param("auto", marks=pytest.mark.soak)])
 def test_in_an_air_gap_a_round_is_run_and_nobody_is_asked(site: Site, tmp_path: Path, download: str) -> None:
     """Every connection and every name lookup but those of Redis and Label Studio is refused and noted.
 
