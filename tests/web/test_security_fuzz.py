@@ -23,7 +23,7 @@ from coreset_backend.backend import Backend
 from coreset_backend.connection.connect import SECRET_HEADER
 from coreset_backend.jobs.progress import Failure, redis_key, write_pretraining, write_progress
 from coreset_backend.reports import ImageFailure, Publication
-from coreset_backend.store.record import BatchScores, ClassScores, Evaluation, Interval
+from coreset_backend.store.record import BatchScores, ClassScores, Evaluation, Interval, Pace, WorkingTime
 from coreset_backend.web.app import create_app
 from coreset_backend.web.pages import TABS
 
@@ -212,8 +212,12 @@ def test_every_answer_is_of_the_shape_that_is_described(client: FlaskClient) -> 
     assert not fits({"status": "UP", "model_class": "", "version": "1", "more": 1}, health, described)
 
 
+PACE = Pace(per_day=100, days=14, with_labels=7, spread=1.0)
+WORKING_TIME = WorkingTime(6.2, 1.0, 0.1, block=50, answers=240, idle=12, people=3, overlap=1, pace=PACE)
+
+
 def test_a_project_with_everything_in_it_is_answered_as_described(make_backend: MakeBackend) -> None:
-    backend = make_backend()
+    backend = make_backend(hourly_cost="25 EUR")
     share = Interval(0.8, 0.7, 0.9, 60)
     evaluation = Evaluation(share, share, (ClassScores("cat", 30, 0.9, None, None),), share)
     for number in range(1, 5):
@@ -223,7 +227,11 @@ def test_a_project_with_everything_in_it_is_answered_as_described(make_backend: 
         with backend.store.draft(7) as draft:
             known = {"number": draft.number, "evaluation": evaluation, "random_slice": (1,)}
             known |= {"batch_figures": BatchScores(share, None), "radius_before": 2.0, "remarks": ("One.",)}
-            known |= {"counts": {"labeled": 20 * number}, "failures": (ImageFailure(9, None, "no image"),)}
+            known |= {"working_time": WORKING_TIME, "could_finish": 900}
+            known |= {
+                "counts": {"labeled": 20 * number, "pool": 1000},
+                "failures": (ImageFailure(9, None, "no image"),),
+            }
             arrays = {name: newest.array(name) for name in ("task_ids", "embedded_task_ids", "probabilities")}
             arrays |= {"label_codes": np.array([-1, -1, -1, 1], dtype=np.int16)}
             arrays |= {"pick_neighbors": np.array([[4, -1], [4, 3]]), "pick_distances": np.ones((2, 2), "f4")}
@@ -246,6 +254,8 @@ def test_a_project_with_everything_in_it_is_answered_as_described(make_backend: 
     for tab in TABS:
         assert client.get(f"/projects/7?tab={tab}").status_code == 200
     assert (client.get("/api/projects/7/history").json or {})["rounds"][-1]["per_class"]
+    goals = (client.get("/api/projects/7/status").json or {})["work"]["goals"]
+    assert [each["goal"] for each in goals] == ["finish", "all"] and goals[0]["cost"] and goals[0]["done_on"]
 
 
 @pytest.mark.slow
