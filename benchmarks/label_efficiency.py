@@ -111,12 +111,13 @@ def pool_name(pool: str) -> str:
 def missing_cells(given: argparse.Namespace, cells: Sequence[Cell]) -> Iterator[Cell]:
     """Each replay that is not among ``cells``, draw after draw: a pool is read once for all of them."""
     chosen = model.choose_backbone(given.backbone, None)
-    size = given.size or chosen.backbone.size
-    settings = Settings(backbone=given.backbone, image_size=size, device="cpu", model_dir=given.cache)
+    resize = chosen.backbone.resize(given.size)
+    settings = Settings(backbone=given.backbone, image_size=resize.size, device="cpu", model_dir=given.cache)
     done = {key_of(cell) for cell in cells}
     read: tuple[Path, Rounds] | None = None
     for draw, strategy in product(range(given.draws), given.strategies):
-        cell = {"pool": pool_name(given.pool), "backbone": chosen.backbone.name, "size": size}
+        cell = {"pool": pool_name(given.pool), "backbone": chosen.backbone.name}
+        cell |= {"size": resize.size, "interpolation": resize.interpolation}
         cell |= {"strategy": strategy, "draw": draw, "budgets": given.budgets}
         if key_of(cell) in done:
             continue
@@ -127,7 +128,8 @@ def missing_cells(given: argparse.Namespace, cells: Sequence[Cell]) -> Iterator[
 
 
 def key_of(cell: Cell) -> str:
-    return json.dumps([cell[part] for part in ("pool", "backbone", "size", "strategy", "draw", "budgets")])
+    parts = ("pool", "backbone", "size", "interpolation", "strategy", "draw", "budgets")
+    return json.dumps([cell.get(part, "bilinear") for part in parts])  # the first cells do not name it
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,7 +148,7 @@ class Rounds:
         pool_part, test_part = parts if all(part.is_dir() for part in parts) else (folder, None)
         pixels = settings.model_dir / "pixels"
         pool, test = pool_and_test(
-            settings, lambda size: read_folder(pool_part, size, pixels / "pool.npy"), test_part, pixels
+            settings, lambda resize: read_folder(pool_part, resize, pixels / "pool.npy"), test_part, pixels
         )
         print(f"{folder}: {len(pool):,} images to choose from, {len(test):,} to measure", flush=True)
         pretraining = pretrained_on(settings, pool, settings.model_dir / f"pretraining-{pool.digest()[:16]}")

@@ -34,8 +34,10 @@ def main() -> None:
     print(f"{processor()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}, {given.draws} draws")
     with tempfile.TemporaryDirectory(prefix="runtimes-") as place:
         parts = ("train", "test")
-        train, test = (read_folder(given.images / part, given.size, Path(place) / part) for part in parts)
-        classifier = model.untrained(model.choose_backbone("auto", None), train.pixels, seed=0, device="cpu")
+        chosen = model.choose_backbone("auto", None)
+        resize = chosen.backbone.resize(given.size)
+        train, test = (read_folder(given.images / part, resize, Path(place) / part) for part in parts)
+        classifier = model.untrained(chosen, train.pixels, seed=0, device="cpu")
         if classifier.runtime is None:
             raise SystemExit("OpenVINO is not installed, or differs from torch: the log says which.")
         measured = [features(each, train, test) for each in (replace(classifier, runtime=None), classifier)]

@@ -24,6 +24,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
 from round import processor  # noqa: E402
 
 from coreset_backend import model  # noqa: E402
+from coreset_backend.arrays import Resize  # noqa: E402
 from coreset_backend.simulation.images import LabeledImages, read_folder  # noqa: E402
 
 
@@ -70,7 +71,7 @@ def main() -> None:
     torch.set_num_threads(1)
     decoded = Path(tempfile.mkdtemp())
     pool, test = (
-        read_folder(folder, given.size, decoded / f"{folder.name}.npy")
+        read_folder(folder, Resize(given.size), decoded / f"{folder.name}.npy")
         for folder in (given.train, given.test)
     )
     load = os.getloadavg()[0]

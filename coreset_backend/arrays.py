@@ -6,7 +6,7 @@ type tells them apart.
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +23,18 @@ Progress = Callable[[int, int], None]
 """Called with (done, total) from time to time; ``done`` never falls."""
 PhaseProgress = Callable[[str, int, int], None]
 """Called with (phase, done, total)."""
+
+
+Interpolation = Literal["bilinear", "bicubic", "nearest", "lanczos", "box", "hamming"]
+"""A filter of Pillow's ``Image.resize``."""
+
+
+@dataclass(frozen=True, slots=True)
+class Resize:
+    """How a picture becomes square pixels: ``size`` a side, by this ``interpolation``."""
+
+    size: int
+    interpolation: Interpolation = "bilinear"
 
 
 class PixelRows(Protocol):

@@ -2,7 +2,7 @@
 Pillow's decoders.
 
     with Decoders(max_pixels=50_000_000) as decoders:
-        pixels = decoders.pixels(data, size=224)        # uint8[224, 224, 3]
+        pixels = decoders.pixels(data, Resize(224))      # uint8[224, 224, 3]
 
 Whoever imports tasks provides the files, and decoders are C code. So a file is decoded in a process that has
 no secret, writes no file, and is ended if it takes too much memory or time: the image fails, the round

@@ -14,12 +14,14 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
+from coreset_backend.arrays import Resize
 from coreset_backend.decoding import machine
 from coreset_backend.decoding.process import (
     ANSWER,
     COST,
     DENIAL,
     GRANT,
+    INTERPOLATIONS,
     PIXELS,
     PRICE,
     REASON,
@@ -87,20 +89,20 @@ class Decoders:
         self.warnings = 0
         """Number of the decoders' warnings so far; one file can cause thousands."""
 
-    def pixels(self, data: bytes, size: int) -> NDArray[np.uint8]:
+    def pixels(self, data: bytes, resize: Resize) -> NDArray[np.uint8]:
         """``data`` as RGB pixels, uint8[size, size, 3]; raises ``ImageError`` with a reason.
 
         Raises ``ConfigError`` if no process can be started.
         """
         with self._slots:
             try:
-                return self._asked(data, size)
+                return self._asked(data, resize)
             except _Ended as ended:
                 if ended.code != -signal.SIGKILL:
                     raise ImageError(_reason(ended.code)) from ended
             # Killed from outside, mostly by the kernel because other processes took the memory.
             try:
-                return self._asked(data, size)
+                return self._asked(data, resize)
             except _Ended as ended:
                 raise ImageError(_reason(ended.code)) from ended
 
@@ -118,13 +120,13 @@ class Decoders:
     def __exit__(self, *_: object) -> None:
         self.rest()
 
-    def _asked(self, data: bytes, size: int) -> NDArray[np.uint8]:
+    def _asked(self, data: bytes, resize: Resize) -> NDArray[np.uint8]:
         with self._lock:
             child = self._idle.pop() if self._idle else None
             rests = self._rests
         child = child or _Child()
         try:
-            kind, answer = self._conversation(child, data, size)
+            kind, answer = self._conversation(child, data, resize)
         except BaseException:
             child.end()
             raise
@@ -135,10 +137,12 @@ class Decoders:
             child.end()
         if kind != PIXELS:
             raise ImageError(answer.decode())
-        return np.frombuffer(answer, np.uint8).reshape(size, size, 3)
+        return np.frombuffer(answer, np.uint8).reshape(resize.size, resize.size, 3)
 
-    def _conversation(self, child: "_Child", data: bytes, size: int) -> tuple[bytes, bytes]:
-        kind, said, answer = child.ask(REQUEST.pack(size, self._max_pixels, len(data)), data)
+    def _conversation(self, child: "_Child", data: bytes, resize: Resize) -> tuple[bytes, bytes]:
+        place = INTERPOLATIONS.index(resize.interpolation)
+        request = REQUEST.pack(resize.size, place, self._max_pixels, len(data))
+        kind, said, answer = child.ask(request, data)
         if kind == COST:
             _, cost = PRICE.unpack(answer)
             if cost > self._memory.total:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 
 from PIL import AvifImagePlugin, Image, UnidentifiedImageError
 
+from coreset_backend.arrays import Resize
 from coreset_backend.decoding.repair import essential_chunks
 from coreset_backend.decoding.tiff import TIFF_SIGNATURES, described_tiff, reduced_tiff, strip_bytes
 from coreset_backend.errors import ImageError
@@ -87,11 +88,13 @@ DAMAGED = (
 )
 
 
-def opened_image(data: bytes, size: int, max_pixels: int, admit: Callable[[int, int], None]) -> Image.Image:
+def opened_image(
+    data: bytes, resize: Resize, max_pixels: int, admit: Callable[[int, int], None]
+) -> Image.Image:
     """The image with its header read and no pixel decoded; raises ``ImageError``.
 
     An image of more than ``max_pixels`` is opened at reduced size, if its format allows that and at least
-    ``size`` x ``size`` pixels remain. ``admit`` is called as in ``decoded_pixels``.
+    ``resize.size`` pixels a side remain. ``admit`` is called as in ``decoded_pixels``.
     """
     if not data:
         raise ImageError("the file is empty (0 bytes)")
@@ -104,9 +107,9 @@ def opened_image(data: bytes, size: int, max_pixels: int, admit: Callable[[int, 
         raise ImageError(_foreign_format(data)) from error
     pixels = image.width * image.height
     if image.format in ("JPEG", "MPO"):
-        _reduce_jpeg(image, data, size, max_pixels)
+        _reduce_jpeg(image, data, resize, max_pixels)
     if image.format == "TIFF" and pixels > max_pixels:
-        reduced = reduced_tiff(image, data, size, max_pixels, admit)
+        reduced = reduced_tiff(image, data, resize.size, max_pixels, admit)
         if reduced is not None:
             return reduced
     _refuse_too_large(*image.size, max_pixels)
@@ -123,12 +126,16 @@ def _refuse_too_large(width: int, height: int, max_pixels: int) -> None:
         )
 
 
-def _reduce_jpeg(image: Image.Image, data: bytes, size: int, max_pixels: int) -> None:
-    """Decode ``image`` at 1/2, 1/4 or 1/8 of its size if that is at least the requested size."""
+def _reduce_jpeg(image: Image.Image, data: bytes, resize: Resize, max_pixels: int) -> None:
+    """Decode ``image`` at 1/2, 1/4 or 1/8 of its size if that is at least the requested size.
+
+    The nearest pixel is looked for in all of them, unless they are too many.
+    """
     if _has_too_many_scans(data):
         raise ImageError(f"the image is a JPEG with more than {MOST_SCANS} scans; save it again")
     width, height = image.size
-    image.draft(None, (size, size))
+    if resize.interpolation != "nearest" or width * height > max_pixels:
+        image.draft(None, (resize.size, resize.size))
     if image.width * image.height > max_pixels:
         _refuse_too_large(width, height, max_pixels)
 

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from coreset_backend.arrays import Resize
 from coreset_backend.decoding.formats import DAMAGED, damage, opened_image
 from coreset_backend.decoding.modes import converted
 from coreset_backend.decoding.repair import loaded
@@ -46,15 +47,17 @@ def admit_all(pixels: int, cost: int) -> None:
     """Admit every picture, whatever its cost."""
 
 
-def decoded_pixels(data: bytes, size: int, max_pixels: int, admit: Admit = admit_all) -> NDArray[np.uint8]:
+def decoded_pixels(
+    data: bytes, resize: Resize, max_pixels: int, admit: Admit = admit_all
+) -> NDArray[np.uint8]:
     """``data`` as RGB pixels, uint8[size, size, 3]; raises ``ImageError`` with a reason.
 
     ``admit(pixels, cost)`` is called once before the decoding, with the number of pixels and the bytes of
     memory that it takes; an exception in ``admit`` ends the decoding.
     """
     try:
-        with opened_image(data, size, max_pixels, admit) as image:
-            return _resized_pixels(image, data, size)
+        with opened_image(data, resize, max_pixels, admit) as image:
+            return _resized_pixels(image, data, resize)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise ImageError(f"the image has more than the {max_pixels / 1e6:g} megapixels allowed") from error
     except MemoryError as error:
@@ -63,12 +66,12 @@ def decoded_pixels(data: bytes, size: int, max_pixels: int, admit: Admit = admit
         raise ImageError(damage(data, error)) from error
 
 
-def _resized_pixels(image: Image.Image, data: bytes, size: int) -> NDArray[np.uint8]:
+def _resized_pixels(image: Image.Image, data: bytes, resize: Resize) -> NDArray[np.uint8]:
     """uint8[size, size, 3] of the first frame, upright."""
     picture = loaded(image, data)
     least_range = LEAST_RANGE if picture.mode.startswith("I;16") else 0.0
     orientation = _orientation(image)  # after load, because load turns a TIFF upright
-    resized = _in_eight_bits(_resized(picture, size), least_range)
+    resized = _in_eight_bits(_resized(picture, resize), least_range)
     # Turned after the resize, which is cheapest; both sides are equal, so the order does not matter.
     if orientation in _UPRIGHT:
         resized = resized.transpose(_UPRIGHT[orientation])
@@ -83,15 +86,18 @@ def _orientation(image: Image.Image) -> int:
         return 1
 
 
-def _resized(image: Image.Image, size: int) -> Image.Image:
+def _resized(image: Image.Image, resize: Resize) -> Image.Image:
     """``image`` in mode RGB or F, size x size; first converted and reduced by whole factors,
-    strip by strip.
+    strip by strip, as Pillow does with a ``reducing_gap`` of 2.
     """
-    width, height = image.size
+    (width, height), size = image.size, resize.size
+    kind = Image.Resampling[resize.interpolation.upper()]
+    if kind is Image.Resampling.NEAREST:  # keeps values as they are, so none are averaged before
+        return converted(image.resize((size, size), kind))
     across, down = max(1, width // (2 * size)), max(1, height // (2 * size))
     rows = max(1, STRIP_BYTES // (4 * width * down)) * down
     if across == down == 1 and rows >= height:
-        return converted(image).resize((size, size), Image.Resampling.BILINEAR)
+        return converted(image).resize((size, size), kind)
     small: Image.Image | None = None
     for top in range(0, height, rows):
         strip = image.crop((0, top, width, min(top + rows, height)))
@@ -102,7 +108,7 @@ def _resized(image: Image.Image, size: int) -> Image.Image:
     assert small is not None
     # The last column and row may cover fewer pixels than the others.
     box = (0, 0, width / across, height / down)
-    return small.resize((size, size), Image.Resampling.BILINEAR, box=box)
+    return small.resize((size, size), kind, box=box)
 
 
 def _in_eight_bits(image: Image.Image, least_range: float) -> Image.Image:

@@ -11,12 +11,14 @@ import struct
 import sys
 import warnings
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, get_args
 
+from coreset_backend.arrays import Interpolation, Resize
 from coreset_backend.decoding.pixels import decoded_pixels
 from coreset_backend.errors import ImageError
 
-REQUEST = struct.Struct("<IQQ")  # size, max_pixels, length of the file
+REQUEST = struct.Struct("<IBQQ")  # size, place in INTERPOLATIONS, max_pixels, length of the file
+INTERPOLATIONS: tuple[Interpolation, ...] = get_args(Interpolation)
 ANSWER = struct.Struct("<cIQ")  # kind, warnings of the decoder, length
 COST, PIXELS, REASON = b"c", b"p", b"r"
 PRICE = struct.Struct("<QQ")  # pixels, bytes
@@ -35,10 +37,12 @@ def main() -> None:
     answers.write(ANSWER.pack(REASON, 0, 0))  # ready
     _silence()
     while len(head := requests.read(REQUEST.size)) == REQUEST.size:
-        size, max_pixels, length = REQUEST.unpack(head)
+        size, place, max_pixels, length = REQUEST.unpack(head)
         _limit(HEADER_BYTES + 2 * length, HEADER_SECONDS)
         data = requests.read(length)
-        kind, said, answer = _decoded(data, size, max_pixels, requests, answers)
+        kind, said, answer = _decoded(
+            data, Resize(size, INTERPOLATIONS[place]), max_pixels, requests, answers
+        )
         signal.setitimer(signal.ITIMER_PROF, 0)
         answers.write(ANSWER.pack(kind, said, len(answer)) + answer)
 
@@ -66,7 +70,7 @@ def _limit(memory: int, seconds: float) -> None:
 
 
 def _decoded(
-    data: bytes, size: int, max_pixels: int, requests: BinaryIO, answers: BinaryIO
+    data: bytes, resize: Resize, max_pixels: int, requests: BinaryIO, answers: BinaryIO
 ) -> tuple[bytes, int, bytes]:
     """(PIXELS or REASON, warnings, the bytes of it)."""
 
@@ -86,7 +90,7 @@ def _decoded(
         warnings.simplefilter("always")
         warnings.showwarning = count
         try:
-            pixels = decoded_pixels(data, size, max_pixels, admit).tobytes()
+            pixels = decoded_pixels(data, resize, max_pixels, admit).tobytes()
             return PIXELS, said, pixels
         except ImageError as error:
             return REASON, said, str(error).encode("utf-8", "replace")

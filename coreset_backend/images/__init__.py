@@ -1,7 +1,7 @@
 """A task's URI -> RGB pixels: fetched under guard, decoded, resized, cached.
 
     images = open_images(label_studio_url=…, auth=…, cache_dir=…, cache_bytes=…)
-    pixels, failures = images.fetch(((task.task_id, task.uri) for task in tasks), size=224)
+    pixels, failures = images.fetch(((task.task_id, task.uri) for task in tasks), Resize(224))
     pixels[0:64]                      # uint8[64, 224, 224, 3]
 
 An image that cannot be read becomes an ``ImageFailure`` with a reason; the round continues without it.

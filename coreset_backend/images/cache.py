@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from coreset_backend.arrays import Rows
+from coreset_backend.arrays import Resize, Rows
 from coreset_backend.errors import ImageError
 from coreset_backend.files import PARTIAL, TORN_SECONDS, replacing
 
@@ -153,19 +153,19 @@ class CachedPixels:
     """The images with ``keys``, uint8[m, 32], that are in the cache, without repetitions; read on access.
 
     ``pixels[rows]`` is uint8[len(rows), size, size, 3] for int64 rows; ``keys``, uint8[n, 32], are the keys
-    of the rows, ascending. ``size``: the side in pixels, None for that of the cache; others are resized from
-    it. Raises ``ImageError`` if an image was evicted meanwhile.
+    of the rows, ascending. Cached pixels of another size than ``resize`` says are resized; those of its size
+    stay as they are, and all do where it is None. Raises ``ImageError`` if an image was evicted meanwhile.
     """
 
-    def __init__(self, folder: Path, keys: NDArray[np.uint8], size: int | None = None) -> None:
+    def __init__(self, folder: Path, keys: NDArray[np.uint8], resize: Resize | None = None) -> None:
         found = [key for key in np.unique(keys, axis=0) if _entry_path(folder, key.tobytes().hex()).is_file()]
         self.keys = np.array(found, dtype=np.uint8).reshape(-1, 32)
         self._folder = folder
-        self._size = size or (len(self._cached(0)) if found else 0)
+        self._resize = resize or Resize(len(self._cached(0)) if found else 0)
 
     @property
     def shape(self) -> tuple[int, ...]:
-        return (len(self.keys), self._size, self._size, 3)
+        return (len(self.keys), self._resize.size, self._resize.size, 3)
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -178,10 +178,10 @@ class CachedPixels:
 
     def _read(self, row: int) -> NDArray[np.uint8]:
         pixels = self._cached(row)
-        if len(pixels) == self._size:
+        if len(pixels) == self._resize.size:
             return pixels
-        side = (self._size, self._size)
-        return np.asarray(Image.fromarray(pixels).resize(side, Image.Resampling.BILINEAR))
+        side, kind = (self._resize.size,) * 2, Image.Resampling[self._resize.interpolation.upper()]
+        return np.asarray(Image.fromarray(pixels).resize(side, kind))
 
     def _cached(self, row: int) -> NDArray[np.uint8]:
         pixels = read_pixels(self._folder, self.keys[row].tobytes().hex())

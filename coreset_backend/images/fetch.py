@@ -14,7 +14,7 @@ from typing import NamedTuple
 import httpx
 import numpy as np
 
-from coreset_backend.arrays import Progress
+from coreset_backend.arrays import Progress, Resize
 from coreset_backend.decoding import DECODER, Decoders
 from coreset_backend.errors import (
     ConfigError,
@@ -70,9 +70,9 @@ class Images:
         self._decoders = Decoders(limits.max_pixels)
 
     def fetch(
-        self, tasks: Iterable[tuple[int, str | None]], size: int, progress: Progress | None = None
+        self, tasks: Iterable[tuple[int, str | None]], resize: Resize, progress: Progress | None = None
     ) -> tuple[Pixels, list[ImageFailure]]:
-        """Read the image of every (task_id, uri) at ``size`` x ``size`` pixels.
+        """Read the image of every (task_id, uri), resized as ``resize`` says.
 
         ``progress(done, total)`` counts tasks; an exception in it ends the fetch. The list has the failed
         images in the order of the tasks. Raises ``TooManyImageFailures`` if too many fail, and the error of
@@ -82,18 +82,18 @@ class Images:
         started_ns = time.time_ns()
         self._site.downloader.forget_silent_hosts()
         self._decoders.warnings = 0
-        results = FetchResults(len(given), size)
+        results = FetchResults(len(given), resize)
         self._say_what_is_mapped(uri for _, uri in given)
-        wanted = self._wanted_images(given, size)
+        wanted = self._wanted_images(given, resize)
         for image in wanted:
-            image.is_cached = self._found(image, size, results)
+            image.is_cached = self._found(image, results)
         suspects = self._suspects([image for image in wanted if image.is_cached])
         to_read = [image for image in wanted if not image.is_cached or image.address in suspects]
         done = len(given) - sum(len(image.rows) for image in to_read)
         if progress:
             progress(done, len(given))
         try:
-            for image in self._read_all(to_read, size, started_ns, results):
+            for image in self._read_all(to_read, started_ns, results):
                 done += len(image.rows)
                 if progress:
                     progress(done, len(given))
@@ -104,12 +104,12 @@ class Images:
         if suspects:
             changed = sum(image.has_changed for image in to_read)
             logger.info("%d images were checked, %d have changed", len(suspects), changed)
-        return self._result(given, wanted, size, results)
+        return self._result(given, wanted, results)
 
     def check(self, task_id: int, uri: str | None) -> ImageError | None:
         """Fetch and decode one image without the cache; returns its ``ImageError``, or ``None``."""
         try:
-            self._fetched_alone(task_id, (uri or "").strip(), SMALL)
+            self._fetched_alone(task_id, (uri or "").strip(), Resize(SMALL))
         except ImageError as error:
             return error
         finally:
@@ -134,14 +134,14 @@ class Images:
         self._decoders.rest()
         self._revisions.close()
 
-    def read(self, image: Wanted, size: int) -> Array:
+    def read(self, image: Wanted, resize: Resize) -> Array:
         """uint8[size, size, 3] from the cache, or fetched again if it was evicted."""
-        found = self._cache.read(image.key, size)
+        found = self._cache.read(image.key, resize.size)
         if found is not None:
             return found
-        reading = self._fetched_alone(image.task_id, image.uri, size)
+        reading = self._fetched_alone(image.task_id, image.uri, resize)
         assert reading.pixels is not None  # nothing was known
-        self._cache.write(_pixel_key(reading.content, size), reading.pixels, in_use_since_ns=0)
+        self._cache.write(_pixel_key(reading.content, resize), reading.pixels, in_use_since_ns=0)
         return reading.pixels
 
     def _say_what_is_mapped(self, uris: Iterable[str]) -> None:
@@ -154,7 +154,7 @@ class Images:
                 self._site.own.url,
             )
 
-    def _wanted_images(self, given: Sequence[tuple[int, str]], size: int) -> list[Wanted]:
+    def _wanted_images(self, given: Sequence[tuple[int, str]], resize: Resize) -> list[Wanted]:
         """One entry per image; tasks with the same address share it."""
         wanted: dict[str, Wanted] = {}
         for row, (task_id, uri) in enumerate(given):
@@ -162,7 +162,7 @@ class Images:
                 address = address_digest(self._site, uri)
                 wanted.setdefault(address, Wanted(task_id, uri, address, [])).rows.append(row)
         for address, seen in self._revisions.seen(wanted).items():
-            wanted[address].seen, wanted[address].key = seen, _pixel_key(seen.content, size)
+            wanted[address].seen, wanted[address].key = seen, _pixel_key(seen.content, resize)
         return list(wanted.values())
 
     def _suspects(self, cached: Sequence[Wanted]) -> set[str]:
@@ -182,7 +182,8 @@ class Images:
             if validator is not None and image.seen and validator != image.seen.validator
         }
 
-    def _found(self, image: Wanted, size: int, results: FetchResults) -> bool:
+    def _found(self, image: Wanted, results: FetchResults) -> bool:
+        size = results.resize.size
         if not image.key:
             return False
         if size > SMALL:
@@ -193,7 +194,7 @@ class Images:
         return pixels is not None
 
     def _read_all(
-        self, missing: Iterable[Wanted], size: int, started_ns: int, results: FetchResults
+        self, missing: Iterable[Wanted], started_ns: int, results: FetchResults
     ) -> Iterator[Wanted]:
         """Fetch ``missing`` in parallel into the cache and ``results``; yields each image when it is done."""
         waiting = iter(missing)
@@ -201,7 +202,7 @@ class Images:
 
         def start(count: int) -> dict[Future[None], Wanted]:
             some = itertools.islice(waiting, count)
-            return {threads.submit(self._read_one, image, size, started_ns, results): image for image in some}
+            return {threads.submit(self._read_one, image, started_ns, results): image for image in some}
 
         running = start(self._threads * _WAITING)
         try:
@@ -215,12 +216,12 @@ class Images:
             # No wait: a person who cancels a round should not wait for the slowest server.
             threads.shutdown(wait=False, cancel_futures=True)
 
-    def _read_one(self, image: Wanted, size: int, started_ns: int, results: FetchResults) -> None:
+    def _read_one(self, image: Wanted, started_ns: int, results: FetchResults) -> None:
         before = image.seen if image.is_cached else None
         if before and not before.must_be_asked and time.monotonic() > results.ask_until:
             return
         try:
-            reading = self._fetched_pixels(image.task_id, image.uri, size, before)
+            reading = self._fetched_pixels(image.task_id, image.uri, results.resize, before)
         except ImageError as error:
             logger.info("Task %d: %s: %s", image.task_id, shown_uri(image.uri), error)
             if before:  # keep using the cached pixels, and check again another day
@@ -229,20 +230,20 @@ class Images:
                 results.reasons[image.address] = str(error)
             return
         if reading.pixels is not None:
-            image.key = _pixel_key(reading.content, size)
+            image.key = _pixel_key(reading.content, results.resize)
             results.keep(image, reading.pixels, self._cache.write(image.key, reading.pixels, started_ns))
             image.has_changed = before is not None
         self._revisions.note(image.address, reading.content, reading.validator)
 
-    def _fetched_alone(self, task_id: int, uri: str, size: int) -> _Reading:
+    def _fetched_alone(self, task_id: int, uri: str, resize: Resize) -> _Reading:
         # In a thread, like all images: an exception that ends the round is raised in the caller's thread.
         thread = ThreadPoolExecutor(1, thread_name_prefix="images")
         try:
-            return thread.submit(self._fetched_pixels, task_id, uri, size).result()
+            return thread.submit(self._fetched_pixels, task_id, uri, resize).result()
         finally:
             thread.shutdown(wait=False)
 
-    def _fetched_pixels(self, task_id: int, uri: str, size: int, before: Seen | None = None) -> _Reading:
+    def _fetched_pixels(self, task_id: int, uri: str, resize: Resize, before: Seen | None = None) -> _Reading:
         """The file, decoded unless it has not changed since ``before``.
 
         Raises ``ImageError``, or the errors that concern all images: a refused token, no memory left.
@@ -258,7 +259,7 @@ class Images:
                 content = hashlib.sha256(data).hexdigest()
                 if before and content == before.content:
                     return _Reading(content, fetched.validator, None)
-                return _Reading(content, fetched.validator, self._decoders.pixels(data, size))
+                return _Reading(content, fetched.validator, self._decoders.pixels(data, resize))
         except CoresetError:
             raise
         except Exception as error:
@@ -270,7 +271,7 @@ class Images:
             ) from error
 
     def _result(
-        self, given: Sequence[tuple[int, str]], wanted: list[Wanted], size: int, results: FetchResults
+        self, given: Sequence[tuple[int, str]], wanted: list[Wanted], results: FetchResults
     ) -> tuple[Pixels, list[ImageFailure]]:
         readable = {
             row: image for image in wanted if image.address not in results.reasons for row in image.rows
@@ -287,7 +288,7 @@ class Images:
         shown = [readable[row] for row in rows]
         keys = np.frombuffer(bytes.fromhex("".join(image.key for image in shown)), np.uint8).reshape(-1, 32)
         small = results.small_rows(rows)
-        pixels = CachedRows(self.read, shown, size, results.kept) if small is None else small
+        pixels = CachedRows(self.read, shown, results.resize, results.kept) if small is None else small
         return Pixels(task_ids, keys, pixels), failures
 
     def _refuse_torn_pool(self, failures: Sequence[ImageFailure], count: int) -> None:
@@ -300,9 +301,12 @@ class Images:
             raise TooManyImageFailures(len(failures) / count, failures[0].reason)
 
 
-def _pixel_key(content: str, size: int) -> str:
+def _pixel_key(content: str, resize: Resize) -> str:
     """The cache key: SHA-256 of everything that determines the pixels; ``content`` is the file's SHA-256."""
-    return hashlib.sha256(f"{DECODER}\0{size}\0{content}".encode()).hexdigest()
+    parts = [str(DECODER), str(resize.size), content]
+    if resize.interpolation != "bilinear":  # once the only one, so that its keys stay as they were
+        parts.append(resize.interpolation)
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()
 
 
 def open_images(

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from coreset_backend.arrays import Rows, TaskIds
+from coreset_backend.arrays import Resize, Rows, TaskIds
 from coreset_backend.images.revisions import ASKING_SECONDS, Seen
 
 Array = NDArray[np.uint8]
@@ -61,13 +61,17 @@ class CachedRows:
     """Pixels that are read from disk on access."""
 
     def __init__(
-        self, read: Callable[[Wanted, int], Array], wanted: list[Wanted], size: int, kept: dict[str, Array]
+        self,
+        read: Callable[[Wanted, Resize], Array],
+        wanted: list[Wanted],
+        resize: Resize,
+        kept: dict[str, Array],
     ) -> None:
-        self._read, self._wanted, self._size, self._kept = read, wanted, size, kept
+        self._read, self._wanted, self._resize, self._kept = read, wanted, resize, kept
 
     @property
     def shape(self) -> tuple[int, ...]:
-        return (len(self._wanted), self._size, self._size, 3)
+        return (len(self._wanted), self._resize.size, self._resize.size, 3)
 
     def __len__(self) -> int:
         return len(self._wanted)
@@ -78,20 +82,22 @@ class CachedRows:
         for place, row in enumerate(chosen):
             wanted = self._wanted[row]
             kept = self._kept.get(wanted.key)
-            pixels[place] = self._read(wanted, self._size) if kept is None else kept
+            pixels[place] = self._read(wanted, self._resize) if kept is None else kept
         return pixels
 
 
 class FetchResults:
-    """The results so far of a fetch of ``count`` tasks.
+    """The results so far of a fetch of ``count`` tasks, whose images are resized as ``resize`` says.
 
     ``small``: uint8[count, size, size, 3], filled by rows, if images of this size are kept in memory, else
     ``None``. ``kept``: key -> pixels that have no room on disk. ``reasons``: address -> reason of its
     failure.
     """
 
-    def __init__(self, count: int, size: int) -> None:
-        self.small = np.empty((count, size, size, 3), np.uint8) if size <= SMALL else None
+    def __init__(self, count: int, resize: Resize) -> None:
+        self.resize = resize
+        shape = (count, resize.size, resize.size, 3)
+        self.small = np.empty(shape, np.uint8) if resize.size <= SMALL else None
         self.kept: dict[str, Array] = {}
         self.reasons: dict[str, str] = {}
         self.ask_until = time.monotonic() + ASKING_SECONDS

@@ -21,7 +21,7 @@ from coreset_backend.local import label_studio as demo
 from coreset_backend.local.demo_images import CLASSES, DEMO_FOLDER, make_even_images
 from coreset_backend.model import choose_backbone
 from coreset_backend.simulation.cells import Cell
-from coreset_backend.simulation.images import LabeledImages, read_files
+from coreset_backend.simulation.images import read_files
 from coreset_backend.simulation.replay import simulate
 from coreset_backend.simulation.report import recommendation, write_results
 from coreset_backend.store.saved_round import StoredRound
@@ -153,10 +153,14 @@ def compare(
     """
     settings = backend.settings.model_copy(update={"random_slice": 0.0})
     backbone = choose_backbone(settings.backbone, settings.weights, download=settings.download == "auto")
-    size = settings.image_size or backbone.backbone.size
+    resize = backbone.backbone.resize(settings.image_size)
     tests = make_even_images(root / TEST_FOLDER, TESTED)
-    pool = _read(root / DEMO_FOLDER, drawn, size, out)
-    test = _read(root / TEST_FOLDER, tests, size, out)
+    pool, test = (
+        read_files(
+            [(root / folder / name, kind) for name, kind in files], CLASSES, resize, out / f"{folder}.npy"
+        )
+        for folder, files in ((DEMO_FOLDER, drawn), (TEST_FOLDER, tests))
+    )
     cells: list[Cell] = []
     for done in simulate(
         settings,
@@ -178,9 +182,3 @@ def compare(
     keep_replay(backend.store, project_id, lines, advice)
     yield advice
     yield f"The plot is in {out / 'curves.svg'} and on the project's page."
-
-
-def _read(folder: Path, drawn: Sequence[tuple[str, str]], size: int, out: Path) -> LabeledImages:
-    """The images of ``folder``, each with its class; their pixels are kept in ``out``."""
-    files = [(folder / name, kind) for name, kind in drawn]
-    return read_files(files, CLASSES, size, out / f"{folder.name}.npy")

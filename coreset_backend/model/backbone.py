@@ -3,13 +3,23 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import get_args
 
 from torch import Tensor, nn
+
+from coreset_backend.arrays import Interpolation, Resize
+from coreset_backend.errors import ConfigError
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_DEVIATION = (0.229, 0.224, 0.225)
 Triple = tuple[float, float, float]
 State = Mapping[str, Tensor]
+
+
+OTHER_NAMES: dict[str, Interpolation] = {"random": "bicubic", "nearest-exact": "nearest"}
+"""Of interpolations, in configurations. timm's "random" draws bilinear or bicubic anew for each image in
+training, and bicubic is what timm takes where nothing is said. Pillow has one "nearest".
+"""
 
 
 class Mismatch(Exception):
@@ -24,9 +34,9 @@ class Backbone:
     ``dimension`` is an embedding's length. ``build()`` gives the network without its weights and without its
     classifier: float[k, 3, size, size] to float[k, dimension]. ``load(state)`` gives it with the weights of a
     file, which may hold a classifier too; it raises Mismatch. ``published``: others publish weights for it,
-    trained on other images. ``mean`` and ``deviation`` normalise input pixels in [0, 1].
-    ``configuration``: the JSON from which a saved timm or ONNX network is rebuilt, else empty.
-    ``trainable``: whether it has gradients.
+    trained on other images. Its images are resized by ``interpolation``; ``mean`` and ``deviation`` normalise
+    input pixels in [0, 1]. ``configuration``: the JSON from which a saved timm or ONNX network is rebuilt,
+    else empty. ``trainable``: whether it has gradients.
     """
 
     name: str
@@ -40,9 +50,23 @@ class Backbone:
     trainable: bool = True
     mean: Triple = IMAGENET_MEAN
     deviation: Triple = IMAGENET_DEVIATION
-    interpolation: str = "bilinear"
+    interpolation: Interpolation = "bilinear"
     licence: str = ""
     configuration: str = ""
+
+    def resize(self, size: int | None = None) -> Resize:
+        """How its images are resized: to ``size`` pixels a side, or to its own."""
+        return Resize(size or self.size, self.interpolation)
+
+
+def interpolation_named(name: str, owner: str) -> Interpolation:
+    """The interpolation that the configuration of ``owner`` calls ``name``; raises ConfigError."""
+    known: dict[str, Interpolation] = {each: each for each in get_args(Interpolation)} | OTHER_NAMES
+    if (found := known.get(name.lower())) is None:
+        raise ConfigError(
+            f"{owner} names the interpolation {name!r}; expected was one of {', '.join(known)}."
+        )
+    return found
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ import json
 import logging
 import threading
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -16,15 +16,24 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import TypedDict
 
-from coreset_backend.arrays import Floats
+from coreset_backend.arrays import Floats, Interpolation
 from coreset_backend.errors import ConfigError
 from coreset_backend.model import openvino_runtime
-from coreset_backend.model.backbone import IMAGENET_DEVIATION, IMAGENET_MEAN, Backbone, State, Triple
+from coreset_backend.model.backbone import (
+    IMAGENET_DEVIATION,
+    IMAGENET_MEAN,
+    Backbone,
+    State,
+    Triple,
+    interpolation_named,
+)
 from coreset_backend.model.onnx_files import CannotRead, OnnxModel, in_short, read_onnx
 
 DEFAULT_SIZE = 224
 PREPROCESSOR = "preprocessor_config.json"
 """What the hub's exports describe their input in: beside the file or in the folder above."""
+RESAMPLE: tuple[Interpolation, ...] = ("nearest", "lanczos", "bilinear", "bicubic", "box", "hamming")
+"""By Pillow's numbers of them."""
 PIXELS_AS_THEY_ARE: tuple[Triple, Triple] = (0.0, 0.0, 0.0), (1 / 255,) * 3
 log = logging.getLogger(__name__)
 
@@ -38,6 +47,7 @@ class Described(TypedDict):
     any_size: bool
     mean: Triple
     deviation: Triple
+    interpolation: Interpolation
 
 
 class OnnxNetwork(nn.Module):
@@ -73,7 +83,9 @@ def read_onnx_backbone(path: Path) -> Backbone:
     try:
         content = path.read_bytes()
         found = read_onnx(content)
-        mean, deviation, size = _input_of(path, found)
+        told = _told(path, found.metadata)
+        size = found.size or told.size or DEFAULT_SIZE
+        mean, deviation = _normalisation(path.name, found, told)
         dimension = _dimension(found, size)
     except FileNotFoundError as error:
         raise ConfigError(f"There is no file {path}.") from error
@@ -88,7 +100,9 @@ def read_onnx_backbone(path: Path) -> Backbone:
         any_size=found.size is None,
         mean=mean,
         deviation=deviation,
+        interpolation=told.interpolation,
     )
+    log.info("%s takes images of %d pixels a side, resized as %s", path.name, size, told.interpolation)
     return _backbone(path.name, described)
 
 
@@ -112,6 +126,7 @@ def _backbone(name: str, described: Described) -> Backbone:
         trainable=False,
         mean=_triple(described["mean"]),
         deviation=_triple(described["deviation"]),
+        interpolation=described.get("interpolation", "bilinear"),
         configuration=json.dumps(described),
     )
 
@@ -135,34 +150,44 @@ def _two_images(size: int) -> Floats:
 
 @dataclass(frozen=True, slots=True)
 class _Preprocessing:
-    mean: Sequence[float]
-    deviation: Sequence[float]
-    size: int | None
-    origin: str
+    """What the file's metadata say, or the file beside it; empty or None what they do not say."""
+
+    mean: Sequence[float] = ()
+    deviation: Sequence[float] = ()
+    size: int | None = None
+    origin: str = ""
+    interpolation: Interpolation = "bilinear"
 
 
-def _input_of(path: Path, found: OnnxModel) -> tuple[Triple, Triple, int]:
-    """Mean, deviation and size: of the file's metadata, of the file beside it, or ImageNet's."""
-    told = _metadata(found.metadata) or _beside(path)
-    size = found.size or (told.size if told else None) or DEFAULT_SIZE
+def _told(path: Path, metadata: Mapping[str, str]) -> _Preprocessing:
+    """What the file says, or else the one beside it; an interpolation in the metadata goes for both."""
+    told = _metadata(metadata) or _beside(path) or _Preprocessing()
+    if named := metadata.get("interpolation"):
+        kind = interpolation_named(named.strip(), f"The metadata of {path.name}")
+        return replace(told, interpolation=kind)
+    return told
+
+
+def _normalisation(name: str, found: OnnxModel, told: _Preprocessing) -> tuple[Triple, Triple]:
+    """Mean and deviation that were told, or ImageNet's."""
     if found.takes_bytes:
-        log.info("%s takes pixels from 0 to 255, as they are, of %d pixels a side", path.name, size)
-        return *PIXELS_AS_THEY_ARE, size
-    if told is None or not told.mean:
+        log.info("%s takes pixels from 0 to 255, as they are", name)
+        return PIXELS_AS_THEY_ARE
+    if not told.mean:
         log.info(
             "%s does not say how its input is normalised: ImageNet's mean and deviation are taken. Its "
             "metadata may have `mean` and `std`, or %s beside it `image_mean` and `image_std`",
-            path.name,
+            name,
             PREPROCESSOR,
         )
-        return IMAGENET_MEAN, IMAGENET_DEVIATION, size
+        return IMAGENET_MEAN, IMAGENET_DEVIATION
     mean, deviation = _triple(told.mean), _triple(told.deviation)
     if min(deviation) <= 0:
         raise CannotRead(
             f"the deviation in {told.origin} is {list(deviation)}; expected were numbers above 0."
         )
-    log.info("%s: mean %s, deviation %s, from %s", path.name, mean, deviation, told.origin)
-    return mean, deviation, size
+    log.info("%s: mean %s, deviation %s, from %s", name, mean, deviation, told.origin)
+    return mean, deviation
 
 
 def _metadata(metadata: Mapping[str, str]) -> _Preprocessing | None:
@@ -193,8 +218,18 @@ def _beside(path: Path) -> _Preprocessing | None:
         normalised = told.get("do_normalize", True)
         mean = told.get("image_mean") if normalised else [0.0]
         deviation = told.get("image_std") if normalised else [1.0]
-        return _Preprocessing(mean or (), deviation or (), side, PREPROCESSOR)
+        return _Preprocessing(mean or (), deviation or (), side, PREPROCESSOR, _resample(told))
     return None
+
+
+def _resample(told: Mapping[str, object]) -> Interpolation:
+    """The field ``resample``: a number of Pillow's, as the hub has it."""
+    given = told.get("resample")
+    if given is None:
+        return "bilinear"
+    if given not in range(len(RESAMPLE)):
+        raise CannotRead(f"{PREPROCESSOR} has resample {given!r}; expected was a number from 0 to 5.")
+    return RESAMPLE[int(str(given))]
 
 
 def _numbers(text: str) -> list[float]:

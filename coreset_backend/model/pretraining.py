@@ -157,12 +157,22 @@ def _opened(
         return run
     known = run.known
     run.restore(manifest, tensors)
-    new = 1 - float(torch.isin(known, run.known).double().mean())
+    new = _share_of_new(known, run.known)
     if run.seen >= run.budget and new >= recipe.extend_from:
         log.info("the pretraining goes on: %.0f %% of the images are new", 100 * new)
         run.known, run.first = known, run.seen
         run.budget += int(recipe.images_for(len(known), size) * new)
     return run
+
+
+def _share_of_new(known: Tensor, before: Tensor) -> float:
+    """Which share of the images ``known`` has come since those ``before``.
+
+    Where all keys are new, the same images were most likely cached for another backbone, in another size or
+    by another interpolation. Then it is the share that the pool has grown by.
+    """
+    new = 1 - float(torch.isin(known, before).double().mean())
+    return new if new < 1 else max(1 - len(before) / len(known), 0.0)
 
 
 def _begun(

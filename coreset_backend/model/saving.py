@@ -3,6 +3,7 @@
 import hashlib
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,8 @@ from coreset_backend.model.classifier import Classifier, device_named
 from coreset_backend.model.preparation import COMPONENTS, Preparation
 
 FORMAT = 1
+UNNAMED = "bilinear"
+"""The interpolation of images where the file of a classifier names none, as before there was another."""
 
 
 def save_classifier(classifier: Classifier, path: Path) -> None:
@@ -36,6 +39,7 @@ def save_classifier(classifier: Classifier, path: Path) -> None:
         "classes": classifier.classes,
         "multiple": classifier.multiple,
         "size": classifier.size,
+        "interpolation": classifier.backbone.interpolation,
         "seed": classifier.seed,
         "mirror": classifier.mirror,
         "description": classifier.description,
@@ -55,7 +59,7 @@ def network_name(classifier: Classifier) -> str:
 
 def features_name(classifier: Classifier) -> str:
     """The same of the features alone, before they are prepared."""
-    kind = (
+    kind: tuple[object, ...] = (
         classifier.backbone.name,
         classifier.backbone.dimension,
         classifier.size,
@@ -63,6 +67,8 @@ def features_name(classifier: Classifier) -> str:
         classifier.device.type,
         classifier.arithmetic,
     )
+    if classifier.backbone.interpolation != UNNAMED:  # so that names of before stay as they were
+        kind += (classifier.backbone.interpolation,)
     return _digest(repr(kind), _on_cpu(classifier.network))
 
 
@@ -92,6 +98,7 @@ def load_classifier(path: Path, device: str = "auto") -> Classifier:
     backbone = saved_backbone(manifest["backbone"], manifest.get("configuration", ""))
     if backbone is None:
         raise CorruptRound(path, f"its backbone {manifest['backbone']!r} is unknown")
+    backbone = replace(backbone, interpolation=manifest.get("interpolation", UNNAMED))
     place = device_named(device)
     network, head, preparation = backbone.build(), None, None
     try:

@@ -24,6 +24,7 @@ from coreset_backend.model.backbone import (
     State,
     Triple,
     in_single_precision,
+    interpolation_named,
 )
 
 DYNAMIC = {"dynamic_img_size": True, "dynamic_img_pad": True}
@@ -149,7 +150,7 @@ def configured_backbone(name: str, configuration: str) -> Backbone:
         any_size=_takes_any_size(network),
         mean=_triple(described.get("mean", IMAGENET_MEAN)),
         deviation=_triple(described.get("std", IMAGENET_DEVIATION)),
-        interpolation=described.get("interpolation", "bicubic"),
+        interpolation=interpolation_named(described.get("interpolation") or "bicubic", name),
         licence=str(described.get("license") or ""),
         configuration=configuration,
     )

@@ -6,7 +6,7 @@ import torch
 import torchvision  # type: ignore[import-untyped]
 from torch import nn
 
-from coreset_backend.model.backbone import Backbone, State, load_exactly
+from coreset_backend.model.backbone import Backbone, State, interpolation_named, load_exactly
 
 HEADS = {
     "mobilenet_v3_small": "classifier",
@@ -47,7 +47,7 @@ def torchvision_backbone(name: str) -> Backbone:
         any_size=_takes_any_size(network),
         mean=tuple(inputs.mean),
         deviation=tuple(inputs.std),
-        interpolation=str(inputs.interpolation.value),
+        interpolation=interpolation_named(inputs.interpolation.value, name),
         licence=_licence(weights.meta.get("license", "")),
     )
 

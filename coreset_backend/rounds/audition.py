@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from coreset_backend import model
-from coreset_backend.arrays import Floats
+from coreset_backend.arrays import Floats, Resize
 from coreset_backend.errors import CoresetError
 from coreset_backend.images import CachedPixels
 from coreset_backend.reports import CandidateScores
@@ -176,7 +176,7 @@ def _embedded(
         if stop():
             raise GivenWay(name)
 
-    pixels = CachedPixels(store.image_cache, labeled.keys, settings.image_size or chosen.backbone.size)
+    pixels = CachedPixels(store.image_cache, labeled.keys, chosen.backbone.resize(settings.image_size))
     frozen = model.untrained(chosen, pixels, seed=settings.seed, device=settings.device)
     began = time.monotonic()
     features = model.embed(frozen, pixels, progress=give_way)
@@ -204,7 +204,7 @@ def _ended(
     if not compared:
         told = f"No pretrained backbone is at hand to compare {current} with."
         return Audition(current, current, left_out, len(labeled.keys), sentence=told, wants_pretraining=True)
-    pixels = CachedPixels(store.image_cache, labeled.keys, COLOURS)
+    pixels = CachedPixels(store.image_cache, labeled.keys, Resize(COLOURS))
     everything = np.arange(len(pixels), dtype=np.int64)
     colours = pixels[everything].reshape(len(pixels), -1).astype(np.float32)
     plain = model.Candidate("colours", _prepared(colours, settings.seed))

@@ -109,8 +109,8 @@ def pretrain_slice(
     stored = store.latest(project_id)
     if stored is None or not may_pretrain(store, settings, stored) or not stored.has("image_keys"):
         return None
-    size = settings.image_size or model.backbone_named(model.SELF_SUPERVISED).size
-    pixels = CachedPixels(store.image_cache, stored.array("image_keys"), size)
+    resize = model.backbone_named(model.SELF_SUPERVISED).resize(settings.image_size)
+    pixels = CachedPixels(store.image_cache, stored.array("image_keys"), resize)
     if len(pixels) < LEAST_IMAGES:
         return None
     until = time.monotonic() + min(SLICE_SECONDS, settings.poll_seconds)

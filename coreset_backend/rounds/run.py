@@ -164,8 +164,7 @@ def _learn(
         log.info("project %d: the backbone is %s", project_id, chosen.description)
     with clock.phase("images") as step:
         uris = [(task.task_id, task.uri) for task in snapshot.tasks]
-        size = settings.image_size or chosen.backbone.size
-        pixels, failures = images.fetch(uris, size, step)
+        pixels, failures = images.fetch(uris, chosen.backbone.resize(settings.image_size), step)
     readable = np.searchsorted(snapshot.task_ids, pixels.task_ids)
     fixed = previous.record.holdout if previous else ()
     holdout = holdout_task_ids(snapshot.tasks, fixed, settings.holdout, settings.seed)

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.lib.format import open_memmap
 from numpy.typing import NDArray
 
-from coreset_backend.arrays import PixelRows, PixelSubset, Rows
+from coreset_backend.arrays import PixelRows, PixelSubset, Resize, Rows
 from coreset_backend.decoding import Decoders
 from coreset_backend.errors import ConfigError, ImageError, TooFewLabels, UnsupportedLabelConfig
 from coreset_backend.project import Labels
@@ -70,10 +70,10 @@ class LabeledImages:
         return np.frombuffer(b"".join(digests), np.uint8).reshape(-1, 32)
 
 
-def read_folder(folder: Path, size: int, decoded: Path) -> LabeledImages:
-    """The images below ``folder``, at ``size`` pixels a side; each subfolder is a class.
+def read_folder(folder: Path, resize: Resize, decoded: Path) -> LabeledImages:
+    """The images below ``folder``, resized; each subfolder is a class.
 
-    They are decoded once, into the file ``decoded``: 3 size² bytes each. Raises ConfigError without two
+    They are decoded once, into the file ``decoded``: 3 bytes a pixel. Raises ConfigError without two
     classes, or naming a file that is no readable image.
     """
     names = tuple(sorted(path.name for path in folder.iterdir() if path.is_dir())) if folder.is_dir() else ()
@@ -82,29 +82,30 @@ def read_folder(folder: Path, size: int, decoded: Path) -> LabeledImages:
         raise ConfigError(
             f"{folder} must have a subfolder of images for each class, and at least two classes."
         )
-    return read_files(found, names, size, decoded)
+    return read_files(found, names, resize, decoded)
 
 
 def read_files(
-    found: Sequence[tuple[Path, str]], names: tuple[str, ...], size: int, decoded: Path
+    found: Sequence[tuple[Path, str]], names: tuple[str, ...], resize: Resize, decoded: Path
 ) -> LabeledImages:
-    """The files, each with its class, at ``size`` pixels a side, decoded once into the file ``decoded``.
+    """The files, each with its class, resized, decoded once into the file ``decoded``.
 
     Raises ConfigError naming a file that is no readable image.
     """
     decoded.parent.mkdir(parents=True, exist_ok=True)
-    pixels = open_memmap(decoded, mode="w+", dtype=np.uint8, shape=(len(found), size, size, 3))
+    shape = (len(found), resize.size, resize.size, 3)
+    pixels = open_memmap(decoded, mode="w+", dtype=np.uint8, shape=shape)
     with Decoders(MOST_PIXELS) as decoders:
         for row, (path, _) in enumerate(found):
             try:
-                pixels[row] = decoders.pixels(path.read_bytes(), size)
+                pixels[row] = decoders.pixels(path.read_bytes(), resize)
             except ImageError as error:
                 raise ConfigError(f"{path} cannot be used: {error}.") from error
     return LabeledImages(pixels, tuple((name,) for _, name in found), names)
 
 
-def read_project(backend: "Backend", project_id: int, size: int) -> LabeledImages:
-    """The labelled images of a Label Studio project, at ``size`` pixels a side, from the backend's cache.
+def read_project(backend: "Backend", project_id: int, resize: Resize) -> LabeledImages:
+    """The labelled images of a Label Studio project, resized, from the backend's cache.
 
     Images that cannot be read are left out. Raises UnsupportedLabelConfig unless the project asks for
     classes of each image, TooFewLabels without two different answers, and what Label Studio answers.
@@ -120,7 +121,7 @@ def read_project(backend: "Backend", project_id: int, size: int) -> LabeledImage
     if (known := len(set(chosen.values()))) < 2:
         raise TooFewLabels(known, 2)
     uris = [(task.task_id, task.uri) for task in snapshot.tasks if task.task_id in chosen]
-    pixels, _ = backend.images.fetch(uris, size)
+    pixels, _ = backend.images.fetch(uris, resize)
     readable = tuple(chosen[task_id] for task_id in pixels.task_ids.tolist())
     return LabeledImages(pixels, readable, snapshot.labels.names, snapshot.labels.multiple)
 

@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from coreset_backend import __version__, model
-from coreset_backend.arrays import Floats
+from coreset_backend.arrays import Floats, Resize
 from coreset_backend.errors import ConfigError
 from coreset_backend.evaluation.calibration import calibration_error
 from coreset_backend.evaluation.scores import evaluate
@@ -187,7 +187,7 @@ def _tasks(images: LabeledImages) -> list[Task]:
 
 def run_simulation(
     settings: Settings,
-    read: Callable[[int], LabeledImages],
+    read: Callable[[Resize], LabeledImages],
     *,
     test_folder: Path | None,
     strategies: Sequence[str],
@@ -199,7 +199,7 @@ def run_simulation(
 ) -> Iterator[str]:
     """The whole command, line by line: read, replay, write the results below ``out``, recommend.
 
-    ``read`` gives the labelled images at a number of pixels a side.
+    ``read`` gives the labelled images, resized as it is told.
     """
     pool, test = pool_and_test(settings, read, test_folder, out)
     yield f"{len(pool):,} images in the pool, {len(test):,} test images."
@@ -228,18 +228,18 @@ def run_simulation(
 
 
 def pool_and_test(
-    settings: Settings, read: Callable[[int], LabeledImages], test_folder: Path | None, out: Path
+    settings: Settings, read: Callable[[Resize], LabeledImages], test_folder: Path | None, out: Path
 ) -> tuple[LabeledImages, LabeledImages]:
-    """What ``read`` gives at the backbone's number of pixels, and the images that measure.
+    """What ``read`` gives, resized as the backbone needs it, and the images that measure.
 
     Those are in the folder ``test_folder``, or are a fifth of each class. Raises ConfigError where classes
     differ.
     """
-    size = settings.image_size or _backbone_of(settings).backbone.size
-    pool = read(size)
+    resize = _backbone_of(settings).backbone.resize(settings.image_size)
+    pool = read(resize)
     if test_folder is None:
         return split(pool)
-    test = read_folder(test_folder, size, out / "test.npy")
+    test = read_folder(test_folder, resize, out / "test.npy")
     if pool.names != test.names:
         raise ConfigError(f"{test_folder} has the classes {test.names}, not {pool.names}.")
     if pool.multiple != test.multiple:

@@ -9,6 +9,7 @@ from hostile_images import encoded
 from paths import SUPPORT
 from PIL import Image
 
+from coreset_backend.arrays import Resize
 from coreset_backend.decoding import Decoders
 from coreset_backend.errors import ImageError
 
@@ -91,7 +92,7 @@ def attack(count: int, seed: int) -> tuple[int, int]:
         for _ in range(count):
             data = damaged(rng.choice(files), rng)
             try:
-                pixels = decoders.pixels(data, 16)
+                pixels = decoders.pixels(data, Resize(16))
             except ImageError as error:
                 assert any(reason in str(error) for reason in REASONS), f"{error}: {data.hex()}"
                 assert str(error).isprintable() and len(str(error)) < 300
@@ -104,19 +105,19 @@ def attack(count: int, seed: int) -> tuple[int, int]:
 def test_the_seeds_are_read() -> None:
     with Decoders(4_000_000) as decoders:
         for data in seeds()[: -len(list(FOUND.iterdir()))]:
-            assert decoders.pixels(data, 16).shape == (16, 16, 3)
+            assert decoders.pixels(data, Resize(16)).shape == (16, 16, 3)
 
 
 @pytest.mark.parametrize("path", sorted(FOUND.iterdir()), ids=lambda path: path.name)
 def test_what_was_found_is_one_image_s_failure_or_a_picture(path: Path) -> None:
     with Decoders(50_000_000, processes=1) as decoders:
         try:
-            assert decoders.pixels(path.read_bytes(), 16).shape == (16, 16, 3)
+            assert decoders.pixels(path.read_bytes(), Resize(16)).shape == (16, 16, 3)
         except ImageError as error:
             assert any(reason in str(error) for reason in REASONS)
         body = io.BytesIO()
         Image.new("RGB", (8, 8)).save(body, "PNG")
-        assert decoders.pixels(body.getvalue(), 16).shape == (16, 16, 3)
+        assert decoders.pixels(body.getvalue(), Resize(16)).shape == (16, 16, 3)
 
 
 def test_damaged_files_are_pixels_or_a_reason() -> None:

@@ -4,13 +4,14 @@ import subprocess
 import sys
 import zlib
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
+from coreset_backend.arrays import Interpolation, Resize
 from coreset_backend.decoding import decoded_pixels
 from coreset_backend.errors import ImageError
 
@@ -29,7 +30,7 @@ def red(mode: str = "RGB", size: tuple[int, int] = (80, 60)) -> Image.Image:
 
 
 def decode(data: bytes, size: int = 32, max_pixels: int = 50_000_000) -> Pixels:
-    return decoded_pixels(data, size, max_pixels)
+    return decoded_pixels(data, Resize(size), max_pixels)
 
 
 def noise() -> Image.Image:
@@ -170,6 +171,23 @@ def test_an_image_of_the_right_size_is_unchanged() -> None:
     np.testing.assert_array_equal(decode(encoded(Image.fromarray(source), "PNG")), source)
 
 
+@pytest.mark.parametrize("size", [50, 7])  # enlarged in part, and first reduced by whole factors
+@pytest.mark.parametrize("interpolation", get_args(Interpolation))
+def test_pixels_are_those_of_pillow_s_resize(interpolation: Interpolation, size: int) -> None:
+    pixels = decoded_pixels(encoded(noise(), "PNG"), Resize(size, interpolation), 10**6)
+    kind = Image.Resampling[interpolation.upper()]
+    np.testing.assert_array_equal(pixels, noise().resize((size, size), kind, reducing_gap=2))
+
+
+def test_the_nearest_pixel_of_a_jpeg_is_one_of_its_own() -> None:
+    """Not the mean of some, as where the file is decoded at a part of its size."""
+    data = encoded(noise(), "JPEG")
+    pixels = decoded_pixels(data, Resize(7, "nearest"), 10**6)
+    whole = Image.open(io.BytesIO(data)).resize((7, 7), Image.Resampling.NEAREST)
+    np.testing.assert_array_equal(pixels, whole)
+    assert decoded_pixels(data, Resize(7, "nearest"), 60 * 80 // 2).shape == (7, 7, 3)
+
+
 def test_small_stripes_fade_to_grey_instead_of_aliasing() -> None:
     stripes = np.zeros((512, 512, 3), np.uint8)
     stripes[:, ::2] = 255
@@ -295,6 +313,7 @@ LIMITED = """
 import resource, sys
 from pathlib import Path
 from PIL import Image
+from coreset_backend.arrays import Resize
 from coreset_backend.errors import ImageError
 from coreset_backend.decoding import decoded_pixels
 pages = int(Path("/proc/self/statm").read_text().split()[0])
@@ -303,7 +322,7 @@ resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
 for path in sys.argv[1:]:
     data = Path(path).read_bytes()
     try:
-        print(Path(path).name, decoded_pixels(data, 32, 50_000_000).shape)
+        print(Path(path).name, decoded_pixels(data, Resize(32), 50_000_000).shape)
     except ImageError as error:
         print(Path(path).name, "refused:", error)
 Image.MAX_IMAGE_PIXELS = None
@@ -511,7 +530,7 @@ def test_a_camera_s_largest_photographs_are_read_at_a_part_of_their_size() -> No
     """108 megapixels, as phones write them, in one child's memory; a PNG cannot be read in part."""
     large = encoded(photograph().resize((12_000, 9_000)), "JPEG", quality=80)
     costs: list[int] = []
-    pixels = decoded_pixels(large, 64, 50_000_000, lambda _, cost: costs.append(cost))
+    pixels = decoded_pixels(large, Resize(64), 50_000_000, lambda _, cost: costs.append(cost))
     small = decode(encoded(photograph(), "PNG"), 64)
     assert abs(pixels.astype(int) - small).mean() < 3
     assert costs[0] < 20_000_000

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from hostile_images import HOSTILE, encoded, jpeg_of_filling, tiff_of_faxed_nois
 from PIL import Image
 from waiting import wait_until
 
+from coreset_backend.arrays import Interpolation, Resize
 from coreset_backend.decoding import Decoders, MemoryBudget, decoded_pixels, machine
 from coreset_backend.errors import ConfigError, ImageError
 
@@ -87,11 +89,13 @@ def watched_memory() -> Iterator[list[int]]:
         thread.join()
 
 
-def test_the_same_pixels_as_in_this_process(decoders: Decoders) -> None:
+@pytest.mark.parametrize("interpolation", get_args(Interpolation))
+def test_the_same_pixels_as_in_this_process(interpolation: Interpolation, decoders: Decoders) -> None:
     noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (300, 400, 3), np.uint8))
+    resize = Resize(48, interpolation)
     for kind in ("JPEG", "PNG", "WEBP", "TIFF"):
         data = encoded(noise, kind)
-        np.testing.assert_array_equal(decoders.pixels(data, 48), decoded_pixels(data, 48, MOST))
+        np.testing.assert_array_equal(decoders.pixels(data, resize), decoded_pixels(data, resize, MOST))
 
 
 @pytest.mark.parametrize("name", HOSTILE)
@@ -99,10 +103,10 @@ def test_a_hostile_file_costs_one_image(name: str, decoders: Decoders) -> None:
     data = HOSTILE[name]()
     if name in REFUSED:
         with pytest.raises(ImageError, match=REFUSED[name]):
-            decoders.pixels(data, 32)
+            decoders.pixels(data, Resize(32))
     else:
-        assert decoders.pixels(data, 32).shape == (32, 32, 3)
-    np.testing.assert_allclose(decoders.pixels(red(), 32).reshape(-1, 3).mean(0), RED, atol=8)
+        assert decoders.pixels(data, Resize(32)).shape == (32, 32, 3)
+    np.testing.assert_allclose(decoders.pixels(red(), Resize(32)).reshape(-1, 3).mean(0), RED, atol=8)
 
 
 @pytest.mark.slow
@@ -113,7 +117,7 @@ def test_many_hostile_files_at_once_stay_within_the_memory_promised() -> None:
     files = [made() for made in HOSTILE.values() if made is not jpeg_of_filling] + [large, progressive] * 3
     read = 0
     with Decoders(MOST, processes=4) as decoders, watched_memory() as most, ThreadPoolExecutor(8) as threads:
-        for future in [threads.submit(decoders.pixels, data, 64) for data in files]:
+        for future in [threads.submit(decoders.pixels, data, Resize(64)) for data in files]:
             read += future.exception() is None
     assert read >= 6
     assert 100_000_000 < most[-1] < PEAK_BYTES
@@ -123,31 +127,31 @@ def test_a_decoder_says_nothing_but_how_often_it_warned(
     decoders: Decoders, capfd: pytest.CaptureFixture[str]
 ) -> None:
     for data in (tiff_of_faxed_noise(), tiff_of_many_tags()):
-        decoders.pixels(data, 32)
+        decoders.pixels(data, Resize(32))
     assert capfd.readouterr() == ("", "")
     odd = encoded(Image.new("RGB", (80, 60)), "JPEG", exif=b"Exif\0\0MM\0*\0\0\0\x08\0\x01\x01")
-    decoders.pixels(odd, 32)
+    decoders.pixels(odd, Resize(32))
     assert decoders.warnings > 0
 
 
 def test_what_ends_a_decoder_costs_its_image_and_what_kills_it_none(decoders: Decoders) -> None:
-    decoders.pixels(red(), 32)
+    decoders.pixels(red(), Resize(32))
     for reason in (signal.SIGKILL, signal.SIGSEGV):
         (child,) = children()
         os.kill(child, reason)
         if reason == signal.SIGKILL:  # as the kernel does where memory ran out: the image is tried again
-            assert decoders.pixels(red(), 32).shape == (32, 32, 3)
+            assert decoders.pixels(red(), Resize(32)).shape == (32, 32, 3)
         else:
             with pytest.raises(ImageError, match="crashed its decoder"):
-                decoders.pixels(red(), 32)
-    assert decoders.pixels(red(), 32).shape == (32, 32, 3)
+                decoders.pixels(red(), Resize(32))
+    assert decoders.pixels(red(), Resize(32)).shape == (32, 32, 3)
 
 
 def test_children_hold_no_secret_and_end_when_they_have_nothing_to_do(
     decoders: Decoders, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("LABEL_STUDIO_API_KEY", "a-secret-token")
-    decoders.pixels(red(), 32)
+    decoders.pixels(red(), Resize(32))
     (child,) = children()
     assert b"a-secret-token" not in Path(f"/proc/{child}/environ").read_bytes()
     limits = Path(f"/proc/{child}/limits").read_text()
@@ -158,9 +162,10 @@ def test_children_hold_no_secret_and_end_when_they_have_nothing_to_do(
 
 ONE_IMAGE = """
 import sys, time
+from coreset_backend.arrays import Resize
 from coreset_backend.decoding import Decoders
 decoders = Decoders(50_000_000)
-print(decoders.pixels(sys.stdin.buffer.read(), 32).shape, flush=True)
+print(decoders.pixels(sys.stdin.buffer.read(), Resize(32)).shape, flush=True)
 time.sleep(600)
 """
 
@@ -184,7 +189,7 @@ def test_a_machine_without_processes_is_not_the_fault_of_the_image(
 ) -> None:
     monkeypatch.setattr(sys, "executable", "/bin/false")
     with pytest.raises(ConfigError, match="cannot be started"):
-        decoders.pixels(red(), 32)
+        decoders.pixels(red(), Resize(32))
 
 
 def test_memory_is_lent_in_turn_and_never_more_than_there_is() -> None:

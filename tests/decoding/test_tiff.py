@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 from PIL.TiffImagePlugin import ImageFileDirectory_v2
 
+from coreset_backend.arrays import Resize
 from coreset_backend.decoding import decoded_pixels
 from coreset_backend.errors import ImageError
 
@@ -75,13 +76,13 @@ def _header(prefix: bytes) -> bytes:
 @pytest.mark.parametrize("shape", [(800, 600), (801, 603)])
 def test_tiles_are_shrunk_one_by_one(prefix: bytes, pack: bool, shape: tuple[int, int]) -> None:
     picture = scene(*shape)
-    pixels = decoded_pixels(tiled(picture, prefix=prefix, pack=pack), SIDE, ALLOWED)
+    pixels = decoded_pixels(tiled(picture, prefix=prefix, pack=pack), Resize(SIDE), ALLOWED)
     assert np.abs(pixels.astype(int) - small(picture)).mean() < 3
 
 
 def test_tiles_of_sixteen_bits_use_the_whole_range() -> None:
     faint = (100 + scene()[:, :, 0].astype(np.uint16)).astype(np.uint16)
-    pixels = decoded_pixels(tiled(faint), SIDE, ALLOWED)
+    pixels = decoded_pixels(tiled(faint), Resize(SIDE), ALLOWED)
     assert pixels.min() < 5 and pixels.max() > 250
 
 
@@ -93,7 +94,7 @@ def test_the_smallest_overview_that_will_do_is_read() -> None:
     for overview in overviews:
         overview.encoderinfo = {"tiffinfo": {254: 1}}
     picture.save(whole, "TIFF", save_all=True, append_images=overviews)
-    pixels = decoded_pixels(whole.getvalue(), SIDE, ALLOWED)
+    pixels = decoded_pixels(whole.getvalue(), Resize(SIDE), ALLOWED)
     assert (pixels == [255, 0, 0]).all()
 
 
@@ -102,19 +103,19 @@ def test_other_pages_are_no_overviews_and_strips_are_refused() -> None:
     other = Image.new("RGB", (400, 300), "red")
     Image.fromarray(scene()).save(pages, "TIFF", save_all=True, append_images=[other])
     with pytest.raises(ImageError, match=r"800x600 = 0 megapixels.*CORESET_IMAGE_MEGAPIXELS"):
-        decoded_pixels(pages.getvalue(), SIDE, ALLOWED)
+        decoded_pixels(pages.getvalue(), Resize(SIDE), ALLOWED)
 
 
 def test_there_is_a_bound_for_tiles_too() -> None:
     admitted = []
     picture = tiled(scene())
-    decoded_pixels(picture, SIDE, ALLOWED, lambda pixels, cost: admitted.append((pixels, cost)))
+    decoded_pixels(picture, Resize(SIDE), ALLOWED, lambda pixels, cost: admitted.append((pixels, cost)))
     assert [pixels for pixels, _ in admitted] == [800 * 600]
     assert 0 < admitted[0][1] < 800 * 600 * 3
     with pytest.raises(ImageError, match="megapixels"):
-        decoded_pixels(picture, SIDE, 800 * 600 // 17)
+        decoded_pixels(picture, Resize(SIDE), 800 * 600 // 17)
 
 
 def test_a_tile_that_lies_outside_the_file_is_damage() -> None:
     with pytest.raises(ImageError, match="damaged"):
-        decoded_pixels(tiled(scene())[:-20_000], SIDE, ALLOWED)
+        decoded_pixels(tiled(scene())[:-20_000], Resize(SIDE), ALLOWED)

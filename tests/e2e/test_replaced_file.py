@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from image_server import plain_png
 
+from coreset_backend.arrays import Resize
 from coreset_backend.images import Images, open_images
 from coreset_backend.images.fetch import REVISIONS
 from coreset_backend.images.revisions import ASKED_AGAIN_AFTER
@@ -18,7 +19,7 @@ pytestmark = pytest.mark.e2e
 
 
 def shade(images: Images, uri: str) -> int:
-    pixels, failures = images.fetch([(1, uri)], 16)
+    pixels, failures = images.fetch([(1, uri)], Resize(16))
     assert failures == []
     return int(pixels[0:1][0, 8, 8, 0])
 

@@ -14,6 +14,7 @@ import pytest
 from image_server import plain_png
 from serving import serving
 
+from coreset_backend.arrays import Resize
 from coreset_backend.images import Images, Limits, open_images
 
 Answer = Callable[["Handler"], None]
@@ -98,7 +99,7 @@ def tasks(paths: list[str]) -> list[tuple[int, str | None]]:
 
 def reason(images: Images, path: str = "/data/upload/1/x") -> str:
     """Why the image at ``path`` cannot be used."""
-    _, failures = images.fetch(tasks([path]), 16)
+    _, failures = images.fetch(tasks([path]), Resize(16))
     assert len(failures) == 1
     return failures[0].reason
 
@@ -114,7 +115,7 @@ def test_a_few_connections_serve_many_images_side_by_side(
 
     paths = [f"/data/upload/1/{number}.png" for number in range(200)]
     server.answers = {path: meet if number < 4 else plain_png(number) for number, path in enumerate(paths)}
-    pixels, failures = opened(threads=4).fetch(tasks(paths), 16)
+    pixels, failures = opened(threads=4).fetch(tasks(paths), Resize(16))
     assert failures == [] and len(pixels) == 200
     assert server.requests == 200
     assert server.most_busy == server.connections == 4
@@ -124,7 +125,7 @@ def test_one_bad_file_in_a_thousand_costs_itself_only(server: Server, opened: Ca
     paths = [f"/data/upload/1/{number}.png" for number in range(1000)]
     server.answers = {path: plain_png(number) for number, path in enumerate(paths)}
     server.answers[paths[617]] = plain_png(617)[:40]
-    pixels, failures = opened(threads=16).fetch(tasks(paths), 16)
+    pixels, failures = opened(threads=16).fetch(tasks(paths), Resize(16))
     assert [failure.task_id for failure in failures] == [618]
     assert "damaged" in failures[0].reason
     assert pixels.task_ids.tolist() == [number for number in range(1, 1001) if number != 618]
@@ -216,7 +217,7 @@ def test_a_body_that_is_cut_off_is_asked_for_again(server: Server, opened: Calla
         handler.close_connection = True
 
     server.answers = {"/data/upload/1/x": cut}
-    pixels, failures = opened(tries=3).fetch(tasks(["/data/upload/1/x"]), 16)
+    pixels, failures = opened(tries=3).fetch(tasks(["/data/upload/1/x"]), Resize(16))
     assert failures == [] and len(pixels) == 1
     cuts = 2
     assert "the connection to 127.0.0.1 was lost" in reason(opened(tries=2), "/data/upload/1/x?again")
@@ -242,7 +243,7 @@ def test_the_content_counts_not_the_type_that_the_server_names(
     server: Server, opened: Callable[..., Images]
 ) -> None:
     server.answers = {"/data/upload/1/x": lambda handler: handler.send(plain_png(), Content_Type="text/html")}
-    pixels, failures = opened().fetch(tasks(["/data/upload/1/x"]), 16)
+    pixels, failures = opened().fetch(tasks(["/data/upload/1/x"]), Resize(16))
     assert failures == [] and len(pixels) == 1
 
 
@@ -259,7 +260,7 @@ def test_a_busy_server_is_given_the_time_that_it_asks_for(
             handler.send(plain_png())
 
     server.answers = {"/data/upload/1/x": busy_once}
-    _, failures = opened().fetch(tasks(["/data/upload/1/x"]), 16)
+    _, failures = opened().fetch(tasks(["/data/upload/1/x"]), Resize(16))
     assert failures == []
     assert moments[1] - moments[0] >= 1
 
@@ -270,11 +271,11 @@ def test_a_dead_host_of_many_images_is_not_asked_for_all_of_them(
     paths = [f"/data/upload/1/{number}.png" for number in range(100)]
     server.answers = {path: lambda handler: handler.send(b"", 500) for path in paths}
     images = opened(threads=1, tries=1, give_up_after=5)
-    _, failures = images.fetch(tasks(paths), 16)
+    _, failures = images.fetch(tasks(paths), Resize(16))
     assert len(failures) == 100 and server.requests == 5
     assert "failed for 5 images in a row" in failures[-1].reason
     server.answers = dict.fromkeys(paths, plain_png())
-    assert images.fetch(tasks(paths), 16)[1] == []  # it gets its chance again in the next round
+    assert images.fetch(tasks(paths), Resize(16))[1] == []  # it gets its chance again in the next round
 
 
 def test_a_redirect_is_followed_on_the_same_connection(server: Server, opened: Callable[..., Images]) -> None:
@@ -282,7 +283,7 @@ def test_a_redirect_is_followed_on_the_same_connection(server: Server, opened: C
         "/data/upload/1/x": lambda handler: handler.send(b"over there", 302, Location="/data/upload/1/y"),
         "/data/upload/1/y": plain_png(),
     }
-    pixels, failures = opened(threads=1).fetch(tasks(["/data/upload/1/x"]), 16)
+    pixels, failures = opened(threads=1).fetch(tasks(["/data/upload/1/x"]), Resize(16))
     assert failures == [] and len(pixels) == 1
     assert (server.requests, server.connections) == (2, 1)
 
@@ -292,7 +293,7 @@ def test_small_images_are_one_array_that_nobody_can_change(
 ) -> None:
     paths = [f"/data/upload/1/{number}.png" for number in range(30)]
     server.answers = {path: plain_png(number) for number, path in enumerate(paths)}
-    pixels, _ = opened().fetch(tasks(paths), 64)
+    pixels, _ = opened().fetch(tasks(paths), Resize(64))
     assert pixels.shape == (30, 64, 64, 3) and pixels[0:1].dtype == np.uint8
     assert np.shares_memory(pixels[0:20], pixels[10:30])
     with pytest.raises(ValueError, match="read-only"):
@@ -308,7 +309,7 @@ def test_a_pool_of_larger_images_is_never_in_memory_as_a_whole(
     whole = 300 * 224 * 224 * 3
     tracemalloc.start()
     try:
-        pixels, failures = images.fetch(tasks(paths), 224)
+        pixels, failures = images.fetch(tasks(paths), Resize(224))
         for start in range(0, 300, 20):
             assert pixels[start : start + 20].shape == (20, 224, 224, 3)
         _, peak = tracemalloc.get_traced_memory()

@@ -11,6 +11,7 @@ import pytest
 from image_server import ImageHandler, Token, picture
 from serving import serving
 
+from coreset_backend.arrays import Resize
 from coreset_backend.errors import ConfigError
 from coreset_backend.images import Images, open_images
 from coreset_backend.images.own_addresses import OwnAddresses
@@ -118,7 +119,7 @@ def test_a_storage_that_wrote_localhost_is_read_with_the_token_and_it_is_said(
     ImageHandler.FILES |= {LOCAL: picture(), UPLOAD: picture()}
     images = opened(browser_url="https://team.example/ls")
     uris = [f"http://localhost:8080{LOCAL}", f"/ls{UPLOAD}", f"https://team.example/ls{UPLOAD}", UPLOAD]
-    pixels, failures = images.fetch(enumerate(uris), 16)
+    pixels, failures = images.fetch(enumerate(uris), Resize(16))
     assert failures == [] and pixels.task_ids.tolist() == [0, 1, 2, 3]
     # The last three are one image.
     assert sorted(ImageHandler.asked) == sorted([(LOCAL, "Token t"), (UPLOAD, "Token t")])
@@ -143,7 +144,7 @@ def test_a_shared_folder_is_read_for_a_mapped_address_too(
     images = opened(local_files_root=tmp_path / "root", browser_url="https://team.example/ls")
     uris = [f"http://localhost:8080{LOCAL}", f"https://team.example/ls{LOCAL}", f"/ls{LOCAL}", LOCAL]
     uris += [f"http://localhost:8080{LOCAL.replace('/a', '%5Ca')}"]  # written by a Windows machine
-    pixels, failures = images.fetch(enumerate(uris), 16)
+    pixels, failures = images.fetch(enumerate(uris), Resize(16))
     assert failures == [] and len(pixels) == 5
     assert ImageHandler.asked == []
 
@@ -154,10 +155,10 @@ def test_the_advice_for_an_address_that_looks_like_label_studios_leads_to_the_im
     """Not to CORESET_ALLOWED_HOSTS, with which the other address would answer 401."""
     ImageHandler.FILES[UPLOAD] = picture()
     uri = f"http://10.255.255.1:8080/ls{UPLOAD}"
-    _, [failure] = opened().fetch([(1, uri)], 16)
+    _, [failure] = opened().fetch([(1, uri)], Resize(16))
     advice = "set CORESET_LABEL_STUDIO_BROWSER_URL=http://10.255.255.1:8080/ls"
     assert advice in failure.reason
-    _, failures = opened(browser_url=advice.partition("=")[2]).fetch([(1, uri)], 16)
+    _, failures = opened(browser_url=advice.partition("=")[2]).fetch([(1, uri)], Resize(16))
     assert failures == []
 
 
@@ -168,7 +169,7 @@ def test_a_mapped_address_may_not_climb_nor_reach_the_api(opened: Callable[..., 
         "http://localhost:8080/api/users/?x=/data/upload/1/a.jpg",
         "/ls/../data/upload/../../api/users/",
     ]
-    _, failures = opened(browser_url="http://localhost:8080").fetch(enumerate(uris), 16)
+    _, failures = opened(browser_url="http://localhost:8080").fetch(enumerate(uris), Resize(16))
     assert len(failures) == 4
     assert ImageHandler.asked in ([], [(uris[2].removeprefix("http://localhost:8080"), None)])
 

@@ -17,6 +17,7 @@ from fake_label_studio import TOKEN, FakeLabelStudio
 from image_server import plain_png
 from serving import serving
 
+from coreset_backend.arrays import Resize
 from coreset_backend.backend import Backend
 from coreset_backend.images import Images, Limits, open_images
 from coreset_backend.images.fetch import REVISIONS
@@ -104,7 +105,7 @@ def a_day_later(tmp_path: Path) -> Callable[[], None]:
 
 def shade(images: Images, path: str = PATH, size: int = 16) -> int:
     """The red of the image at ``path``, as a round sees it."""
-    pixels, failures = images.fetch([(1, path)], size)
+    pixels, failures = images.fetch([(1, path)], Resize(size))
     assert failures == []
     return int(pixels[0:1][0, size // 2, size // 2, 0])
 
@@ -154,7 +155,7 @@ def test_the_key_says_the_content_so_that_embeddings_are_made_anew(
     Handler.FILES |= {PATH: (plain_png(10), 1e9), other: (plain_png(10), 1e9)}
 
     def keys() -> list[bytes]:
-        pixels, _ = images.fetch([(1, PATH), (2, other)], 16)
+        pixels, _ = images.fetch([(1, PATH), (2, other)], Resize(16))
         return [key.tobytes() for key in pixels.keys]
 
     first, same = keys()
@@ -249,17 +250,17 @@ def test_a_round_waits_no_longer_than_its_share_for_answers(
     images = opened()
     paths = [f"/data/upload/1/{n}.png" for n in range(50)]
     Handler.FILES |= {path: (plain_png(n), 1e9) for n, path in enumerate(paths)}
-    images.fetch(enumerate(paths), 16)
+    images.fetch(enumerate(paths), Resize(16))
     a_day_later()
     statuses()
     monkeypatch.setattr("coreset_backend.images.pixels.ASKING_SECONDS", -1.0)
-    _, failures = images.fetch(enumerate(paths), 16)
+    _, failures = images.fetch(enumerate(paths), Resize(16))
     assert failures == [] and statuses() == []
     assert images.ask_again(paths) == 50
-    images.fetch(enumerate(paths), 16)
+    images.fetch(enumerate(paths), Resize(16))
     assert statuses() == [304] * 50  # a person has time
     monkeypatch.undo()
-    images.fetch(enumerate(paths), 16)
+    images.fetch(enumerate(paths), Resize(16))
     assert statuses() == []  # and once is enough
 
 
@@ -310,10 +311,10 @@ def test_pixels_are_those_of_the_new_file(
     images = opened()
     paths = [f"/data/upload/1/{n}.png" for n in range(20)]
     Handler.FILES |= {path: (plain_png(n), 1e9) for n, path in enumerate(paths)}
-    images.fetch(enumerate(paths), 16)
+    images.fetch(enumerate(paths), Resize(16))
     a_day_later()
     Handler.FILES[paths[7]] = plain_png(99), 1e9
-    pixels, failures = images.fetch(enumerate(paths), 16)
+    pixels, failures = images.fetch(enumerate(paths), Resize(16))
     assert failures == []
     expected = [99 if n == 7 else n for n in range(20)]
     np.testing.assert_array_equal(pixels[0:20][:, 8, 8, 0], expected)
@@ -330,15 +331,15 @@ def test_refresh_has_a_round_ask_for_all_images_of_the_project(
     assert refresh_images(backend, project_id) == 0 and backend.queue.count == 0  # nothing was read yet
     snapshot = backend.label_studio.fetch_snapshot(project_id)
     uris = [(task.task_id, task.uri) for task in snapshot.tasks]
-    before, _ = backend.images.fetch(uris, 16)
+    before, _ = backend.images.fetch(uris, Resize(16))
     path = str(snapshot.tasks[1].uri)
     studio.files[path] = plain_png(77)
-    unnoticed, _ = backend.images.fetch(uris, 16)  # its server gives no word for its files
+    unnoticed, _ = backend.images.fetch(uris, Resize(16))  # its server gives no word for its files
     np.testing.assert_array_equal(unnoticed.keys, before.keys)
     backend.store.keep_known_tasks(project_id, read_tasks(backend.label_studio, project_id, None).known)
     assert refresh_images(backend, project_id) == 3
     assert backend.store.known_tasks(project_id) is None, "the round reads all tasks"
     assert backend.redis.lrange(f"coreset:{project_id}:demands", 0, -1)
-    after, _ = backend.images.fetch(uris, 16)
+    after, _ = backend.images.fetch(uris, Resize(16))
     assert (after.keys != before.keys).any(axis=1).tolist() == [False, True, False]
     assert after[1:2][0, 8, 8, 0] == 77

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from image_server import picture
 from serving import serving
 
+from coreset_backend.arrays import Resize
 from coreset_backend.errors import Unauthorized
 from coreset_backend.images import SOURCES, Images, Limits, open_images, shown_uri
 from coreset_backend.network.addresses import HostUnknown
@@ -107,7 +108,7 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Images]:
 
 def reasons(images: Images, *uris: str) -> dict[int, str]:
     """Task id -> why its image cannot be used, where it cannot; the task 0 shows a good one."""
-    pixels, failures = images.fetch([(0, GOOD), *enumerate(uris, 1)], 16)
+    pixels, failures = images.fetch([(0, GOOD), *enumerate(uris, 1)], Resize(16))
     assert 0 in pixels.task_ids
     json.dumps([failure.uri for failure in failures], ensure_ascii=False).encode()  # fit for log and page
     return {failure.task_id: failure.reason for failure in failures}
@@ -148,7 +149,7 @@ def test_what_concerns_the_whole_round_still_ends_it(tmp_path: Path) -> None:
             label_studio_url="http://labels.example", auth=None, cache_dir=tmp_path, resolve=refuse
         )
         with pytest.raises(type(error)):
-            opened.fetch([(1, "/data/upload/1/a.png")], 16)
+            opened.fetch([(1, "/data/upload/1/a.png")], Resize(16))
         opened.close()
 
 

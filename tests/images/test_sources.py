@@ -1,4 +1,6 @@
 import base64
+import hashlib
+import io
 import re
 import textwrap
 import threading
@@ -13,8 +15,11 @@ from urllib.parse import quote
 import numpy as np
 import pytest
 from image_server import ImageHandler, Token, picture
+from PIL import Image
 from serving import serving
 
+from coreset_backend.arrays import Resize
+from coreset_backend.decoding import DECODER
 from coreset_backend.errors import TooManyImageFailures
 from coreset_backend.images import open_images
 from coreset_backend.images.file_budget import FileBudget
@@ -51,7 +56,7 @@ READABLE = {
 def test_every_readable_kind_becomes_pixels_in_the_order_asked(images: Any) -> None:
     ImageHandler.FILES.update({f"/data/upload/1/{name}": body for name, body in READABLE.items()})
     pixels, failures = images.fetch(
-        [(n, f"/data/upload/1/{name}") for n, name in enumerate(READABLE, 10)], 32
+        [(n, f"/data/upload/1/{name}") for n, name in enumerate(READABLE, 10)], Resize(32)
     )
     assert failures == []
     assert pixels.task_ids.tolist() == list(range(10, 10 + len(READABLE)))
@@ -72,7 +77,7 @@ def test_a_bad_image_is_a_failure_with_its_reason_and_the_rest_goes_on(images: A
     )
     names = ["good.jpg", "torn.jpg", "empty.jpg", "login.jpg", "missing.jpg"]
     tasks: list[tuple[int, str | None]] = [(n, f"/data/upload/1/{name}") for n, name in enumerate(names)]
-    pixels, failures = images.fetch([*tasks, (9, None), (10, "file:///etc/passwd")], 32)
+    pixels, failures = images.fetch([*tasks, (9, None), (10, "file:///etc/passwd")], Resize(32))
     assert pixels.task_ids.tolist() == [0]
     assert [failure.task_id for failure in failures] == [1, 2, 3, 4, 9, 10]
     assert all(failure.reason for failure in failures)
@@ -89,7 +94,7 @@ def test_private_addresses_are_refused_and_the_token_stays_with_label_studio(
         "http://2130706433/",
     ]
     tasks = [(0, "/data/upload/1/a.jpg"), *enumerate(elsewhere, 1)]
-    pixels, failures = images.fetch(tasks, 32)
+    pixels, failures = images.fetch(tasks, Resize(32))
     assert pixels.task_ids.tolist() == [0]
     assert len(failures) == 4
     assert ImageHandler.asked == [("/data/upload/1/a.jpg", "Token t")]
@@ -97,18 +102,32 @@ def test_private_addresses_are_refused_and_the_token_stays_with_label_studio(
 
 def test_a_pool_once_fetched_needs_no_network(images: Any) -> None:
     ImageHandler.FILES["/data/upload/1/a.jpg"] = picture()
-    first, _ = images.fetch([(1, "/data/upload/1/a.jpg")], 32)
+    first, _ = images.fetch([(1, "/data/upload/1/a.jpg")], Resize(32))
     ImageHandler.FILES.clear()
-    again, failures = images.fetch([(1, "/data/upload/1/a.jpg")], 32)
+    again, failures = images.fetch([(1, "/data/upload/1/a.jpg")], Resize(32))
     assert failures == []
     np.testing.assert_array_equal(again[np.array([0])], first[np.array([0])])
     assert len(ImageHandler.asked) == 1
 
 
+@pytest.mark.parametrize("size", [30, 100])  # in memory, and read from the cache by rows
+def test_the_cache_tells_interpolations_apart_and_keeps_what_was_bilinear(size: int, images: Any) -> None:
+    path, file = "/data/upload/1/a.png", picture("PNG")
+    ImageHandler.FILES[path] = file
+    for interpolation in ("bilinear", "bicubic", "bilinear"):
+        pixels, _ = images.fetch([(1, path)], Resize(size, interpolation))
+        kind = Image.Resampling[interpolation.upper()]
+        expected = Image.open(io.BytesIO(file)).resize((size, size), kind)
+        np.testing.assert_array_equal(pixels[np.array([0])][0], expected)
+    assert len(ImageHandler.asked) == 2, "the third was in the cache"
+    key_of_before = f"{DECODER}\0{size}\0{hashlib.sha256(file).hexdigest()}"
+    assert pixels.keys[0].tobytes() == hashlib.sha256(key_of_before.encode()).digest()
+
+
 def test_a_pool_of_failures_stops_the_round(server: str, tmp_path: Path) -> None:
     opened = open_images(label_studio_url=server, auth=Token(), cache_dir=tmp_path / "cache")
     with pytest.raises(TooManyImageFailures, match="100%"):
-        opened.fetch([(1, "/data/upload/1/none.jpg"), (2, None)], 32)
+        opened.fetch([(1, "/data/upload/1/none.jpg"), (2, None)], Resize(32))
     opened.close()
 
 
@@ -171,5 +190,5 @@ def test_the_files_in_memory_are_bounded_and_each_gets_its_turn() -> None:
 def test_large_files_are_read_side_by_side_without_their_length_too(images: Any) -> None:
     large = picture("BMP", size=(900, 900))
     ImageHandler.FILES.update({f"/data/upload/1/{number}.bmp": large for number in range(40)})
-    pixels, failures = images.fetch([(n, f"/data/upload/1/{n}.bmp") for n in range(40)], 32)
+    pixels, failures = images.fetch([(n, f"/data/upload/1/{n}.bmp") for n in range(40)], Resize(32))
     assert (len(pixels), failures) == (40, [])

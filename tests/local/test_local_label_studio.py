@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from coreset_backend.arrays import Resize
 from coreset_backend.decoding import decoded_pixels
 from coreset_backend.errors import ConfigError, ImageError, LabelStudioError, Unreachable
 from coreset_backend.local import label_studio as demo
@@ -245,4 +246,4 @@ def test_broken_files_are_named_like_images_and_cannot_be_read(tmp_path: Path) -
     assert {path.name for path in tmp_path.iterdir()} == set(BROKEN)
     for path in tmp_path.iterdir():
         with pytest.raises(ImageError):
-            decoded_pixels(path.read_bytes(), 64, 10**6)
+            decoded_pixels(path.read_bytes(), Resize(64), 10**6)

@@ -12,8 +12,10 @@ from fake_hub import TINY, timm_folder
 from training_images import shapes
 
 from coreset_backend import model
+from coreset_backend.arrays import Resize
 from coreset_backend.errors import ConfigError
 from coreset_backend.model.names import Kind, Name, parsed
+from coreset_backend.model.saving import read_tensors, write_tensors
 
 
 @pytest.mark.parametrize(
@@ -74,6 +76,47 @@ def test_the_input_is_that_of_the_network_s_own_configuration() -> None:
     assert model.backbone_named("vit_h_14").licence.startswith("CC-BY-NC-4.0")
     with pytest.raises(ConfigError, match="768 x 1024 pixels; expected was a square"):
         model.backbone_named("timm/vit_base_patch16_sapiens2.fb")
+
+
+@pytest.mark.parametrize(
+    ("given", "taken"),
+    [("lanczos", "lanczos"), ("random", "bicubic"), (None, "bicubic"), ("Bilinear", "bilinear")],
+)
+def test_the_interpolation_is_that_of_the_configuration(given: str, taken: str, tmp_path: Path) -> None:
+    folder = timm_folder(tmp_path / "tiny", interpolation=given)
+    backbone = model.backbone_named(f"local-dir:{folder}")
+    assert backbone.resize() == Resize(160, taken)
+    assert backbone.resize(64) == Resize(64, taken)
+
+
+def test_an_unknown_interpolation_is_refused_with_those_that_are_known(tmp_path: Path) -> None:
+    folder = timm_folder(tmp_path / "tiny", interpolation="cubic")
+    with pytest.raises(ConfigError, match="names the interpolation 'cubic'; expected was one of bilinear, b"):
+        model.backbone_named(f"local-dir:{folder}")
+
+
+def test_a_classifier_of_before_says_that_its_images_were_resized_bilinearly(tmp_path: Path) -> None:
+    """Its file names no interpolation, and its network's configuration another one."""
+    folder = timm_folder(tmp_path / "tiny", interpolation="bicubic")
+    chosen = model.choose_backbone(f"local-dir:{folder}", None)
+    before = replace(chosen, backbone=replace(chosen.backbone, interpolation="bilinear"))
+    pixels, _ = shapes(3, size=160)
+    now, then = (model.untrained(each, pixels, seed=0, device="cpu") for each in (chosen, before))
+    path = tmp_path / "model.safetensors"
+    for classifier, interpolation in ((now, "bicubic"), (then, "bilinear")):
+        model.save_classifier(classifier, path)
+        loaded = model.load_classifier(path, "cpu")
+        assert loaded.backbone.resize(loaded.size) == Resize(160, interpolation)
+    assert model.features_name(now) != model.features_name(then)
+    manifest, tensors = read_tensors(path)
+    del manifest["interpolation"]
+    write_tensors(path, manifest, tensors)
+    again = model.load_classifier(path, "cpu")
+    assert again.backbone.resize(again.size) == Resize(160)
+    assert model.load_preparation(path, model.features_name(then)) is None  # it has none, and is not refused
+    np.testing.assert_array_equal(
+        model.embed(again, pixels), model.embed(replace(then, runtime=None), pixels)
+    )
 
 
 @pytest.mark.parametrize("name", ["googlenet", "swin_t", "squeezenet1_1", "regnet_y_400mf", "vit_b_32"])

@@ -13,7 +13,7 @@ from coreset_backend import model
 from coreset_backend.errors import ConfigError
 from coreset_backend.model import openvino_runtime
 from coreset_backend.model.backbone import IMAGENET_DEVIATION, IMAGENET_MEAN
-from coreset_backend.model.backbones import backbone_named
+from coreset_backend.model.backbones import backbone_named, saved_backbone
 from coreset_backend.model.classifier import computes_in_bfloat16
 from coreset_backend.model.training import is_fine_tuned
 
@@ -117,6 +117,47 @@ def test_its_input_is_normalised_as_it_says(
     assert said in caplog.text
     assert (backbone.mean, backbone.deviation) == (pytest.approx(mean), pytest.approx(deviation))
     np.testing.assert_allclose(embedded(path, images()), colours(images(), mean, deviation), atol=0.02)
+
+
+@pytest.mark.parametrize(
+    ("metadata", "beside", "taken"),
+    [
+        ({}, {}, "bilinear"),
+        ({"interpolation": "bicubic"}, {"resample": 1}, "bicubic"),
+        ({}, {"resample": 3}, "bicubic"),
+        ({}, {"resample": 1, "size": 160}, "lanczos"),
+    ],
+)
+def test_its_images_are_resized_as_it_says(
+    metadata: dict[str, str], beside: dict[str, object], taken: str, tmp_path: Path
+) -> None:
+    path = written(tmp_path, onnx.onnx_file(metadata=metadata))
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(beside))
+    backbone = backbone_named(str(path))
+    assert backbone.interpolation == taken
+    saved = saved_backbone(backbone.name, backbone.configuration)
+    assert saved and saved.interpolation == taken
+
+
+@pytest.mark.parametrize(
+    ("metadata", "beside", "said"),
+    [
+        (
+            {"interpolation": "cubic"},
+            {},
+            "The metadata of model.onnx names the interpolation 'cubic'; expected",
+        ),
+        ({}, {"resample": 6}, "resample 6; expected was a number from 0 to 5"),
+        ({}, {"resample": "bicubic"}, "resample 'bicubic'; expected was a number from 0 to 5"),
+    ],
+)
+def test_an_unknown_interpolation_is_refused(
+    metadata: dict[str, str], beside: dict[str, object], said: str, tmp_path: Path
+) -> None:
+    path = written(tmp_path, onnx.onnx_file(metadata=metadata))
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(beside))
+    with pytest.raises(ConfigError, match=said):
+        backbone_named(str(path))
 
 
 def test_the_size_of_a_model_of_any_size_is_what_it_says(tmp_path: Path) -> None:

@@ -75,6 +75,7 @@ def test_what_is_finished_is_not_done_again_until_enough_images_are_new(tmp_path
     first = begin(tmp_path, pixels[:40])
     assert begin(tmp_path, pixels[:40]) == first
     assert begin(tmp_path, pixels[:45], keys=keys(45)) == first  # 11 % are new
+    assert begin(tmp_path, pixels[:40], keys=keys(40, first=1000)) == first  # the same, cached anew
     grown = begin(tmp_path, pixels, keys=keys(60))
     assert grown.finished and grown.images == 60
     assert grown.seen == first.seen + SHORT.images_for(60, 32) // 3

@@ -9,6 +9,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
+from coreset_backend.arrays import Resize
 from coreset_backend.decoding import decoded_pixels
 from coreset_backend.local.demo_images import make_images
 from coreset_backend.project import Labels, Snapshot, Task
@@ -117,7 +118,7 @@ def test_near_copies_are_the_same_at_every_contrast_and_bit_depth(camera: str, s
         values = np.clip(np.rint(values) if most < np.inf else values, 0, most)
         body = io.BytesIO()
         Image.fromarray(values.astype(dtype)).save(body, "TIFF")
-        return decoded_pixels(body.getvalue(), size, 10**6)
+        return decoded_pixels(body.getvalue(), Resize(size), 10**6)
 
     coarse = rng.integers(0, 256, (16, 8, 8), np.uint8)
     scenes = [np.asarray(Image.fromarray(one).resize((160, 160)), np.float64) / 255 for one in coarse]

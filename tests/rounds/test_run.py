@@ -9,12 +9,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from fake_hub import timm_folder
 from fake_label_studio import TOKEN, FakeLabelStudio, picture
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from training_images import begin, shapes, textures, trained
 
 from coreset_backend import model
+from coreset_backend.arrays import Interpolation, Resize
 from coreset_backend.backend import Backend
 from coreset_backend.cli.doctor import examine
 from coreset_backend.cli.status import status_lines
@@ -25,6 +27,7 @@ from coreset_backend.jobs.status import RoundStatus, project_status
 from coreset_backend.rounds.choose import state_code
 from coreset_backend.rounds.due import round_due
 from coreset_backend.rounds.run import run_round
+from coreset_backend.store.saved_round import StoredRound
 from coreset_backend.web.app import create_app
 from coreset_backend.web.class_table import class_table
 from coreset_backend.web.embedding_map import map_bytes
@@ -184,7 +187,9 @@ def test_a_frozen_network_embeds_new_tasks_only(
     old = np.searchsorted(second.array("embedded_task_ids"), first.array("embedded_task_ids"))
     np.testing.assert_array_equal(second.array("embeddings")[old], first.array("embeddings"))
     classifier = model.load_classifier(second.path / "model.safetensors", "cpu")
-    pixels, _ = backend.images.fetch([(t["id"], t["data"]["image"]) for t in studio.tasks_of(project_id)], 32)
+    pixels, _ = backend.images.fetch(
+        [(t["id"], t["data"]["image"]) for t in studio.tasks_of(project_id)], Resize(32)
+    )
     embeddings, probabilities = model.embed_and_predict(classifier, pixels)
     np.testing.assert_allclose(second.array("embeddings"), embeddings, rtol=0.05, atol=0.02)
     np.testing.assert_allclose(second.array("probabilities"), probabilities, rtol=0.05, atol=0.02)
@@ -193,6 +198,39 @@ def test_a_frozen_network_embeds_new_tasks_only(
     third = run_round(backend, project_id)
     assert "43 of 43 images were embedded" in caplog.text
     np.testing.assert_allclose(third.array("embeddings"), embeddings, rtol=0.05, atol=0.02)
+
+
+def test_a_network_whose_interpolation_changes_embeds_all_again_and_the_round_before_stays_true(
+    make_backend: Callable[..., Backend], studio: FakeLabelStudio, tmp_path: Path
+) -> None:
+    folder, project_id = tmp_path / "tiny", studio.create_project(POOL)
+    backend = make_backend(
+        label_studio_url=studio.url,
+        label_studio_api_key=TOKEN,
+        backbone=f"local-dir:{folder}",
+        image_size=96,
+        device="cpu",
+    )
+    uris = [(task["id"], task["data"]["image"]) for task in studio.tasks_of(project_id)]
+    stored: dict[Interpolation, StoredRound] = {}
+    for interpolation in ("bilinear", "bicubic"):
+        timm_folder(folder, interpolation=interpolation)
+        stored[interpolation] = run_round(backend, project_id)
+    first, second = stored.values()
+    assert first.record.network != second.record.network
+    assert not {*map(bytes, first.array("image_keys"))} & {*map(bytes, second.array("image_keys"))}
+    for interpolation, each in stored.items():
+        classifier = model.load_classifier(each.path / "model.safetensors", "cpu")
+        resize = classifier.backbone.resize(classifier.size)
+        assert resize == Resize(96, interpolation)
+        pixels, _ = backend.images.fetch(uris, resize)
+        np.testing.assert_array_equal(pixels.keys, each.array("image_keys"))
+        expected = Image.open(io.BytesIO(studio.files[str(uris[0][1])]))
+        resized = expected.resize((96, 96), Image.Resampling[interpolation.upper()])
+        np.testing.assert_array_equal(pixels[np.array([0])][0], resized)
+        np.testing.assert_allclose(
+            model.embed(classifier, pixels), each.array("embeddings"), rtol=0.05, atol=0.02
+        )
 
 
 def test_a_network_that_was_trained_embeds_all_again(tmp_path: Path) -> None:

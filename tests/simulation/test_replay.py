@@ -14,6 +14,7 @@ from fake_label_studio import FakeLabelStudio
 from waiting import wait_until
 
 from coreset_backend import model
+from coreset_backend.arrays import Resize
 from coreset_backend.backend import Backend
 from coreset_backend.errors import ConfigError, TooFewLabels, UnsupportedLabelConfig
 from coreset_backend.local.demo_images import CLASSES, make_images
@@ -40,7 +41,7 @@ def settings(tmp_path: Path, **given: object) -> Settings:
 
 def test_a_folder_becomes_pixels_on_disk_and_classes(folder: Path, tmp_path: Path) -> None:
     decoded = tmp_path / "pool.npy"
-    images = read_folder(folder, 16, decoded)
+    images = read_folder(folder, Resize(16), decoded)
     assert images.names == tuple(sorted(CLASSES))
     assert images.pixels.shape == (90, 16, 16, 3)
     assert isinstance(images.pixels, np.memmap) and decoded.stat().st_size < 90 * 16 * 16 * 3 + 200
@@ -51,12 +52,12 @@ def test_a_folder_becomes_pixels_on_disk_and_classes(folder: Path, tmp_path: Pat
 def test_a_folder_that_holds_no_two_classes_or_a_broken_image_is_refused(tmp_path: Path) -> None:
     for path in (tmp_path / "nowhere", tmp_path):
         with pytest.raises(ConfigError, match="at least two classes"):
-            read_folder(path, 16, tmp_path / "pool.npy")
+            read_folder(path, Resize(16), tmp_path / "pool.npy")
     make_images(tmp_path / "a", 1, size=32)
     make_images(tmp_path / "b", 1, size=32)
     (tmp_path / "b" / "torn.jpg").write_bytes(b"\xff\xd8\xff torn")
     with pytest.raises(ConfigError, match=r"torn\.jpg cannot be used"):
-        read_folder(tmp_path, 16, tmp_path / "pool.npy")
+        read_folder(tmp_path, Resize(16), tmp_path / "pool.npy")
 
 
 def test_the_labelled_tasks_of_a_project_become_pixels_and_classes(
@@ -68,7 +69,7 @@ def test_the_labelled_tasks_of_a_project_become_pixels_and_classes(
         studio.annotate(task["id"], ("cat", "dog")[number % 2])
     studio.annotate(tasks[5]["id"], None)
     backend = make_backend(label_studio_url=studio.url, label_studio_api_key=studio.token)
-    images = read_project(backend, project_id, 16)
+    images = read_project(backend, project_id, Resize(16))
     assert images.names == ("cat", "dog")
     assert images.chosen == (("cat",), ("dog",), ("cat",), ("dog",), ("cat",))
     assert images.pixels.shape == (5, 16, 16, 3)
@@ -82,10 +83,10 @@ def test_a_project_that_cannot_be_replayed_is_refused_with_the_reason(
     project_id = studio.create_project(images=3)
     backend = make_backend(label_studio_url=studio.url, label_studio_api_key=studio.token)
     with pytest.raises(TooFewLabels):
-        read_project(backend, project_id, 16)
+        read_project(backend, project_id, Resize(16))
     studio.projects[project_id]["label_config"] = '<View><Image name="image" value="$image"/></View>'
     with pytest.raises(UnsupportedLabelConfig, match="has no classes of its images"):
-        read_project(backend, project_id, 16)
+        read_project(backend, project_id, Resize(16))
 
 
 def marked(chosen: list[tuple[str, ...]], *, multiple: bool = False) -> LabeledImages:
@@ -130,7 +131,7 @@ def replayed(
 
 @pytest.mark.slow
 def test_a_replay_labels_up_to_each_budget_until_the_pool_is_used_up(folder: Path, tmp_path: Path) -> None:
-    pool, test = split(read_folder(folder, 16, tmp_path / "pool.npy"))
+    pool, test = split(read_folder(folder, Resize(16), tmp_path / "pool.npy"))
     few = pool.part(np.arange(0, len(pool), 5))
     points = replayed(settings(tmp_path, strategy="random"), few, test, [8, 50, 60])
     assert [point.labels for point in points] == [8, len(few)]
@@ -155,7 +156,7 @@ def test_several_classes_an_image_are_replayed_and_the_whole_set_must_be_right(t
 
 
 def test_an_unknown_strategy_is_refused_before_anything_is_computed(folder: Path, tmp_path: Path) -> None:
-    pool, test = split(read_folder(folder, 16, tmp_path / "pool.npy"))
+    pool, test = split(read_folder(folder, Resize(16), tmp_path / "pool.npy"))
     with pytest.raises(ConfigError, match="no strategy 'guess'"):
         next(
             simulate(
