@@ -85,8 +85,7 @@ def draw_lasso(page: webdriver.Chrome, width: float = 1.0) -> None:
 
 def picture(page: webdriver.Chrome, name: str, heading: str) -> None:
     """A screenshot with the heading at the top, where SCREENSHOTS_TO asks for pictures."""
-    if folder := os.environ.get("SCREENSHOTS_TO"):
-        Path(folder).mkdir(parents=True, exist_ok=True)
+    if "SCREENSHOTS_TO" in os.environ:
         page.execute_script(
             "scrollTo(0, document.getElementById(arguments[0]).getBoundingClientRect().top + scrollY - 90)",
             heading,
@@ -94,6 +93,13 @@ def picture(page: webdriver.Chrome, name: str, heading: str) -> None:
         # Those far below load when somebody scrolls there.
         seen = "image.getBoundingClientRect().top < innerHeight && image.getBoundingClientRect().bottom > 0"
         wait_for(page, f"[...document.images].every((image) => image.complete || !({seen}))")
+        screenshot(page, name)
+
+
+def screenshot(page: webdriver.Chrome, name: str) -> None:
+    """What the window shows, where SCREENSHOTS_TO asks for pictures."""
+    if folder := os.environ.get("SCREENSHOTS_TO"):
+        Path(folder).mkdir(parents=True, exist_ok=True)
         page.save_screenshot(str(Path(folder) / f"{name}.png"))
 
 
