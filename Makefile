@@ -1,4 +1,5 @@
 # make run    set everything up and run it: Redis, worker, web, and a Label Studio with a demo project
+# make benchmark   what this project does beside what others do, in one table: selection, label errors, accuracy, speed
 # make demo   the same, labelled by itself to watch it: ends with core-set against random in one plot
 # make dist   dist/: wheel, sdist, their bill of materials and checksums
 # make docs   the documentation as a site, in build/site
@@ -7,7 +8,7 @@ PYTHON ?= python3
 LABEL_STUDIO_VERSION := 1.23.2
 BIN := .venv/bin
 
-.PHONY: run demo test test-fast docker-test soak matrix check lock licences docs dist install label-studio clean
+.PHONY: run demo test test-fast docker-test soak matrix check lock licences docs dist benchmark install label-studio clean
 
 run: install $(if $(LABEL_STUDIO_URL),,label-studio)
 	$(BIN)/coreset-backend run
@@ -76,8 +77,19 @@ lock: .venv/.dev
 	    $(LOCK) --generate-hashes docker/requirements-$$image.in -c requirements.txt -o docker/requirements-$$image.txt || exit; \
 	done
 
+	$(LOCK) benchmarks/requirements.in -c requirements.txt -o benchmarks/requirements.txt \
+	    $(addprefix --no-emit-package ,colorama numpy packaging pillow pybind11 scipy tqdm)
+
 licences: .venv/.dev
 	$(BIN)/python tests/support/licences.py
+
+# Beside .venv's packages, not among them: PYTHONPATH=.peers adds them.
+.peers/.installed: benchmarks/requirements.txt .venv/.installed
+	$(BIN)/pip install --quiet --no-deps --upgrade --target .peers -r benchmarks/requirements.txt
+	touch $@
+
+benchmark: install label-studio .peers/.installed
+	PYTHONPATH=$(CURDIR)/.peers $(BIN)/python benchmarks/table.py
 
 .release/.installed: requirements-release.txt
 	$(PYTHON) -m venv .release
@@ -98,4 +110,4 @@ dist: .release/.installed
 	cd dist && sha256sum *.whl *.tar.gz *.json > SHA256SUMS
 
 clean:
-	rm -rf .venv .label-studio .release build dist
+	rm -rf .venv .label-studio .release .peers build dist

@@ -147,7 +147,7 @@ def targets_of(classes: NDArray[np.int64], multiple: bool) -> NDArray[np.float32
     return np.eye(int(classes.max()) + 1, dtype=np.float32)[classes]
 
 
-def main() -> None:
+def arguments() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--features", type=Path, help="float32[n, d]")
     parser.add_argument("--classes", type=Path, help="whole numbers[n]")
@@ -156,7 +156,11 @@ def main() -> None:
     parser.add_argument("--draws", type=int, default=3)
     parser.add_argument("--multiple", action="store_true", help="multiple choice")
     parser.add_argument("--cleanlab", action="store_true", help="compare with cleanlab, if it is installed")
-    given = parser.parse_args()
+    return parser
+
+
+def main() -> None:
+    given = arguments().parse_args()
     torch.set_num_threads(1)
     print(
         f"{os.cpu_count()} cores, {platform.machine()}, torch {torch.__version__}, "
@@ -174,6 +178,17 @@ def main() -> None:
 
 
 def print_table(given: argparse.Namespace, labels: int, share: float) -> None:
+    for (pool, name), figures in figures_of(given, labels, share).items():
+        ap, listed, precision, recall, cut, seconds = figures
+        print(
+            f"| {pool} | {labels:,} | {share:.0%} | {name} | {ap:.3f} | {listed:.0f} | {precision:.2f} "
+            f"| {recall:.2f} | {cut:.2f} | {seconds:.1f} |",
+            flush=True,
+        )
+
+
+def figures_of(given: argparse.Namespace, labels: int, share: float) -> dict[tuple[str, str], Numbers]:
+    """(pool, method) -> what `measured` gives, the mean over the draws."""
     methods = {"ours": ours}
     if not given.multiple:
         methods["vote"] = vote
@@ -188,13 +203,7 @@ def print_table(given: argparse.Namespace, labels: int, share: float) -> None:
             found = {name: method(vectors, labelled) for name, method in methods.items()}
             for name, each in found.items():
                 rows.setdefault((pool, name), []).append(measured(each, wrong, len(found["ours"].listed)))
-    for (pool, name), figures in sorted(rows.items()):
-        ap, listed, precision, recall, cut, seconds = np.mean(figures, axis=0)
-        print(
-            f"| {pool} | {labels:,} | {share:.0%} | {name} | {ap:.3f} | {listed:.0f} | {precision:.2f} "
-            f"| {recall:.2f} | {cut:.2f} | {seconds:.1f} |",
-            flush=True,
-        )
+    return {key: np.mean(figures, axis=0) for key, figures in sorted(rows.items())}
 
 
 if __name__ == "__main__":

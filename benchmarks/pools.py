@@ -134,7 +134,7 @@ def _numbers(package: str, path: str) -> NDArray[np.float64]:
     """The table of numbers in the package's file, read without importing the package."""
     found = importlib.util.find_spec(package)
     if found is None or found.origin is None:
-        raise SystemExit(f"{package} is not installed: pip install -r benchmarks/requirements-pools.txt")
+        raise SystemExit(f"{package} is not installed: make .peers/.installed, then PYTHONPATH=.peers")
     with gzip.open(Path(found.origin).parent / path, "rt") as file:
         return np.loadtxt(file, delimiter=",")
 

@@ -1,7 +1,8 @@
-"""Selection on one core: ours against plain numpy, scikit-activeml and fpsample, in one run.
+"""Selection on one core: ours against plain numpy, scikit-activeml, fpsample and lightly-mundig, in one run.
 
-    pip install -r benchmarks/requirements-selection.txt        # into an environment of its own
-    OMP_NUM_THREADS=1 python benchmarks/selection.py [--only T1 T4] [--images FOLDER]
+    make .peers/.installed                                              # the others
+    export PYTHONPATH=.peers OMP_NUM_THREADS=1
+    .venv/bin/python benchmarks/selection.py [--only T1 T4] [--images FOLDER]
 
 Every measurement is a process of its own: CPU seconds, and the peak of memory beyond the vectors. The
 features are made here: Gaussian mixtures of intrinsic dimension 16, points on the unit sphere, and with
@@ -50,7 +51,7 @@ CASES = {  # name: (features, n, d, labelled, batch)
     "T6": ("sphere", 50_000, 512, 100, 1000),
 }
 FROM_IMAGES = ("images", "patches")
-COMPARED = {"T1": 3, "T1 mixture": 1, "T6": 1}
+COMPARED = {"T1": 4, "T1 mixture": 1, "T6": 1}
 """How many of the others a case is run with: plain numpy first."""
 ROBUST = ((1000, 50, 50, 30), (10_000, 100, 1000, 10), (10_000, 100, 1000, 90), (50_000, 100, 1000, 90))
 """R1: rows, labelled, batch, seconds."""
@@ -163,11 +164,21 @@ def fpsample_all(vectors: np.ndarray, labeled: np.ndarray, batch: int) -> np.nda
     return np.asarray(found[len(labeled) :], dtype=np.int64)
 
 
+def lightly_mundig(vectors: np.ndarray, labeled: np.ndarray, batch: int) -> np.ndarray:
+    from lightly_mundig import Selection
+
+    selection = Selection()
+    selection.add_diversifying_strategy(vectors, 1.0)
+    found = selection.run_selection(labeled.tolist(), len(vectors), len(labeled) + batch)
+    return np.array(found[len(labeled) :], dtype=np.int64)
+
+
 METHODS: dict[str, Callable[[np.ndarray, np.ndarray, int], np.ndarray]] = {
     "ours": ours,
     "plain numpy": plain_numpy,
     "scikit-activeml": scikit_activeml,
     "fpsample": fpsample_all,
+    "lightly-mundig": lightly_mundig,
 }
 
 
@@ -341,7 +352,7 @@ def in_a_process(*arguments: object) -> dict[str, float]:
 
 def hardware() -> str:
     cpu = next(line for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line)
-    names = ("numpy", "scipy", "annoy", "scikit-activeml", "fpsample")
+    names = ("numpy", "scipy", "annoy", "scikit-activeml", "fpsample", "lightly-mundig")
     return (
         f"{datetime.now(UTC):%d %B %Y}; {cpu.split(': ')[1]}, {os.cpu_count()} cores, load "
         f"{os.getloadavg()[0]:.0f}; Python {platform.python_version()}, "
@@ -358,9 +369,7 @@ def installed(name: str) -> str:
 
 def present() -> list[str]:
     return [
-        method
-        for method in METHODS
-        if method not in ("scikit-activeml", "fpsample") or installed(method) != "absent"
+        method for method in METHODS if method in ("ours", "plain numpy") or installed(method) != "absent"
     ]
 
 

@@ -70,6 +70,7 @@ def test_everything_asked_for_is_in_the_lock() -> None:
         ("requirements.in", "requirements.txt"),
         ("requirements-dev.in", "requirements-dev.txt"),
         ("requirements-release.in", "requirements-release.txt"),
+        ("benchmarks/requirements.in", "benchmarks/requirements.txt"),
         ("docker/requirements-web.in", "docker/requirements-web.txt"),
         ("docker/requirements-worker.in", "docker/requirements-worker.txt"),
     ):
