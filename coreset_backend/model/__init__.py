@@ -29,6 +29,7 @@ from coreset_backend.model.heads import folds_of, held_out_logits
 from coreset_backend.model.label_noise import LabelNoise, fit_label_noise
 from coreset_backend.model.licences import is_permissive, spelled
 from coreset_backend.model.names import LITE0, SELF_SUPERVISED, SMALL_CNN
+from coreset_backend.model.pool_calibration import pool_probabilities
 from coreset_backend.model.preparation import Preparation, fit_preparation, prepared
 from coreset_backend.model.pretraining import (
     PretrainingRecipe,
@@ -93,6 +94,7 @@ __all__ = [
     "looked_up",
     "names_with",
     "network_name",
+    "pool_probabilities",
     "predict",
     "prepared",
     "pretrain",

@@ -51,8 +51,13 @@ def temperature_of(embeddings: Floats, targets: Floats, *, multiple: bool) -> fl
     """
     folds = folds_of(targets, folds=TEMPERATURE_FOLDS)
     logits = held_out_logits(embeddings, targets, folds[None], multiple=multiple)[0]
-    trust = 1 / (1 + (TRUSTED / len(targets)) ** 2)
-    return float(best_temperature(logits, torch.from_numpy(targets).double(), multiple) ** trust)
+    best = best_temperature(logits, torch.from_numpy(targets).double(), multiple)
+    return float(best ** trust_in_temperature(len(targets)))
+
+
+def trust_in_temperature(labels: int) -> float:
+    """How much of what cross-validation on so many labels says of a temperature is believed, 0 to 1."""
+    return 1 / (1 + (TRUSTED / labels) ** 2)
 
 
 def best_temperature(logits: Tensor, targets: Tensor, multiple: bool) -> float:

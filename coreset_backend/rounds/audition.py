@@ -181,9 +181,14 @@ def _embedded(
     began = time.monotonic()
     features = model.embed(frozen, pixels, progress=give_way)
     seconds = (time.monotonic() - began) / len(pixels)
-    if not chosen.backbone.published:
-        return model.Candidate(name, features, prepared=False, seconds=seconds)
-    return model.Candidate(name, _prepared(features, settings.seed), seconds=seconds)
+    return replace(as_candidate(chosen.backbone, features, settings.seed), seconds=seconds)
+
+
+def as_candidate(backbone: model.Backbone, features: Floats, seed: int) -> model.Candidate:
+    """The backbone with its features float32[l, dimension] of labelled images, as an audition compares it."""
+    if not backbone.published:
+        return model.Candidate(backbone.name, features, prepared=False)
+    return model.Candidate(backbone.name, _prepared(features, seed))
 
 
 def _prepared(features: Floats, seed: int) -> Floats:

@@ -133,3 +133,13 @@ def fit_head(
         holdout=labeled.holdout,
     )
     return classifier, report
+
+
+def pool_probabilities(
+    classifier: model.Classifier, embeddings: Floats, labeled: Labeled | None
+) -> Floats | None:
+    """float32[m, classes] of all images, calibrated for the pool; None without a model."""
+    if labeled is None:
+        return model.probabilities_of(classifier, embeddings)
+    trained = ~labeled.holdout
+    return model.pool_probabilities(classifier, embeddings, labeled.rows[trained], labeled.targets[trained])

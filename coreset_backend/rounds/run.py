@@ -31,7 +31,7 @@ from coreset_backend.rounds.consensus import settled
 from coreset_backend.rounds.explain import gather_evidence
 from coreset_backend.rounds.features import choose_project_backbone, features_at_hand
 from coreset_backend.rounds.label_errors import JudgedLabels, judged_labels
-from coreset_backend.rounds.learn import labeled_among, learn_snapshot
+from coreset_backend.rounds.learn import labeled_among, learn_snapshot, pool_probabilities
 from coreset_backend.rounds.near_duplicates import duplicate_groups
 from coreset_backend.rounds.publishing import publish_round
 from coreset_backend.rounds.relabel import label_errors
@@ -180,7 +180,7 @@ def _learn(
         classifier=classifier,
         training=training,
         embeddings=embeddings,
-        probabilities=model.probabilities_of(classifier, embeddings),
+        probabilities=pool_probabilities(classifier, embeddings, labeled),
         uncalibrated=model.probabilities_of(classifier, embeddings, calibrated=False),
         features=features,
         network=model.network_name(classifier),

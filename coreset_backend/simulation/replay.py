@@ -109,16 +109,18 @@ def replay(
             predicted = pool_targets[is_labeled][:1].repeat(len(test), axis=0)
         figures = evaluate(pool.names, targets, predicted, multiple=pool.multiple)
         before = choice.radius_before if np.isfinite(choice.radius_before) else None
-        off = _calibration_error(learned, pool_targets, ~is_labeled)
+        off = _calibration_error(learned, pool_targets, is_labeled)
         yield Measured(int(is_labeled.sum()), figures.accuracy.value, figures.macro_f1.value, before, off)
 
 
-def _calibration_error(learned: "Learned", targets: Floats, unseen: NDArray[np.bool_]) -> float | None:
+def _calibration_error(learned: "Learned", targets: Floats, is_labeled: NDArray[np.bool_]) -> float | None:
     """On the images of the pool that nobody labelled; None without a model, or where there are none."""
-    said = model.probabilities_of(learned.classifier, learned.embeddings[unseen])
-    if said is None or not len(said):
+    rows = np.flatnonzero(is_labeled)
+    said = model.pool_probabilities(learned.classifier, learned.embeddings, rows, targets[rows])
+    if said is None or is_labeled.all():
         return None
-    return calibration_error(targets[unseen], said, multiple=learned.classifier.multiple)
+    multiple = learned.classifier.multiple
+    return calibration_error(targets[~is_labeled], said[~is_labeled], multiple=multiple)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

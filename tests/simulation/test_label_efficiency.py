@@ -10,6 +10,7 @@ from paths import ROOT
 
 sys.path.append(str(ROOT / "benchmarks"))
 
+import auditions
 from label_efficiency import main
 from label_tables import CELLS, read_cells, with_tables
 from pools import pool_folder
@@ -84,6 +85,26 @@ def test_one_command_replays_a_folder_and_goes_on_where_it_was(
     assert "embedded" not in said, "the features are kept"
     assert len(read_cells(tmp_path / "cells.jsonl")) == 3, "only k_center was missing"
     assert "| k_center | 1 |" in said
+
+
+@pytest.mark.slow
+def test_auditions_of_a_folder_end_with_a_candidate_and_are_measured_once(
+    images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    line = ["--pool", str(images), "--cache", str(tmp_path), "--draws", "1", "--size", "32"]
+    auditions.main([*line, "--budgets", "30,60"])
+    said = capsys.readouterr().out
+    (result,) = read_cells(tmp_path / "auditions.jsonl")
+    assert [point["labels"] for point in result["points"]] == [30, 60]
+    for point in result["points"]:
+        assert set(point["right"]) == set(point["ends"]) == {"efficientnet_lite0", "patch_features"}
+        assert set(point["ends"].values()) <= set(point["right"])
+        assert all(0 <= share <= 1 for share in point["right"].values())
+    assert "| 30 | 1 |" in said and "| 60 | 1 |" in said
+    auditions.main([*line, "--budgets", "30,60"])
+    again = capsys.readouterr().out
+    assert "embedded" not in again and "| 60 | 1 |" in again
+    assert len(read_cells(tmp_path / "auditions.jsonl")) == 1
 
 
 def test_the_tables_in_the_documents_are_those_of_the_cells() -> None:
