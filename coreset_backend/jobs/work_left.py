@@ -124,9 +124,7 @@ def _aims(newest: Round, advice: Advice | None, finish: FinishStatus) -> list[_A
 
 def _stop(advice: Advice, unlabeled: int) -> list[_Aim]:
     more = advice.until_stop
-    if more is None or advice.verdict == "stop" or not more.value:
-        return []
-    if more.value > unlabeled:
+    if more is None or advice.verdict == "stop" or not 0 < more.value <= unlabeled:
         return []
     high = unlabeled if more.high is None else min(more.high, unlabeled)
     words = (
