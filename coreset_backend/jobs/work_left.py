@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from coreset_backend.evaluation.stop_advice import Advice
-from coreset_backend.evaluation.working_time import Effort, days_for, done_on, effort, per_label
+from coreset_backend.evaluation.working_time import LEAST, Effort, days_for, done_on, effort, per_label
 from coreset_backend.finish.proposal import UNLABELED
 from coreset_backend.finish.session import FinishState
 from coreset_backend.hourly_cost import HourlyCost, read_hourly_cost
@@ -80,8 +80,8 @@ def work_left(settings: Settings, newest: Round, advice: Advice | None, finish: 
     price = read_hourly_cost(settings.hourly_cost) if settings.hourly_cost else None
     if known is None:
         words = (
-            f"How long a label takes is not known yet: round {newest.number} found fewer than 20 labels that "
-            "people made in Label Studio's editor."
+            f"How long a label takes is not known yet: round {newest.number} found fewer than {LEAST} labels "
+            "that people made in Label Studio's editor."
         )
         return WorkLeft(words, "", None, None, price.currency if price else "", ())
     one = per_label(known)
