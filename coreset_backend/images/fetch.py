@@ -1,20 +1,20 @@
 """Fetches the images of a pool in parallel and reads their pixels by rows."""
 
+import contextlib
 import hashlib
-import itertools
 import logging
 import ssl
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
 import httpx
 import numpy as np
 
-from coreset_backend.arrays import Progress, Resize
+from coreset_backend.arrays import Progress, Resize, unwatched
 from coreset_backend.decoding import DECODER, Decoders
 from coreset_backend.errors import (
     ConfigError,
@@ -27,6 +27,7 @@ from coreset_backend.foreign_text import one_line
 from coreset_backend.images.cache import PixelCache
 from coreset_backend.images.download import NO_PROXIES, Downloader, Limits, checked_url, port_of
 from coreset_backend.images.own_addresses import OwnAddresses
+from coreset_backend.images.parallel import in_threads
 from coreset_backend.images.pixels import SMALL, Array, CachedRows, FetchResults, Pixels, Wanted
 from coreset_backend.images.revisions import Revisions, Seen, due
 from coreset_backend.images.sources import Site, address_digest, local_validator, read_image, shown_uri
@@ -37,7 +38,6 @@ from coreset_backend.reports import ImageFailure
 logger = logging.getLogger(__name__)
 
 REVISIONS = "revisions.sqlite3"
-_WAITING = 4  # jobs in the queue per thread
 _NO_IMAGE = "the task has no image in this field"
 
 
@@ -105,6 +105,47 @@ class Images:
             changed = sum(image.has_changed for image in to_read)
             logger.info("%d images were checked, %d have changed", len(suspects), changed)
         return self._result(given, wanted, results)
+
+    def copy_files(
+        self,
+        tasks: Sequence[tuple[int, str | None]],
+        keep: Callable[[int, bytes], None],
+        progress: Progress = unwatched,
+    ) -> list[ImageFailure]:
+        """Read the file of every (task_id, uri) as it is and pass it to ``keep``, from several threads.
+
+        A file that a round could not decode is not kept. Returns the failed ones. Any other CoresetError, as
+        of ``keep``, is raised.
+        """
+        self._site.downloader.forget_silent_hosts()
+        failures = []
+        try:
+            done = in_threads(self._threads, lambda task: self._copied(*task, keep), tasks)
+            for count, ((task_id, uri), reason) in enumerate(done, 1):
+                if reason:
+                    failures.append(ImageFailure(task_id, one_line(shown_uri(uri)) if uri else None, reason))
+                progress(count, len(tasks))
+        finally:
+            self._decoders.rest()
+        return sorted(failures, key=lambda failure: failure.task_id)
+
+    def _copied(self, task_id: int, uri: str | None, keep: Callable[[int, bytes], None]) -> str:
+        """Pass the file to ``keep``; why there is none, else empty."""
+        uri = (uri or "").strip()
+        if not uri:
+            return _NO_IMAGE
+        address = address_digest(self._site, uri)
+        try:
+            with self._reading(task_id):
+                data = read_image(self._site, task_id, uri).data or b""
+                seen = self._revisions.seen([address]).get(address)
+                if seen is None or seen.content != hashlib.sha256(data).hexdigest():
+                    self._decoders.pixels(data, Resize(SMALL))
+                keep(task_id, data)
+        except ImageError as error:
+            logger.info("Task %d: %s: %s", task_id, shown_uri(uri), error)
+            return str(error)
+        return ""
 
     def check(self, task_id: int, uri: str | None) -> ImageError | None:
         """Fetch and decode one image without the cache; returns its ``ImageError``, or ``None``."""
@@ -197,24 +238,10 @@ class Images:
         self, missing: Iterable[Wanted], started_ns: int, results: FetchResults
     ) -> Iterator[Wanted]:
         """Fetch ``missing`` in parallel into the cache and ``results``; yields each image when it is done."""
-        waiting = iter(missing)
-        threads = ThreadPoolExecutor(self._threads, thread_name_prefix="images")
-
-        def start(count: int) -> dict[Future[None], Wanted]:
-            some = itertools.islice(waiting, count)
-            return {threads.submit(self._read_one, image, started_ns, results): image for image in some}
-
-        running = start(self._threads * _WAITING)
-        try:
-            while running:
-                finished, _ = wait(running, return_when=FIRST_COMPLETED)
-                for future in finished:
-                    future.result()
-                    yield running.pop(future)
-                running |= start(len(finished))
-        finally:
-            # No wait: a person who cancels a round should not wait for the slowest server.
-            threads.shutdown(wait=False, cancel_futures=True)
+        done = in_threads(
+            self._threads, lambda image: self._read_one(image, started_ns, results), missing
+        )
+        return (image for image, _ in done)
 
     def _read_one(self, image: Wanted, started_ns: int, results: FetchResults) -> None:
         before = image.seen if image.is_cached else None
@@ -250,16 +277,22 @@ class Images:
         """
         if not uri:
             raise ImageError(_NO_IMAGE)
+        with self._reading(task_id):
+            fetched = read_image(self._site, task_id, uri, before.validator if before else "")
+            if before and fetched.data is None:
+                return _Reading(before.content, before.validator, None)
+            data = fetched.data or b""
+            content = hashlib.sha256(data).hexdigest()
+            if before and content == before.content:
+                return _Reading(content, fetched.validator, None)
+            return _Reading(content, fetched.validator, self._decoders.pixels(data, resize))
+
+    @contextlib.contextmanager
+    def _reading(self, task_id: int) -> Iterator[None]:
+        """Room for one file in memory; an unexpected error becomes an ``ImageError``."""
         try:
             with self._site.downloader.files.one_file():
-                fetched = read_image(self._site, task_id, uri, before.validator if before else "")
-                if before and fetched.data is None:
-                    return _Reading(before.content, before.validator, None)
-                data = fetched.data or b""
-                content = hashlib.sha256(data).hexdigest()
-                if before and content == before.content:
-                    return _Reading(content, fetched.validator, None)
-                return _Reading(content, fetched.validator, self._decoders.pixels(data, resize))
+                yield
         except CoresetError:
             raise
         except Exception as error:
