@@ -17,6 +17,7 @@ CoresetError
 │  ├─ NotFinite                training or embedding gave NaN or infinity
 │  ├─ OutOfMemory              even one image does not fit
 │  └─ DownloadFailed           weights could not be downloaded, and may be later
+├─ ExportError             the folder of an export cannot be written, or would lose something
 ├─ QueueError              Redis, which carries requests and progress, does not answer
 ├─ TakenOver               another process has taken over the project's lease
 └─ StoreError              something on disk cannot be used
@@ -154,6 +155,10 @@ class DownloadFailed(ModelError):
             "CORESET_BACKBONE=auto, which needs no download."
         )
         self.why = why
+
+
+class ExportError(CoresetError):
+    """The folder of an export cannot be written, or something in it would be lost."""
 
 
 class QueueError(CoresetError):

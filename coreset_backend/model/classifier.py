@@ -39,7 +39,8 @@ class Classifier:
     ``size`` is the side in pixels of the images it was fitted on and takes. ``mirror``: the features
     are the mean over the image and its mirror image. ``preparation`` makes embeddings of them; without one
     they are the embeddings. ``temperature`` divides the head's logits, so that it is as sure as it is right.
-    ``runtime`` computes the features; None: torch does.
+    ``runtime`` computes the features; None: torch does. ``exact``: in float32 even where the device has
+    bfloat16.
     """
 
     backbone: Backbone
@@ -54,6 +55,7 @@ class Classifier:
     preparation: Preparation | None = None
     temperature: float = 1.0
     runtime: Runtime | None = None
+    exact: bool = False
 
     @property
     def classes(self) -> int:
@@ -70,7 +72,8 @@ class Classifier:
         """What computes the features, and how precisely: others give other last digits."""
         if self.runtime:
             return self.runtime.name
-        return f"torch {'bfloat16' if computes_in_bfloat16(self.device) else 'float32'}"
+        half = computes_in_bfloat16(self.device) and not self.exact
+        return f"torch {'bfloat16' if half else 'float32'}"
 
 
 def device_named(name: str) -> torch.device:
@@ -276,7 +279,7 @@ def probabilities_of(classifier: Classifier, embeddings: Floats, *, calibrated: 
 
 def features_of(classifier: Classifier, images: Tensor) -> Tensor:
     """float32[k, dimension] of float32[k, 3, size, size], computed by torch."""
-    with half_precision(classifier.device):
+    with contextlib.nullcontext() if classifier.exact else half_precision(classifier.device):
         features: Tensor = classifier.network(images).float()
         if classifier.mirror:
             features = (features + classifier.network(images.flip(3)).float()) / 2

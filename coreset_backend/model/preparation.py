@@ -47,7 +47,7 @@ class Preparation(nn.Module):
         projected = ((features - self.mean) / self.deviation) @ self.components.T
         length = projected.norm(dim=1, keepdim=True)
         # An image that is the mean itself has no direction; it gets one, since selection needs lengths of 1.
-        first = F.one_hot(torch.zeros(len(projected), dtype=torch.int64), COMPONENTS).to(projected)
+        first = torch.eye(1, COMPONENTS).to(projected)
         return torch.where(length > 1e-6, projected / length.clamp_min(1e-6), first)
 
     def fits(self, newcomers: Floats, pool: int) -> bool:

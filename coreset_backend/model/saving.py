@@ -87,10 +87,11 @@ def write_tensors(path: Path, manifest: Mapping[str, object], tensors: Mapping[s
         raise OSError(f"{path.name}: {error}") from error
 
 
-def load_classifier(path: Path, device: str = "auto") -> Classifier:
+def load_classifier(path: Path, device: str = "auto", *, exact: bool = False) -> Classifier:
     """The classifier in that file, on that device; torch computes its features.
 
-    Raises CorruptRound if the file is missing, torn or altered.
+    ``exact``: in float32 even where the device has bfloat16, as an exported ONNX file computes. Raises
+    CorruptRound if the file is missing, torn or altered.
     """
     manifest, tensors = read_tensors(path)
     if manifest.get("format") != FORMAT:
@@ -124,6 +125,7 @@ def load_classifier(path: Path, device: str = "auto") -> Classifier:
         description=manifest["description"],
         preparation=preparation.to(place) if preparation else None,
         temperature=manifest.get("temperature", 1.0),
+        exact=exact,
     )
 
 
