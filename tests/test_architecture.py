@@ -36,6 +36,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "connection": {"arrays", "backend", "errors", "files", "label_studio", "project", "reports", "store"},
     "finish": {"arrays", "backend", "connection", "errors", "evaluation", "files", "label_studio"}
     | {"project", "reports", "store"},
+    "export": {"arrays", "backend", "errors", "evaluation", "files", "finish", "foreign_text", "images"}
+    | {"model", "project", "redaction", "reports", "store"},
     "backend": {"errors", "images", "label_studio", "network", "project_settings", "redaction"}
     | {"settings", "store"},
     "rounds": {"arrays", "backend", "connection", "errors", "evaluation", "files", "finish", "images"}
@@ -75,6 +77,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "backend",
         "connection",
         "errors",
+        "export",
         "finish",
         "foreign_text",
         "jobs",
@@ -93,6 +96,8 @@ DOORS = {
     "timm": {"model"},
     "huggingface_hub": {"model"},
     "openvino": {"model"},
+    "onnx": {"model"},
+    "onnxruntime": {"model"},
     "safetensors": {"model"},
     "annoy": {"selection"},
     "scipy": {"selection"},

@@ -29,6 +29,11 @@ TESTED_IN = {
         },
     ),
     "jobs/test_copies.py": ("labels of copies from the plan to the undo", {"finish/copies", "finish/tally"}),
+    "export/test_export.py": (
+        "one project exported whole, and what stands in its way",
+        {"cli/export", "export/card", "export/class_folders", "export/folder", "export/image_folder"}
+        | {"export/labels", "export/model_files", "export/run", "export/tables", "images/parallel"},
+    ),
     "store/test_strays.py": ("it looks for keys that are not ours", {"jobs/keys"}),
     "connection/test_second_opinions.py": (
         "an annotator is asked by them",
