@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from coreset_backend import __version__, model
+from coreset_backend.arrays import Resize
 from coreset_backend.errors import ConfigError, CorruptRound, ImageError, ModelError
 from coreset_backend.evaluation.scores import NAMED, named_classes
 from coreset_backend.files import check_hash, saving, write_atomically
@@ -33,11 +34,12 @@ from PIL import Image, ImageOps
 here = Path(__file__).parent
 config = json.loads((here / "config.json").read_text())
 side, names = config["image_size"], list(config["id2label"].values())
+resample = Image.Resampling[config["interpolation"].upper()]
 session = onnxruntime.InferenceSession(here / "model.onnx")
 for name in sys.argv[1:]:
     with Image.open(name) as image:
-        image.draft(None, (side, side))  # a large JPEG is decoded at a fraction of its size, as in the rounds
-        resample = Image.Resampling[config["interpolation"].upper()]
+        if resample != Image.Resampling.NEAREST:
+            image.draft(None, (side, side))  # a large JPEG is decoded at a fraction of its size, as in rounds
         small = image.convert("RGB").resize((side, side), resample, reducing_gap=2.0)
     pixels = np.asarray(ImageOps.exif_transpose(small))
     probabilities = session.run(None, {"pixels": pixels[None]})[0][0]
@@ -100,8 +102,8 @@ def write_model(
     configuration = _configuration(classifier, labels, stored)
     write_atomically(folder / CONFIGURATION, (json.dumps(configuration, indent=2) + "\n").encode())
     licence = model.spelled(classifier.backbone.licence)
-    files = ModelFiles(licence, classifier.size, _interpolation(classifier))
-    task_ids, pixels = _compared_pixels(images, tasks, classifier.size)
+    files = ModelFiles(licence, classifier.size, classifier.backbone.interpolation)
+    task_ids, pixels = _compared_pixels(images, tasks, classifier.backbone.resize(classifier.size))
     try:
         difference = write_onnx(classifier, labels.names, pixels, folder / ONNX)
     except (ConfigError, ModelError) as error:
@@ -122,7 +124,7 @@ def _configuration(classifier: model.Classifier, labels: Labels, stored: StoredR
         "label2id": {name: place for place, name in enumerate(labels.names)},
         "threshold": NAMED if labels.multiple else None,
         "image_size": classifier.size,
-        "interpolation": _interpolation(classifier),
+        "interpolation": classifier.backbone.interpolation,
         "image_mean": backbone.mean,
         "image_std": backbone.deviation,
         "mirror": classifier.mirror,
@@ -137,21 +139,17 @@ def _configuration(classifier: model.Classifier, labels: Labels, stored: StoredR
     }
 
 
-def _interpolation(classifier: model.Classifier) -> str:
-    return "bilinear"
-
-
 def _compared_pixels(
-    images: Images, tasks: Sequence[tuple[int, str | None]], size: int
+    images: Images, tasks: Sequence[tuple[int, str | None]], resize: Resize
 ) -> tuple[Sequence[int], NDArray[np.uint8]]:
     """Images of the pool with their task ids; noise without task ids where none of them can be read."""
     try:
-        found, _ = images.fetch(tasks[:COMPARED], size)
+        found, _ = images.fetch(tasks[:COMPARED], resize)
         if len(found):
             return found.task_ids.tolist(), found[np.arange(len(found))]
     except ImageError:
         pass
-    return [], np.random.default_rng(0).integers(0, 256, (8, size, size, 3), dtype=np.uint8)
+    return [], np.random.default_rng(0).integers(0, 256, (8, resize.size, resize.size, 3), dtype=np.uint8)
 
 
 def _compared_with_round(

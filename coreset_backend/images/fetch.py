@@ -238,9 +238,7 @@ class Images:
         self, missing: Iterable[Wanted], started_ns: int, results: FetchResults
     ) -> Iterator[Wanted]:
         """Fetch ``missing`` in parallel into the cache and ``results``; yields each image when it is done."""
-        done = in_threads(
-            self._threads, lambda image: self._read_one(image, started_ns, results), missing
-        )
+        done = in_threads(self._threads, lambda image: self._read_one(image, started_ns, results), missing)
         return (image for image, _ in done)
 
     def _read_one(self, image: Wanted, started_ns: int, results: FetchResults) -> None:

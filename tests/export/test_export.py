@@ -17,9 +17,11 @@ import yaml
 from click.testing import CliRunner
 from fake_label_studio import TOKEN, FakeLabelStudio, choices_config, running
 from huggingface_hub import ModelCard
+from PIL import Image
 from torchvision.datasets import ImageFolder
 
 from coreset_backend import model
+from coreset_backend.arrays import Resize
 from coreset_backend.backend import Backend, open_backend
 from coreset_backend.cli.main import main
 from coreset_backend.decoding import decoded_pixels
@@ -131,10 +133,19 @@ def test_images_lie_in_folders_of_their_classes_byte_for_byte(project: Project, 
     assert not list(exported.parent.glob(".*"))
 
 
-def test_onnx_gives_torchs_probabilities_and_the_script_prints_them(project: Project, exported: Path) -> None:
+def test_onnx_gives_torchs_probabilities_and_the_script_prints_them(
+    project: Project, exported: Path, tmp_path: Path
+) -> None:
+    """Of the pool's images, and of a large JPEG that a camera turned."""
     config = json.loads((exported / "config.json").read_text())
-    files = sorted((exported / "dataset/images").rglob("*.png"))
-    pixels = np.stack([decoded_pixels(file.read_bytes(), config["image_size"], 10**8) for file in files])
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    clouds = np.random.default_rng(0).integers(0, 256, (9, 13, 3), dtype=np.uint8)
+    photo = Image.fromarray(clouds).resize((301, 503), Image.Resampling.BICUBIC)
+    photo.save(tmp_path / "photo.jpg", exif=turned)
+    files = [*sorted((exported / "dataset/images").rglob("*.png")), tmp_path / "photo.jpg"]
+    resize = Resize(config["image_size"], config["interpolation"])
+    pixels = np.stack([decoded_pixels(file.read_bytes(), resize, 10**8) for file in files])
     session = onnxruntime.InferenceSession(exported / "model.onnx")
     found = session.run(None, {"pixels": pixels})[0]
     classifier = model.load_classifier(exported / "model.safetensors", "cpu", exact=True)
