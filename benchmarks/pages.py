@@ -104,6 +104,7 @@ def save_round(backend: Backend, n: int, keys: np.ndarray, kinds: np.ndarray) ->
                 "layout": places.clip(0, 65535).astype(np.uint16)[readable],
                 "label_codes": np.where(states == 0, codes, -1).astype(np.int16),
                 "probabilities": probabilities[readable],
+                "clusters": codes[readable].astype(np.int16),
                 "duplicate_groups": groups[readable],
                 "suspects": suspects,
                 "suspect_sets": np.eye(len(CLASSES), dtype=np.int8)[(codes[suspects - 1] + 1) % len(CLASSES)],

@@ -5,7 +5,8 @@ CoresetError
 ├─ ProjectError            the project does not allow a round as it is
 │  ├─ UnsupportedLabelConfig   no <Image> whose images can be read
 │  ├─ TooFewLabels             fewer labels or classes than a fit needs
-│  └─ EmptyPool                the project has no tasks
+│  ├─ EmptyPool                the project has no tasks
+│  └─ BulkError                labels in bulk that cannot be written or undone as asked
 ├─ LabelStudioError        Label Studio does not answer, or refuses
 │  ├─ Unreachable              no answer, or none in time
 │  ├─ Unauthorized             the token is missing, revoked or of a disabled kind
@@ -89,6 +90,10 @@ class EmptyPool(ProjectError):
 
 class FinishError(ProjectError):
     """The model's labels cannot be proposed, accepted or removed now."""
+
+
+class BulkError(ProjectError):
+    """Labels in bulk cannot be written or undone as a person asked."""
 
 
 class LabelStudioError(CoresetError):

@@ -9,6 +9,9 @@ TESTS, PACKAGE = ROOT / "tests", ROOT / "coreset_backend"
 OTHER_ROOMS = {"docker", "e2e", "support"}
 TESTED_IN = {
     "cli/test_select.py": ("it types a command in a terminal", {"cli/main", "cli/terminal"}),
+    "web/test_many_at_once.py": ("what the page does with many images", {"web/bulk", "store/examples"}),
+    "jobs/test_bulk.py": ("a write from its plan to its undo", {"finish/bulk", "label_studio/bulk_labels"}),
+    "selection/test_examples.py": ("clusters list what examples are taken from", {"selection/clusters"}),
     "jobs/test_states.py": ("every state has a next step", {"jobs/next_step"}),
     "jobs/test_status.py": ("a state is one value, and these are its lines and its parts", {"cli/status"}),
     "connection/test_connect.py": (
@@ -106,7 +109,7 @@ TESTED_IN = {
     "model/test_classifier.py": ("a classifier is saved and loaded", {"model/saving"}),
     "rounds/test_run.py": (
         "whole rounds, one after another",
-        {"rounds/due", "rounds/embeddings", "rounds/learn"},
+        {"rounds/due", "rounds/embeddings", "rounds/examples", "rounds/learn"},
     ),
     "jobs/test_pool_pretraining.py": ("a round uses the features a worker learned", {"rounds/features"}),
     "rounds/test_explain.py": (

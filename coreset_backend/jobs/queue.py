@@ -126,6 +126,11 @@ def request_publication(backend: Backend, project_id: int, *, by_hand: bool = Tr
     return _queue_once(backend, project_id, "to be published again", 0, by_hand=by_hand)
 
 
+def request_work(backend: Backend, project_id: int, reason: str) -> bool:
+    """Queue a job at once that does the project's next step, whatever it is; True if a job was queued."""
+    return _queue_once(backend, project_id, reason, 0, by_hand=True)
+
+
 def stop_round(backend: Backend, project_id: int, patience: float) -> bool:
     """Stop the project's running round and remove the waiting job; returns whether there was either.
 

@@ -14,9 +14,19 @@ from redis.exceptions import RedisError
 
 from coreset_backend.backend import Backend, open_backend
 from coreset_backend.connection.publication import connection_remarks, why_to_publish_again
-from coreset_backend.errors import CoresetError, FinishError, LabelStudioError, ProjectGone
+from coreset_backend.errors import BulkError, CoresetError, FinishError, LabelStudioError, ProjectGone
+from coreset_backend.finish.bulk import advance_bulk
 from coreset_backend.finish.work import advance, has_work
-from coreset_backend.jobs.keys import DAY, FINISH_LEASE, NEVER_ENDS, PRETRAINING_LEASE, ROUND_LEASE, redis_key
+from coreset_backend.jobs.bulk import has_bulk_work
+from coreset_backend.jobs.keys import (
+    BULK_LEASE,
+    DAY,
+    FINISH_LEASE,
+    NEVER_ENDS,
+    PRETRAINING_LEASE,
+    ROUND_LEASE,
+    redis_key,
+)
 from coreset_backend.jobs.lease import LEASE_SECONDS, IsOurs, project_lease
 from coreset_backend.jobs.monitoring import count
 from coreset_backend.jobs.outcome import answer_demands, explained, note_failure, settle
@@ -85,6 +95,7 @@ def _advance(backend: Backend, project_id: int, is_ours: IsOurs) -> str:
     demands: list[bytes] = backend.redis.lrange(redis_key(project_id, "demands"), 0, -1)  # type: ignore[assignment]
     try:
         finished = _advance_finish(backend, project_id)
+        finished = _advance_bulk(backend, project_id) or finished
         if demands:
             return _run(backend, project_id, demands[-1].decode(errors="replace"), len(demands), is_ours)
         if backend.redis.exists(redis_key(project_id, "republish")):
@@ -120,6 +131,24 @@ def _advance_finish(backend: Backend, project_id: int) -> str:
     if changes_queue:
         backend.redis.set(redis_key(project_id, "republish"), "1", ex=DAY)
     return done
+
+
+def _advance_bulk(backend: Backend, project_id: int) -> str:
+    """Write and undo labels in bulk until nothing is left to do; in words.
+
+    Between the steps the lease is free, so that a person can undo a write while it runs.
+    """
+    done = ""
+    while True:
+        with project_lease(backend, project_id, BULK_LEASE, patience=5) as is_ours:
+            try:
+                step = advance_bulk(backend, project_id) if is_ours else ""
+            except BulkError as error:  # the rounds go on without
+                log.error("project %d: %s", project_id, error)
+                return done
+        if not step:
+            return done
+        done = step
 
 
 def _run(backend: Backend, project_id: int, reason: str, demands: int, is_ours: IsOurs) -> str:
@@ -298,7 +327,7 @@ def _look_after(backend: Backend, project_id: int) -> bool:
             if automatic:
                 settle(backend.redis, backend.store, project_id)
             _publish_what_was_lost(backend, project_id)
-            _resume_finish(backend, project_id)
+            _resume_labels(backend, project_id)
         left_behind = is_pretraining_left_behind(backend.redis, backend.store, project_id)
         if left_behind or is_download_wanted(backend.store, backend.settings, project_id):
             request_pretraining(backend, project_id)
@@ -307,20 +336,22 @@ def _look_after(backend: Backend, project_id: int) -> bool:
     return False
 
 
-def _resume_finish(backend: Backend, project_id: int) -> None:
-    """Request a job for a finish that was left behind by a killed worker or a lost webhook."""
+def _resume_labels(backend: Backend, project_id: int) -> None:
+    """Request a job for labels, by the model or in bulk, that a killed worker left behind."""
     try:
-        if has_work(backend, project_id):
+        if has_bulk_work(backend, project_id):
+            request_round(backend, project_id, "labels in bulk go on")
+        elif has_work(backend, project_id):
             request_round(backend, project_id, "the finish goes on")
     except ProjectGone:
         raise
-    except (FinishError, LabelStudioError) as error:
-        log.warning("project %d: the state of its finish is unknown: %s", project_id, error)
+    except (BulkError, FinishError, LabelStudioError) as error:
+        log.warning("project %d: the state of its labels is unknown: %s", project_id, error)
 
 
 def _drop_what_is_stuck(backend: Backend, project_id: int) -> None:
     """Remove keys that would block the project forever: every key that this backend sets expires."""
-    for name in (ROUND_LEASE, FINISH_LEASE, "waiting", "spared", "republish"):
+    for name in (ROUND_LEASE, FINISH_LEASE, BULK_LEASE, "waiting", "spared", "republish"):
         key = redis_key(project_id, name)
         if backend.redis.ttl(key) == NEVER_ENDS:
             log.error(

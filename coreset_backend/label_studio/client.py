@@ -91,10 +91,10 @@ class LabelStudio(Api):
         project = self.fetch_project(project_id)
         return parse_snapshot(project, self.annotated_tasks(project_id), datetime.now(UTC), control)
 
-    def annotated_tasks(self, project_id: int) -> Iterator[ListedTask]:
-        """The tasks that have an annotation or were skipped, with their annotations."""
-        parameters = {"fields": "all", "include": ANNOTATIONS, "query": query(ANNOTATED)}
-        return self.tasks(project_id, parameters)
+    def annotated_tasks(self, project_id: int, task_ids: Sequence[int] | None = None) -> Iterator[ListedTask]:
+        """The tasks (all, or among up to a hundred) that are annotated or skipped, with their annotations."""
+        asked = query(ANNOTATED, task_ids=task_ids)
+        return self.tasks(project_id, {"fields": "all", "include": ANNOTATIONS, "query": asked})
 
     def listed(
         self, project_id: int, task_ids: Sequence[int], include: str = "id,data", **more: str

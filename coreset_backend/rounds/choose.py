@@ -30,6 +30,7 @@ from coreset_backend.selection import (
     strategy_named,
     with_options,
 )
+from coreset_backend.selection.examples import WEIGHTED, by_examples
 from coreset_backend.settings import Settings
 from coreset_backend.store.record import STATES
 from coreset_backend.store.saved_round import StoredRound
@@ -71,15 +72,17 @@ def choose_batch(
     probabilities: Floats | None,
     graph: NeighborGraph | None = None,
     groups: NDArray[np.int32] | None = None,
+    weights: Floats | None = None,
 ) -> Choice:
     """The batch and the reserve, which is its continuation: a greedy order can be cut anywhere.
 
     ``readable``: int64[m], image row -> snapshot row. By image row are ``embeddings`` float32[m, d],
-    ``probabilities`` float32[m, classes], ``graph`` and ``groups`` int32[m], computed if needed and missing.
+    ``probabilities`` float32[m, classes], ``graph`` and ``groups`` int32[m], computed if needed and missing,
+    and ``weights`` float32[m], where examples were marked.
     """
     states = _states_before(snapshot.tasks, readable)
     labeled = _rows_in(states[readable], "labeled")
-    images = Pool(embeddings, labeled, _single_choice(probabilities, snapshot), graph)
+    images = Pool(embeddings, labeled, _single_choice(probabilities, snapshot), graph, weights)
     image_rows = _rows_in(states[readable], "pool", "labeled")  # pool row -> image row
     snapshot_rows = readable[image_rows]  # pool row -> snapshot row
     pool = images.among(image_rows)
@@ -157,7 +160,10 @@ def _select(
         return strategy, Selection(np.empty(0, np.int64), np.empty(0, np.float32), 0, 0), drawn
     # The random slice will be labelled too, so the strategy need not cover it again.
     rest = replace(pool, labeled_rows=np.concatenate([pool.labeled_rows, drawn]))
-    choose = with_options(strategy_named(strategy), groups=groups, outlier_share=settings.outlier_share)
+    chosen = strategy_named(strategy)
+    if pool.weights is not None and strategy not in WEIGHTED:
+        chosen = by_examples(chosen)
+    choose = with_options(chosen, groups=groups, outlier_share=settings.outlier_share)
     wanted = settings.batch_size + settings.reserve_size - len(drawn)
     return strategy, choose(rest, wanted, np.random.default_rng(settings.seed)), drawn
 

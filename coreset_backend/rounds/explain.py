@@ -15,6 +15,7 @@ from coreset_backend.project import Labels, Snapshot, Task, class_targets
 from coreset_backend.rounds.label_errors import JudgedLabels
 from coreset_backend.rounds.pool_map import layout
 from coreset_backend.selection import NeighborGraph
+from coreset_backend.selection.clusters import clusters
 from coreset_backend.store.saved_round import Arrays
 
 
@@ -45,6 +46,7 @@ def gather_evidence(
         "pick_distances": far,
         "layout": layout(embeddings, graph, seed),
         "duplicate_groups": groups,
+        "clusters": clusters(embeddings, seed),
     }
     if judged:
         evidence |= label_evidence(pixels.task_ids, judged)

@@ -28,6 +28,7 @@ from coreset_backend.reports import ImageFailure, Reading, TrainingReport
 from coreset_backend.rounds.backbone import prepare_backbone
 from coreset_backend.rounds.choose import Choice, choose_batch
 from coreset_backend.rounds.consensus import settled
+from coreset_backend.rounds.examples import examples_among, weights_by_examples
 from coreset_backend.rounds.explain import gather_evidence
 from coreset_backend.rounds.features import choose_project_backbone, features_at_hand
 from coreset_backend.rounds.label_errors import JudgedLabels, judged_labels
@@ -38,7 +39,7 @@ from coreset_backend.rounds.relabel import label_errors
 from coreset_backend.selection import neighbors_for
 from coreset_backend.selection.annoy_index import build_index
 from coreset_backend.settings import Settings
-from coreset_backend.store.record import STATES, Audition, LabelErrors
+from coreset_backend.store.record import STATES, Audition, Example, LabelErrors
 from coreset_backend.store.saved_round import Arrays, Draft, StoredRound
 from coreset_backend.store.store import Round, Store
 
@@ -128,11 +129,14 @@ def _compute(
     learned = _learn(backend.store, backend.images, settings, snapshot, previous, clock)
     with backend.store.draft(snapshot.project_id) as draft:
         set_log_context(project=draft.project_id, round=draft.number)
-        choice, errors, evidence = _choose(settings, snapshot, learned, names, draft, clock)
+        examples = examples_among(backend.store, snapshot.project_id, learned.pixels.task_ids)
+        choice, errors, evidence = _choose(settings, snapshot, learned, names, examples, draft, clock)
         with clock.phase("save"):
             model.save_classifier(learned.classifier, draft.path / "model.safetensors")
             record = _record(settings, snapshot, previous, draft, learned, choice, clock)
-            record = replace(record, fingerprint=as_read, reading=reading, label_errors=errors)
+            record = replace(
+                record, fingerprint=as_read, reading=reading, label_errors=errors, examples=examples
+            )
             arrays: Arrays = {
                 "task_ids": snapshot.task_ids,
                 "states": choice.states,
@@ -199,6 +203,7 @@ def _choose(
     snapshot: Snapshot,
     learned: Learned,
     names: Mapping[str, str],
+    examples: Sequence[Example],
     draft: Draft,
     clock: "Clock",
 ) -> tuple[Choice, LabelErrors, Arrays]:
@@ -213,7 +218,10 @@ def _choose(
         judged = _judge(snapshot, learned, seed)
         errors = label_errors(settings, judged, learned.holdout, names) if judged else LabelErrors()
         new_images = settings.model_copy(update={"batch_size": settings.batch_size - len(errors.asked)})
-        choice = choose_batch(new_images, snapshot, readable, embeddings, learned.uncalibrated, graph, groups)
+        weights = weights_by_examples(examples, index, learned.pixels.task_ids, embeddings)
+        choice = choose_batch(
+            new_images, snapshot, readable, embeddings, learned.uncalibrated, graph, groups, weights
+        )
     with clock.phase("map"):
         picked = (*choice.batch, *choice.reserve)
         evidence = gather_evidence(snapshot, learned.pixels, embeddings, graph, groups, picked, judged, seed)

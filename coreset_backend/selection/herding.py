@@ -69,6 +69,7 @@ def _herded(
     pool: Pool, batch: int, weights: Floats, rng: np.random.Generator, progress: Progress | None
 ) -> Selection:
     require_batch(batch)
+    weights = weights if pool.weights is None else weights * pool.weights
     covered, free, graph = _coverage_by_labeled(pool), pool.unlabeled_rows, pool.neighbors
     batch, n = min(batch, len(free)), len(pool.vectors)
     width = neighbors_for(n) if graph is None else graph.rows.shape[1]

@@ -51,7 +51,7 @@ def with_options(
         kept[taken.labeled_rows] = True
         near = _among(strategy, taken, kept, batch - len(far), rng, more)
         rows = _woven(near.rows, far, outlier_share)
-        return _measured_again(pool, replace(near, rows=rows))
+        return measured_again(pool, replace(near, rows=rows))
 
     return choose
 
@@ -98,11 +98,16 @@ def _among(
         return strategy(pool, batch, rng, **more)
     rows = np.flatnonzero(kept)
     selection = strategy(pool.among(rows), batch, rng, **more)
-    return _measured_again(pool, replace(selection, rows=rows[selection.rows]))
+    return measured_again(pool, replace(selection, rows=rows[selection.rows]))
 
 
-def _measured_again(pool: Pool, selection: Selection) -> Selection:
-    """The selection with distances and radii over the whole pool, in the space it was made in."""
+def measured_again(pool: Pool, selection: Selection, rows: Rows | None = None) -> Selection:
+    """The selection with distances and radii over the whole pool, in the space it was made in.
+
+    ``rows``: other rows that take the place of the selected ones.
+    """
+    if rows is not None:
+        selection = replace(selection, rows=rows)
     vectors = normalized(pool.vectors) if selection.normalized else pool.vectors
     labeled = np.unique(pool.labeled_rows)
     return replace(

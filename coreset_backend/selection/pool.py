@@ -49,7 +49,8 @@ class Pool:
     ``vectors``: float[n, d], float32 by custom, float16 and memory maps welcome; read in blocks.
     ``labeled_rows``: int64[l], in [0, n), in any order; a row may be named twice.
     ``probabilities``: float32[n, classes] of the classifier, where a strategy asks for them.
-    ``neighbors``: the near rows of all n rows, where a strategy can use them.
+    ``neighbors``: the near rows of all n rows, where a strategy can use them. ``weights``: float32[n], how
+    much each row counts, where examples were marked; herding multiplies its gain by it.
 
     Raises ValueError where shapes, dtypes or row ranges do not fit together. Values are looked at
     by the strategy, which raises NotFinite for NaN, infinity and lengths beyond float32.
@@ -59,11 +60,16 @@ class Pool:
     labeled_rows: Rows
     probabilities: Floats | None = None
     neighbors: NeighborGraph | None = None
+    weights: Floats | None = None
 
     def __post_init__(self) -> None:
         _require_matrix(self.vectors)
         _require_rows(self.labeled_rows, len(self.vectors))
-        for name, rows in (("probabilities", self.probabilities), ("neighbors", self.neighbors)):
+        for name, rows in (
+            ("probabilities", self.probabilities),
+            ("neighbors", self.neighbors),
+            ("weights", self.weights),
+        ):
             given = len(rows.rows if isinstance(rows, NeighborGraph) else rows) if rows is not None else None
             if given not in (None, len(self.vectors)):
                 raise ValueError(f"{name} has {given} rows, vectors has {len(self.vectors)}")
@@ -75,6 +81,7 @@ class Pool:
             np.searchsorted(kept, self.labeled_rows),
             None if self.probabilities is None else self.probabilities[kept],
             None if self.neighbors is None else self.neighbors.among(kept),
+            None if self.weights is None else self.weights[kept],
         )
 
     @property

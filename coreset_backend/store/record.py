@@ -140,6 +140,17 @@ class Audition:
 
 
 @dataclass(frozen=True, slots=True)
+class Example:
+    """An image that a person marked: images just like it count ``weight`` times as much in the selection.
+
+    More than 1 for "more like these", less for "fewer like these".
+    """
+
+    task_id: TaskId
+    weight: Annotated[float, Field(gt=0, le=100)]
+
+
+@dataclass(frozen=True, slots=True)
 class ReplayPoint:
     """Mean accuracy after ``labels`` labels, plus and minus one standard deviation over the seeds."""
 
@@ -253,8 +264,8 @@ class Round:
     None where none was held, or a setting chose it. ``reading``: how the tasks were read, None in rounds of
     early releases. ``working_time`` is None where too few answers have one, and in early rounds, as is
     ``could_finish``: the number of unlabelled images that a finish at 95 % could comprise if the model is
-    wrong as often as it expects. ``label_errors``: those of its labels, as
-    estimated.
+    wrong as often as it expects. ``label_errors``: those of its labels, as estimated. ``examples``: the
+    images that a person marked, and that weighed on the selection.
     """
 
     project_id: int
@@ -290,6 +301,7 @@ class Round:
     working_time: WorkingTime | None = None
     could_finish: Count | None = None
     label_errors: LabelErrors = LabelErrors()
+    examples: tuple[Example, ...] = ()
 
     @property
     def pool_version(self) -> str:

@@ -1,4 +1,4 @@
-"""The web process: one Flask application made of the routes of three modules. It loads no torch."""
+"""The web process: one Flask application made of the routes of four modules. It loads no torch."""
 
 from flask import Flask
 from jinja2 import StrictUndefined
@@ -7,6 +7,7 @@ from coreset_backend.backend import Backend
 from coreset_backend.evaluation.predictions import AnswerCache
 from coreset_backend.web.access import guard_app
 from coreset_backend.web.api import api
+from coreset_backend.web.bulk import bulk
 from coreset_backend.web.errors import answer_error
 from coreset_backend.web.metrics import measure_app
 from coreset_backend.web.pages import pages
@@ -23,6 +24,7 @@ def create_app(backend: Backend) -> Flask:
     measure_app(app, backend)
     app.register_blueprint(protocol)  # for Label Studio
     app.register_blueprint(api)  # for scripts and monitoring
+    app.register_blueprint(bulk)
     app.register_blueprint(pages)  # for people
     app.register_error_handler(Exception, answer_error)
     return app

@@ -14,11 +14,13 @@ from coreset_backend.evaluation.history import project_history
 from coreset_backend.evaluation.round_scores import holdout_accuracy
 from coreset_backend.finish.session import Kind
 from coreset_backend.finish.tally import tally
+from coreset_backend.jobs.bulk import bulk_status
 from coreset_backend.jobs.finishing import shown_finish
 from coreset_backend.jobs.status import ProjectProgress, backbone_choice, project_progress, unknown_progress
 from coreset_backend.jobs.work_left import work_left
 from coreset_backend.project_settings import LABEL_CONFIG, known_settings, settings_table
 from coreset_backend.settings import Settings
+from coreset_backend.store.examples import examples_words, shown_examples
 from coreset_backend.store.findings import duplicates, label_names, suspects
 from coreset_backend.store.record import STATES
 from coreset_backend.store.saved_round import StoredRound
@@ -130,6 +132,8 @@ def project_page(backend: Backend, project_id: int) -> ProjectPage:
         labels=tally(backend.store, project_id, newest),
         annotators=annotators_card(backend, newest),
         work=work_left(backend.settings, newest.record, history.advice, finish) if newest else None,
+        bulk=bulk_status(backend, project_id),
+        examples=shown_examples(backend.store, project_id),
     )
 
 
@@ -160,16 +164,25 @@ def round_details(stored: StoredRound, served: int | None) -> RoundDetails:
             **{each.name: getattr(line, each.name) for each in fields(line)},
             counts=task_counts(record),
             total=sum(record.counts.values()),
-            choice=CHOICE_WORDS.get(record.strategy, f"The strategy {record.strategy} selected them"),
+            choice=choice_words(record),
             batch=picks(stored),
             failures=record.failures,
             remarks=record.remarks,
             control=record.labels.from_name if record.labels else None,
             classes=class_table(stored),
             map=stored.has("layout"),
+            multiple=record.labels is not None and record.labels.multiple,
             duplicates=duplicates(stored),
             suspects=suspects(stored),
         )
+
+
+def choice_words(record: Round) -> str:
+    """How the batch was selected, and what weighed on it."""
+    words = CHOICE_WORDS.get(record.strategy, f"The strategy {record.strategy} selected them")
+    if record.examples:
+        return f"{words}. Images like those marked {examples_words(record.examples)} weighed on it"
+    return words
 
 
 def served_number(rounds: Sequence[StoredRound]) -> int | None:

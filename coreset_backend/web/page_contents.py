@@ -6,10 +6,12 @@ from coreset_backend.evaluation.comparison import SliceSummary
 from coreset_backend.evaluation.history import HistoryLine
 from coreset_backend.evaluation.stop_advice import Advice
 from coreset_backend.finish.tally import Tally
+from coreset_backend.jobs.bulk import BulkStatus
 from coreset_backend.jobs.finishing import FinishStatus
 from coreset_backend.jobs.status import BackboneStatus, ProjectProgress
 from coreset_backend.jobs.work_left import WorkLeft
 from coreset_backend.reports import ImageFailure
+from coreset_backend.store.examples import Examples
 from coreset_backend.store.findings import Suspect
 from coreset_backend.store.record import Replay
 from coreset_backend.web.annotators import AnnotatorsCard
@@ -124,6 +126,7 @@ class RoundDetails(RoundLine):
     """The round that the page is about.
 
     ``choice``: how its strategy chose the batch, in words. ``control``: the <Choices> that is trained on.
+    ``multiple``: an answer may have several classes.
     ``map``: whether there is an embedding map. ``duplicates``: task ids by group of near-duplicates.
     """
 
@@ -136,6 +139,7 @@ class RoundDetails(RoundLine):
     control: str | None
     classes: tuple[ClassLine, ...]
     map: bool
+    multiple: bool
     duplicates: list[list[int]]
     suspects: list[Suspect]
 
@@ -166,3 +170,5 @@ class ProjectPage:
     work: WorkLeft | None
     copies: FinishStatus
     labels: Tally
+    bulk: BulkStatus
+    examples: Examples

@@ -13,6 +13,7 @@ from flask import Response, jsonify
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
 from pydantic_core import to_jsonable_python
 
+from coreset_backend.finish.bulk import MOST_TASKS
 from coreset_backend.finish.session import Rest
 from coreset_backend.finish.work import MOST_CHECKS
 from coreset_backend.jobs.status import ProjectProgress
@@ -238,6 +239,37 @@ class AcceptBody(BaseModel):
     annotations: Annotated[bool, Field(strict=True, description="true or false")] = False
     rest: Annotated[Rest, Field(description="'hardest-first' or 'hardest-last'")] = Rest.HARDEST_FIRST
     dry_run: Annotated[bool, Field(strict=True, description="true or false")] = False
+
+
+ListOfTasks = Annotated[
+    list[Annotated[int, Field(ge=1, lt=2**63, strict=True)]],
+    Field(max_length=MOST_TASKS, description=f"a list of up to {MOST_TASKS:,} task ids, as in [7, 12]"),
+]
+
+
+class BulkBody(BaseModel):
+    """One label for many tasks. ``correct``: also where people have answered; ``dry_run``: show it only."""
+
+    task_ids: ListOfTasks
+    label: Annotated[
+        list[Annotated[str, Field(max_length=1000, strict=True)]],
+        Field(max_length=1000, description='a list of classes, as in ["cat"]'),
+    ]
+    correct: Annotated[bool, Field(strict=True, description="true or false")] = False
+    dry_run: Annotated[bool, Field(strict=True, description="true or false")] = False
+
+
+class BulkUndoBody(BaseModel):
+    version: Annotated[
+        str, Field(max_length=100, strict=True, description="the version of a write, as the status has it")
+    ]
+
+
+class ExamplesBody(BaseModel):
+    """``like``: whether images like these count more or less in the selection, or as any other."""
+
+    task_ids: ListOfTasks
+    like: Annotated[Literal["more", "fewer", "neither"], Field(description="'more', 'fewer' or 'neither'")]
 
 
 class RollbackBody(BaseModel):

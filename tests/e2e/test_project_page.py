@@ -24,6 +24,7 @@ from browser import (
 )
 from selenium import webdriver
 from selenium.webdriver.common.by import By
+from selenium.webdriver.common.keys import Keys
 from waiting import wait_until
 
 from coreset_backend.label_studio.client import LabelStudio
@@ -221,6 +222,101 @@ def test_a_lasso_lists_what_lies_inside_and_exports_it(
     assert accessibility_violations(page) == []
     assert console_errors(page) == []
     prefer_colours(page, "light")
+
+
+def test_a_lasso_is_labelled_in_bulk_counts_as_labels_and_is_undone(
+    stack: Any, admin: httpx.Client, project_id: int, page: webdriver.Chrome
+) -> None:
+    stack.wait_until_idle(project_id)
+    open_page(page, stack, project_id, "pool")
+    draw_lasso(page)
+    page.find_element(By.CSS_SELECTOR, "#chosen-list input").send_keys(Keys.SPACE)
+    page.switch_to.active_element.send_keys(Keys.SHIFT, *[Keys.ARROW_RIGHT] * 11)
+    assert page.find_element(By.ID, "bulk-count").text == "12 images selected"
+    chosen = [
+        int(box.get_attribute("data-task") or 0)
+        for box in page.find_elements(By.CSS_SELECTOR, "#chosen-list input:checked")
+    ]
+    answered = set(annotations_of(admin, project_id))
+    fresh = set(chosen) - answered
+    picture(page, "bulk", "bulk-title")
+    page.switch_to.active_element.send_keys("2")  # the digit of the second class
+    wait_for(page, "document.getElementById('ask').open")
+    asked = page.find_element(By.ID, "ask-words").text
+    assert f"{len(fresh)} annotations “{CLASSES[1]}” will be written as " in asked
+    assert "They count as labels by a person" in asked
+    assert annotations_of(admin, project_id).keys() == answered
+    page.find_element(By.ID, "ask-yes").click()
+    wait_for(
+        page, f"document.querySelector('.writes')?.textContent.includes('written on {len(fresh)} images')"
+    )
+    written = annotations_of(admin, project_id)
+    assert written.keys() == answered | fresh
+    for task_id in fresh:
+        [annotation] = written[task_id]
+        [region] = annotation["result"]
+        assert region["value"]["choices"] == [CLASSES[1]] and region["labelled_in_bulk"].startswith("bulk-")
+    assert known_to_label_studio(admin, project_id)["labeled"] == len(answered | fresh)
+    assert accessibility_violations(page) == []
+
+    changed = written[min(fresh)][0]
+    result = [{key: value for key, value in changed["result"][0].items() if key != "labelled_in_bulk"}]
+    annotation = f"/api/annotations/{changed['id']}/"
+    admin.patch(annotation, json={"result": result}).raise_for_status()  # as the editor saves it
+    wait_for(page, "document.querySelector('[data-undo]:not(:disabled)')").send_keys(Keys.ENTER)
+    page.find_element(By.ID, "ask-yes").click()
+    wait_for(page, "document.querySelector('.writes')?.textContent.includes('is undone')")
+    assert annotations_of(admin, project_id).keys() == answered | {min(fresh)}
+    admin.delete(annotation).raise_for_status()
+    assert console_errors(page) == []
+    stack.wait_until_idle(project_id)
+
+
+def test_a_suspect_is_corrected_only_when_asked_by_a_ground_truth(
+    stack: Any, admin: httpx.Client, project_id: int
+) -> None:
+    """By the API: the person's annotation stays, and the new one counts."""
+    overview = overview_of(stack, project_id)
+    api = f"{stack.url}/api/projects/{project_id}"
+    labelled = next(iter(answers := annotations_of(admin, project_id)))
+    wanted = {"task_ids": [labelled], "label": [CLASSES[1]]}
+
+    def sent(path: str, **body: Any) -> Any:
+        answer = httpx.post(f"{api}/{path}", json=body, trust_env=False, timeout=60)
+        return answer.raise_for_status().json()
+
+    def in_state(state: str) -> Any:
+        found = httpx.get(f"{api}/bulk", trust_env=False, timeout=60).json()["writes"][0]
+        return found if found["state"] == state else None
+
+    assert "Nothing would change" in sent("bulk", **wanted, dry_run=True)["sentence"]
+    assert "gets a ground truth" in sent("bulk", **wanted, dry_run=True, correct=True)["sentence"]
+    version = sent("bulk", **wanted, correct=True)["writes"][0]["version"]
+    assert wait_until(lambda: in_state("written"), "the correction", 120)["written"] == 1
+    old, new = sorted(annotations_of(admin, project_id)[labelled], key=lambda each: each["id"])
+    assert (old["id"], old["ground_truth"]) == (answers[labelled][0]["id"], False)
+    assert new["ground_truth"] and new["result"][0]["value"]["choices"] == [CLASSES[1]]
+    sent("bulk/undo", version=version)
+    wait_until(lambda: in_state("undone"), "the undo", 120)
+    assert annotations_of(admin, project_id) == answers
+    marked = [pick["task_id"] for pick in overview["round"]["batch"]][:1] or [labelled]
+    assert sent("examples", task_ids=marked, like="more")["examples"] == [
+        {"task_id": marked[0], "weight": 4.0}
+    ]
+    stack.wait_until_idle(project_id)
+
+
+def annotations_of(admin: httpx.Client, project_id: int) -> dict[int, list[dict[str, Any]]]:
+    """Task id -> id, ground truth and result of its annotations, of the annotated tasks."""
+    wanted = {"project": project_id, "page_size": 200, "fields": "all", "resolve_uri": "false"}
+    tasks = admin.get("/api/tasks/", params=wanted).raise_for_status().json()["tasks"]
+    return {
+        task["id"]: [
+            {name: each[name] for name in ("id", "ground_truth", "result")} for each in task["annotations"]
+        ]
+        for task in tasks
+        if task["annotations"]
+    }
 
 
 def test_cancel_publish_again_and_roll_back_do_what_they_say(

@@ -26,7 +26,9 @@ from coreset_backend.jobs.states import Phase
 from coreset_backend.jobs.status import RoundStatus, project_status
 from coreset_backend.rounds.choose import state_code
 from coreset_backend.rounds.due import round_due
+from coreset_backend.rounds.examples import examples_among
 from coreset_backend.rounds.run import run_round
+from coreset_backend.store.examples import mark_examples
 from coreset_backend.store.saved_round import StoredRound
 from coreset_backend.web.app import create_app
 from coreset_backend.web.class_table import class_table
@@ -94,6 +96,32 @@ def test_labels_added_between_rounds_are_trained_on_and_never_served(
     waiting = {task["id"] for task in studio.tasks_of(project_id)} - set(labeled.tolist())
     assert set(served) == waiting and len(served) == len(waiting), "a task waits that nobody is shown"
     assert served[-1] == elsewhere[6], "what was skipped comes last"
+
+
+def test_examples_weigh_on_a_round_which_names_them(
+    make: Callable[..., Backend], studio: FakeLabelStudio, weights: Path
+) -> None:
+    backend, project_id = make(weights), studio.create_project(POOL)
+    first = run_round(backend, project_id)
+    assert first.record.examples == ()
+    tasks = [task["id"] for task in studio.tasks_of(project_id)]
+    plain = [*first.record.batch, *first.record.reserve]
+    liked = next(task_id for task_id in tasks if task_id not in plain)
+    mark_examples(backend.store, project_id, [liked, 10**9], 50.0)  # the one is no task any more
+    mark_examples(backend.store, project_id, [plain[0]], 0.02)
+    late = studio.add_task(project_id, {"image": f"/data/upload/{project_id}/0.png"})
+    second = run_round(backend, project_id)
+    assert late in second.array("task_ids")
+    assert {each.task_id: each.weight for each in second.record.examples} == {liked: 50.0, plain[0]: 0.02}
+    weighed = [*second.record.batch, *second.record.reserve]
+    assert weighed.index(liked) < 4, "what is liked most comes into the batch"
+    assert plain[0] not in weighed or weighed.index(plain[0]) > plain.index(plain[0])
+    page = html.unescape(create_app(backend).test_client().get(f"/projects/{project_id}").text)
+    assert "Images like those marked 1 “more like these” and 1 “fewer like these” weighed on it." in page
+    assert second.array("clusters").max() == 0  # forty images are one cluster
+    keep = backend.store.replay_path(project_id).with_name("examples.json")
+    keep.write_text("{}")
+    assert examples_among(backend.store, project_id, second.array("embedded_task_ids")) == ()
 
 
 def test_a_project_of_boxes_is_selected_from_on_the_same_features(

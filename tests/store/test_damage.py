@@ -27,7 +27,7 @@ pytestmark = pytest.mark.slow
 ARRAYS = (
     *("task_ids", "states", "scores", "embedded_task_ids", "embeddings", "image_keys", "probabilities"),
     *("layout", "label_codes", "pick_neighbors", "pick_distances"),
-    *("suspects", "suspect_sets", "suspect_shares", "label_quality", "duplicate_groups"),
+    *("suspects", "suspect_sets", "suspect_shares", "label_quality", "duplicate_groups", "clusters"),
 )
 OF_A_ROUND = (
     *("round.json", "published.json", "model.safetensors", "neighbors.ann", "neighbors.json"),

@@ -194,7 +194,7 @@ class FakeLabelStudio:
             "id": self.next_id(),
             "result": body["result"],
             "was_cancelled": bool(body.get("was_cancelled")),
-            "ground_truth": False,
+            "ground_truth": bool(body.get("ground_truth")),
             "completed_by": body.get("completed_by", 1),
             "updated_at": f"2026-01-01T00:00:00.{self.next_id():06d}Z",
             "updated_by": body.get("updated_by", 1),
@@ -521,6 +521,8 @@ def one_task(studio: FakeLabelStudio, task_id: int) -> Json:
 
 
 def annotate(studio: FakeLabelStudio, task_id: int) -> Json:
+    if task_id not in studio.tasks:
+        abort(404, "No Task matches the given query.")
     return jsonify(studio.add_annotation(task_id, request.get_json())), 201
 
 

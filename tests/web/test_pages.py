@@ -67,6 +67,7 @@ def save_round(backend: Backend, project_id: int = 7, **given: Any) -> None:
             {
                 "task_ids": np.array([1, 2, 3, 4]),
                 "states": np.array([1, 5, 1, 0], dtype=np.uint8),
+                "clusters": np.array([0, 1, 0], dtype=np.int16),
                 "layout": np.array([[0, 5], [65535, 7], [9, 9]], dtype=np.uint16),
                 "duplicate_groups": np.array([0, -1, 0], dtype=np.int32),
                 "suspects": np.array([4]),
@@ -136,7 +137,7 @@ def test_the_page_says_who_chose_the_backbone(make_backend: MakeBackend) -> None
 CARDS = {
     "now": ["now", "counts", "work", "batch"],
     "learned": ["now", "learned", "classes"],
-    "pool": ["now", "map", "finish", "copies", "suspects", "duplicates", "failures"],
+    "pool": ["now", "map", "bulk", "finish", "copies", "suspects", "duplicates", "failures"],
     "history": ["now", "rounds", "settings"],
 }
 
@@ -316,14 +317,15 @@ def test_the_map_holds_every_readable_image_with_class_and_state(
     save_round(backend)
     data = client.get("/projects/7/rounds/1/map").data
     n = 3
-    assert np.frombuffer(data, "<u4", 2).tolist() == [n, 1]
+    assert np.frombuffer(data, "<u4", 2).tolist() == [n, 2]
     assert np.frombuffer(data, "<f8", n, 8).tolist() == [1, 3, 4]
     assert np.frombuffer(data, "<u2", 2 * n, 8 + 8 * n).tolist() == [0, 5, 65535, 7, 9, 9]
     assert np.frombuffer(data, "<i2", n, 8 + 12 * n).tolist() == [-1, -1, 1]
     assert np.frombuffer(data, "<i2", n, 8 + 14 * n).tolist() == [0, 1, 0]
     states = np.frombuffer(data, "u1", n, 8 + 16 * n)
     assert [STATES[state] for state in states] == ["selected", "selected", "labeled"]
-    assert len(data) == 8 + 17 * n
+    assert np.frombuffer(data, "u1", n, 8 + 17 * n).tolist() == [0, 1, 0]
+    assert len(data) == 8 + 18 * n
 
 
 def test_the_round_marked_as_served_is_the_one_that_was_published_last(

@@ -28,6 +28,7 @@ from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.remote.webelement import WebElement
+from selenium.webdriver.support.ui import Select
 from serving import serving
 from waiting import wait_until
 from werkzeug.serving import make_server
@@ -42,6 +43,7 @@ from coreset_backend.jobs.monitoring import alive_key
 from coreset_backend.jobs.progress import write_pretraining, write_progress
 from coreset_backend.project import Labels
 from coreset_backend.reports import ImageFailure, Publication
+from coreset_backend.store.examples import read_examples
 from coreset_backend.store.record import STATES, BatchScores, Evaluation, Interval
 from coreset_backend.web.app import create_app
 from coreset_backend.web.pages import TABS
@@ -100,6 +102,7 @@ def save_round(backend: Backend, n: int = N, **given: Any) -> None:
                 "states": states,
                 "embedded_task_ids": task_ids,
                 "image_keys": np.resize(keys, (n, 32)),
+                "clusters": (1 - kinds).astype(np.int16),
                 "layout": places.clip(0, 65535).astype(np.uint16),
                 "label_codes": np.where(states == 0, kinds, -1).astype(np.int16),
                 "probabilities": probabilities,
@@ -219,6 +222,81 @@ def test_hovering_the_map_shows_the_image_and_the_lasso_lists_and_exports(
     assert lines[20]["pick"] == "2"
     page.find_element(By.ID, "chosen-clear").click()
     assert not title.is_displayed()
+    assert console_errors(page) == []
+
+
+def ticked(page: webdriver.Chrome) -> list[int]:
+    """The tasks that are selected among those shown."""
+    boxes = page.find_elements(By.CSS_SELECTOR, "#chosen-list input:checked")
+    return [int(box.get_attribute("data-task") or 0) for box in boxes]
+
+
+def list_cluster(page: webdriver.Chrome, number: int) -> None:
+    """List the images of a cluster by keyboard alone."""
+    Select(page.find_element(By.ID, "map-colour")).select_by_value("cluster")
+    page.find_element(By.CSS_SELECTOR, f"#map-legend li:nth-child({number}) button").send_keys(Keys.ENTER)
+
+
+def test_listed_images_are_selected_by_mouse_and_by_keyboard(
+    backend: Backend, address: str, page: webdriver.Chrome
+) -> None:
+    save_round(backend)
+    open_project(page, address)
+    list_cluster(page, 2)  # the cats have the even numbers
+    assert page.switch_to.active_element.text == "Cluster 2: 200 images, the first 120 shown"
+    cats = list(range(2, N + 1, 2))
+    boxes = page.find_elements(By.CSS_SELECTOR, "#chosen-list input")
+    assert boxes[0].get_attribute("aria-label") == "Task 2: labelled; labelled “cat”; predicted “cat”"
+    tiles = page.find_elements(By.CSS_SELECTOR, "#chosen-list .tile")
+    tiles[1].click()
+    ActionChains(page).key_down(Keys.SHIFT).click(tiles[4]).key_up(Keys.SHIFT).perform()
+    assert ticked(page) == cats[1:5]
+    tiles[2].click()
+    assert ticked(page) == [cats[1], cats[3], cats[4]]
+    page.find_element(By.ID, "bulk-none").click()
+
+    boxes[0].send_keys(Keys.ARROW_RIGHT, Keys.SPACE)
+    page.switch_to.active_element.send_keys(Keys.SHIFT, Keys.ARROW_RIGHT, Keys.ARROW_RIGHT)
+    assert ticked(page) == cats[1:4]
+    row = page.execute_script(
+        "const tops = [...document.querySelectorAll('#chosen-list li')].map((item) => item.offsetTop);"
+        "return tops.filter((top) => top === tops[0]).length"
+    )
+    page.switch_to.active_element.send_keys(Keys.ARROW_DOWN)
+    assert page.switch_to.active_element == boxes[3 + row]
+    page.switch_to.active_element.send_keys(Keys.CONTROL, "a")
+    assert page.find_element(By.ID, "bulk-count").text == "200 images selected"
+    page.find_element(By.ID, "chosen-more").click()
+    assert ticked(page) == cats
+    assert accessibility_violations(page) == []
+    assert console_errors(page) == []
+
+
+def test_examples_are_marked_shown_with_their_weight_and_removed(
+    backend: Backend, address: str, page: webdriver.Chrome
+) -> None:
+    save_round(backend)
+    open_project(page, address)
+    assert not page.find_element(By.ID, "chosen").is_displayed()
+    page.find_element(By.ID, "bulk-suspects").click()
+    assert page.find_element(By.ID, "chosen-title").text == "Suspected label errors: 2 images"
+    assert not page.find_element(By.ID, "bulk-more").is_enabled()
+    page.find_element(By.CSS_SELECTOR, "#chosen-list .tile").click()
+    page.find_element(By.ID, "bulk-more").click()
+    wait_until_said(page, "1 image marked. 1 example weighs from the next round on.")
+    shown = wait_for(page, "document.querySelector('#examples')")
+    assert shown.text.startswith("more × 4")
+    page.find_element(By.ID, "bulk-fewer").click()
+    wait_for(page, "document.querySelector('#examples')?.innerText.startsWith('fewer × 0.25')")
+    assert [each.task_id for each in read_examples(backend.store, 7)] == [1]
+    assert accessibility_violations(page) == []
+    page.find_element(By.CSS_SELECTOR, "[data-unmark]").send_keys(Keys.ENTER)
+    wait_until_said(page, "The example is removed.")
+    assert read_examples(backend.store, 7) == ()
+    save_round(backend)  # a new round keeps what is listed and selected
+    wait_for(page, "document.getElementById('live').dataset.round === '2'")
+    wait_for(page, "document.querySelectorAll('#chosen-list input:checked').length === 1")
+    assert page.find_element(By.ID, "chosen-title").text == "Suspected label errors: 2 images"
     assert console_errors(page) == []
 
 

@@ -8,7 +8,7 @@ const STATE_COLOURS = ["#22c55e", "#fbbf24", "#c08a1e", "#5b6a99", "#9aa2b8", "#
 const CLASS_COLOURS = ["#38bdf8", "#fb923c", "#4ade80", "#f472b6", "#a78bfa", "#facc15", "#2dd4bf", "#f87171", "#a3e635", "#818cf8", "#fda4af", "#d6d3d1"];
 const NONE_COLOUR = "#414a72";
 const SELECTED = 1;
-const LISTED = 120;
+const NO_CLUSTER = 255;
 const SHADERS = {
   vertex: `attribute vec2 place; attribute vec3 colour; attribute float size; uniform vec4 view; varying vec3 shown;
     void main() { gl_Position = vec4((place - view.xy) * view.zw, 0.0, 1.0); gl_PointSize = size; shown = colour; }`,
@@ -24,7 +24,7 @@ function readPoints(buffer) {
     at += values.byteLength;
     return values;
   };
-  return { n, task: take(Float64Array, n), place: take(Uint16Array, 2 * n), label: take(Int16Array, n), predicted: take(Int16Array, n), state: take(Uint8Array, n) };
+  return { n, task: take(Float64Array, n), place: take(Uint16Array, 2 * n), label: take(Int16Array, n), predicted: take(Int16Array, n), state: take(Uint8Array, n), cluster: take(Uint8Array, n) };
 }
 
 function program(gl) {
@@ -60,6 +60,7 @@ class EmbeddingMap {
       for (let at = axis; at < 2 * this.n; at += 2) [low, high] = [Math.min(low, this.place[at]), Math.max(high, this.place[at])];
       return Math.max(high - low, 655) / 65535;
     });
+    $("map-colour").querySelector('[value="cluster"]').hidden = !this.n || this.cluster[0] === NO_CLUSTER;
     this.startDrawing();
     this.listen();
     this.colourBy("state");
@@ -67,11 +68,12 @@ class EmbeddingMap {
     $("map-count").textContent = `${this.n.toLocaleString("en")} images`;
     this.box.embeddingMap = this;
     this.box.dataset.ready = this.n;
+    document.dispatchEvent(new CustomEvent("map", { detail: this }));
   }
 
   // The pool first, what a lead looks for on top of it.
   drawingOrder() {
-    const height = [3, 4, 2, 0, 1, 1, 1];
+    const height = [3, 4, 2, 0, 1, 1, 1, 1];
     const order = new Uint32Array(this.n);
     let at = 0;
     for (let level = 0; level <= 4; level++) for (let row = 0; row < this.n; row++) if (height[this.state[row]] === level) order[at++] = row;
@@ -106,13 +108,14 @@ class EmbeddingMap {
 
   groups() {
     if (this.by === "state") return STATES.map((_, code) => ({ code, name: STATE_NAMES[code], colour: STATE_COLOURS[code] }));
+    if (this.by === "cluster") return Array.from({ length: this.cluster.reduce((most, code) => Math.max(most, code), 0) + 1 }, (_, code) => ({ code, name: `Cluster ${code + 1}`, colour: CLASS_COLOURS[code % CLASS_COLOURS.length] }));
     const classes = this.classes.map((name, code) => ({ code, name, colour: CLASS_COLOURS[code % CLASS_COLOURS.length] }));
     return [...classes, { code: -1, name: this.by === "label" ? "No label" : "No answer", colour: NONE_COLOUR }];
   }
 
   colourBy(by) {
     this.by = by;
-    this.codes = { state: this.state, label: this.label, predicted: this.predicted }[by];
+    this.codes = { state: this.state, label: this.label, predicted: this.predicted, cluster: this.cluster }[by];
     const groups = this.groups();
     const colours = new Map(groups.map(({ code, colour }) => [code, rgb(colour)]));
     const shown = new Uint8Array(3 * this.n);
@@ -252,8 +255,6 @@ class EmbeddingMap {
     $("map-closer").addEventListener("click", () => this.zoomBy(1.5));
     $("map-wider").addEventListener("click", () => this.zoomBy(1 / 1.5));
     $("map-whole").addEventListener("click", () => { this.zoom = 1; this.centre = [0.5, 0.5]; this.draw(); });
-    $("chosen-clear").addEventListener("click", () => this.choose(null));
-    $("chosen-export").addEventListener("click", () => this.exportChosen());
   }
 
   useLasso(on) {
@@ -342,25 +343,11 @@ class EmbeddingMap {
 
   // ---------------------------------------------------------------- the chosen ones
 
+  // Marks the rows and has them listed (bulk.js); null marks and lists none.
   choose(rows, name) {
     this.chosen = rows && new Set(rows);
-    $("chosen").hidden = !rows;
-    if (rows) {
-      $("chosen-title").textContent = `${name}: ${rows.length.toLocaleString("en")} images${rows.length > LISTED ? `, the first ${LISTED} shown` : ""}`;
-      $("chosen-list").replaceChildren(...rows.slice(0, LISTED).map((row) => this.listed(row)));
-      $("chosen-title").focus();
-    }
+    document.dispatchEvent(new CustomEvent("chosen", { detail: { map: this, rows, name } }));
     this.colourBy(this.by);
-  }
-
-  listed(row) {
-    const image = Object.assign(document.createElement("img"), { src: this.thumbnail(row), alt: this.words(row), title: this.words(row), className: "thumbnail small", loading: "lazy", width: 64, height: 64 });
-    const item = document.createElement("li");
-    const link = document.createElement("a");
-    if (this.page.label_studio) link.href = this.link(row);
-    link.append(image);
-    item.append(link);
-    return item;
   }
 
   exportChosen() {

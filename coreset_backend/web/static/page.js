@@ -11,13 +11,13 @@ function element(name, attributes = {}, ...children) {
   return made;
 }
 
-function say(words, bad = false) {
+export function say(words, bad = false) {
   const line = element("p", { textContent: words, className: bad ? "bad" : "" });
   $("messages").append(line);
   setTimeout(() => line.remove(), 12000);
 }
 
-async function ask(path, options) {
+export async function ask(path, options) {
   const answer = await fetch(path, { ...options, headers: { Accept: "application/json", "Content-Type": "application/json" } });
   const body = await answer.json().catch(() => ({})); // a proxy in front may answer with a page of its own
   if (!answer.ok) throw new Error(body.error || `The backend answered ${answer.status}.`);
@@ -65,9 +65,21 @@ function focused() {
   return id ? `#${id}` : place.filter((name) => dataset[name]).map((name) => `[data-${name}="${dataset[name]}"]`).join("");
 }
 
-async function showNewPage() {
+async function newPage() {
   const text = await (await fetch(location.pathname + location.search)).text();
-  const fresh = new DOMParser().parseFromString(text, "text/html");
+  return new DOMParser().parseFromString(text, "text/html");
+}
+
+// The part of the page with that id, as it is now; the rest stays.
+export async function showNewPart(id) {
+  const [fresh, keyboard] = [(await newPage()).getElementById(id), focused()];
+  if (!fresh || fresh.innerHTML === $(id)?.innerHTML) return;
+  $(id).replaceWith(fresh);
+  if (keyboard) document.querySelector(keyboard)?.focus({ preventScroll: true });
+}
+
+async function showNewPage() {
+  const fresh = await newPage();
   const [place, keyboard] = [window.scrollY, focused()];
   $("live").replaceWith(fresh.getElementById("live"));
   $("view").textContent = fresh.getElementById("view").textContent;
@@ -87,6 +99,7 @@ async function look() {
       else if (published_at) say(`The batch of round ${number} is published.`);
     }
     showProgress(progress);
+    if ($("bulk-status")?.querySelector("[data-open]")) await showNewPart("bulk-status");
   } catch (error) {
     $("sentence").textContent = `The backend does not answer (${error.message}). Trying again.`;
   }
@@ -103,7 +116,7 @@ async function follow() {
 
 let question = new AbortController();
 
-function confirmed(words, yes) {
+export function confirmed(words, yes) {
   question.abort(); // one that was left by Escape waits for no answer any more
   question = new AbortController();
   $("ask-words").textContent = words;
