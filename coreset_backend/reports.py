@@ -115,3 +115,32 @@ class Reading:
         if self.why:
             return f"all {self.tasks:,} tasks, because {self.why}"
         return f"{self.listed:,} of {self.tasks:,} tasks: those that are new or have changed"
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """What a round computed; the rest it carried over from the round before.
+
+    Of ``images`` so many were looked for in the cache or at their address (``touched``) and ``embedded``.
+    ``searched``: the neighbours of all images were searched and the map drawn anew; if not, both follow the
+    images that came or went, ``changed`` since the last search. ``compared``: pairs of images that were
+    compared by their pixels.
+    """
+
+    images: Count
+    touched: Count
+    embedded: Count
+    searched: bool
+    changed: Count
+    compared: Count
+
+    @property
+    def words(self) -> str:
+        """The work as a part of a sentence."""
+        rest = "neighbours searched and map drawn for all"
+        if not self.searched:
+            rest = f"neighbours and map follow {self.changed:,} changed images"
+        return (
+            f"of {self.images:,} images {self.touched:,} looked up, {self.embedded:,} embedded; {rest}; "
+            f"{self.compared:,} pairs compared"
+        )

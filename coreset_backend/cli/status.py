@@ -102,5 +102,7 @@ def _round_lines(newest: RoundStatus) -> list[str]:
         f"  Tasks: {sum(counts.values())} = "
         + " + ".join(f"{n} {state}" for state, n in counts.items() if n),
         *([f"  {newest.label_errors.sentence}"] if newest.label_errors.sentence else []),
+        *([f"  Read: {newest.reading.words}"] if newest.reading else []),
+        *([f"  Computed: {newest.work.words}"] if newest.work else []),
         *(f"  {remark}" for remark in newest.remarks),
     ]

@@ -15,12 +15,16 @@ from dataclasses import replace
 
 from coreset_backend.arrays import Progress, unwatched
 from coreset_backend.label_studio.answers import Project
-from coreset_backend.label_studio.client import LabelStudio
+from coreset_backend.label_studio.client import PAGE_SIZE, LabelStudio
+from coreset_backend.label_studio.filters import UNSOLVED, all_of, query, score_filter
 from coreset_backend.project import Labels, Prediction
 from coreset_backend.reports import Publication
 
 QUEUE = 5_000
 SMALL = 100
+AT_ONCE = 100
+MOST_ASKED = 10_000
+"""Known tasks that are asked for, a hundred at a time, before all that lack a prediction are listed."""
 # Label Studio drops scores outside [0, 1]. The tasks behind keep scores above the mean of a replaced pair.
 FIRST_HEAD = (0.4, 0.8)
 BEHIND = (0.9, 1.0)
@@ -42,23 +46,23 @@ def publish_queue(
     written: Collection[str],
     progress: Progress,
     on_served: Callable[[Publication], None] = unwatched,
+    known: Ids = (),
 ) -> Publication:
     """Make Label Studio serve the tasks of ``head``, then all other unlabelled tasks as ``order`` sorts them.
 
     ``predict`` returns the predictions of tasks, all of one version. ``on_served`` is called as soon as
     annotators get the head. Then the predictions that the head replaces, and the versions that this backend
-    has ``written`` before, are deleted. Can be repeated; an unlabelled task in the queue never loses its last
+    has ``written`` before, are deleted. ``known``: tasks of the project, so that a large one need not list
+    all that wait. Can be repeated; an unlabelled task in the queue never loses its last
     prediction meanwhile. Raises LabelStudioError.
     """
-    project, waiting = label_studio.fetch_project(project_id), label_studio.fetch_waiting(project_id)
-    first = predict(head)
-    rest = order([task_id for task_id in waiting if task_id not in set(head)])
+    project, first = label_studio.fetch_project(project_id), predict(head)
     if kept := _kept_version(label_studio, project, first[0].model_version, written):
-        lacking = [task_id for task_id in rest if waiting[task_id] is None]
-        room = max(0, QUEUE - sum(score is not None for score in waiting.values()))
+        waiting = {task.task_id for task in label_studio.listed(project_id, head, "id", UNSOLVED)}
         wanted = [prediction for prediction in first if prediction.task_id in waiting]
-        behind = predict(lacking[:room])
+        behind = predict(_lacking(label_studio, project_id, order, known, frozenset(head)))
         return _amend(label_studio, project_id, kept, wanted, behind, labels, written, progress, on_served)
+    rest = order([task_id for task_id in label_studio.fetch_waiting(project_id) if task_id not in set(head)])
     behind = predict(rest[:QUEUE])
     queue = [*_scored(first, *FIRST_HEAD), *_scored(behind, *BEHIND)]
     published = label_studio.publish(project_id, queue, labels, written=written, progress=progress)
@@ -66,6 +70,36 @@ def publish_queue(
     published = replace(published, sent=sent, below=FIRST_HEAD[1], behind=len(behind))
     on_served(published)
     return published
+
+
+def _lacking(
+    label_studio: LabelStudio,
+    project_id: int,
+    order: Callable[[Ids], Ids],
+    known: Ids,
+    head: frozenset[int],
+) -> list[int]:
+    """The tasks without a prediction that the queue has room for, in order; those of ``head`` are left out.
+
+    In a large project the ``known`` tasks are asked for in their order, until there are enough.
+    """
+    room = QUEUE - label_studio.count_waiting(project_id, served=True)
+    count = label_studio.count_waiting(project_id, served=False)
+    if room <= 0 or not count:
+        return []
+    conditions = UNSOLVED, score_filter("empty", True)
+    if count > PAGE_SIZE and known:
+        found: list[int] = []
+        ordered = order([task_id for task_id in known if task_id not in head])
+        for start in range(0, min(len(ordered), MOST_ASKED), AT_ONCE):
+            some = ordered[start : start + AT_ONCE]
+            lacking = {task.task_id for task in label_studio.listed(project_id, some, "id", *conditions)}
+            found += [task_id for task_id in some if task_id in lacking]
+            if len(found) >= room:
+                return found[:room]
+    asked = {"include": "id", "query": query(all_of(*conditions))}
+    every = [task.task_id for task in label_studio.tasks(project_id, asked)]
+    return list(order([task_id for task_id in sorted(every) if task_id not in head])[:room])
 
 
 def queue_is_short(label_studio: LabelStudio, project_id: int, version: str) -> bool:

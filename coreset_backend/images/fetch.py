@@ -6,7 +6,7 @@ import logging
 import ssl
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
@@ -70,23 +70,32 @@ class Images:
         self._decoders = Decoders(limits.max_pixels)
 
     def fetch(
-        self, tasks: Iterable[tuple[int, str | None]], resize: Resize, progress: Progress | None = None
+        self,
+        tasks: Iterable[tuple[int, str | None]],
+        resize: Resize,
+        progress: Progress | None = None,
+        *,
+        known: Collection[bytes] = (),
     ) -> tuple[Pixels, list[ImageFailure]]:
         """Read the image of every (task_id, uri), resized as ``resize`` says.
 
         ``progress(done, total)`` counts tasks; an exception in it ends the fetch. The list has the failed
-        images in the order of the tasks. Raises ``TooManyImageFailures`` if too many fail, and the error of
-        ``auth`` if Label Studio no longer accepts the token.
+        images in the order of the tasks. ``known``: keys of images that are hardly needed any more: they are
+        looked for only if their rows are asked for, unless their file has changed. Raises
+        ``TooManyImageFailures`` if too many fail, and the error of ``auth`` if Label Studio no longer accepts
+        the token.
         """
         given = [(task_id, (uri or "").strip()) for task_id, uri in tasks]
         started_ns = time.time_ns()
         self._site.downloader.forget_silent_hosts()
         self._decoders.warnings = 0
-        results = FetchResults(len(given), resize)
+        in_memory = resize.size <= SMALL and not known
+        results = FetchResults(len(given), resize, in_memory=in_memory)
         self._say_what_is_mapped(uri for _, uri in given)
         wanted = self._wanted_images(given, resize)
         for image in wanted:
-            image.is_cached = self._found(image, results)
+            image.is_known = bool(image.key) and bytes.fromhex(image.key) in known
+            image.is_cached = image.is_known or self._found(image, results)
         suspects = self._suspects([image for image in wanted if image.is_cached])
         to_read = [image for image in wanted if not image.is_cached or image.address in suspects]
         done = len(given) - sum(len(image.rows) for image in to_read)
@@ -227,7 +236,7 @@ class Images:
         size = results.resize.size
         if not image.key:
             return False
-        if size > SMALL:
+        if results.small is None:
             return self._cache.has(image.key, size)  # its hash is checked when the row is asked for
         pixels = self._cache.read(image.key, size) if self._cache.has(image.key, size) else None
         if pixels is not None:
@@ -320,7 +329,8 @@ class Images:
         keys = np.frombuffer(bytes.fromhex("".join(image.key for image in shown)), np.uint8).reshape(-1, 32)
         small = results.small_rows(rows)
         pixels = CachedRows(self.read, shown, results.resize, results.kept) if small is None else small
-        return Pixels(task_ids, keys, pixels), failures
+        touched = sum(not image.is_known or image.has_changed for image in wanted)
+        return Pixels(task_ids, keys, pixels, touched), failures
 
     def _refuse_torn_pool(self, failures: Sequence[ImageFailure], count: int) -> None:
         if not failures:

@@ -21,7 +21,8 @@ class Wanted:
     """One image: its address, the rows of the tasks that show it, and its state at the last check.
 
     ``key``: the cache key of its pixels, empty until its content is known. ``is_cached``: whether they were
-    cached at the start. ``has_changed``: whether the file was replaced since.
+    cached at the start, or are not looked for because the image ``is_known``. ``has_changed``: whether the
+    file was replaced since.
     """
 
     task_id: int
@@ -30,6 +31,7 @@ class Wanted:
     rows: list[int]
     seen: Seen | None = None
     key: str = ""
+    is_known: bool = False
     is_cached: bool = False
     has_changed: bool = False
 
@@ -40,11 +42,11 @@ class Pixels:
     ``task_ids`` is int64[n]; ``pixels[rows]`` is uint8[len(rows), size, size, 3] for a slice or int64 rows
     (a row is a position in ``task_ids``). Small pools are one array; others are read from the cache.
     Raises ``ImageError`` if an entry was evicted and its image can no longer be fetched, which is rare.
-    ``keys`` is uint8[n, 32]: each image's key in the cache.
+    ``keys`` is uint8[n, 32]: each image's key in the cache. ``touched``: number of images looked for.
     """
 
-    def __init__(self, task_ids: TaskIds, keys: Array, rows: "CachedRows | Array") -> None:
-        self.task_ids, self.keys, self._rows = task_ids, keys, rows
+    def __init__(self, task_ids: TaskIds, keys: Array, rows: "CachedRows | Array", touched: int = 0) -> None:
+        self.task_ids, self.keys, self._rows, self.touched = task_ids, keys, rows, touched
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -89,15 +91,14 @@ class CachedRows:
 class FetchResults:
     """The results so far of a fetch of ``count`` tasks, whose images are resized as ``resize`` says.
 
-    ``small``: uint8[count, size, size, 3], filled by rows, if images of this size are kept in memory, else
-    ``None``. ``kept``: key -> pixels that have no room on disk. ``reasons``: address -> reason of its
-    failure.
+    ``small``: uint8[count, size, size, 3], filled by rows, if the images are kept in memory, else ``None``.
+    ``kept``: key -> pixels that have no room on disk. ``reasons``: address -> reason of its failure.
     """
 
-    def __init__(self, count: int, resize: Resize) -> None:
+    def __init__(self, count: int, resize: Resize, *, in_memory: bool) -> None:
         self.resize = resize
         shape = (count, resize.size, resize.size, 3)
-        self.small = np.empty(shape, np.uint8) if resize.size <= SMALL else None
+        self.small = np.empty(shape, np.uint8) if in_memory else None
         self.kept: dict[str, Array] = {}
         self.reasons: dict[str, str] = {}
         self.ask_until = time.monotonic() + ASKING_SECONDS

@@ -27,7 +27,15 @@ from coreset_backend.jobs.progress import (
 )
 from coreset_backend.jobs.states import Phase, RoundState, Step, steps
 from coreset_backend.jobs.work_left import WorkLeft, work_left
-from coreset_backend.reports import Count, ImageFailure, Publication, Share, TrainingReport
+from coreset_backend.reports import (
+    Count,
+    ImageFailure,
+    Publication,
+    Reading,
+    Share,
+    TrainingReport,
+    Work,
+)
 from coreset_backend.settings import Settings
 from coreset_backend.store.record import Audition, Calibration, Interval, SecondOpinion
 from coreset_backend.store.saved_round import StoredRound
@@ -109,6 +117,8 @@ class RoundStatus:
     unreadable: tuple[ImageFailure, ...]
     label_errors: LabelErrorsStatus
     remarks: tuple[str, ...]
+    reading: Reading | None
+    work: Work | None
     timings: dict[str, float]
     published: Publication | None
 
@@ -278,6 +288,8 @@ def round_status(stored: StoredRound) -> RoundStatus:
         unreadable=record.failures,
         label_errors=LabelErrorsStatus(errors.rate, errors.asked, errors.sentence),
         remarks=record.remarks,
+        reading=record.reading,
+        work=record.work,
         timings=stored.timings(publication),
         published=publication,
     )

@@ -12,7 +12,6 @@ from datetime import UTC, datetime
 
 from coreset_backend.arrays import Progress, unwatched
 from coreset_backend.errors import LabelStudioError, ProjectGone, Rejected
-from coreset_backend.label_studio.annotations import choices_in
 from coreset_backend.label_studio.answers import (
     MOST_TASKS,
     ConnectedBackend,
@@ -27,8 +26,22 @@ from coreset_backend.label_studio.answers import (
     read_webhooks,
 )
 from coreset_backend.label_studio.api import PATIENT, Api
-from coreset_backend.label_studio.filters import ANNOTATED, BY_SCORE, UNSOLVED, all_of, query, score_filter
-from coreset_backend.label_studio.payloads import PredictionBody, parse_snapshot, prediction_json
+from coreset_backend.label_studio.filters import (
+    ANNOTATED,
+    BY_SCORE,
+    UNSOLVED,
+    Filter,
+    all_of,
+    query,
+    score_filter,
+)
+from coreset_backend.label_studio.payloads import (
+    PredictionBody,
+    has_paths,
+    parse_snapshot,
+    prediction_json,
+    without_result,
+)
 from coreset_backend.project import Labels, Prediction, Region, Snapshot
 from coreset_backend.reports import Publication
 
@@ -97,11 +110,12 @@ class LabelStudio(Api):
         return self.tasks(project_id, {"fields": "all", "include": ANNOTATIONS, "query": asked})
 
     def listed(
-        self, project_id: int, task_ids: Sequence[int], include: str = "id,data", **more: str
+        self, project_id: int, task_ids: Sequence[int], include: str = "id,data", *only: Filter, **more: str
     ) -> Iterator[ListedTask]:
-        """Those of the tasks that the project still has."""
+        """Those of the tasks that the project still has and on which the conditions ``only`` hold."""
         for some in _hundreds(task_ids):
-            yield from self.tasks(project_id, {"include": include, "query": query(task_ids=some), **more})
+            asked = query(all_of(*only) if only else None, task_ids=some)
+            yield from self.tasks(project_id, {"include": include, "query": asked, **more})
 
     def fetch_existing(self, project_id: int, task_ids: Sequence[int]) -> set[int]:
         """Which of the tasks the project still has."""
@@ -115,9 +129,7 @@ class LabelStudio(Api):
         return self._import_missing(project_id, predictions[0].model_version, bodies) if bodies else ()
 
     def fetch_annotated(self, project_id: int) -> dict[int, bool]:
-        """Task id -> True if it is annotated, False if only skipped; other tasks are absent. Raises
-        ProjectGone.
-        """
+        """Task id -> True if annotated, False if only skipped; others are absent. Raises ProjectGone."""
         parameters = {"include": "id,total_annotations", "query": query(ANNOTATED)}
         with self._gone_if_404(project_id):
             return {task.task_id: task.is_annotated for task in self.tasks(project_id, parameters)}
@@ -263,7 +275,7 @@ class LabelStudio(Api):
             return
         # Label Studio drops invalid predictions silently; usually a label was removed since the snapshot.
         held = self.fetch_results(project_id, version, bodies)
-        bare = [_without_result(body) for task_id, body in bodies.items() if task_id not in held]
+        bare = [without_result(body) for task_id, body in bodies.items() if task_id not in held]
         log.warning(
             "Label Studio did not accept %d of %d predictions; they are sent without answers",
             len(bare),
@@ -276,9 +288,9 @@ class LabelStudio(Api):
     def _post_predictions(self, project_id: int, bodies: Sequence[PredictionBody]) -> int:
         """How many of the predictions Label Studio accepted."""
         # The import checks choices against the label config, which fails if they are paths.
-        nested = [body for body in bodies if _has_paths(body)]
+        nested = [body for body in bodies if has_paths(body)]
         created = len(nested)
-        if at_once := [body for body in bodies if not _has_paths(body)]:
+        if at_once := [body for body in bodies if not has_paths(body)]:
             path = f"/api/projects/{project_id}/import/predictions"
             answer = self.request_object("POST", path, ("created",), json=at_once, timeout=PATIENT)
             created += read_count(answer["created"], "'created'")
@@ -306,13 +318,11 @@ class LabelStudio(Api):
 
     def model_versions(self, project_id: int) -> dict[str, int]:
         """Version -> number of its predictions in the project."""
-        return read_counts(
-            self.request("GET", f"/api/projects/{project_id}/model-versions/"), "model versions"
-        )
+        answer = self.request("GET", f"/api/projects/{project_id}/model-versions/")
+        return read_counts(answer, "model versions")
 
     def delete_versions(self, project_id: int, versions: Collection[str]) -> tuple[str, ...]:
-        """Delete the predictions of the versions; returns the versions that could not be deleted (see the
-        log).
+        """Delete the predictions of the versions; returns those that could not be deleted (see the log).
 
         If the project shows one of them, or a live backend, Label Studio resets it to show none.
         """
@@ -358,7 +368,7 @@ class LabelStudio(Api):
         log.warning(
             "Label Studio accepted %d of %d predictions; they are sent without answers", created, len(bodies)
         )
-        created = self._post_predictions(project_id, [_without_result(body) for body in bodies])
+        created = self._post_predictions(project_id, [without_result(body) for body in bodies])
         if created != len(bodies):
             raise Rejected(201, f"created {created} of {len(bodies)} predictions", "import/predictions")
 
@@ -387,12 +397,3 @@ def _hundreds(task_ids: Sequence[int]) -> Iterator[list[int]]:
     """The task ids in parts that fit into an address."""
     for start in range(0, len(task_ids), TASKS_IN_AN_ADDRESS):
         yield list(task_ids[start : start + TASKS_IN_AN_ADDRESS])
-
-
-def _has_paths(body: PredictionBody) -> bool:
-    """Whether the prediction answers nested choices."""
-    return any(isinstance(choice, list) for region in body["result"] for choice in choices_in(region))
-
-
-def _without_result(body: PredictionBody) -> PredictionBody:
-    return {**body, "result": []}

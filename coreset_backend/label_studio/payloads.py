@@ -15,6 +15,7 @@ from coreset_backend.label_studio.annotations import (
     MODEL_LABELS,
     Answer,
     agreed_label,
+    choices_in,
     is_by_model,
 )
 from coreset_backend.label_studio.answers import Fields, ListedTask, Project
@@ -40,6 +41,15 @@ class PredictionBody(TypedDict):
     score: float
     model_version: str
     result: list[Region]
+
+
+def has_paths(body: PredictionBody) -> bool:
+    """Whether the prediction answers nested choices."""
+    return any(isinstance(choice, list) for region in body["result"] for choice in choices_in(region))
+
+
+def without_result(body: PredictionBody) -> PredictionBody:
+    return {**body, "result": []}
 
 
 def parse_project_id(value: object) -> int:

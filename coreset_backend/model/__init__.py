@@ -30,7 +30,13 @@ from coreset_backend.model.label_noise import LabelNoise, fit_label_noise
 from coreset_backend.model.licences import is_permissive, spelled
 from coreset_backend.model.names import LITE0, SELF_SUPERVISED, SMALL_CNN
 from coreset_backend.model.pool_calibration import pool_probabilities
-from coreset_backend.model.preparation import Preparation, fit_preparation, prepared
+from coreset_backend.model.preparation import (
+    Preparation,
+    fit_preparation,
+    fitted_rows,
+    preparation_by,
+    prepared,
+)
 from coreset_backend.model.pretraining import (
     PretrainingRecipe,
     pretrain,
@@ -84,6 +90,7 @@ __all__ = [
     "fit_head",
     "fit_label_noise",
     "fit_preparation",
+    "fitted_rows",
     "folds_of",
     "have_weights",
     "held_out_logits",
@@ -96,6 +103,7 @@ __all__ = [
     "network_name",
     "pool_probabilities",
     "predict",
+    "preparation_by",
     "prepared",
     "pretrain",
     "pretrained_backbone",

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from coreset_backend.arrays import Floats
+from coreset_backend.arrays import Floats, Rows
 
 COMPONENTS = 256
 FITTED_ON = 10_000
@@ -64,11 +64,21 @@ class Preparation(nn.Module):
         return float((scaled @ self.components.T).square().sum()) / whole if whole else 1.0
 
 
-@torch.inference_mode()
+def fitted_rows(n: int, seed: int) -> Rows:
+    """The images, of a pool of n, that a preparation is fitted on: int64[<= 10,000], ascending."""
+    rows: Rows = np.sort(np.random.default_rng(seed).permutation(n)[:FITTED_ON])
+    return rows
+
+
 def fit_preparation(features: Floats, seed: int) -> Preparation:
     """The preparation of a pool by its features float32[n, dimension], fitted on at most 10,000 of them."""
-    rows = np.sort(np.random.default_rng(seed).permutation(len(features))[:FITTED_ON])
-    sample = torch.from_numpy(features[rows])
+    return preparation_by(features[fitted_rows(len(features), seed)], len(features))
+
+
+@torch.inference_mode()
+def preparation_by(features: Floats, pool: int) -> Preparation:
+    """The preparation of a pool of so many images, by features float32[m, dimension] of ``fitted_rows``."""
+    sample = torch.from_numpy(features)
     made = Preparation(features.shape[1])
     mean = sample.double().mean(0)
     deviation = sample.double().std(0, correction=0).clamp_min(1e-6)
@@ -76,7 +86,7 @@ def fit_preparation(features: Floats, seed: int) -> Preparation:
     made.mean.copy_(mean)
     made.deviation.copy_(deviation)
     made.components[: len(components)] = components
-    made.images.fill_(len(features))
+    made.images.fill_(pool)
     made.kept.fill_(made._share_kept(sample))
     return made
 

@@ -14,15 +14,51 @@ from numpy.typing import NDArray
 from coreset_backend import model
 from coreset_backend.arrays import Floats, PixelRows, PixelSubset, Progress, Rows
 from coreset_backend.errors import CorruptRound
+from coreset_backend.project import Snapshot
 from coreset_backend.store.saved_round import StoredRound
 
 log = logging.getLogger(__name__)
+AT_ONCE = 8192
+"""Images whose features are held at once: 109 MB of EfficientNet-Lite0's."""
 
 
 class KeyedPixels(PixelRows, Protocol):
     """Images by rows and the key of each, uint8[n, 32]."""
 
     keys: NDArray[np.uint8]
+
+
+def is_frozen(chosen: model.ChosenBackbone, snapshot: Snapshot, device: str) -> bool:
+    """Whether the network embeds the same image alike in each round: the labels are too few to change it."""
+    labels = sum(task.label is not None for task in snapshot.tasks)
+    return not model.trains_network(chosen, labels, device)
+
+
+def embedded_keys(
+    previous: StoredRound | None, chosen: model.ChosenBackbone, snapshot: Snapshot, device: str
+) -> frozenset[bytes]:
+    """The keys of the images of which the previous round has embeddings that this round can use."""
+    if previous is None or not previous.record.backbone.startswith(chosen.description):
+        return frozenset()
+    if not is_frozen(chosen, snapshot, device) or not previous.has("image_keys"):
+        return frozenset()
+    return _keys(previous)
+
+
+def count_embedded(previous: StoredRound | None, network: str, keys: NDArray[np.uint8]) -> int:
+    """Number of the images ``keys`` uint8[n, 32] that the previous round had not embedded by ``network``."""
+    if previous is None or previous.record.network != network or not previous.has("image_keys"):
+        return len(keys)
+    known = _keys(previous)
+    return sum(key.tobytes() not in known for key in keys)
+
+
+def _keys(stored: StoredRound) -> frozenset[bytes]:
+    try:
+        return frozenset(key.tobytes() for key in stored.array("image_keys"))
+    except CorruptRound as error:
+        log.error("all images are looked for again: %s", error)
+        return frozenset()
 
 
 def embed_round(
@@ -63,11 +99,13 @@ def embed_prepared(
         classifier = replace(frozen, preparation=before)
         known, vectors = _known(model.network_name(classifier), pixels, previous)
         fresh = np.flatnonzero(known < 0)
-        features = model.embed(frozen, PixelSubset(pixels, fresh), progress=step)
+        some = fresh[model.fitted_rows(len(fresh), seed)]
+        features = model.embed(frozen, PixelSubset(pixels, some), progress=step)
         if before.fits(features, len(pixels)):
             embeddings = np.empty((len(pixels), classifier.dimension), np.float32)
             embeddings[known >= 0] = vectors[known[known >= 0]]
-            embeddings[fresh] = model.prepared(before, features)
+            embeddings[some] = model.prepared(before, features)
+            _embed_rest(frozen, before, pixels, np.setdiff1d(fresh, some), embeddings, step)
             log.info("%d of %d images were embedded, the others are unchanged", len(fresh), len(pixels))
             return classifier, embeddings
         log.info("a new preparation is fitted: the pool has changed since the last fit")
@@ -77,10 +115,38 @@ def embed_prepared(
 def prepare_all(
     frozen: model.Classifier, pixels: PixelRows, seed: int, step: Progress | None = None
 ) -> tuple[model.Classifier, Floats]:
-    """``frozen`` with a preparation fitted on these images, and their embeddings float32[n, dimension]."""
-    features = model.embed(frozen, pixels, progress=step)
-    preparation = model.fit_preparation(features, seed)
-    return replace(frozen, preparation=preparation), model.prepared(preparation, features)
+    """``frozen`` with a preparation fitted on these images, and their embeddings float32[n, dimension].
+
+    Features are held of the images that it is fitted on, and of the others some thousand at a time.
+    """
+    rows = model.fitted_rows(len(pixels), seed)
+    features = model.embed(frozen, PixelSubset(pixels, rows), progress=step)
+    preparation = model.preparation_by(features, len(pixels))
+    classifier = replace(frozen, preparation=preparation)
+    embeddings = np.empty((len(pixels), classifier.dimension), np.float32)
+    embeddings[rows] = model.prepared(preparation, features)
+    del features
+    rest = np.setdiff1d(np.arange(len(pixels)), rows, assume_unique=True)
+    _embed_rest(frozen, preparation, pixels, rest, embeddings, step)
+    return classifier, embeddings
+
+
+def _embed_rest(
+    frozen: model.Classifier,
+    preparation: model.Preparation,
+    pixels: PixelRows,
+    rows: Rows,
+    embeddings: Floats,
+    step: Progress | None,
+) -> None:
+    """Embed the images of ``rows`` into ``embeddings``, without holding the features of all of them."""
+    done, total = len(embeddings) - len(rows), len(embeddings)
+    for start in range(0, len(rows), AT_ONCE):
+        part = rows[start : start + AT_ONCE]
+        before = done + start
+        tell = (lambda some, _, before=before: step(before + some, total)) if step else None
+        features = model.embed(frozen, PixelSubset(pixels, part), progress=tell)
+        embeddings[part] = model.prepared(preparation, features)
 
 
 def _preparation_before(features: str, previous: StoredRound | None) -> model.Preparation | None:

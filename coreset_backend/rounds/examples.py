@@ -7,8 +7,8 @@ import numpy as np
 
 from coreset_backend.arrays import Floats, TaskIds
 from coreset_backend.errors import CorruptFile
-from coreset_backend.selection.annoy_index import NeighborIndex
 from coreset_backend.selection.examples import example_weights
+from coreset_backend.selection.graph import Nearest
 from coreset_backend.store.examples import read_examples
 from coreset_backend.store.record import Example
 from coreset_backend.store.store import Store
@@ -27,7 +27,7 @@ def examples_among(store: Store, project_id: int, embedded: TaskIds) -> tuple[Ex
 
 
 def weights_by_examples(
-    examples: Sequence[Example], index: NeighborIndex, embedded: TaskIds, embeddings: Floats
+    examples: Sequence[Example], index: Nearest, embedded: TaskIds, embeddings: Floats
 ) -> Floats | None:
     """How much each image counts, float32[m] by image row; None where nothing is marked."""
     if not examples:

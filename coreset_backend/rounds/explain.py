@@ -13,8 +13,6 @@ from numpy.typing import NDArray
 from coreset_backend.arrays import Floats, PixelRows, TaskIds
 from coreset_backend.project import Labels, Snapshot, Task, class_targets
 from coreset_backend.rounds.label_errors import JudgedLabels
-from coreset_backend.rounds.pool_map import layout
-from coreset_backend.selection import NeighborGraph
 from coreset_backend.selection.clusters import clusters
 from coreset_backend.store.saved_round import Arrays
 
@@ -29,13 +27,15 @@ def gather_evidence(
     snapshot: Snapshot,
     pixels: TaskPixels,
     embeddings: Floats,
-    graph: NeighborGraph,
+    places: NDArray[np.uint16],
     groups: NDArray[np.int32],
     picked: Sequence[int],
     judged: JudgedLabels | None,
     seed: int,
 ) -> Arrays:
-    """The arrays by name. ``pixels``, ``embeddings``, ``groups`` have the same rows; ``picked``: task ids."""
+    """The arrays by name. ``pixels``, ``embeddings``, ``groups`` and ``places`` (uint16[m, 2], on the map)
+    have the same rows; ``picked``: task ids.
+    """
     rows = np.searchsorted(snapshot.task_ids, pixels.task_ids)
     codes = label_codes(snapshot.tasks, snapshot.labels)
     labeled = np.array([snapshot.tasks[row].state == "labeled" for row in rows], dtype=bool)
@@ -44,7 +44,7 @@ def gather_evidence(
         "label_codes": codes,
         "pick_neighbors": neighbors,
         "pick_distances": far,
-        "layout": layout(embeddings, graph, seed),
+        "layout": places,
         "duplicate_groups": groups,
         "clusters": clusters(embeddings, seed),
     }

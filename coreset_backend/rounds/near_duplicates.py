@@ -1,5 +1,7 @@
 """Near-duplicate images: close in the embedding, with similar thumbnails."""
 
+from collections.abc import Callable
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -15,18 +17,27 @@ COMPARED = 16  # pixels a side of those thumbnails
 FLAT = 0.25  # a contrast as small as this, of 255, is that of rounding: images without any are alike
 
 
+Compare = Callable[[PixelRows, Rows], NDArray[np.bool_]]
+
+
 BLANK = 2.0  # an image whose contrast is up to so many times that of its noise shows nothing
 
 
 def duplicate_groups(
-    embeddings: Floats, labeled: Rows, graph: NeighborGraph, pixels: PixelRows
+    embeddings: Floats,
+    labeled: Rows,
+    graph: NeighborGraph,
+    pixels: PixelRows,
+    confirm: Compare | None = None,
 ) -> NDArray[np.int32]:
     """int32[m] by embedded task: the number of its group of near-duplicates, -1 where it stands alone.
 
     The ``near_duplicate_groups`` of the embeddings whose thumbnails look alike too: a well-trained network
-    puts different images of one class close together. ``labeled`` are rows.
+    puts different images of one class close together. ``labeled`` are rows. ``confirm``: what compares the
+    images of pairs, ``look_alike`` by default.
     """
-    return near_duplicate_groups(embeddings, labeled, graph, confirm=lambda pairs: look_alike(pixels, pairs))
+    compare = confirm or look_alike
+    return near_duplicate_groups(embeddings, labeled, graph, confirm=lambda pairs: compare(pixels, pairs))
 
 
 def look_alike(pixels: PixelRows, pairs: Rows) -> NDArray[np.bool_]:

@@ -8,7 +8,7 @@ umap-learn can do this and more, but requires numba, llvmlite and scikit-learn.
 import numpy as np
 from numpy.typing import NDArray
 
-from coreset_backend.arrays import Floats
+from coreset_backend.arrays import Floats, Rows
 from coreset_backend.selection import NeighborGraph
 
 NEIGHBORS = 10
@@ -17,6 +17,8 @@ REPULSION = 12.0  # compensates their small number: UMAP repels five times per a
 FIRST_STEP = 0.1
 EDGE_STEPS = 60_000_000  # bounds the time of large pools: epochs x edges
 EPOCHS = 300
+PASSES = 3  # an added row without placed neighbours waits until one of them has its place
+BESIDE = 300.0  # deviation of an added row from the middle of its neighbours, or copies would coincide
 STRONGEST = 8.0  # limits a force, or two coinciding points would fly apart
 
 
@@ -32,6 +34,30 @@ def layout(vectors: Floats, graph: NeighborGraph, seed: int) -> NDArray[np.uint1
         length = np.sqrt(np.einsum("ij,ij->i", force, force))[:, None]
         points += step * force * np.minimum(1, STRONGEST / np.maximum(length, 1e-12))
     return _spread(points)
+
+
+def followed_layout(
+    places: NDArray[np.uint16], before: Rows, graph: NeighborGraph, seed: int
+) -> NDArray[np.uint16]:
+    """uint16[n, 2]: the earlier ``places``, and those of added rows among their near rows.
+
+    ``before``: int64[n], each row's place in the earlier map, -1 for added rows.
+    """
+    is_placed = before >= 0
+    points = np.full((len(before), 2), 32767, dtype=np.float32)
+    points[is_placed] = places[before[is_placed]]
+    near = graph.rows[:, :NEIGHBORS]
+    for _ in range(PASSES):
+        waiting = np.flatnonzero(~is_placed)
+        counted = (near[waiting] >= 0) & is_placed[near[waiting]]
+        found = counted.any(axis=1)
+        total = np.einsum("ij,ijk->ik", counted[found].astype(np.float32), points[near[waiting[found]]])
+        points[waiting[found]] = total / counted[found].sum(axis=1, keepdims=True)
+        is_placed[waiting[found]] = True
+    added = before < 0
+    points[added] += np.random.default_rng(seed).normal(0, BESIDE, (int(added.sum()), 2))
+    placed: NDArray[np.uint16] = np.round(points.clip(0, 65535)).astype(np.uint16)
+    return placed
 
 
 def principal_plane(vectors: Floats, rng: np.random.Generator) -> Floats:

@@ -68,6 +68,7 @@ def _publish_head(
             written=written,
             progress=step,
             on_served=ours.mark,
+            known=stored.array("task_ids").tolist(),
         )
     except LabelStudioError as error:
         if not ours.served_at:

@@ -12,12 +12,12 @@ from numpy.typing import NDArray
 from coreset_backend import model
 from coreset_backend.arrays import Floats, PhaseProgress, Progress, Rows, unwatched
 from coreset_backend.backend import Backend
-from coreset_backend.errors import CorruptRound, EmptyPool, Unwritable
+from coreset_backend.errors import CorruptRound, EmptyPool, ImageError, TooManyImageFailures, Unwritable
 from coreset_backend.evaluation.holdout import holdout_task_ids
 from coreset_backend.evaluation.round_scores import batch_scores, holdout_evaluation
 from coreset_backend.evaluation.working_time import snapshot_working_time
 from coreset_backend.finish.proposal import could_finish
-from coreset_backend.images import Images, Pixels
+from coreset_backend.images import Pixels
 from coreset_backend.label_studio.client import LabelStudio
 from coreset_backend.label_studio.people import fetch_people
 from coreset_backend.label_studio.reading import read_tasks
@@ -26,22 +26,21 @@ from coreset_backend.project import Snapshot
 from coreset_backend.project_settings import label_config_attributes
 from coreset_backend.reports import ImageFailure, Reading, TrainingReport
 from coreset_backend.rounds.backbone import prepare_backbone
+from coreset_backend.rounds.carried import Neighborhood, carried_over, neighborhood
 from coreset_backend.rounds.choose import Choice, choose_batch
 from coreset_backend.rounds.consensus import settled
+from coreset_backend.rounds.embeddings import count_embedded, embedded_keys, is_frozen
 from coreset_backend.rounds.examples import examples_among, weights_by_examples
 from coreset_backend.rounds.explain import gather_evidence
 from coreset_backend.rounds.features import choose_project_backbone, features_at_hand
 from coreset_backend.rounds.label_errors import JudgedLabels, judged_labels
 from coreset_backend.rounds.learn import labeled_among, learn_snapshot, pool_probabilities
-from coreset_backend.rounds.near_duplicates import duplicate_groups
 from coreset_backend.rounds.publishing import publish_round
 from coreset_backend.rounds.relabel import label_errors
-from coreset_backend.selection import neighbors_for
-from coreset_backend.selection.annoy_index import build_index
 from coreset_backend.settings import Settings
 from coreset_backend.store.record import STATES, Audition, Example, LabelErrors
 from coreset_backend.store.saved_round import Arrays, Draft, StoredRound
-from coreset_backend.store.store import Round, Store
+from coreset_backend.store.store import Round
 
 log = logging.getLogger(__name__)
 
@@ -59,7 +58,7 @@ def run_round(backend: Backend, project_id: int, progress: PhaseProgress = unwat
     attributes = label_config_attributes(snapshot.label_config)
     settings = backend.settings_by_label_config(project_id, attributes)
     if stored is None or not _can_be_published(stored, snapshot):
-        stored = _compute(backend, settings, snapshot, reading, stored, clock)
+        stored = _computed(backend, settings, snapshot, reading, stored, clock)
     with clock.phase("publish") as step:
         publish_round(backend, stored, step)
     backend.store.prune(project_id, backend.settings.keep_rounds)
@@ -99,7 +98,8 @@ class Learned:
     """The learned arrays of the readable images. ``readable``: int64[m], image row -> snapshot row.
 
     By image row are ``pixels``, ``embeddings`` float32[m, d] and ``probabilities`` float32[m, classes], which
-    are calibrated; the selection goes by those that are ``uncalibrated``.
+    are calibrated; the selection goes by those that are ``uncalibrated``. ``is_frozen``: labels did not
+    change the network.
     """
 
     pixels: Pixels
@@ -113,7 +113,26 @@ class Learned:
     uncalibrated: Floats | None
     features: str
     network: str
+    is_frozen: bool
     audition: Audition | None
+
+
+def _computed(
+    backend: Backend,
+    settings: Settings,
+    snapshot: Snapshot,
+    reading: Reading,
+    previous: StoredRound | None,
+    clock: "Clock",
+) -> StoredRound:
+    """The new round. If an image is gone that was trusted to be there, all images are looked for first."""
+    try:
+        return _compute(backend, settings, snapshot, reading, previous, clock)
+    except TooManyImageFailures:
+        raise
+    except ImageError as error:
+        log.warning("project %d: all images are looked for again: %s", snapshot.project_id, error)
+        return _compute(backend, settings, snapshot, reading, previous, clock, look_for_all=True)
 
 
 def _compute(
@@ -123,19 +142,29 @@ def _compute(
     reading: Reading,
     previous: StoredRound | None,
     clock: "Clock",
+    *,
+    look_for_all: bool = False,
 ) -> StoredRound:
     as_read, names = snapshot.fingerprint(), _annotator_names(backend.label_studio, snapshot)
     snapshot = settled(snapshot, previous, settings.seed)
-    learned = _learn(backend.store, backend.images, settings, snapshot, previous, clock)
+    learned = _learn(backend, settings, snapshot, previous, clock, look_for_all=look_for_all)
     with backend.store.draft(snapshot.project_id) as draft:
         set_log_context(project=draft.project_id, round=draft.number)
         examples = examples_among(backend.store, snapshot.project_id, learned.pixels.task_ids)
-        choice, errors, evidence = _choose(settings, snapshot, learned, names, examples, draft, clock)
+        choice, errors, evidence, near = _choose(
+            settings, snapshot, learned, names, examples, previous, draft, clock
+        )
         with clock.phase("save"):
             model.save_classifier(learned.classifier, draft.path / "model.safetensors")
             record = _record(settings, snapshot, previous, draft, learned, choice, clock)
+            embedded = count_embedded(previous, learned.network, learned.pixels.keys)
             record = replace(
-                record, fingerprint=as_read, reading=reading, label_errors=errors, examples=examples
+                record,
+                fingerprint=as_read,
+                reading=reading,
+                work=near.work(learned.pixels, embedded),
+                label_errors=errors,
+                examples=examples,
             )
             arrays: Arrays = {
                 "task_ids": snapshot.task_ids,
@@ -146,19 +175,23 @@ def _compute(
                 "image_keys": learned.pixels.keys,
                 **evidence,
             }
+            if learned.is_frozen:  # for the next round; a trained network will have other neighbours
+                arrays |= near.arrays()
             if learned.probabilities is not None:
                 arrays["probabilities"] = learned.probabilities
             return draft.save(record, arrays)
 
 
 def _learn(
-    store: Store,
-    images: Images,
+    backend: Backend,
     settings: Settings,
     snapshot: Snapshot,
     previous: StoredRound | None,
     clock: "Clock",
+    *,
+    look_for_all: bool,
 ) -> Learned:
+    store = backend.store
     features = features_at_hand(store, snapshot.project_id)
     project_id, tasks = snapshot.project_id, len(snapshot.tasks)
     prepare_backbone(store, settings, project_id, tasks, previous, clock.step("weights"))
@@ -168,7 +201,9 @@ def _learn(
         log.info("project %d: the backbone is %s", project_id, chosen.description)
     with clock.phase("images") as step:
         uris = [(task.task_id, task.uri) for task in snapshot.tasks]
-        pixels, failures = images.fetch(uris, chosen.backbone.resize(settings.image_size), step)
+        known = frozenset() if look_for_all else embedded_keys(previous, chosen, snapshot, settings.device)
+        resize = chosen.backbone.resize(settings.image_size)
+        pixels, failures = backend.images.fetch(uris, resize, step, known=known)
     readable = np.searchsorted(snapshot.task_ids, pixels.task_ids)
     fixed = previous.record.holdout if previous else ()
     holdout = holdout_task_ids(snapshot.tasks, fixed, settings.holdout, settings.seed)
@@ -188,6 +223,7 @@ def _learn(
         uncalibrated=model.probabilities_of(classifier, embeddings, calibrated=False),
         features=features,
         network=model.network_name(classifier),
+        is_frozen=is_frozen(chosen, snapshot, settings.device),
         audition=audition,
     )
 
@@ -204,28 +240,33 @@ def _choose(
     learned: Learned,
     names: Mapping[str, str],
     examples: Sequence[Example],
+    previous: StoredRound | None,
     draft: Draft,
     clock: "Clock",
-) -> tuple[Choice, LabelErrors, Arrays]:
-    """The choice, what is known of errors in the labels, and the evidence; the index stays in the draft."""
-    readable, embeddings, seed = learned.readable, learned.embeddings, settings.seed
+) -> tuple[Choice, LabelErrors, Arrays, Neighborhood]:
+    """The choice, what is known of errors in the labels, the evidence, and what it stands on; the index stays
+    in the draft.
+    """
+    readable, embeddings, pixels, seed = learned.readable, learned.embeddings, learned.pixels, settings.seed
     with clock.phase("neighbors"):
-        index = build_index(embeddings, draft.path / "neighbors.ann", seed=seed)
-        graph = index.graph(neighbors_for(len(index)))
+        carried = carried_over(previous, learned.network, pixels.task_ids, pixels.keys)
         is_labeled = np.array([snapshot.tasks[row].state == "labeled" for row in readable], dtype=bool)
-        groups = duplicate_groups(embeddings, np.flatnonzero(is_labeled), graph, learned.pixels)
+        path = draft.path / "neighbors.ann"
+        near = neighborhood(carried, embeddings, pixels, np.flatnonzero(is_labeled), path, seed)
     with clock.phase("select"):
         judged = _judge(snapshot, learned, seed)
         errors = label_errors(settings, judged, learned.holdout, names) if judged else LabelErrors()
         new_images = settings.model_copy(update={"batch_size": settings.batch_size - len(errors.asked)})
-        weights = weights_by_examples(examples, index, learned.pixels.task_ids, embeddings)
+        weights = weights_by_examples(examples, near.index, pixels.task_ids, embeddings)
+        uncalibrated, graph, groups = learned.uncalibrated, near.graph, near.groups
         choice = choose_batch(
-            new_images, snapshot, readable, embeddings, learned.uncalibrated, graph, groups, weights
+            new_images, snapshot, readable, embeddings, uncalibrated, graph, groups, weights
         )
     with clock.phase("map"):
         picked = (*choice.batch, *choice.reserve)
-        evidence = gather_evidence(snapshot, learned.pixels, embeddings, graph, groups, picked, judged, seed)
-    return choice, errors, evidence
+        places = near.places(embeddings, seed)
+        evidence = gather_evidence(snapshot, pixels, embeddings, places, near.groups, picked, judged, seed)
+    return choice, errors, evidence, near
 
 
 def _judge(snapshot: Snapshot, learned: Learned, seed: int) -> JudgedLabels | None:

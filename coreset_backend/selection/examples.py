@@ -3,7 +3,7 @@
 import numpy as np
 
 from coreset_backend.arrays import Floats, Rows, Vectors
-from coreset_backend.selection.annoy_index import NeighborIndex
+from coreset_backend.selection.graph import Nearest
 from coreset_backend.selection.herding import WIDTH
 from coreset_backend.selection.options import Around, measured_again
 from coreset_backend.selection.pool import Pool, Selection
@@ -17,7 +17,7 @@ FORESIGHT = 4
 """How many times the batch another strategy orders, before the order is weighed."""
 
 
-def example_weights(index: NeighborIndex, vectors: Vectors, rows: Rows, weights: Floats) -> Floats:
+def example_weights(index: Nearest, vectors: Vectors, rows: Rows, weights: Floats) -> Floats:
     """How much each row counts, float32[n]: 1 where nothing like it is marked.
 
     ``rows`` (int64[m]) are the marked rows and ``weights`` (float32[m], above 0) what images just like them

@@ -1,5 +1,7 @@
 """Near rows found exactly, by blocks of matrix products: for pools where n² is affordable."""
 
+from typing import Protocol
+
 import numpy as np
 
 from coreset_backend.arrays import Floats, Rows, Vectors
@@ -15,6 +17,31 @@ from coreset_backend.selection.pool import NeighborGraph
 
 QUERIES = 512
 """Rows looked for at once; the others pass by in blocks that stay in a core's cache."""
+
+
+class Nearest(Protocol):
+    """What finds the rows nearest to some rows of a pool."""
+
+    def nearest(self, queries: Rows, k: int, /) -> tuple[Rows, Floats]:
+        """The k nearest rows of each of int64[m], itself first: rows int64[m, k], distances float32[m, k]."""
+
+
+class ExactIndex:
+    """Compares a few rows of float[n, d] with all; for more of them an index is built."""
+
+    def __init__(self, vectors: Vectors) -> None:
+        self._vectors = vectors
+
+    def nearest(self, queries: Rows, k: int, /) -> tuple[Rows, Floats]:
+        rows = np.empty((len(queries), k), dtype=np.int64)
+        distances = np.empty((len(queries), k), dtype=np.float32)
+        for place, row in enumerate(queries):
+            far = np.linalg.norm(self._vectors - self._vectors[row], axis=1)
+            far[row] = -1  # first, before its copies
+            near = np.argpartition(far, k - 1)[:k]
+            near = near[np.argsort(far[near], kind="stable")]
+            rows[place], distances[place] = near, np.maximum(far[near], 0)
+        return rows, distances
 
 
 def exact_graph(vectors: Vectors, k: int, *, normalized: bool = False) -> NeighborGraph:

@@ -16,6 +16,7 @@ from coreset_backend.reports import (
     Share,
     TaskId,
     TrainingReport,
+    Work,
 )
 
 T = TypeVar("T")
@@ -261,11 +262,11 @@ class Round:
     were sampled uniformly at random. ``batch_figures`` is None where the batch of the round before had no
     random slice. ``features``: the SHA-256 of the features learned on the pool, "" without any.
     ``network``: names what made the embeddings by its weights. ``audition``: the one that chose the backbone,
-    None where none was held, or a setting chose it. ``reading``: how the tasks were read, None in rounds of
-    early releases. ``working_time`` is None where too few answers have one, and in early rounds, as is
-    ``could_finish``: the number of unlabelled images that a finish at 95 % could comprise if the model is
-    wrong as often as it expects. ``label_errors``: those of its labels, as estimated. ``examples``: the
-    images that a person marked, and that weighed on the selection.
+    None where none was held, or a setting chose it. ``reading``: how the tasks were read; ``work``: what was
+    computed; both are None in rounds of early releases. ``working_time`` is None where too few answers have
+    one, and in early rounds, as is ``could_finish``: the number of unlabelled images that a finish at 95 %
+    could comprise if the model is wrong as often as it expects. ``label_errors``: those of its labels, as
+    estimated. ``examples``: the images that a person marked, and that weighed on the selection.
     """
 
     project_id: int
@@ -302,6 +303,7 @@ class Round:
     could_finish: Count | None = None
     label_errors: LabelErrors = LabelErrors()
     examples: tuple[Example, ...] = ()
+    work: Work | None = None
 
     @property
     def pool_version(self) -> str:

@@ -28,6 +28,9 @@ _TABLES = (
     "suspect_sets",
     "pick_neighbors",
     "pick_distances",
+    "neighbor_rows",
+    "neighbor_distances",
+    "compared_pairs",
 )
 """The arrays with two dimensions; all others have one."""
 

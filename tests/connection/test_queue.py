@@ -35,6 +35,7 @@ def publish(
     number: int,
     label: str | None = None,
     on_served: Callable[[Publication], None] = unwatched,
+    known: Sequence[int] = (),
 ) -> Publication:
     """Publish round ``number`` with that head; the rest follows in the order of the task ids."""
 
@@ -52,6 +53,7 @@ def publish(
         written=[f"coreset-{each}-x" for each in range(1, number + 1)],
         progress=lambda _done, _total: None,
         on_served=on_served,
+        known=known,
     )
 
 
@@ -154,8 +156,8 @@ def test_new_tasks_are_found_and_served_without_a_round(studio: FakeLabelStudio,
 
 
 STEPS = {
-    "reading what waits": ("GET", "/api/tasks", 0),
-    "looking for what is superseded": ("GET", "/api/tasks", 2),
+    "reading what waits": ("GET", "/api/tasks", 1),
+    "looking for what is superseded": ("GET", "/api/tasks", 4),
     "importing": ("POST", "import/predictions", 0),
     "deleting what is superseded": ("DELETE", "/api/predictions", 1),
 }
@@ -201,3 +203,25 @@ def test_a_queue_is_bounded_and_filled_again(studio: FakeLabelStudio, client: La
     assert queue_is_short(client, project_id, version)
     publish(client, project_id, tasks[-100:], 2)
     assert len(studio.queue(project_id)) == QUEUE // 2
+
+
+def test_a_large_project_is_asked_for_a_few_tasks_and_not_for_all_that_wait(
+    studio: FakeLabelStudio, client: LabelStudio
+) -> None:
+    project_id, tasks = project_of(studio, QUEUE + 1500)
+    publish(client, project_id, tasks[:100], 1)
+    for task_id in tasks[:150]:
+        studio.annotate(task_id, "cat")
+    in_queue = set(studio.queue(project_id))
+    outside = [task_id for task_id in tasks if task_id not in in_queue and task_id not in tasks[:150]]
+    studio.delete_task(outside[0])
+    studio.annotate(outside[1], "dog")
+    studio.asked.clear()
+    # Those beyond the first hundred are known, but stand last in the order.
+    publish(client, project_id, tasks[200:210], 2, known=[*tasks[:300], *outside])
+    added = [task_id for task_id in studio.queue(project_id) if task_id not in in_queue]
+    assert added == outside[2 : 2 + len(added)] and len(added) == QUEUE - len(in_queue)
+    assert sum(path == "/api/tasks/" for _, path in studio.asked) < 20
+    studio.asked.clear()
+    publish(client, project_id, tasks[220:230], 3, known=tasks[:300])  # new tasks are not known yet
+    assert len(studio.queue(project_id)) == QUEUE

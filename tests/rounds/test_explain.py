@@ -16,7 +16,7 @@ from coreset_backend.project import Labels, Snapshot, Task
 from coreset_backend.rounds.explain import gather_evidence, label_codes, pick_neighbors
 from coreset_backend.rounds.label_errors import judged_labels
 from coreset_backend.rounds.near_duplicates import duplicate_groups, look_alike
-from coreset_backend.rounds.pool_map import _spread, layout, principal_plane
+from coreset_backend.rounds.pool_map import _spread, followed_layout, layout, principal_plane
 from coreset_backend.selection import NeighborGraph
 from coreset_backend.selection.annoy_index import build_index
 
@@ -58,6 +58,24 @@ def test_the_map_keeps_neighbours_together_better_than_its_two_main_directions(
     centers = np.array([points[codes == code].mean(0) for code in range(CLASSES)])
     own = ((points[:, None] - centers[None]) ** 2).sum(2).argmin(1) == codes
     assert own.mean() > 0.97
+
+
+def test_added_images_take_their_place_among_their_neighbours_and_the_others_stay(
+    clusters: tuple[Vectors, NDArray[np.int16]], tmp_path: Path
+) -> None:
+    vectors, codes = clusters
+    graph = graph_of(vectors, tmp_path)
+    before = np.arange(800)
+    before[700:] = -1
+    old = layout(vectors[:700], graph_of(vectors[:700], tmp_path), seed=0)
+    points = followed_layout(old, before, graph, seed=0)
+    np.testing.assert_array_equal(points[:700], old)
+    centers = np.array([old[codes[:700] == code].mean(0) for code in range(CLASSES)])
+    own = ((points[700:, None] - centers[None]) ** 2).sum(2).argmin(1) == codes[700:]
+    assert own.mean() > 0.95
+    assert len(np.unique(points[700:], axis=0)) > 95
+    alone = NeighborGraph(np.full((2, 1), -1, np.int32), np.full((2, 1), np.inf, np.float32))
+    assert followed_layout(old, np.array([3, -1]), alone, seed=0).shape == (2, 2)
 
 
 @pytest.mark.parametrize("n", [1, 2, 3, 12])
@@ -150,11 +168,11 @@ def test_evidence_of_a_round_is_aligned_with_its_embeddings(labels: Labels | Non
     )
     snapshot = Snapshot(7, "Pets", None, labels, tasks, datetime.now(UTC))
     embeddings = np.random.default_rng(0).normal(0, 1, (10, 4)).astype(np.float32)
-    graph = graph_of(embeddings, tmp_path, 5)
+    places = layout(embeddings, graph_of(embeddings, tmp_path, 5), seed=0)
     groups = np.full(10, -1, dtype=np.int32)
     judged = judged_labels([tasks[4]], labels, embeddings[[2]], 0, prepared=False) if labels else None
-    evidence = gather_evidence(snapshot, Pixels(), embeddings, graph, groups, (22, 26), judged, seed=0)
-    assert evidence["layout"].shape == (10, 2)
+    evidence = gather_evidence(snapshot, Pixels(), embeddings, places, groups, (22, 26), judged, seed=0)
+    assert evidence["layout"] is places
     assert evidence["duplicate_groups"] is groups
     assert len(evidence["label_codes"]) == 20
     assert evidence["label_codes"][4] == (1 if labels else -1)

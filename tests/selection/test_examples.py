@@ -10,6 +10,7 @@ from coreset_backend.selection import STRATEGIES, Pool, strategy_named
 from coreset_backend.selection.annoy_index import NeighborIndex, build_index
 from coreset_backend.selection.clusters import clusters
 from coreset_backend.selection.examples import WEIGHTED, by_examples, example_weights
+from coreset_backend.selection.graph import ExactIndex
 
 ISLANDS, EACH = 6, 100
 
@@ -51,6 +52,15 @@ def test_examples_for_and_against_cancel_out_and_copies_do_not_add_up(
     assert weigh(index, vectors, {7: 4.0})[7] == pytest.approx(weigh(index, vectors, {7: 4.0, 8: 4.0})[7])
     same = example_weights(index, vectors, np.array([7, 7]), np.array([4, 0.25], dtype=np.float32))
     np.testing.assert_allclose(same, 1, rtol=1e-5)
+
+
+def test_comparing_with_all_rows_weighs_as_the_index_does(index: NeighborIndex, vectors: Floats) -> None:
+    marked, weights = np.array([7, 205]), np.array([4, 0.25], dtype=np.float32)
+    exact = ExactIndex(vectors)
+    found = example_weights(exact, vectors, marked, weights)
+    assert np.abs(np.log(found / weigh(index, vectors, {7: 4.0, 205: 0.25}))).mean() < 0.05
+    rows, distances = exact.nearest(marked, 5)
+    assert rows[:, 0].tolist() == [7, 205] and (np.diff(distances, axis=1) >= 0).all()
 
 
 def from_island(rows: Rows, island: int) -> int:

@@ -38,6 +38,7 @@ BESIDE = (
         f"projects/1/{name}"
         for name in (
             *("history.json", "history-copy.json", "extra-params.json", "held.json", "replay.json"),
+            "tasks.json",
             *("pretraining/checkpoint.safetensors", "pretraining/features.safetensors"),
         )
     ),

@@ -3,7 +3,7 @@
 import time
 from contextlib import nullcontext
 from dataclasses import replace
-from datetime import datetime
+from datetime import datetime, timedelta
 
 import httpx
 import pytest
@@ -316,7 +316,8 @@ class LabelStudioContract:
         after = {"include": "id", "query": query(all_of(after_id(task_ids[3])))}
         assert {task.task_id for task in client.tasks(project_id, after)} == set(task_ids[4:])
         since = datetime.fromisoformat(read.known.since)
-        for condition, expected in ((updated_after(since), task_ids[2:3]), (created_before(since), task_ids)):
+        later = since + timedelta(hours=1)
+        for condition, expected in ((updated_after(since), task_ids[2:3]), (created_before(later), task_ids)):
             found = client.tasks(project_id, {"include": "id", "query": query(all_of(condition))})
             assert [task.task_id for task in found if task.task_id in expected] == expected
 
