@@ -57,7 +57,8 @@ def _our_own(
 def lite0() -> Backbone:
     """EfficientNet-Lite0 (Tan & Le 2019; ImageNet) by timm; the wheel's file names its tensors otherwise.
 
-    Its embedding tells where in the image something is, too: see `StagedFeatures`.
+    Its embedding tells where in the image something is, too: see `StagedFeatures`. Its images are resized
+    bilinearly, against its configuration: bicubically it is right less often (docs/label-efficiency.md).
     """
     timms = timm_networks.timm_backbone("tf_efficientnet_lite0")
 
@@ -80,6 +81,7 @@ def lite0() -> Backbone:
         dimension=STAGED_DIM,
         build=build,
         load=load,
+        interpolation="bilinear",
         licence="Apache-2.0",
         configuration="",
     )

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from coreset_backend import model
+from coreset_backend.arrays import Resize
 from coreset_backend.model.backbones import lite0
 from coreset_backend.model.stages import STAGED_DIM
 from coreset_backend.model.weights import loaded, pretrained_network
@@ -30,6 +31,12 @@ def test_the_first_features_are_those_of_timms_network(chosen: model.ChosenBackb
     features = network(images)
     assert features.shape == (3, STAGED_DIM) == (3, lite0().dimension)
     torch.testing.assert_close(features[:, :1280], timms.eval()(images))
+
+
+def test_its_images_are_resized_as_before_the_configuration_decided(chosen: model.ChosenBackbone) -> None:
+    """By which it is right more often, and projects keep their pixels and embeddings."""
+    assert chosen.backbone.resize() == Resize(224, "bilinear")
+    assert model.backbone_named("timm/tf_efficientnet_lite0").resize() == Resize(224, "bicubic")
 
 
 @torch.inference_mode()
