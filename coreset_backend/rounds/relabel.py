@@ -37,7 +37,7 @@ def label_errors(
     if len(judged.tasks) < LEAST_LABELS:
         return LabelErrors(annotators=annotators)
     rate = judged.rate_of_wrong_answers
-    estimate = f"An estimated {rate:.0%} of the annotators' answers are wrong"
+    estimate = f"An estimated {100 * rate:.0f} % of the annotators' answers are wrong"
     if why := _why_none(settings, rate, len(annotators)):
         return LabelErrors(rate, (), annotators, f"{estimate}. {why}")
     asked = _asked(judged, holdout, round(SHARE * settings.batch_size))
@@ -51,7 +51,7 @@ def label_errors(
 def _why_none(settings: Settings, rate: float, annotators: int) -> str:
     """Why no second opinion is asked for, as a sentence; "" if one is."""
     if rate < NOISY:
-        return f"From {NOISY:.0%} on, a second annotator is asked for doubtful labels."
+        return f"From {100 * NOISY:.0f} % on, a second annotator is asked for doubtful labels."
     if settings.second_opinion == "off":
         return "Second opinions would help, but second_opinion is off."
     if annotators < 2:

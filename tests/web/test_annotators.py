@@ -16,7 +16,7 @@ PEOPLE = (
     AnnotatorAgreement("bob@example.com", 50, proportion(9, 10)),
     AnnotatorAgreement("<b>eve</b>@example.com", 1, None),
 )
-SENTENCE = "An estimated 18% of the annotators' answers are wrong: 1 labelled task comes first."
+SENTENCE = "An estimated 18 % of the annotators' answers are wrong: 1 labelled task comes first."
 ERRORS = LabelErrors(0.18, (SecondOpinion(3, 1, 0.42),), PEOPLE, SENTENCE)
 LOGIN = {"Authorization": "Basic " + b64encode(b"lead:secret").decode()}
 
@@ -33,7 +33,7 @@ def test_names_are_shown_behind_a_login_only(make_backend: Callable[..., Backend
     backend = make_backend(**given)
     save(backend.store, label_errors=ERRORS)
     page, overview, status = texts(backend, **LOGIN if login else {})
-    assert all("An estimated 18%" in text for text in (page, overview, status))
+    assert all("An estimated 18 %" in text for text in (page, overview, status))
     assert ("ann@example.com" in page) == ("ann@example.com" in overview) == login
     assert ("70.0 % of 10" in page) == login and "<b>eve" not in page
     assert ("shown only to people who log in" in page) != login
