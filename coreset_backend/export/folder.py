@@ -43,7 +43,11 @@ def drafted_folder(place: Path, project_id: int) -> Iterator[Path]:
         partial.mkdir(exist_ok=True)
     with _locked(partial):
         _claim(partial, project_id)
-        yield partial
+        try:
+            yield partial
+        except BaseException:
+            _drop_if_bare(partial)
+            raise
         require_replaceable(place, project_id)
         with saving(place):
             _write_checksums(partial)
@@ -123,10 +127,9 @@ def _changed(folder: Path) -> Iterator[str]:
 
 
 def _write_checksums(folder: Path) -> None:
-    (folder / CHECKSUMS).unlink(missing_ok=True)
-    with (folder / CHECKSUMS).open("w") as file:
-        for path in _files_in(folder):
-            file.write(f"{sha256(path)}  {path.relative_to(folder).as_posix()}\n")
+    paths = [path for path in _files_in(folder) if path.name != CHECKSUMS]
+    lines = [f"{sha256(path)}  {path.relative_to(folder).as_posix()}\n" for path in paths]
+    (folder / CHECKSUMS).write_text("".join(lines))
 
 
 def _files_in(folder: Path) -> Iterator[Path]:
@@ -159,6 +162,12 @@ def _claim(partial: Path, project_id: int) -> None:
             f"{partial} is no unfinished export of project {project_id}. Delete it, or name another folder."
         )
     mark_folder(partial, project_id)
+
+
+def _drop_if_bare(partial: Path) -> None:
+    """Remove what a failed export left, unless the next one would go on with it."""
+    if all(path.name == MARK for path in _files_in(partial)):
+        shutil.rmtree(partial, ignore_errors=True)
 
 
 def _swap(partial: Path, place: Path, old: Path) -> None:

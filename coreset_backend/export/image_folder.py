@@ -50,9 +50,8 @@ def write_images(
     removed. Raises Unwritable.
     """
     with saving(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-        for name in {*folders.values()}:
-            (folder / name).mkdir(exist_ok=True)
+        for name in {"", *folders.values()}:
+            (folder / name).mkdir(parents=True, exist_ok=True)
         files = _kept(folder, folders)
 
     def keep(task_id: int, data: bytes) -> None:
@@ -64,6 +63,9 @@ def write_images(
     missing = [(task_id, uri) for task_id, uri in tasks if task_id not in files]
     done = len(tasks) - len(missing)
     failures = images.copy_files(missing, keep, lambda count, _: progress(done + count, len(tasks)))
+    with saving(folder):
+        for path in [path for path in folder.iterdir() if path.is_dir() and not any(path.iterdir())]:
+            path.rmdir()  # torchvision refuses a class without an image
     return ImageFiles(files, failures)
 
 
@@ -78,11 +80,6 @@ def _kept(folder: Path, folders: Mapping[int, str]) -> dict[int, str]:
         placed = folder / folders[task_id] / path.name
         path.rename(placed)
         kept[task_id] = placed.relative_to(folder).as_posix()
-    for path in [path for path in folder.iterdir() if path.is_dir()]:
-        if not any(path.iterdir()):
-            path.rmdir()
-    for name in {*folders.values()}:
-        (folder / name).mkdir(exist_ok=True)
     return kept
 
 

@@ -246,9 +246,13 @@ def test_images_that_cannot_be_read_are_listed_and_too_many_end_the_export(
         assert failure.task_id == project.task_ids[3] and done.images == 15
         [line] = [line for line in lines(tmp_path / "a") if line["task_id"] == failure.task_id]
         assert line["label"] == "dog" and line["file"] is None and line["note"] == failure.reason
+        for number in range(2, 16, 2):  # every cat
+            files[wanted % number] = b"<html>log in</html>"
+        assert len(project.export(tmp_path / "c", with_model=False).unreadable) == 8
+        assert ImageFolder(str(tmp_path / "c/dataset/images")).classes == ["dog"]
         for number in range(12):
             files[wanted % number] = b"<html>log in</html>"
-        with pytest.raises(ExportError, match="12 of 16 labelled images could not be read"):
+        with pytest.raises(ExportError, match="14 of 16 labelled images could not be read"):
             project.export(tmp_path / "b")
     finally:
         files.update(kept)
