@@ -37,6 +37,7 @@ TESTED_IN = {
         {"cli/export", "export/card", "export/class_folders", "export/folder", "export/image_folder"}
         | {"export/labels", "export/model_files", "export/run", "export/tables", "images/parallel"},
     ),
+    "model/test_onnx_export.py": ("a backbone of ONNX is merged with its head", {"model/onnx_merging"}),
     "store/test_strays.py": ("it looks for keys that are not ours", {"jobs/keys"}),
     "connection/test_second_opinions.py": (
         "an annotator is asked by them",

@@ -17,12 +17,16 @@ from coreset_backend.arrays import Floats
 from coreset_backend.errors import ConfigError, ModelError
 from coreset_backend.files import replacing
 from coreset_backend.model.classifier import Classifier
+from coreset_backend.model.onnx_files import embedding_output
 from coreset_backend.model.onnx_networks import OnnxNetwork
 
 try:
+    import onnx
     import onnxruntime
+
+    from coreset_backend.model.onnx_merging import any_number, image_input, merged
 except ImportError:  # an extra
-    onnxruntime = None
+    onnx = onnxruntime = None  # type: ignore[assignment]
 
 PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 OPSET = 18
@@ -32,35 +36,69 @@ AGREES = 1e-4
 INPUT, OUTPUT = "pixels", "probabilities"
 
 
-class PixelsToProbabilities(nn.Module):
-    """uint8[k, size, size, 3] to float32[k, classes], as `predict` computes them, always in float32."""
+class Inputs(nn.Module):
+    """uint8[k, size, size, 3] to a network's inputs, float32[k, 3, size, size]."""
 
     mean: Tensor
     deviation: Tensor
 
     def __init__(self, classifier: Classifier) -> None:
         super().__init__()
-        assert classifier.head is not None
-        self.network, self.preparation, self.head = (
-            classifier.network,
-            classifier.preparation,
-            classifier.head,
-        )
-        self.mirror, self.multiple = classifier.mirror, classifier.multiple
-        self.temperature = classifier.temperature
         self.register_buffer("mean", torch.tensor(classifier.backbone.mean) * 255)
         self.register_buffer("deviation", torch.tensor(classifier.backbone.deviation) * 255)
 
     def forward(self, pixels: Tensor) -> Tensor:
-        images = ((pixels.float() - self.mean) / self.deviation).permute(0, 3, 1, 2)
-        features = self.network(images)
-        if self.mirror:
-            features = (features + self.network(images.flip(3))) / 2
+        return ((pixels.float() - self.mean) / self.deviation).permute(0, 3, 1, 2)
+
+
+class Answers(nn.Module):
+    """Features float32[k, dimension] to probabilities float32[k, classes]; maps and tokens are averaged."""
+
+    def __init__(self, classifier: Classifier) -> None:
+        super().__init__()
+        assert classifier.head is not None
+        self.preparation, self.head = classifier.preparation, classifier.head
+        self.multiple, self.temperature = classifier.multiple, classifier.temperature
+
+    def forward(self, features: Tensor) -> Tensor:
+        if features.ndim > 2:
+            features = features.mean((2, 3) if features.ndim == 4 else 1)
         if self.preparation is not None:
             features = self.preparation(features)
         logits = self.head(features) / self.temperature
         probabilities: Tensor = logits.sigmoid() if self.multiple else logits.softmax(1)
         return probabilities
+
+
+class PixelsToProbabilities(nn.Module):
+    """uint8[k, size, size, 3] to float32[k, classes], as `predict` computes them, always in float32."""
+
+    def __init__(self, classifier: Classifier) -> None:
+        super().__init__()
+        self.inputs, self.network = Inputs(classifier), classifier.network
+        self.answers, self.mirror = Answers(classifier), classifier.mirror
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        images = self.inputs(pixels)
+        features = self.network(images)
+        if self.mirror:
+            features = (features + self.network(images.flip(3))) / 2
+        probabilities: Tensor = self.answers(features)
+        return probabilities
+
+
+class _AsTheFileTakesThem(nn.Module):
+    """Pixels as the images of a file of ONNX, in its layout and type."""
+
+    def __init__(self, inputs: Inputs, is_nchw: bool, takes_bytes: bool) -> None:
+        super().__init__()
+        self.inputs, self.is_nchw, self.takes_bytes = inputs, is_nchw, takes_bytes
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        if self.takes_bytes:
+            return pixels.permute(0, 3, 1, 2) if self.is_nchw else pixels + 0
+        images: Tensor = self.inputs(pixels)
+        return images if self.is_nchw else images.permute(0, 2, 3, 1)
 
 
 def write_onnx(
@@ -73,15 +111,16 @@ def write_onnx(
     written or differs by more than AGREES.
     """
     _require_extra()
-    if isinstance(classifier.network, OnnxNetwork):
-        raise ModelError(
-            f"The backbone {classifier.backbone.name} is a file of ONNX already, into which the head is not "
-            "built. Use that file for the features and model.safetensors for the rest."
-        )
     computed = PixelsToProbabilities(classifier).cpu().eval()
     try:
         with replacing(path) as partial:
-            _convert(computed, names, classifier.size, partial)
+            made = (
+                _merged(computed, pixels)
+                if isinstance(computed.network, OnnxNetwork)
+                else _converted(computed, torch.from_numpy(pixels[:2]), INPUT, OUTPUT)
+            )
+            made.metadata_props.add(key="classes", value=json.dumps(names))
+            onnx.save_model(made, partial)
             difference = _difference(computed, partial, pixels)
     except (OSError, ModelError):
         raise
@@ -99,15 +138,15 @@ def _require_extra() -> None:
         )
 
 
-def _convert(computed: nn.Module, names: tuple[str, ...], size: int, path: Path) -> None:
-    example = torch.zeros((2, size, size, 3), dtype=torch.uint8)
+def _converted(computed: nn.Module, example: Tensor, taken: str, given: str) -> "onnx.ModelProto":
+    """The module as a model of ONNX that takes any number of what is like ``example``, two of them."""
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")  # of torch's own parts that it will replace
         program = torch.onnx.export(
-            computed,
+            computed.eval(),
             (example,),
-            input_names=[INPUT],
-            output_names=[OUTPUT],
+            input_names=[taken],
+            output_names=[given],
             dynamic_shapes=({0: torch.export.Dim("images")},),
             opset_version=OPSET,
             dynamo=True,
@@ -117,8 +156,22 @@ def _convert(computed: nn.Module, names: tuple[str, ...], size: int, path: Path)
     for node in program.model.graph.all_nodes():  # names of folders on this machine
         node.metadata_props.clear()
         node.doc_string = None
-    program.model.metadata_props["classes"] = json.dumps(names)
-    program.save(path)
+    return program.model_proto
+
+
+def _merged(computed: PixelsToProbabilities, pixels: NDArray[np.uint8]) -> "onnx.ModelProto":
+    """The same where the network is a file of ONNX; raises CannotRead."""
+    assert isinstance(computed.network, OnnxNetwork)
+    content = computed.network.content.numpy().tobytes()
+    backbone, output = any_number(onnx.load_model_from_string(content)), embedding_output(content)
+    name, is_nchw, takes_bytes = image_input(backbone)
+    inputs = _AsTheFileTakesThem(computed.inputs, is_nchw, takes_bytes)
+    example = torch.from_numpy(pixels[:2])
+    images = inputs(example).numpy()
+    features = _session(backbone.SerializeToString()).run([output], {name: images})[0]
+    front = _converted(inputs, example, INPUT, "images")
+    tail = _converted(computed.answers, torch.from_numpy(features), "features", OUTPUT)
+    return merged(front, backbone, output, tail)
 
 
 @torch.inference_mode()
@@ -136,11 +189,14 @@ def _difference(computed: nn.Module, path: Path, pixels: NDArray[np.uint8]) -> f
 
 def run_onnx(path: Path, pixels: NDArray[np.uint8]) -> Floats:
     """float32[n, classes]: what onnxruntime computes of uint8[n, size, size, 3] by the file."""
+    probabilities: Floats = _session(path).run([OUTPUT], {INPUT: pixels})[0]
+    return probabilities
+
+
+def _session(model: Path | bytes) -> "onnxruntime.InferenceSession":
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
-    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-    probabilities: Floats = session.run([OUTPUT], {INPUT: pixels})[0]
-    return probabilities
+    return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
 
 
 def _in_short(error: Exception) -> str:

@@ -46,6 +46,11 @@ def read_onnx(content: bytes) -> OnnxModel:
     return OnnxModel(_as_embedding(_with_nchw_floats(model, nchw)), size, takes_bytes, metadata)
 
 
+def embedding_output(content: bytes) -> str:
+    """The name of the output that is taken for the embedding; raises CannotRead."""
+    return str(_best_output(openvino.Core().read_model(io.BytesIO(content)).outputs).any_name)
+
+
 def in_short(error: Exception) -> str:
     """What OpenVINO says, without the places in its source."""
     lines = [line.strip() for line in str(error).splitlines()]

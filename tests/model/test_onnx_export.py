@@ -76,9 +76,26 @@ class _OtherwiseExported(torch.nn.Module):
         return -features if torch.compiler.is_exporting() else features
 
 
-def test_a_backbone_of_onnx_is_not_merged_and_the_error_says_what_to_use(tmp_path: Path) -> None:
-    (tmp_path / "mine.onnx").write_bytes(onnx_files.onnx_file())
-    pixels = shapes(4)[0]
+NHWC = onnx_files.operation("Transpose", "x", "turned", integers={"perm": [0, 3, 1, 2]})
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        onnx_files.onnx_file(),
+        onnx_files.onnx_file((1, 3, 32, 32)),
+        onnx_files.onnx_file(operations=onnx_files.averages("x", "y"), outputs={"y": 4}),
+        onnx_files.onnx_file(
+            ("n", 32, 32, 3), operations=[NHWC, *onnx_files.averages("turned", "y")], outputs={"y": 4}
+        ),
+    ],
+    ids=["vectors", "one image", "maps", "NHWC"],
+)
+def test_a_backbone_of_onnx_and_its_head_become_one_file(content: bytes, tmp_path: Path) -> None:
+    (tmp_path / "mine.onnx").write_bytes(content)
+    pixels = shapes(12)[0]
     classifier = classifier_on(model.choose_backbone(str(tmp_path / "mine.onnx"), None), pixels, False)
-    with pytest.raises(ModelError, match=r"mine\.onnx is a file of ONNX already"):
-        write_onnx(classifier, NAMES, pixels, tmp_path / "model.onnx")
+    path = tmp_path / "model.onnx"
+    assert write_onnx(classifier, NAMES, pixels, path) <= AGREES
+    np.testing.assert_allclose(run_onnx(path, pixels[:1]), model.predict(classifier, pixels[:1]), atol=AGREES)
+    onnx.checker.check_model(onnx.load(path), full_check=True)
