@@ -96,6 +96,10 @@ class BulkError(ProjectError):
     """Labels in bulk cannot be written or undone as a person asked."""
 
 
+class ImportRefused(ProjectError):
+    """Predictions that cannot be imported."""
+
+
 class LabelStudioError(CoresetError):
     """Label Studio does not answer, or refuses."""
 

@@ -20,7 +20,7 @@ TEXT = "\n".join(page.read_text() for page in PAGES)
 
 def typed_commands() -> list[tuple[str, str]]:
     """(page, words after `coreset-backend`) of each time the documents show the command with a subcommand."""
-    pattern = re.compile(r"coreset-backend ([a-z]+(?: +(?:--?[\w-]+|[\w./…,-]+))*)")
+    pattern = re.compile(r"coreset-backend ([a-z]+(?:-[a-z]+)*(?: +(?:--?[\w-]+|[\w./…,-]+))*)")
     code = re.compile(r"```.*?```|`[^`\n]+`", re.DOTALL)
     return [
         (page.name, found)

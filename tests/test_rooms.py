@@ -31,6 +31,10 @@ TESTED_IN = {
             "label_studio/model_labels",
         },
     ),
+    "jobs/test_importing.py": (
+        "predictions come from a file and from a version by the command",
+        {"cli/import_predictions", "connection/scored_answers", "store/imported"},
+    ),
     "jobs/test_copies.py": ("labels of copies from the plan to the undo", {"finish/copies", "finish/tally"}),
     "export/test_export.py": (
         "one project exported whole, and what stands in its way",

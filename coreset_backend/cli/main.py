@@ -27,6 +27,10 @@ COMMANDS = {
     "rollback": ("rounds", "Go back to the batch and the predictions of an earlier round."),
     "finish": ("finish", "Label the rest of the pool by the model, with a bound on wrong labels."),
     "export": ("export", "Write the dataset and the model of a project to a folder."),
+    "import-predictions": (
+        "import_predictions",
+        "Choose batches by the uncertainty of predictions from elsewhere.",
+    ),
     "status": ("status", "Show round, progress and task counts of each project."),
     "doctor": ("doctor", "Check everything and print a fix for each problem."),
     "select": ("select", "Select rows of a file of embeddings, without Label Studio."),
@@ -65,7 +69,7 @@ class LazyCommand(click.Command):
         self, info_name: str | None, args: list[str], parent: click.Context | None = None, **extra: object
     ) -> click.Context:
         module = import_module(f"coreset_backend.cli.{COMMANDS[str(self.name)][0]}")
-        command: click.Command = getattr(module, str(self.name))
+        command: click.Command = getattr(module, str(self.name).replace("-", "_"))
         return command.make_context(info_name, args, parent, **extra)
 
 

@@ -104,5 +104,6 @@ def _round_lines(newest: RoundStatus) -> list[str]:
         *([f"  {newest.label_errors.sentence}"] if newest.label_errors.sentence else []),
         *([f"  Read: {newest.reading.words}"] if newest.reading else []),
         *([f"  Computed: {newest.work.words}"] if newest.work else []),
+        *([f"  {newest.imported.sentence}"] if newest.imported else []),
         *(f"  {remark}" for remark in newest.remarks),
     ]

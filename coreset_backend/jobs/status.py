@@ -37,6 +37,7 @@ from coreset_backend.reports import (
     Work,
 )
 from coreset_backend.settings import Settings
+from coreset_backend.store.imported import ImportUse
 from coreset_backend.store.record import Audition, Calibration, Interval, SecondOpinion
 from coreset_backend.store.saved_round import StoredRound
 from coreset_backend.store.store import Store
@@ -121,6 +122,7 @@ class RoundStatus:
     work: Work | None
     timings: dict[str, float]
     published: Publication | None
+    imported: ImportUse | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -292,6 +294,7 @@ def round_status(stored: StoredRound) -> RoundStatus:
         work=record.work,
         timings=stored.timings(publication),
         published=publication,
+        imported=record.imported,
     )
 
 

@@ -57,11 +57,11 @@ def agreed_label(annotations: Sequence[Annotation], control: Control) -> Answer:
     choice is a vote for "none of these".
     """
     in_time = sorted(annotations, key=lambda each: (each.updated_at, each.annotation_id))
-    truths = [each for each in in_time if each.ground_truth and _speaks(_read(each.result, control))]
+    truths = [each for each in in_time if each.ground_truth and _speaks(read_result(each.result, control))]
     latest: dict[User, Annotation] = {}  # of each annotator, the newest first
     for each in reversed(truths or in_time):
         latest.setdefault(each.annotator, each)
-    answers = [_read(annotation.result, control) for annotation in latest.values()]
+    answers = [read_result(annotation.result, control) for annotation in latest.values()]
     votes = [answer.label for answer in answers if answer.label is not None]
     voters = [str(who) for who, answer in zip(latest, answers, strict=True) if answer.label is not None]
     unknown = next((answer.unknown for answer in answers if answer.unknown), "")
@@ -80,8 +80,8 @@ def _speaks(answer: Answer) -> bool:
     return answer.label is not None or bool(answer.unknown)
 
 
-def _read(result: Sequence[Region], control: Control) -> Answer:
-    """The answer of one annotation's result."""
+def read_result(result: Sequence[Region], control: Control) -> Answer:
+    """The answer of one annotation's or prediction's result."""
     name = control.labels.from_name
     chosen = _chosen(result, name)
     classes = {path: _class_of(path, control) for path in chosen}

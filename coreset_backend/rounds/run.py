@@ -14,6 +14,7 @@ from coreset_backend.arrays import Floats, PhaseProgress, Progress, Rows, unwatc
 from coreset_backend.backend import Backend
 from coreset_backend.errors import CorruptRound, EmptyPool, ImageError, TooManyImageFailures, Unwritable
 from coreset_backend.evaluation.holdout import holdout_task_ids
+from coreset_backend.evaluation.imported import merged_probabilities, uncertainty_source, usable_import
 from coreset_backend.evaluation.round_scores import batch_scores, holdout_evaluation
 from coreset_backend.evaluation.working_time import snapshot_working_time
 from coreset_backend.finish.proposal import could_finish
@@ -38,9 +39,10 @@ from coreset_backend.rounds.learn import labeled_among, learn_snapshot, pool_pro
 from coreset_backend.rounds.publishing import publish_round
 from coreset_backend.rounds.relabel import label_errors
 from coreset_backend.settings import Settings
+from coreset_backend.store.imported import ImportUse
 from coreset_backend.store.record import STATES, Audition, Example, LabelErrors
 from coreset_backend.store.saved_round import Arrays, Draft, StoredRound
-from coreset_backend.store.store import Round
+from coreset_backend.store.store import Round, Store
 
 log = logging.getLogger(__name__)
 
@@ -98,8 +100,8 @@ class Learned:
     """The learned arrays of the readable images. ``readable``: int64[m], image row -> snapshot row.
 
     By image row are ``pixels``, ``embeddings`` float32[m, d] and ``probabilities`` float32[m, classes], which
-    are calibrated; the selection goes by those that are ``uncalibrated``. ``is_frozen``: labels did not
-    change the network.
+    are calibrated; the selection goes by those that are ``uncalibrated``, or imported. ``is_frozen``:
+    labels did not change the network.
     """
 
     pixels: Pixels
@@ -150,6 +152,7 @@ def _compute(
     learned = _learn(backend, settings, snapshot, previous, clock, look_for_all=look_for_all)
     with backend.store.draft(snapshot.project_id) as draft:
         set_log_context(project=draft.project_id, round=draft.number)
+        learned, use = _with_imported(backend.store, snapshot, learned)
         examples = examples_among(backend.store, snapshot.project_id, learned.pixels.task_ids)
         choice, errors, evidence, near = _choose(
             settings, snapshot, learned, names, examples, previous, draft, clock
@@ -165,6 +168,7 @@ def _compute(
                 work=near.work(learned.pixels, embedded),
                 label_errors=errors,
                 examples=examples,
+                imported=use,
             )
             arrays: Arrays = {
                 "task_ids": snapshot.task_ids,
@@ -232,6 +236,16 @@ def _annotator_names(label_studio: LabelStudio, snapshot: Snapshot) -> dict[str,
     """The annotators' e-mail addresses by their ids, asked for where several people have labelled."""
     people = {who for task in snapshot.tasks for who in task.annotators}
     return fetch_people(label_studio) if len(people) > 1 else {}
+
+
+def _with_imported(store: Store, snapshot: Snapshot, learned: Learned) -> tuple[Learned, ImportUse | None]:
+    """What was learned, with the imported predictions to select by where they are better, and whether so."""
+    imported, task_ids = usable_import(store, snapshot.project_id), learned.pixels.task_ids
+    use = uncertainty_source(imported, snapshot, task_ids, learned.holdout, learned.probabilities)
+    if imported is None or use is None or not use.used:
+        return learned, use
+    merged = merged_probabilities(imported, task_ids, learned.uncalibrated)
+    return replace(learned, uncalibrated=merged), use
 
 
 def _choose(

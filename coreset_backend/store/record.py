@@ -18,6 +18,7 @@ from coreset_backend.reports import (
     TrainingReport,
     Work,
 )
+from coreset_backend.store.imported import ImportUse
 
 T = TypeVar("T")
 
@@ -266,7 +267,8 @@ class Round:
     computed; both are None in rounds of early releases. ``working_time`` is None where too few answers have
     one, and in early rounds, as is ``could_finish``: the number of unlabelled images that a finish at 95 %
     could comprise if the model is wrong as often as it expects. ``label_errors``: those of its labels, as
-    estimated. ``examples``: the images that a person marked, and that weighed on the selection.
+    estimated. ``examples``: the images that a person marked, and that weighed on the selection. ``imported``:
+    whether imported predictions chose the batch, None without any.
     """
 
     project_id: int
@@ -304,6 +306,7 @@ class Round:
     label_errors: LabelErrors = LabelErrors()
     examples: tuple[Example, ...] = ()
     work: Work | None = None
+    imported: ImportUse | None = None
 
     @property
     def pool_version(self) -> str:

@@ -165,6 +165,7 @@ def round_details(stored: StoredRound, served: int | None) -> RoundDetails:
             counts=task_counts(record),
             total=sum(record.counts.values()),
             choice=choice_words(record),
+            imported=record.imported,
             batch=picks(stored),
             failures=record.failures,
             remarks=record.remarks,

@@ -13,6 +13,7 @@ from coreset_backend.jobs.work_left import WorkLeft
 from coreset_backend.reports import ImageFailure
 from coreset_backend.store.examples import Examples
 from coreset_backend.store.findings import Suspect
+from coreset_backend.store.imported import ImportUse
 from coreset_backend.store.record import Replay
 from coreset_backend.web.annotators import AnnotatorsCard
 
@@ -125,7 +126,8 @@ class RoundLine:
 class RoundDetails(RoundLine):
     """The round that the page is about.
 
-    ``choice``: how its strategy chose the batch, in words. ``control``: the <Choices> that is trained on.
+    ``choice``: how its strategy chose the batch, in words. ``imported``: whether imported predictions chose
+    it, None without any. ``control``: the <Choices> that is trained on.
     ``multiple``: an answer may have several classes.
     ``map``: whether there is an embedding map. ``duplicates``: task ids by group of near-duplicates.
     """
@@ -133,6 +135,7 @@ class RoundDetails(RoundLine):
     counts: tuple[TaskCount, ...]
     total: int
     choice: str
+    imported: ImportUse | None
     batch: tuple[Pick, ...]
     failures: tuple[ImageFailure, ...]
     remarks: tuple[str, ...]
