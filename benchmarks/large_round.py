@@ -28,12 +28,15 @@ import numpy as np  # noqa: E402
 from fake_label_studio import TOKEN, FakeLabelStudio, picture  # noqa: E402
 
 from coreset_backend import model  # noqa: E402
+from coreset_backend.arrays import Resize, unwatched  # noqa: E402
 from coreset_backend.backend import Backend, open_backend  # noqa: E402
+from coreset_backend.images import CachedPixels  # noqa: E402
 from coreset_backend.images.fetch import _pixel_key  # noqa: E402
 from coreset_backend.images.sources import address_digest  # noqa: E402
 from coreset_backend.label_studio.reading import read_tasks  # noqa: E402
-from coreset_backend.local.redis_server import embedded_redis, wait_for_redis  # noqa: E402
 from coreset_backend.rounds.carried import neighborhood  # noqa: E402
+from coreset_backend.rounds.features import choose_project_backbone  # noqa: E402
+from coreset_backend.rounds.publishing import publish_round  # noqa: E402
 from coreset_backend.rounds.run import run_round  # noqa: E402
 from coreset_backend.settings import Settings  # noqa: E402
 from coreset_backend.store.record import STATES  # noqa: E402
@@ -55,11 +58,10 @@ def main() -> None:
     )
     server.start()
     url, small, large = ours.recv()
-    with tempfile.TemporaryDirectory(prefix="large-") as name, embedded_redis(Path(name)) as redis:
-        wait_for_redis(redis)
+    with tempfile.TemporaryDirectory(prefix="large-") as name:
         settings = Settings(
             model_dir=Path(name) / "model",
-            redis_url=redis,
+            redis_url="redis://127.0.0.1:1",  # a round asks for none
             label_studio_url=url,
             label_studio_api_key=TOKEN,
             backbone=given.backbone,
@@ -137,6 +139,8 @@ def label(backend: Backend, task_ids: tuple[int, ...]) -> None:
 
 def make_up_a_round(backend: Backend, small: StoredRound, project_id: int) -> StoredRound:
     """A published first round of the large project, with embeddings scattered around those of ``small``."""
+    if (chosen := backend.store.backbone_choice(small.record.project_id)) is not None:
+        backend.store.keep_backbone_choice(project_id, chosen)
     read = read_tasks(backend.label_studio, project_id, None)
     backend.store.keep_known_tasks(project_id, read.known)
     n, rng = len(read.snapshot.tasks), np.random.default_rng(0)
@@ -144,14 +148,10 @@ def make_up_a_round(backend: Backend, small: StoredRound, project_id: int) -> St
     embeddings = known[rng.integers(0, len(known), n)] + rng.normal(0, 0.04, (n, known.shape[1]))
     embeddings = embeddings.astype(np.float32)
     embeddings /= np.linalg.norm(embeddings, axis=1, keepdims=True)
-    classifier = model.load_classifier(small.path / "model.safetensors", "cpu")
-    if classifier.preparation is not None:
-        classifier.preparation.images.fill_(n)
+    classifier = frozen_as(backend, small, n)
+    resize = classifier.backbone.resize(classifier.size)
     keys = np.frombuffer(
-        b"".join(
-            bytes.fromhex(note_image(backend, task.uri or "", classifier.size))
-            for task in read.snapshot.tasks
-        ),
+        b"".join(bytes.fromhex(note_image(backend, task.uri or "", resize)) for task in read.snapshot.tasks),
         np.uint8,
     ).reshape(n, 32)
     states = np.full(n, STATES.index("pool"), np.uint8)
@@ -175,7 +175,7 @@ def make_up_a_round(backend: Backend, small: StoredRound, project_id: int) -> St
             failures=(),
             counts={"pool": n - len(rows), "selected": len(rows)},
         )
-        return draft.save(
+        stored = draft.save(
             record,
             {
                 "task_ids": read.snapshot.task_ids,
@@ -189,14 +189,30 @@ def make_up_a_round(backend: Backend, small: StoredRound, project_id: int) -> St
                 **near.arrays(),
             },
         )
+    publish_round(backend, stored, unwatched)
+    return stored
 
 
-def note_image(backend: Backend, uri: str, size: int) -> str:
+def frozen_as(backend: Backend, small: StoredRound, n: int) -> model.Classifier:
+    """The network of the small round with its preparation, as if that had been fitted on n images."""
+    project_id, settings = small.record.project_id, backend.settings
+    chosen = choose_project_backbone(backend.store, settings, project_id)
+    pixels = CachedPixels(backend.store.image_cache, small.array("image_keys"))
+    frozen = model.untrained(
+        chosen, pixels, seed=settings.seed, device=settings.device, cache=settings.model_dir / "converted"
+    )
+    preparation = model.load_classifier(small.path / "model.safetensors", "cpu").preparation
+    if preparation is not None:
+        preparation.images.fill_(n)
+    return replace(frozen, preparation=preparation)
+
+
+def note_image(backend: Backend, uri: str, resize: Resize) -> str:
     """Have the address count as read, with content of its own; its key in the cache."""
     images = backend.images
     address = address_digest(images._site, uri)
     images._revisions.note(address, address, "none")
-    return _pixel_key(address, size)
+    return _pixel_key(address, resize)
 
 
 if __name__ == "__main__":
