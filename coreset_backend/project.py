@@ -117,7 +117,8 @@ class KnownTasks:
     """All tasks of a project as the last reading found them, so that the next asks only for what has changed.
 
     ``uris``: task id -> address of its image, None without one; addresses that hold a secret are left out and
-    their tasks are ``withheld``. Read from the Label Studio at ``site`` by the label config's ``image``.
+    their tasks are ``withheld``. ``site``: the SHA-256 of Label Studio's address, which may hold a password.
+    ``image``: the value of the label config that the addresses of images were read by.
     ``since``: a time on Label Studio's clock, ISO 8601, before the reading; "" if it could not be told.
     ``all_read_at``: when all tasks were read, Unix time of this machine.
     """

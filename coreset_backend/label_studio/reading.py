@@ -6,6 +6,7 @@ was deleted, the answers do not fit each other, or a day has passed. Whether a r
 asked is decided by its answers.
 """
 
+import hashlib
 import logging
 import time
 from collections.abc import Iterable
@@ -72,7 +73,8 @@ def read_tasks(
     """
     project = label_studio.fetch_project(project_id)
     image = parse_label_config(project.label_config, control).image
-    fresh = KnownTasks(label_studio.url, image, _moment(label_studio, project_id), time.time(), {})
+    site = hashlib.sha256(label_studio.url.encode()).hexdigest()
+    fresh = KnownTasks(site, image, _moment(label_studio, project_id), time.time(), {})
     why = _why_all(known, fresh)
     found = listed = None
     if known and not why:
