@@ -11,6 +11,12 @@ from coreset_backend.cli.terminal import project_option, running_settings, say
 from coreset_backend.export.run import Exported, export_project
 
 MOST_NAMED = 5
+WORDS = {
+    "person": "labelled by people",
+    "copy": "labelled as near-duplicates",
+    "model": "labelled by the model",
+    "unread": "answered with what is no class",
+}
 
 
 @click.command()
@@ -49,8 +55,8 @@ def _show_progress(phase: str, done: int, total: int) -> None:
 
 def exported_lines(done: Exported) -> list[str]:
     """What was written, as lines for a terminal."""
-    counts = ", ".join(f"{count:,} {name}" for name, count in done.tasks.items())
-    lines = [f"{done.folder} holds the project: {counts}; {done.images:,} image files."]
+    counts = ", ".join(f"{count:,} {WORDS.get(name, name)}" for name, count in done.tasks.items())
+    lines = [f"{done.folder}: {counts}; {done.images:,} image files."]
     if done.model_version:
         lines.append(f"Model {done.model_version}.")
     if done.onnx_difference is not None:
