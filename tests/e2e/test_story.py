@@ -1,9 +1,13 @@
 """The whole story on a real Label Studio, asserted on what it serves, not on our own records."""
 
+import json
 import os
 import signal
+import subprocess
+import sys
 from collections import Counter
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -137,6 +141,32 @@ def test_the_trained_model_beats_chance_on_the_hold_out(
 
     accuracy = wait_until(well_trained, "a round on 150 labels", 300)
     assert accuracy["value"] > 0.55  # the commonest class is 40 % of the pool
+
+
+def test_an_export_holds_what_label_studio_says_and_a_model_that_answers(
+    stack: Stack, admin: httpx.Client, local_project_id: int, truth: dict[str, str], tmp_path: Path
+) -> None:
+    place = tmp_path / "story"
+    typed = stack.cli("export", "--project", str(local_project_id), "--to", str(place), "--json")
+    assert typed.returncode == 0, typed.stderr
+    told = json.loads(typed.stdout)
+    asked = {"project": local_project_id, "page_size": N, "include": "id,is_labeled"}
+    tasks = admin.get("/api/tasks/", params=asked).json()["tasks"]
+    labeled = {task["id"] for task in tasks if task["is_labeled"]}
+    assert told["tasks"] == {"person": len(labeled), "unlabelled": N - len(labeled)}
+    assert told["images"] == len(labeled) and not told["unreadable"]
+    classes = true_classes(admin, local_project_id, truth)
+    lines = [json.loads(line) for line in (place / "dataset/labels.jsonl").read_text().splitlines()]
+    assert {line["task_id"]: line["label"] for line in lines if line["label"]} == {
+        task_id: classes[task_id] for task_id in labeled
+    }
+    files = {path: path.parent.name for path in (place / "dataset/images").rglob("*.*")}
+    ran = subprocess.run([sys.executable, place / "predict.py", *files], capture_output=True, text=True)
+    assert ran.returncode == 0, ran.stderr
+    answers = [json.loads(line) for line in ran.stdout.splitlines()]
+    right = [max(CLASSES, key=answer.get) == files[Path(answer["image"])] for answer in answers]
+    assert sum(right) / len(labeled) > 0.55
+    assert told["onnx_difference"] <= 1e-4 and told["model_version"] in (place / "README.md").read_text()
 
 
 def queue(admin: httpx.Client, project_id: int, version: str) -> list[int]:

@@ -77,7 +77,7 @@ class Stack:
             env=self.environment | environment,
             capture_output=True,
             text=True,
-            timeout=120,
+            timeout=300,
         )
 
     def connect(self, project_id: int) -> str:
