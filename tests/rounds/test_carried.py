@@ -12,6 +12,8 @@ from PIL import Image
 from training_images import begin, textures
 
 from coreset_backend.backend import Backend
+from coreset_backend.cli.status import status_lines
+from coreset_backend.jobs.status import project_status
 from coreset_backend.rounds.carried import ComparedPairs, carried_over
 from coreset_backend.rounds.near_duplicates import look_alike
 from coreset_backend.rounds.run import run_round
@@ -117,6 +119,10 @@ def test_a_round_touches_only_what_is_new_and_finds_what_a_whole_one_finds(
     third = run_round(ours, project_id)
     work = third.record.work
     assert work and (work.images, work.touched, work.embedded) == (POOL + 1, 3, 2) and not work.searched
+    assert "2 embedded; neighbours and map follow 5 changed images" in work.words
+    told = "\n".join(status_lines(project_status(ours, project_id)))
+    assert f"Computed: {work.words}" in told
+    assert f"Read: all {POOL + 1} tasks, because Label Studio has {POOL + 1} tasks, and {POOL + 2}" in told
     assert work.changed == 5  # two added, one deleted, one gone and come with another file
     assert len(set(fetched(studio))) == 3, "the copy is known by its content, once it is read"
     assert_as_computed_for_all(third, ours)
