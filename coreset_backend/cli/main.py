@@ -19,7 +19,7 @@ COMMANDS = {
     "serve": ("serve", "Run the web process."),
     "work": ("work", "Run a worker."),
     "connect": ("connect", "Connect a Label Studio project and start its first round."),
-    "disconnect": ("connect", "Undo in Label Studio what `connect` and the rounds changed."),
+    "disconnect": ("connect", "Undo in Label Studio what `connect`, the rounds and a finish changed."),
     "start": ("rounds", "Start a round now."),
     "cancel": ("rounds", "Cancel the running and the waiting round."),
     "refresh": ("rounds", "Check for replaced image files and read them again."),

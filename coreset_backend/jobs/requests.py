@@ -9,12 +9,23 @@ from redis.exceptions import RedisError
 
 from coreset_backend.backend import Backend
 from coreset_backend.connection.connect import disconnect
-from coreset_backend.errors import ProjectError, QueueError, RoundNotFound, StoreError
+from coreset_backend.errors import (
+    FinishError,
+    ProjectError,
+    ProjectGone,
+    QueueError,
+    RoundNotFound,
+    StoreError,
+)
+from coreset_backend.finish.session import Kind, read_session, readable_sessions
+from coreset_backend.finish.work import undo, undo_now
+from coreset_backend.jobs.keys import FINISH_LEASE
 from coreset_backend.jobs.lease import project_lease
 from coreset_backend.jobs.queue import forget_state, request_publication, request_round, stop_round
 from coreset_backend.store.store import Store
 
 PATIENCE = 10.0
+WHOSE = {Kind.MODEL: "by the model", Kind.COPIES: "of copies"}
 
 
 def cancel_round(backend: Backend, project_id: int) -> bool:
@@ -80,17 +91,33 @@ def roll_back(backend: Backend, project_id: int, number: int) -> None:
         raise _away(error) from error
 
 
-def disconnect_project(backend: Backend, project_id: int) -> Iterator[str]:
-    """Cancel the project's round, undo what connect and the rounds changed, and forget the connection.
+def labels_to_remove(store: Store, project_id: int) -> list[str]:
+    """A sentence for the labels of each finish that a disconnect removes; empty where none are written."""
+    return [
+        f"{len(each.accepted):,} labels {WHOSE[each.kind]}, which a finish has written, are removed"
+        f"{', their annotations too' if each.annotations else ''}. Labels by people stay."
+        for each in readable_sessions(store, project_id)
+        if each.accepted
+    ]
 
-    Yields a sentence for each step; can be repeated. The store keeps the rounds. Raises QueueError before
-    anything is changed, and LabelStudioError.
+
+def disconnect_project(backend: Backend, project_id: int, *, keep_labels: bool = False) -> Iterator[str]:
+    """Cancel the project's round, undo what connect, the rounds and a finish changed, forget the connection.
+
+    Yields a sentence for each step; can be repeated. The store keeps the rounds. ``keep_labels``: a finish is
+    not undone, and goes on if the project is connected again. Raises QueueError before anything is changed,
+    and LabelStudioError.
     """
     try:
         stop_round(backend, project_id, PATIENCE)
-        with project_lease(backend, project_id, patience=PATIENCE) as is_ours:
-            if not is_ours:
+        with (
+            project_lease(backend, project_id, patience=PATIENCE) as is_ours,
+            project_lease(backend, project_id, FINISH_LEASE, patience=PATIENCE) as finish_is_ours,
+        ):
+            if not (is_ours and finish_is_ours):
                 raise QueueError(f"A round of project {project_id} has just started. Disconnect again.")
+            if not keep_labels:
+                yield from _undo_finishes(backend, project_id)
             yield from disconnect(backend, project_id)
         forget_state(backend.redis, project_id)
         for number in backend.store.numbers(project_id)[-1:]:  # so that connecting again publishes it
@@ -98,6 +125,21 @@ def disconnect_project(backend: Backend, project_id: int) -> Iterator[str]:
                 backend.store.open(project_id, number).mark_unpublished()
     except RedisError as error:
         raise _away(error) from error
+
+
+def _undo_finishes(backend: Backend, project_id: int) -> Iterator[str]:
+    """Undo the finishes; a worker completes what is cut off here, if the project is not disconnected."""
+    for kind in Kind:
+        try:
+            session = read_session(backend.store, project_id, kind)
+        except FinishError as error:
+            yield f"{error} Its labels stay."
+            continue
+        if session is None:
+            continue
+        with contextlib.suppress(ProjectGone):  # then there is nothing to undo in Label Studio
+            done = undo_now(backend, project_id, undo(backend, project_id, kind))
+            yield f"{done[:1].upper()}{done[1:]}."
 
 
 def refresh_images(backend: Backend, project_id: int) -> int:

@@ -13,9 +13,9 @@ from saved_rounds import LABELS, record
 from coreset_backend.arrays import unwatched
 from coreset_backend.backend import Backend
 from coreset_backend.cli.main import main
-from coreset_backend.errors import FinishError, LabelStudioError
+from coreset_backend.errors import FinishError, LabelStudioError, ProjectGone
 from coreset_backend.finish.proposal import could_finish, groups, propose
-from coreset_backend.finish.session import FinishState, Kind, Rest, read_proposal, read_session
+from coreset_backend.finish.session import FinishState, Kind, Rest, Session, read_proposal, read_session
 from coreset_backend.finish.work import Wish, advance, has_work, remove_labels
 from coreset_backend.jobs.finishing import (
     FinishStatus,
@@ -27,6 +27,7 @@ from coreset_backend.jobs.finishing import (
     start_finish,
     undo_finish,
 )
+from coreset_backend.jobs.requests import disconnect_project, labels_to_remove
 from coreset_backend.jobs.tasks import reconcile_job, run_round_job
 from coreset_backend.label_studio.model_labels import TAB, annotations_by_model
 from coreset_backend.project import Labels
@@ -376,3 +377,69 @@ def test_the_command_shows_begins_looks_accepts_and_undoes(
     assert read_session(pool.backend.store, pool.project_id, Kind.MODEL) is None
     with pytest.raises(FinishError):
         read_proposal(pool.backend.store, pool.project_id, Kind.MODEL)
+
+
+def written_pool(pool: Pool) -> Session:
+    """The finish of the pool once the model's annotations are written."""
+    start_finish(pool.backend, pool.project_id, Wish(accuracy=0.9))
+    pool.audit()
+    accept_finish(pool.backend, pool.project_id, annotations=True, rest=Rest.HARDEST_FIRST)
+    advance(pool.backend, pool.project_id)
+    session = read_session(pool.backend.store, pool.project_id, Kind.MODEL)
+    assert session and pool.by_model()
+    return session
+
+
+def test_disconnect_undoes_a_finish_says_so_before_and_goes_on_where_it_was_cut_off(pool: Pool) -> None:
+    session = written_pool(pool)
+    people = {task["id"] for task in pool.studio.tasks_of(pool.project_id)} - set(session.accepted)
+    (line,) = labels_to_remove(pool.backend.store, pool.project_id)
+    count = len(session.accepted)
+    assert line.startswith(f"{count:,} labels by the model") and "their annotations too" in line
+    pool.studio.fail(500, "/api/annotations/", method="DELETE", skip=1)
+    with pytest.raises(LabelStudioError):
+        list(disconnect_project(pool.backend, pool.project_id))
+    assert pool.by_model()
+    pool.studio.heal()
+    told = list(disconnect_project(pool.backend, pool.project_id))
+    assert told[0] == f"The finish is undone, {count - 1} annotations of the model are deleted."
+    assert not pool.studio.versions(pool.project_id).get(session.version)
+    assert not any(view["data"]["title"] == TAB for view in pool.studio.views.values())
+    annotated = {task["id"] for task in pool.studio.tasks_of(pool.project_id) if task["annotations"]}
+    assert annotated == people
+    assert labels_to_remove(pool.backend.store, pool.project_id) == []
+    assert not any("finish" in line for line in disconnect_project(pool.backend, pool.project_id))
+
+
+def test_disconnect_keeps_the_labels_of_a_finish_where_asked(
+    pool: Pool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session = written_pool(pool)
+    monkeypatch.setenv("REDIS_URL", pool.backend.settings.redis_url)
+    monkeypatch.setenv("MODEL_DIR", str(pool.backend.settings.model_dir))
+    monkeypatch.setenv("LABEL_STUDIO_URL", pool.studio.url)
+    monkeypatch.setenv("LABEL_STUDIO_API_KEY", TOKEN)
+    command = ["disconnect", "--project", str(pool.project_id)]
+    shown = CliRunner().invoke(main, [*command, "--dry-run"]).output
+    assert "labels by the model" in shown and "Nothing was changed." in shown
+    assert pool.backend.store.projects() == [pool.project_id]
+    done = CliRunner().invoke(main, [*command, "--keep-labels"])
+    assert done.exit_code == 0 and "is disconnected" in done.output
+    assert set(pool.by_model()) == set(session.accepted)
+    pool.backend.store.register(pool.project_id)
+    assert finish_status(pool.backend, pool.project_id, Kind.MODEL).labels.by_model == len(session.accepted)
+
+
+@pytest.mark.parametrize("state", [FinishState.AUDITING, FinishState.WRITING, FinishState.UNDOING])
+def test_a_project_that_is_deleted_in_the_middle_ends_its_finish(pool: Pool, state: FinishState) -> None:
+    start_finish(pool.backend, pool.project_id, Wish(accuracy=0.9))
+    if state is FinishState.WRITING:
+        pool.audit()
+        accept_finish(pool.backend, pool.project_id, annotations=True, rest=Rest.HARDEST_FIRST)
+    elif state is FinishState.UNDOING:
+        undo_finish(pool.backend, pool.project_id, Kind.MODEL)
+    pool.studio.delete_project(pool.project_id)
+    with pytest.raises(ProjectGone):
+        advance(pool.backend, pool.project_id)
+    told = list(disconnect_project(pool.backend, pool.project_id))
+    assert "has no project" in told[0] and "nothing to undo" in told[0]
