@@ -21,9 +21,8 @@ def clusters(vectors: Vectors, seed: int) -> NDArray[np.int16]:
     centers = _spread_out(sample, count, rng)
     for _ in range(STEPS):
         codes = _nearest(sample, centers)
-        sums = np.zeros_like(centers)
-        np.add.at(sums, codes, sample)
-        filled = np.bincount(codes, minlength=len(centers)) > 0
+        member = codes[:, None] == np.arange(len(centers))
+        sums, filled = member.T.astype(np.float32) @ sample, member.any(0)
         centers[filled] = _units(sums[filled])
     codes = np.concatenate([_nearest(_units(vectors[block]), centers) for block in blocks(*vectors.shape)])
     place = np.argsort(np.argsort(-np.bincount(codes, minlength=len(centers)), kind="stable"))
