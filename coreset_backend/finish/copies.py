@@ -12,6 +12,7 @@ import numpy as np
 from coreset_backend.errors import FinishError
 from coreset_backend.finish.bound import random_order
 from coreset_backend.finish.proposal import Proposal
+from coreset_backend.finish.words import left_out_words
 from coreset_backend.project import Labels, Task
 from coreset_backend.store.findings import duplicates
 from coreset_backend.store.saved_round import StoredRound
@@ -92,9 +93,7 @@ def _why_none(stored: StoredRound, contradicted: int) -> str:
     number = stored.record.number
     if not stored.has("duplicate_groups"):
         return f"Round {number} has no groups of near-duplicates; the next round finds them."
-    left_out = (
-        f" {contradicted} groups are left out, because people's labels in them contradict each other."
-        if contradicted
-        else ""
+    return (
+        "No unlabelled image is a near-duplicate of one that people have labelled."
+        f"{left_out_words(contradicted)}"
     )
-    return f"No unlabelled image is a near-duplicate of one that people have labelled.{left_out}"

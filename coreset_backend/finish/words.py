@@ -32,16 +32,20 @@ def _plan_of_model(session: Session) -> str:
 
 
 def _plan_of_copies(session: Session) -> str:
-    left_out = (
-        f" {session.contradicted:,} groups are left out: people's labels in them contradict each other."
-        if session.contradicted
-        else ""
-    )
+    left_out = left_out_words(session.contradicted)
     return (
         f"{_images(session):,} unlabelled images are near-duplicates of images that people labelled, and "
         f"would take their label.{left_out} People would check at most {session.most:,} of them, first in "
         "the queue, without seeing that label; once enough of them are right, the others are labelled."
     )
+
+
+def left_out_words(contradicted: int) -> str:
+    """The groups of near-duplicates that are not followed; "" without any."""
+    if not contradicted:
+        return ""
+    groups = "1 group is" if contradicted == 1 else f"{contradicted:,} groups are"
+    return f" {groups} left out, because people's labels there contradict each other."
 
 
 def _images(session: Session) -> int:

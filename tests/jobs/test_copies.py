@@ -190,7 +190,7 @@ def test_groups_that_people_contradict_are_not_followed(pool: Pool) -> None:
     pool.say(contradicted[1], "dog" if pool.truth(contradicted[0]) == "cat" else "cat")
     pool.studio.annotate(skipped[1], None, cancelled=True)
     planned = plan_finish(pool.backend, pool.project_id, WISH)
-    assert planned.contradicted == 1 and "1 groups are left out" in planned.sentence
+    assert planned.contradicted == 1 and "1 group is left out" in planned.sentence
     start_finish(pool.backend, pool.project_id, WISH)
     pool.audit()
     assert not pool.copied() & {*contradicted, skipped[1]}
