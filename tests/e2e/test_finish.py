@@ -129,8 +129,10 @@ def test_copies_and_the_model_finish_a_pool_with_bounds_and_all_of_it_is_undone(
     asked(stack, project_id, "finish/undo")
     wait_until(lambda: asked(stack, project_id, "finish")["state"] is None, "the undo", 240)
     assert len(labelled_by(admin, project_id)) == done["labels"]["by_copies"]
-    told = stack.cli("disconnect", "--project", str(project_id)).stdout
-    assert f"{done['labels']['by_copies']} annotations of copies are deleted" in told
+    stack.wait_until_idle(project_id)
+    disconnected = stack.cli("disconnect", "--project", str(project_id))
+    assert disconnected.returncode == 0, disconnected.stderr
+    assert f"{done['labels']['by_copies']} annotations of copies are deleted" in disconnected.stdout
     people = {task["id"] for task in tasks_of(admin, project_id) if task["annotations"]}
     assert len(people) == ORIGINALS + len(by_people)
     assert not labelled_by(admin, project_id)
