@@ -20,11 +20,13 @@ from coreset_backend.errors import (
 from coreset_backend.finish.session import Kind, read_session, readable_sessions
 from coreset_backend.finish.work import undo, undo_now
 from coreset_backend.jobs.keys import FINISH_LEASE
-from coreset_backend.jobs.lease import project_lease
+from coreset_backend.jobs.lease import LEASE_SECONDS, project_lease
 from coreset_backend.jobs.queue import forget_state, request_publication, request_round, stop_round
 from coreset_backend.store.store import Store
 
 PATIENCE = 10.0
+LEFT_BEHIND = LEASE_SECONDS + 5.0
+"""As long as the lease of a job that was just stopped may take to expire."""
 WHOSE = {Kind.MODEL: "by the model", Kind.COPIES: "of copies"}
 
 
@@ -112,7 +114,7 @@ def disconnect_project(backend: Backend, project_id: int, *, keep_labels: bool =
         stop_round(backend, project_id, PATIENCE)
         with (
             project_lease(backend, project_id, patience=PATIENCE) as is_ours,
-            project_lease(backend, project_id, FINISH_LEASE, patience=PATIENCE) as finish_is_ours,
+            project_lease(backend, project_id, FINISH_LEASE, patience=LEFT_BEHIND) as finish_is_ours,
         ):
             if not (is_ours and finish_is_ours):
                 raise QueueError(f"A round of project {project_id} has just started. Disconnect again.")
