@@ -9,7 +9,7 @@ import os
 import secrets
 import stat
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 from coreset_backend.errors import CorruptFile, CorruptRound, Unwritable
@@ -24,10 +24,17 @@ LARGEST = 512_000_000
 """Largest file in bytes; the record of a round with a million unreadable images has 300 MB."""
 
 
-def write_sealed(path: Path, fields: Mapping[str, object]) -> None:
-    """Write ``fields`` as JSON after a line with its SHA-256; raises Unwritable."""
+def write_sealed(
+    path: Path, fields: Mapping[str, object], *, before: Callable[[], None] = lambda: None
+) -> None:
+    """Write ``fields`` as JSON after a line with its SHA-256; raises Unwritable.
+
+    ``before`` is called when there is room for the new file, before it replaces the old one.
+    """
     body = json.dumps({"format": FORMAT, **fields}).encode()
-    write_atomically(path, hashlib.sha256(body).hexdigest().encode() + b"\n" + body)
+    with saving(path), replacing(path) as partial:
+        partial.write_bytes(hashlib.sha256(body).hexdigest().encode() + b"\n" + body)
+        before()
 
 
 def read_sealed(path: Path, *, unsealed_too: bool = False) -> dict[str, object]:

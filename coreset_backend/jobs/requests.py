@@ -86,8 +86,9 @@ def roll_back(backend: Backend, project_id: int, number: int) -> None:
         with project_lease(backend, project_id, patience=PATIENCE) as is_ours:
             if not is_ours:
                 raise QueueError(f"A round of project {project_id} has just started. Roll back again.")
-            stored.mark_unpublished()  # first, or the page takes the earlier publication for this one
-            backend.store.hold(project_id, f"A person rolled back to round {number}.", number)
+            reason = f"A person rolled back to round {number}."
+            # Unpublished before it counts, or the page takes the earlier publication for this one.
+            backend.store.hold(project_id, reason, number, before=stored.mark_unpublished)
         request_publication(backend, project_id)
     except RedisError as error:
         raise _away(error) from error

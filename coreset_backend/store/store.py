@@ -203,12 +203,19 @@ class Store:
             numbers.insert(0, held.number)
         return numbers
 
-    def hold(self, project_id: int, reason: str, number: int | None = None) -> None:
-        """Pause automatic rounds until ``release``; ``number``: roll back to it. The caller
-        holds the lease.
+    def hold(
+        self,
+        project_id: int,
+        reason: str,
+        number: int | None = None,
+        *,
+        before: Callable[[], None] = lambda: None,
+    ) -> None:
+        """Pause automatic rounds until ``release``; ``number``: roll back to it. ``before`` as `write_sealed`
+        has it. The caller holds the lease; raises Unwritable.
         """
         hold = Hold(reason, number, max(self.numbers(project_id), default=0))
-        write_sealed(self._project(project_id) / "held.json", as_saved(HOLD, hold))
+        write_sealed(self._project(project_id) / "held.json", as_saved(HOLD, hold), before=before)
 
     def held(self, project_id: int) -> Hold | None:
         """Why no round starts automatically; None if rounds do."""
