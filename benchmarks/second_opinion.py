@@ -35,7 +35,7 @@ from coreset_backend.model.heads import anchored_head
 from coreset_backend.project import Labels, Task
 from coreset_backend.rounds import relabel
 from coreset_backend.rounds.choose import COLD_START
-from coreset_backend.rounds.consensus import LEAST_LABELS, decisions, is_tied
+from coreset_backend.rounds.consensus import LEAST_LABELS, decisions, is_tied, learned_targets
 from coreset_backend.rounds.label_errors import JudgedLabels, judged_labels
 from coreset_backend.selection import STRATEGIES, NeighborGraph, Pool, neighbors_for
 from coreset_backend.selection.graph import exact_graph
@@ -143,20 +143,18 @@ def curve(images: Images, wrong: float, asks: bool, given: argparse.Namespace, d
         for row in [*(each.task_id for each in wanted), *picked.rows.tolist()]:
             project.annotate(row)
         asked += len(wanted)
-        if asks:
-            judged = project.judged(draw)
-            errors = relabel.label_errors(settings, judged, (), {})
-            wanted, rate = errors.asked, errors.rate or 0.0
-        odds, accuracy = fitted(images, project.tasks())
+        judged = project.judged(draw)
+        errors = relabel.label_errors(settings, judged, (), {})
+        wanted, rate = errors.asked, errors.rate or 0.0
+        odds, accuracy = fitted(images, judged, as_given=given.as_given)
         mistaken = [int((task.label or ("",))[0]) != images.classes[task.task_id] for task in project.tasks()]
         yield Point(annotations, accuracy, float(np.mean(mistaken)), rate, asked)
 
 
-def fitted(images: Images, tasks: list[Task]) -> tuple[Vectors, float]:
+def fitted(images: Images, judged: JudgedLabels, *, as_given: bool) -> tuple[Vectors, float]:
     """The probabilities of the pool's images by a head on the labels, and its accuracy."""
-    rows = [task.task_id for task in tasks]
-    codes = [int((task.label or ("",))[0]) for task in tasks]
-    targets = np.eye(int(images.classes.max()) + 1, dtype=np.float32)[codes]
+    rows = [task.task_id for task in judged.tasks]
+    targets = judged.given.targets if as_given else learned_targets(judged.given, judged.quality)
     head, _ = anchored_head(images.vectors[rows], targets, multiple=False)
     with torch.inference_mode():
         pool, tested = (head(torch.from_numpy(each)) for each in (images.vectors, images.tested))
@@ -226,6 +224,7 @@ def main() -> None:
     parser.add_argument("--classes", type=Path, help="whole numbers[n]")
     parser.add_argument("--wrong", type=float, nargs="+", default=[0.0, 0.05, 0.2])
     parser.add_argument("--share", type=float, help="largest share of a batch; default: the product's")
+    parser.add_argument("--as-given", action="store_true", help="fit on the labels as they are given")
     parser.add_argument("--pool", type=int, default=1400)
     parser.add_argument("--batch", type=int, default=50)
     parser.add_argument("--annotations", type=int, default=600)

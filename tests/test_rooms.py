@@ -114,7 +114,7 @@ TESTED_IN = {
     "model/test_classifier.py": ("a classifier is saved and loaded", {"model/saving"}),
     "rounds/test_run.py": (
         "whole rounds, one after another",
-        {"rounds/due", "rounds/embeddings", "rounds/examples", "rounds/learn"},
+        {"rounds/due", "rounds/embeddings", "rounds/examples"},
     ),
     "jobs/test_pool_pretraining.py": ("a round uses the features a worker learned", {"rounds/features"}),
     "rounds/test_explain.py": (

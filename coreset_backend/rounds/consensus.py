@@ -1,4 +1,4 @@
-"""Which label counts where annotators disagree, and how often each of them agrees with the others.
+"""Which label counts where annotators disagree or often err, and how often each agrees with the others.
 
 Where as many annotators say one thing as another, each answer is weighed by how often its annotator errs
 (Dawid and Skene 1979), beside the opinion of a model that has not seen the image's label. The hold-out is
@@ -13,20 +13,33 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
+from coreset_backend.arrays import Floats
 from coreset_backend.errors import CorruptRound
 from coreset_backend.evaluation.scores import proportion
 from coreset_backend.project import Labels, Snapshot, Task
-from coreset_backend.rounds.label_errors import JudgedLabels, judged_labels
+from coreset_backend.rounds.label_errors import GivenLabels, JudgedLabels, LabelQuality, judged_labels
 from coreset_backend.store.record import AnnotatorAgreement
 from coreset_backend.store.saved_round import StoredRound
 
 log = logging.getLogger(__name__)
 LEAST_LABELS = 100
 """With fewer labels the error rate is hardly known."""
+NOISY = 0.1
+"""From this share of wrong answers on, second opinions are asked for, and a model learns probabilities."""
 KNOWN_ANSWERS = 20
 """An annotator's own error rate counts as much as that of all once so many answers are known."""
 
 Numbers = NDArray[np.float64]
+
+
+def learned_targets(given: GivenLabels, quality: LabelQuality) -> Floats:
+    """float32[l, classes], what a head is fitted on: how probable each class is, if many answers are wrong.
+
+    A doubtful label then counts for little, and a probable correction for much. Else the labels as given,
+    as in multiple choice.
+    """
+    is_noisy = len(given.targets) >= LEAST_LABELS and quality.error_rate >= NOISY
+    return quality.probabilities if is_noisy and not given.multiple else given.targets
 
 
 def settled(snapshot: Snapshot, previous: StoredRound | None, seed: int) -> Snapshot:

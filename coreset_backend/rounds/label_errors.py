@@ -47,6 +47,11 @@ class GivenLabels:
         ones = np.ones(len(targets), dtype=np.float32)
         return cls(targets, multiple, targets, ones, np.zeros(len(targets), dtype=bool))
 
+    def __getitem__(self, rows: Rows) -> "GivenLabels":
+        """Those of some rows."""
+        targets, votes, annotators = self.targets[rows], self.votes[rows], self.annotators[rows]
+        return GivenLabels(targets, self.multiple, votes, annotators, self.is_truth[rows])
+
 
 def given_labels(tasks: Sequence[Task], labels: Labels) -> GivenLabels:
     """The labels and votes of tasks that all have a label."""

@@ -6,16 +6,18 @@ embeddings; a network that is trained on the labels embeds the images afterwards
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from coreset_backend import model
 from coreset_backend.arrays import Floats, PixelRows, PixelSubset, Progress, Rows
-from coreset_backend.project import Snapshot, class_targets
+from coreset_backend.project import Snapshot
 from coreset_backend.reports import TrainingReport
+from coreset_backend.rounds.consensus import LEAST_LABELS, NOISY, learned_targets
 from coreset_backend.rounds.embeddings import KeyedPixels, embed_prepared, embed_round
+from coreset_backend.rounds.label_errors import GivenLabels, given_labels, label_quality
 from coreset_backend.settings import Settings
 from coreset_backend.store.saved_round import StoredRound
 
@@ -24,13 +26,17 @@ Phase = Callable[[str], AbstractContextManager[Progress]]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Labeled:
-    """Those of some images that are labelled: their ``rows`` int64[l], ``targets`` float32[l, classes], and
-    which of them are in the ``holdout`` bool[l]."""
+    """Those of some images that are labelled: their ``rows`` int64[l], labels as ``given``, which of them are
+    in the ``holdout`` bool[l], and the ``targets`` float32[l, classes] to learn."""
 
     rows: Rows
-    targets: Floats
+    given: GivenLabels
     holdout: NDArray[np.bool_]
-    multiple: bool
+    targets: Floats
+
+    @property
+    def multiple(self) -> bool:
+        return self.given.multiple
 
     @property
     def trained(self) -> int:
@@ -46,12 +52,9 @@ def labeled_among(snapshot: Snapshot, readable: Rows, holdout: frozenset[int]) -
     if labels is None or len(trained) < 2:
         return None
     labeled = [tasks[row] for row in rows]
-    return Labeled(
-        np.array(rows, dtype=np.int64),
-        class_targets(labeled, labels),
-        np.array([task.task_id in holdout for task in labeled]),
-        labels.multiple,
-    )
+    given = given_labels(labeled, labels)
+    is_held_out = np.array([task.task_id in holdout for task in labeled])
+    return Labeled(np.array(rows, dtype=np.int64), given, is_held_out, given.targets)
 
 
 def learn_snapshot(
@@ -61,10 +64,12 @@ def learn_snapshot(
     labeled: Labeled | None,
     previous: StoredRound | None,
     phase: Phase,
-) -> tuple[model.Classifier, Floats, TrainingReport | None]:
-    """A classifier, the embeddings float32[m, dimension] of the pixels by it, and the report of its fit.
+) -> tuple[model.Classifier, Floats, Floats | None, TrainingReport | None]:
+    """A classifier, the embeddings float32[m, dimension] of the pixels by it, the probabilities
+    float32[m, classes] of the pool, and the report of its fit.
 
-    Without labels the classifier has no head and the report is None. ``phase`` times and reports a part.
+    Without labels the classifier has no head; the probabilities and the report are None. ``phase`` times and
+    reports a part.
     """
     training = None
     with phase("train") as step:
@@ -78,8 +83,31 @@ def learn_snapshot(
             classifier, embeddings = embed_frozen(settings, chosen, pixels, previous, step)
     with phase("fit"):
         if labeled and not is_trained:
+            if _may_be_noisy(previous):
+                labeled = as_probable(labeled, classifier, embeddings, settings.seed)
             classifier, training = fit_head(classifier, embeddings, labeled)
-    return classifier, embeddings, training
+        probabilities = pool_probabilities(classifier, embeddings, labeled)
+    return classifier, embeddings, probabilities, training
+
+
+def _may_be_noisy(previous: StoredRound | None) -> bool:
+    """Whether to estimate the error rate, which costs rounds on clean labels seconds for nothing."""
+    rate = previous.record.label_errors.rate if previous else None
+    return rate is None or rate >= NOISY / 2
+
+
+def as_probable(labeled: Labeled, classifier: model.Classifier, embeddings: Floats, seed: int) -> Labeled:
+    """With the classes' probabilities as targets outside the hold-out, where many answers are wrong.
+
+    The hold-out has no part in them, since it measures the model that learns them.
+    """
+    trained = np.flatnonzero(~labeled.holdout)
+    if classifier.preparation is None or labeled.multiple or len(trained) < LEAST_LABELS:
+        return labeled
+    given = labeled.given[trained]
+    targets = labeled.targets.copy()
+    targets[trained] = learned_targets(given, label_quality(embeddings[labeled.rows[trained]], given, seed))
+    return replace(labeled, targets=targets)
 
 
 def train_network(

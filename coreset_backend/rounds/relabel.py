@@ -10,15 +10,13 @@ from collections.abc import Collection, Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from coreset_backend.rounds.consensus import LEAST_LABELS, annotator_agreement
+from coreset_backend.rounds.consensus import LEAST_LABELS, NOISY, annotator_agreement
 from coreset_backend.rounds.label_errors import JudgedLabels
 from coreset_backend.settings import Settings
 from coreset_backend.store.record import LabelErrors, SecondOpinion
 
 SHARE = 0.4
 """Of a batch, at most. Fewer are asked for where fewer labels are doubtful."""
-NOISY = 0.1
-"""With fewer wrong answers than this, a new image teaches more than a second opinion."""
 LEAST_GAIN = 0.05
 MOST_ANNOTATORS = 3
 

@@ -35,7 +35,7 @@ from coreset_backend.rounds.examples import examples_among, weights_by_examples
 from coreset_backend.rounds.explain import gather_evidence
 from coreset_backend.rounds.features import choose_project_backbone, features_at_hand
 from coreset_backend.rounds.label_errors import JudgedLabels, judged_labels
-from coreset_backend.rounds.learn import labeled_among, learn_snapshot, pool_probabilities
+from coreset_backend.rounds.learn import labeled_among, learn_snapshot
 from coreset_backend.rounds.publishing import publish_round
 from coreset_backend.rounds.relabel import label_errors
 from coreset_backend.settings import Settings
@@ -212,7 +212,7 @@ def _learn(
     fixed = previous.record.holdout if previous else ()
     holdout = holdout_task_ids(snapshot.tasks, fixed, settings.holdout, settings.seed)
     labeled = labeled_among(snapshot, readable, holdout)
-    classifier, embeddings, training = learn_snapshot(
+    classifier, embeddings, probabilities, training = learn_snapshot(
         settings, chosen, pixels, labeled, previous, clock.phase
     )
     return Learned(
@@ -223,7 +223,7 @@ def _learn(
         classifier=classifier,
         training=training,
         embeddings=embeddings,
-        probabilities=pool_probabilities(classifier, embeddings, labeled),
+        probabilities=probabilities,
         uncalibrated=model.probabilities_of(classifier, embeddings, calibrated=False),
         features=features,
         network=model.network_name(classifier),

@@ -405,23 +405,22 @@ def add_picture(studio: FakeLabelStudio, project_id: int) -> None:
 
 
 def test_doubtful_labels_are_asked_for_once_more_and_what_the_second_answers_is_settled(
-    make_backend: Callable[..., Backend], studio: FakeLabelStudio, weights: Path
+    make_backend: Callable[..., Backend], studio: FakeLabelStudio
 ) -> None:
     """Blue and red images; two people label them, and every fifth answer is wrong."""
     project_id, colours = studio.create_project(), {}
-    for number in range(150):
+    for number in range(170):
         path = f"/data/upload/{project_id}/{number}.png"
         colour = np.array([220, 40, 40] if number % 2 else [40, 40, 220]) + number % 30
         studio.files[path] = plain(colour)
         colours[studio.add_task(project_id, {"image": path})] = LABELS[number % 2]
-    mistaken = list(colours)[3:120:5]
-    for place, task_id in enumerate(list(colours)[:120]):
+    mistaken = list(colours)[3:140:5]
+    for place, task_id in enumerate(list(colours)[:140]):
         label = LABELS[(LABELS.index(colours[task_id]) + (task_id in mistaken)) % 2]
         studio.annotate(task_id, label, by=1 + place % 2)
     backend = make_backend(
         label_studio_url=studio.url,
         label_studio_api_key=TOKEN,
-        weights=weights,
         image_size=32,
         batch_size=10,
         group_duplicates=False,
@@ -431,6 +430,9 @@ def test_doubtful_labels_are_asked_for_once_more_and_what_the_second_answers_is_
     errors, first = backend.store.open(project_id, 1).record.label_errors, backend.store.open(project_id, 1)
     asked = [each.task_id for each in errors.asked]
     assert errors.rate and errors.rate > 0.1 and set(asked) <= set(mistaken) and len(asked) == 4
+    new = np.array(list(colours)[140:])
+    sure = first.array("probabilities")[np.isin(first.array("embedded_task_ids"), new)].max(1)
+    assert sure.mean() > 0.9, "the model trusts the labels that are wrong"
     assert len(first.record.batch) == 10 - len(asked) and not set(asked) & set(first.record.holdout)
     assert status_of(backend, project_id).label_errors.sentence.endswith("who have not answered yet.")
     by_other = {task_id: 3 - studio.tasks[task_id]["annotations"][0]["completed_by"] for task_id in asked}
