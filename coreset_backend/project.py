@@ -102,6 +102,11 @@ class Snapshot:
         """int64[n], ascending."""
         return np.array([task.task_id for task in self.tasks], dtype=np.int64)
 
+    @property
+    def image_uris(self) -> list[tuple[int, str | None]]:
+        """(task id, address of its image), by task."""
+        return [(task.task_id, task.uri) for task in self.tasks]
+
     def fingerprint(self) -> str:
         """Hex digest that changes with any task, vote or class; an unchanged one needs no new round."""
         digest = hashlib.sha256(repr((self.project_id, self.labels)).encode())

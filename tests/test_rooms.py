@@ -12,7 +12,10 @@ TESTED_IN = {
     "web/test_many_at_once.py": ("what the page does with many images", {"web/bulk", "store/examples"}),
     "jobs/test_bulk.py": ("a write from its plan to its undo", {"finish/bulk", "label_studio/bulk_labels"}),
     "selection/test_examples.py": ("clusters list what examples are taken from", {"selection/clusters"}),
-    "jobs/test_states.py": ("every state has a next step", {"jobs/next_step"}),
+    "jobs/test_states.py": (
+        "every state has a sentence and a next step",
+        {"jobs/next_step", "jobs/sentences"},
+    ),
     "jobs/test_status.py": ("a state is one value, and these are its lines and its parts", {"cli/status"}),
     "connection/test_connect.py": (
         "the record is what connecting leaves",
@@ -38,7 +41,7 @@ TESTED_IN = {
     "jobs/test_copies.py": ("labels of copies from the plan to the undo", {"finish/copies", "finish/tally"}),
     "export/test_export.py": (
         "one project exported whole, and what stands in its way",
-        {"cli/export", "export/card", "export/class_folders", "export/folder", "export/image_folder"}
+        {"cli/export", "export/card", "export/class_folders", "export/image_folder"}
         | {"export/labels", "export/model_files", "export/run", "export/tables", "images/parallel"},
     ),
     "model/test_onnx_export.py": ("a backbone of ONNX is merged with its head", {"model/onnx_merging"}),

@@ -145,8 +145,7 @@ def _write_model(
     for stored in backend.store.readable(snapshot.project_id):
         if has_model(stored):
             try:
-                tasks = [(task.task_id, task.uri) for task in snapshot.tasks]
-                return stored, write_model(stored, backend.images, tasks, folder)
+                return stored, write_model(stored, backend.images, snapshot.image_uris, folder)
             except CorruptRound as error:
                 log.error("ignored: %s", error)
     return None, None

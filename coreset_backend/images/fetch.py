@@ -73,7 +73,7 @@ class Images:
         self,
         tasks: Iterable[tuple[int, str | None]],
         resize: Resize,
-        progress: Progress | None = None,
+        progress: Progress = unwatched,
         *,
         known: Collection[bytes] = (),
     ) -> tuple[Pixels, list[ImageFailure]]:
@@ -89,23 +89,17 @@ class Images:
         started_ns = time.time_ns()
         self._site.downloader.forget_silent_hosts()
         self._decoders.warnings = 0
-        in_memory = resize.size <= SMALL and not known
-        results = FetchResults(len(given), resize, in_memory=in_memory)
+        results = FetchResults(len(given), resize, in_memory=resize.size <= SMALL and not known)
         self._say_what_is_mapped(uri for _, uri in given)
-        wanted = self._wanted_images(given, resize)
-        for image in wanted:
-            image.is_known = bool(image.key) and bytes.fromhex(image.key) in known
-            image.is_cached = image.is_known or self._found(image, results)
+        wanted = self._wanted_images(given, known, results)
         suspects = self._suspects([image for image in wanted if image.is_cached])
         to_read = [image for image in wanted if not image.is_cached or image.address in suspects]
         done = len(given) - sum(len(image.rows) for image in to_read)
-        if progress:
-            progress(done, len(given))
+        progress(done, len(given))
         try:
             for image in self._read_all(to_read, started_ns, results):
                 done += len(image.rows)
-                if progress:
-                    progress(done, len(given))
+                progress(done, len(given))
         finally:
             self._decoders.rest()
         if self._decoders.warnings:
@@ -204,15 +198,20 @@ class Images:
                 self._site.own.url,
             )
 
-    def _wanted_images(self, given: Sequence[tuple[int, str]], resize: Resize) -> list[Wanted]:
-        """One entry per image; tasks with the same address share it."""
+    def _wanted_images(
+        self, given: Sequence[tuple[int, str]], known: Collection[bytes], results: FetchResults
+    ) -> list[Wanted]:
+        """One entry per image, looked for in the cache; tasks with the same address share it."""
         wanted: dict[str, Wanted] = {}
         for row, (task_id, uri) in enumerate(given):
             if uri:
                 address = address_digest(self._site, uri)
                 wanted.setdefault(address, Wanted(task_id, uri, address, [])).rows.append(row)
         for address, seen in self._revisions.seen(wanted).items():
-            wanted[address].seen, wanted[address].key = seen, _pixel_key(seen.content, resize)
+            wanted[address].seen, wanted[address].key = seen, _pixel_key(seen.content, results.resize)
+        for image in wanted.values():
+            image.is_known = bool(image.key) and bytes.fromhex(image.key) in known
+            image.is_cached = image.is_known or self._found(image, results)
         return list(wanted.values())
 
     def _suspects(self, cached: Sequence[Wanted]) -> set[str]:

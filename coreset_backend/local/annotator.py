@@ -19,9 +19,9 @@ from coreset_backend.evaluation.history import project_history
 from coreset_backend.local import demo_project
 from coreset_backend.local import label_studio as demo
 from coreset_backend.local.demo_images import CLASSES, DEMO_FOLDER, make_even_images
-from coreset_backend.model import choose_backbone
+from coreset_backend.model import ChosenBackbone, choose_backbone
 from coreset_backend.simulation.cells import Cell
-from coreset_backend.simulation.images import read_files
+from coreset_backend.simulation.images import LabeledImages, read_files
 from coreset_backend.simulation.replay import simulate
 from coreset_backend.simulation.report import recommendation, write_results
 from coreset_backend.store.saved_round import StoredRound
@@ -153,12 +153,9 @@ def compare(
     """
     settings = backend.settings.model_copy(update={"random_slice": 0.0})
     backbone = choose_backbone(settings.backbone, settings.weights, download=settings.download == "auto")
-    resize = backbone.backbone.resize(settings.image_size)
     tests = make_even_images(root / TEST_FOLDER, TESTED)
     pool, test = (
-        read_files(
-            [(root / folder / name, kind) for name, kind in files], CLASSES, resize, out / f"{folder}.npy"
-        )
+        _read_drawn(root / folder, files, backbone, settings.image_size, out)
         for folder, files in ((DEMO_FOLDER, drawn), (TEST_FOLDER, tests))
     )
     cells: list[Cell] = []
@@ -182,3 +179,10 @@ def compare(
     keep_replay(backend.store, project_id, lines, advice)
     yield advice
     yield f"The plot is in {out / 'curves.svg'} and on the project's page."
+
+
+def _read_drawn(
+    folder: Path, drawn: Sequence[tuple[str, str]], chosen: ChosenBackbone, size: int | None, out: Path
+) -> LabeledImages:
+    files = [(folder / name, kind) for name, kind in drawn]
+    return read_files(files, CLASSES, chosen.backbone.resize(size), out / f"{folder.name}.npy")

@@ -76,16 +76,14 @@ def choose_batch(
 ) -> Choice:
     """The batch and the reserve, which is its continuation: a greedy order can be cut anywhere.
 
-    ``readable``: int64[m], image row -> snapshot row. By image row are ``embeddings`` float32[m, d],
-    ``probabilities`` float32[m, classes], ``graph`` and ``groups`` int32[m], computed if needed and missing,
-    and ``weights`` float32[m], where examples were marked.
+    ``readable``: int64[m], image row -> snapshot row. By image row: ``embeddings`` float32[m, d], ``weights``
+    float32[m], ``probabilities`` float32[m, classes]; ``graph``, ``groups`` int32[m] are computed if missing.
     """
     states = _states_before(snapshot.tasks, readable)
-    labeled = _rows_in(states[readable], "labeled")
-    images = Pool(embeddings, labeled, _single_choice(probabilities, snapshot), graph, weights)
     image_rows = _rows_in(states[readable], "pool", "labeled")  # pool row -> image row
     snapshot_rows = readable[image_rows]  # pool row -> snapshot row
-    pool = images.among(image_rows)
+    sure = _single_choice(probabilities, snapshot)
+    pool = Pool(embeddings, _rows_in(states[readable], "labeled"), sure, graph, weights).among(image_rows)
     groups = _groups(settings, pool, None if groups is None else groups[image_rows])
     redundant = redundant_rows(groups, pool)
     strategy, selection, drawn = _select(settings, pool, groups, redundant)  # all in pool rows

@@ -169,21 +169,27 @@ def _compute(
                 label_errors=errors,
                 examples=examples,
                 imported=use,
+                working_time=snapshot_working_time(snapshot, len(choice.batch)),
+                could_finish=_could_finish(snapshot, learned, choice),
             )
-            arrays: Arrays = {
-                "task_ids": snapshot.task_ids,
-                "states": choice.states,
-                "scores": choice.scores,
-                "embedded_task_ids": learned.pixels.task_ids,
-                "embeddings": learned.embeddings,
-                "image_keys": learned.pixels.keys,
-                **evidence,
-            }
-            if learned.is_frozen:  # for the next round; a trained network will have other neighbours
-                arrays |= near.arrays()
-            if learned.probabilities is not None:
-                arrays["probabilities"] = learned.probabilities
-            return draft.save(record, arrays)
+            return draft.save(record, {**_arrays(snapshot, learned, choice, near), **evidence})
+
+
+def _arrays(snapshot: Snapshot, learned: Learned, choice: Choice, near: Neighborhood) -> Arrays:
+    """What the round saves beside its record and its evidence."""
+    arrays: Arrays = {
+        "task_ids": snapshot.task_ids,
+        "states": choice.states,
+        "scores": choice.scores,
+        "embedded_task_ids": learned.pixels.task_ids,
+        "embeddings": learned.embeddings,
+        "image_keys": learned.pixels.keys,
+    }
+    if learned.is_frozen:  # for the next round; a trained network will have other neighbours
+        arrays |= near.arrays()
+    if learned.probabilities is not None:
+        arrays["probabilities"] = learned.probabilities
+    return arrays
 
 
 def _learn(
@@ -195,26 +201,22 @@ def _learn(
     *,
     look_for_all: bool,
 ) -> Learned:
-    store = backend.store
-    features = features_at_hand(store, snapshot.project_id)
-    project_id, tasks = snapshot.project_id, len(snapshot.tasks)
-    prepare_backbone(store, settings, project_id, tasks, previous, clock.step("weights"))
-    audition = store.audition(project_id) if settings.labels_choose_backbone else None
+    store, project_id = backend.store, snapshot.project_id
+    features = features_at_hand(store, project_id)
+    prepare_backbone(store, settings, project_id, len(snapshot.tasks), previous, clock.step("weights"))
     chosen = choose_project_backbone(store, settings, project_id)
     if previous is None or not previous.record.backbone.startswith(chosen.description):
         log.info("project %d: the backbone is %s", project_id, chosen.description)
     with clock.phase("images") as step:
-        uris = [(task.task_id, task.uri) for task in snapshot.tasks]
         known = frozenset() if look_for_all else embedded_keys(previous, chosen, snapshot, settings.device)
-        resize = chosen.backbone.resize(settings.image_size)
+        uris, resize = snapshot.image_uris, chosen.backbone.resize(settings.image_size)
         pixels, failures = backend.images.fetch(uris, resize, step, known=known)
     readable = np.searchsorted(snapshot.task_ids, pixels.task_ids)
     fixed = previous.record.holdout if previous else ()
     holdout = holdout_task_ids(snapshot.tasks, fixed, settings.holdout, settings.seed)
-    labeled = labeled_among(snapshot, readable, holdout)
-    classifier, embeddings, probabilities, training = learn_snapshot(
-        settings, chosen, pixels, labeled, previous, clock.phase
-    )
+    labeled, phase = labeled_among(snapshot, readable, holdout), clock.phase
+    learned = learn_snapshot(settings, chosen, pixels, labeled, previous, phase)
+    classifier, embeddings, probabilities, training = learned
     return Learned(
         pixels=pixels,
         failures=failures,
@@ -228,7 +230,7 @@ def _learn(
         features=features,
         network=model.network_name(classifier),
         is_frozen=is_frozen(chosen, snapshot, settings.device),
-        audition=audition,
+        audition=store.audition(project_id) if settings.labels_choose_backbone else None,
     )
 
 
@@ -333,8 +335,6 @@ def _record(
         batch_figures=batch_scores(snapshot, previous),
         remarks=snapshot.remarks,
         timings=clock.timings,
-        working_time=snapshot_working_time(snapshot, len(choice.batch)),
-        could_finish=_could_finish(snapshot, learned, choice),
     )
 
 
