@@ -141,6 +141,6 @@ class Work:
         if not self.searched:
             rest = f"neighbours and map follow {self.changed:,} changed images"
         return (
-            f"of {self.images:,} images {self.touched:,} looked up, {self.embedded:,} embedded; {rest}; "
-            f"{self.compared:,} pairs compared"
+            f"{self.touched:,} image files looked up, {self.embedded:,} of {self.images:,} images embedded; "
+            f"{rest}; {self.compared:,} pairs compared"
         )

@@ -119,7 +119,7 @@ def test_a_round_touches_only_what_is_new_and_finds_what_a_whole_one_finds(
     third = run_round(ours, project_id)
     work = third.record.work
     assert work and (work.images, work.touched, work.embedded) == (POOL + 1, 3, 2) and not work.searched
-    assert "2 embedded; neighbours and map follow 5 changed images" in work.words
+    assert f"2 of {POOL + 1} images embedded; neighbours and map follow 5 changed images" in work.words
     told = "\n".join(status_lines(project_status(ours, project_id)))
     assert f"Computed: {work.words}" in told
     assert f"Read: all {POOL + 1} tasks, because Label Studio has {POOL + 1} tasks, and {POOL + 2}" in told
