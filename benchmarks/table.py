@@ -4,7 +4,7 @@
 
 Selection, label errors, label efficiency, reading the pool and a round on a real Label Studio: each is
 measured by the benchmark of its name in this folder, on images and vectors that are made here, and the
-others in the same run. Label efficiency is not timed, so its two pools share the cores. Half an hour on two.
+others in the same run. Label efficiency is not timed, so its two pools share the cores. Five minutes on two.
 """
 
 import os
