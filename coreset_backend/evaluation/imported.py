@@ -75,8 +75,8 @@ def uncertainty_source(
 ) -> ImportUse | None:
     """Whether the batch is chosen by the imported predictions; None without any.
 
-    ``task_ids`` int64[m] are those of the readable images, ``own`` float32[m, classes] what our model answers
-    for them, None without a model.
+    ``task_ids`` (int64[m]): the tasks whose images can be read. ``own`` (float32[m, classes]): our model's
+    probabilities for them, None without a model.
     """
     if imported is None:
         return None

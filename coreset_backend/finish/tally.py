@@ -28,7 +28,7 @@ class Tally:
 
 
 def tally(store: Store, project_id: int, newest: StoredRound | None) -> Tally:
-    """The counts at the last look at a finish; without one, those of the ``newest`` round."""
+    """Who labels the tasks, counted at the last look at a finish, or without one by the ``newest`` round."""
     return tally_of(readable_sessions(store, project_id), newest)
 
 

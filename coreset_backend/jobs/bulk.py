@@ -2,13 +2,12 @@
 
 import contextlib
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-
-from redis.exceptions import RedisError
+from functools import partial
 
 from coreset_backend.backend import Backend
-from coreset_backend.errors import BulkError, QueueError
+from coreset_backend.errors import BulkError
 from coreset_backend.finish.bulk import (
     BulkState,
     BulkWrite,
@@ -23,9 +22,8 @@ from coreset_backend.finish.bulk import (
 )
 from coreset_backend.finish.session import FinishState, readable_sessions
 from coreset_backend.jobs.keys import BULK_LEASE
-from coreset_backend.jobs.lease import project_lease
 from coreset_backend.jobs.queue import request_work
-from coreset_backend.jobs.requests import PATIENCE, require_connected
+from coreset_backend.jobs.requests import held_work, require_connected
 from coreset_backend.reports import Count
 
 COUNTS = "They count as labels by a person, and the next round learns from them."
@@ -116,21 +114,10 @@ def _require_no_audit(backend: Backend, project_id: int) -> None:
         )
 
 
-@contextlib.contextmanager
-def _changing(backend: Backend, project_id: int) -> Iterator[None]:
+def _changing(backend: Backend, project_id: int) -> contextlib.AbstractContextManager[None]:
     """Hold the writes while the block changes them; afterwards a worker goes on with them."""
-    try:
-        with project_lease(backend, project_id, BULK_LEASE, patience=PATIENCE) as is_ours:
-            if not is_ours:
-                raise QueueError(
-                    f"A worker is busy with the labels of project {project_id}. Try again in a moment."
-                )
-            yield
-        request_work(backend, project_id, "labels in bulk")
-    except RedisError as error:
-        raise QueueError(
-            f"Redis does not answer ({error}). Check that Redis runs, then try again."
-        ) from error
+    go_on = partial(request_work, backend, project_id, "labels in bulk")
+    return held_work(backend, project_id, BULK_LEASE, "labels", go_on)
 
 
 def has_bulk_work(backend: Backend, project_id: int) -> bool:

@@ -4,13 +4,11 @@ Of both kinds: labels by the model, and those of copies.
 """
 
 import contextlib
-from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
-
-from redis.exceptions import RedisError
+from functools import partial
 
 from coreset_backend.backend import Backend
-from coreset_backend.errors import FinishError, QueueError
+from coreset_backend.errors import FinishError
 from coreset_backend.finish.look import Look
 from coreset_backend.finish.session import (
     Audited,
@@ -36,9 +34,8 @@ from coreset_backend.finish.work import (
     undo,
 )
 from coreset_backend.jobs.keys import FINISH_LEASE
-from coreset_backend.jobs.lease import project_lease
 from coreset_backend.jobs.queue import request_publication
-from coreset_backend.jobs.requests import PATIENCE, require_connected
+from coreset_backend.jobs.requests import held_work, require_connected
 from coreset_backend.reports import Count, Share
 from coreset_backend.store.saved_round import StoredRound
 from coreset_backend.store.store import Store
@@ -179,22 +176,11 @@ def undo_finish(backend: Backend, project_id: int, kind: Kind) -> FinishStatus:
     return _status_now(backend, project_id, session)
 
 
-@contextlib.contextmanager
-def _held(backend: Backend, project_id: int) -> Iterator[None]:
+def _held(backend: Backend, project_id: int) -> contextlib.AbstractContextManager[None]:
     """Hold the finish while the block changes it; afterwards a worker goes on with it."""
     require_connected(backend.store, project_id)
-    try:
-        with project_lease(backend, project_id, FINISH_LEASE, patience=PATIENCE) as is_ours:
-            if not is_ours:
-                raise QueueError(
-                    f"A worker is busy with the finish of project {project_id}. Try again in a moment."
-                )
-            yield
-        request_publication(backend, project_id)
-    except RedisError as error:
-        raise QueueError(
-            f"Redis does not answer ({error}). Check that Redis runs, then try again."
-        ) from error
+    go_on = partial(request_publication, backend, project_id)
+    return held_work(backend, project_id, FINISH_LEASE, "finish", go_on)
 
 
 def _status_now(

@@ -3,7 +3,7 @@ a project.
 """
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from redis.exceptions import RedisError
 
@@ -92,6 +92,28 @@ def roll_back(backend: Backend, project_id: int, number: int) -> None:
         request_publication(backend, project_id)
     except RedisError as error:
         raise _away(error) from error
+
+
+@contextlib.contextmanager
+def held_work(
+    backend: Backend, project_id: int, lease: str, what: str, go_on: Callable[[], object]
+) -> Iterator[None]:
+    """Hold the ``lease`` while the block changes ``what`` workers do for the project, then have them go on.
+
+    Raises QueueError.
+    """
+    try:
+        with project_lease(backend, project_id, lease, patience=PATIENCE) as is_ours:
+            if not is_ours:
+                raise QueueError(
+                    f"A worker is busy with the {what} of project {project_id}. Try again in a moment."
+                )
+            yield
+        go_on()
+    except RedisError as error:
+        raise QueueError(
+            f"Redis does not answer ({error}). Check that Redis runs, then try again."
+        ) from error
 
 
 def labels_to_remove(store: Store, project_id: int) -> list[str]:

@@ -50,7 +50,7 @@ def write_label(
 def annotations_among(
     label_studio: LabelStudio, project_id: int, task_ids: Sequence[int]
 ) -> dict[int, Sequence[Annotation]]:
-    """Task id -> annotations and skips by people, of those of the tasks that have any."""
+    """Task id -> annotations and skips by people; tasks without any are absent."""
     found: dict[int, Sequence[Annotation]] = {}
     for start in range(0, len(task_ids), TASKS_IN_AN_ADDRESS):
         some = task_ids[start : start + TASKS_IN_AN_ADDRESS]

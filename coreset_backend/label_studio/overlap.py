@@ -17,7 +17,7 @@ OVERLAPS = "id,overlap,is_labeled,annotations,completed_by,was_cancelled"
 
 @dataclass(frozen=True, slots=True)
 class Overlap:
-    """How many annotators a task ``wants``, and how many have answered it; skips are no answers."""
+    """How many annotators a task needs (``wants``), and how many have answered it; skips are no answers."""
 
     wants: int
     annotators: int
@@ -37,7 +37,7 @@ def fetch_overlaps(label_studio: LabelStudio, project_id: int, task_ids: Sequenc
 
 
 def set_overlap(label_studio: LabelStudio, task_id: int, wants: int, *, is_labeled: bool) -> None:
-    """Have the task want so many annotators, unless it is gone. Raises LabelStudioError."""
+    """Set how many annotators the task needs; a task that is gone is passed over. Raises LabelStudioError."""
     body = {"overlap": wants, "is_labeled": is_labeled}
     try:
         label_studio.request("PATCH", f"/api/tasks/{task_id}/", json=body)

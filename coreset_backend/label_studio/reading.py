@@ -164,8 +164,8 @@ def _changed(label_studio: LabelStudio, project_id: int, known: KnownTasks) -> U
 def _updated(label_studio: LabelStudio, project_id: int, since: datetime) -> list[ListedTask]:
     """The tasks that were saved after ``since``, and some that were before; raises _Unclear.
 
-    The newest task of the last reading is among those of the overlap. If there are many, because they were
-    imported just then, only those are read that were changed after their import.
+    The last OVERLAP before ``since`` is asked for again, so the newest task of the last reading is found. If
+    very many tasks were imported in it, only those are read that were changed after their import.
     """
     begin = since - OVERLAP
     recent = {"include": CHANGED, "query": query(all_of(updated_after(begin)))}

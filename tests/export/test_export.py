@@ -14,6 +14,7 @@ import numpy as np
 import onnxruntime
 import pytest
 import yaml
+from backend_run import environment_of
 from click.testing import CliRunner
 from fake_label_studio import TOKEN, FakeLabelStudio, choices_config, running
 from huggingface_hub import ModelCard
@@ -367,16 +368,10 @@ def test_multiple_choice_has_one_folder_and_a_table_of_classes(bare: Project, tm
 
 
 def test_the_command_prints_what_it_wrote(bare: Project, tmp_path: Path) -> None:
-    settings = bare.backend.settings
     typed = CliRunner().invoke(
         main,
         ["export", "--project", str(bare.project_id), "--to", str(tmp_path / "x"), "--json"],
-        env={
-            "REDIS_URL": settings.redis_url,
-            "MODEL_DIR": str(settings.model_dir),
-            "LABEL_STUDIO_URL": bare.studio.url,
-            "LABEL_STUDIO_API_KEY": TOKEN,
-        },
+        env=environment_of(bare.backend.settings),
         catch_exceptions=False,
     )
     assert typed.exit_code == 0, typed.output

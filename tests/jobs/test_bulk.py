@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
+from backend_run import environment_of
 from fake_label_studio import TOKEN, FakeLabelStudio, choices_config
 from saved_rounds import LABELS, record
 
@@ -67,14 +68,9 @@ def pool(
     make_backend: Callable[..., Backend], studio: FakeLabelStudio, monkeypatch: pytest.MonkeyPatch
 ) -> Pool:
     backend = make_backend(label_studio_url=studio.url, label_studio_api_key=TOKEN)
-    for name, value in {
-        "REDIS_URL": backend.settings.redis_url,
-        "MODEL_DIR": backend.settings.model_dir,
-        "LABEL_STUDIO_URL": studio.url,
-        "LABEL_STUDIO_API_KEY": TOKEN,
-        "CORESET_TRIGGER": "manual",  # a worker of these tests runs no round
-    }.items():
-        monkeypatch.setenv(name, str(value))
+    for name, value in environment_of(backend.settings).items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("CORESET_TRIGGER", "manual")  # a worker of these tests runs no round
     project_id = studio.create_project()
     task_ids = [studio.add_task(project_id, {"image": f"/data/upload/{i}.png"}) for i in range(N)]
     with backend.store.draft(project_id) as draft:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
+from backend_run import environment_of
 from click.testing import CliRunner
 from fake_label_studio import TOKEN, FakeLabelStudio
 from saved_rounds import LABELS, record
@@ -309,14 +310,8 @@ def test_what_people_say_of_a_group() -> None:
 
 
 def test_the_command_lets_copies_follow_and_undoes_it(pool: Pool, monkeypatch: pytest.MonkeyPatch) -> None:
-    settings = pool.backend.settings
-    for name, value in {
-        "REDIS_URL": settings.redis_url,
-        "MODEL_DIR": str(settings.model_dir),
-        "LABEL_STUDIO_URL": pool.studio.url,
-        "LABEL_STUDIO_API_KEY": TOKEN,
-    }.items():
-        monkeypatch.setenv(name, str(value))
+    for name, value in environment_of(pool.backend.settings).items():
+        monkeypatch.setenv(name, value)
 
     def typed(*words: str) -> str:
         command = ["finish", "--project", str(pool.project_id), "--copies", *words]

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import pytest
+from backend_run import environment_of
 from click.testing import CliRunner
 from fake_label_studio import TOKEN, FakeLabelStudio
 from saved_rounds import LABELS, record
@@ -345,14 +346,8 @@ def test_a_round_without_a_model_proposes_nothing(pool: Pool) -> None:
 def test_the_command_shows_begins_looks_accepts_and_undoes(
     pool: Pool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    settings = pool.backend.settings
-    for name, value in {
-        "REDIS_URL": settings.redis_url,
-        "MODEL_DIR": str(settings.model_dir),
-        "LABEL_STUDIO_URL": pool.studio.url,
-        "LABEL_STUDIO_API_KEY": TOKEN,
-    }.items():
-        monkeypatch.setenv(name, str(value))
+    for name, value in environment_of(pool.backend.settings).items():
+        monkeypatch.setenv(name, value)
 
     def typed(*words: str) -> str:
         result = CliRunner().invoke(main, ["finish", "--project", str(pool.project_id), *words])

@@ -2,30 +2,16 @@
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import httpx
 import pytest
-from fake_label_studio import TOKEN, FakeLabelStudio
+from fake_label_studio import FakeLabelStudio
 from label_studio_contract import LabelStudioContract, create_project, predictions
 
 from coreset_backend.errors import LabelStudioError, Rejected, Unauthorized, Unreachable
 from coreset_backend.label_studio.client import PAGE_SIZE, LabelStudio
-from coreset_backend.local import demo_project
-
-
-@pytest.fixture
-def client(studio: FakeLabelStudio) -> Iterator[LabelStudio]:
-    opened = LabelStudio(studio.url, TOKEN, pauses=(0.01, 0.02))
-    yield opened
-    opened.close()
-
-
-@pytest.fixture
-def admin(studio: FakeLabelStudio) -> Iterator[httpx.Client]:
-    with demo_project.open_session(studio.url, TOKEN) as session:
-        yield session
 
 
 @pytest.fixture

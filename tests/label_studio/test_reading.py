@@ -1,6 +1,5 @@
 """A project's tasks, of which only those are read that are new or have changed: as good as a full reading."""
 
-from collections.abc import Iterator
 from dataclasses import replace
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -8,28 +7,14 @@ from pathlib import Path
 import httpx
 import numpy as np
 import pytest
-from fake_label_studio import TOKEN, FakeLabelStudio, choices_config
+from fake_label_studio import FakeLabelStudio, choices_config
 from label_studio_contract import readings_with_changes
 
 from coreset_backend.errors import ProjectGone, Unreachable
 from coreset_backend.label_studio.client import PAGE_SIZE, LabelStudio
 from coreset_backend.label_studio.reading import ALL_AGAIN_AFTER, ReadTasks, read_tasks
-from coreset_backend.local import demo_project
 from coreset_backend.project import KnownTasks
 from coreset_backend.store.store import Store
-
-
-@pytest.fixture
-def client(studio: FakeLabelStudio) -> Iterator[LabelStudio]:
-    opened = LabelStudio(studio.url, TOKEN, pauses=(0.01, 0.02))
-    yield opened
-    opened.close()
-
-
-@pytest.fixture
-def admin(studio: FakeLabelStudio) -> Iterator[httpx.Client]:
-    with demo_project.open_session(studio.url, TOKEN) as session:
-        yield session
 
 
 def checked(client: LabelStudio, project_id: int, known: KnownTasks | None) -> ReadTasks:

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 from fake_label_studio import TOKEN, FakeLabelStudio, picture
 from PIL import Image
-from training_images import begin, textures
 
 from coreset_backend.backend import Backend
 from coreset_backend.cli.status import status_lines
@@ -22,13 +21,6 @@ from coreset_backend.store.saved_round import StoredRound
 
 POOL = 60
 LABELS = ("cat", "dog")
-
-
-@pytest.fixture(scope="module")
-def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("learned")
-    begin(folder, textures(48)[0])
-    return folder / "features.safetensors"
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from fake_hub import timm_folder
 from fake_label_studio import TOKEN, FakeLabelStudio, picture
 from PIL import Image
 from safetensors.torch import load_file, save_file
-from training_images import begin, shapes, textures, trained
+from training_images import shapes, trained
 
 from coreset_backend import model
 from coreset_backend.arrays import Interpolation, Resize
@@ -36,13 +36,6 @@ from coreset_backend.web.embedding_map import map_bytes
 
 POOL = 40
 LABELS = ("cat", "dog")
-
-
-@pytest.fixture(scope="module")
-def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("learned")
-    begin(folder, textures(48)[0])
-    return folder / "features.safetensors"
 
 
 @pytest.fixture

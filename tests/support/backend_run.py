@@ -11,9 +11,22 @@ from pathlib import Path
 from paths import ROOT
 from waiting import wait_until
 
+from coreset_backend.settings import Settings
+
 
 def backend_command(*arguments: str) -> list[str]:
     return [sys.executable, "-m", "coreset_backend", *arguments]
+
+
+def environment_of(settings: Settings) -> dict[str, str]:
+    """The variables by which a command has these settings' Redis, folder and Label Studio."""
+    key = settings.label_studio_api_key
+    return {
+        "REDIS_URL": settings.redis_url,
+        "MODEL_DIR": str(settings.model_dir),
+        "LABEL_STUDIO_URL": settings.label_studio_url or "",
+        "LABEL_STUDIO_API_KEY": key.get_secret_value() if key else "",
+    }
 
 
 def run_environment(folder: Path, port: int, **settings: str) -> dict[str, str]:
