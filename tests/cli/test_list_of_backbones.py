@@ -37,15 +37,15 @@ def test_the_table_and_the_json_say_what_is_at_hand_its_licence_and_how_long_the
     assert f"CORESET_BACKBONE={set_to} is used instead." in told
     store = Store(tmp_path)
     store.keep_backbone_choice(1, BackboneChoice("efficientnet_lite0", "the labels say so"))
-    answer = json.loads(printed("--images", "20", "--project", "1", "--json", MODEL_DIR=str(tmp_path)))
-    assert answer["images"] == 20
+    answer = json.loads(printed("--images", "20000", "--project", "1", "--json", MODEL_DIR=str(tmp_path)))
+    assert answer["images"] == 20_000
     assert answer["auto"] == {
         "name": "efficientnet_lite0",
         "why": "chosen for the project: the labels say so",
     }
     lite = answer["backbones"][0]
     assert (lite["name"], lite["at_hand"], lite["measured"]) == ("efficientnet_lite0", True, True)
-    assert lite["seconds"] == pytest.approx(20 / lite["images_per_second"], rel=0.1)
+    assert lite["seconds"] == pytest.approx(20_000 / lite["images_per_second"], rel=0.01)
 
 
 def test_a_search_lists_names_without_building_anything(tmp_path: Path) -> None:
