@@ -1,28 +1,21 @@
-"""Settings: one frozen value, read once from the environment; unknown names are refused."""
+"""Settings: one frozen value for the whole process."""
 
-import base64
-import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
-from urllib.parse import unquote
+from typing import Annotated, Literal, Self
 
 from pydantic import (
     AliasChoices,
     Field,
     SecretStr,
-    ValidationError,
     ValidationInfo,
     field_validator,
     model_validator,
 )
-from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-from coreset_backend.errors import ConfigError
 from coreset_backend.hourly_cost import WrittenCost
-from coreset_backend.redaction import keep_secret, redacted
-from coreset_backend.setting_values import clean, decoded, refuse_control_characters, refuse_unsendable
+from coreset_backend.setting_values import clean, refuse_control_characters, refuse_unsendable
 
 PREFIX = "CORESET_"
 SECRETS = ("label_studio_api_key", "redis_password", "basic_auth_pass", "webhook_secret")
@@ -289,111 +282,3 @@ def in_an_address(host: str) -> str:
 def _own_address(host: str, port: int) -> str:
     everywhere = ("", "0.0.0.0", "::", "127.0.0.1")
     return f"http://{'localhost' if host in everywhere else in_an_address(host)}:{port}"
-
-
-def environment_names() -> dict[str, tuple[str, ...]]:
-    """Field -> the environment variables that set it, preferred name first."""
-    names = {}
-    for field, info in Settings.model_fields.items():
-        alias = info.validation_alias
-        choices = alias.choices if isinstance(alias, AliasChoices) else [PREFIX + field.upper()]
-        names[field] = tuple(str(choice) for choice in choices)
-    return names
-
-
-def read_settings(**given: Any) -> Settings:
-    """The settings of this process's environment, with ``given`` on top.
-
-    Raises ConfigError naming each unknown or malformed variable, its value and the known names. From then on
-    no error and no log line shows a secret of the settings.
-    """
-    names = environment_names()
-    _refuse_unknown({name for group in names.values() for name in group})
-    _keep_secrets_of_the_environment(names)
-    try:
-        settings = Settings(**{**_secrets_from_files(), **given})
-    except ValidationError as error:
-        wrong = [item for item in error.errors() if item["type"] != "default_factory_not_called"]
-        first, *others = (_complaint(item, names) for item in wrong)
-        raise ConfigError(first, lines=others) from None
-    keep_secrets_of(settings)
-    return settings
-
-
-def _keep_secrets_of_the_environment(names: Mapping[str, tuple[str, ...]]) -> None:
-    """Keep secrets also of malformed values: the error must not show them."""
-    for field in SECRETS:
-        keep_secret(*(clean(os.environ.get(name, "")) for name in names[field]))
-    variables = [name for field in ADDRESSES for name in names[field]]
-    variables += [name for name in os.environ if name.lower().endswith("_proxy")]
-    _keep_passwords(os.environ.get(name, "") for name in variables)
-
-
-def keep_secrets_of(settings: Settings) -> None:
-    """Tell `redacted` every secret of the settings, those in addresses and in a Basic login too."""
-    held = [getattr(settings, field) for field in SECRETS]
-    keep_secret(*(secret.get_secret_value() for secret in held if secret))
-    _keep_passwords(getattr(settings, field) or "" for field in ADDRESSES)
-    if settings.basic_auth_user and settings.basic_auth_pass:
-        pair = f"{settings.basic_auth_user}:{settings.basic_auth_pass.get_secret_value()}"
-        keep_secret(base64.b64encode(pair.encode()).decode())
-
-
-def _keep_passwords(addresses: Iterable[str]) -> None:
-    """Of addresses like ``scheme://user:password@host``, of malformed ones too."""
-    for address in addresses:
-        login = address.rpartition("@")[0].rpartition("://")[2]
-        password = login.partition(":")[2]
-        keep_secret(password, unquote(password))
-
-
-def absolute_paths() -> dict[str, str]:
-    """The variables of this environment that name files or folders, for a process with another directory."""
-    names = environment_names()
-    variables = [name for field in PATHS for name in names[field]]
-    variables += [f"{name}_FILE" for field in SECRETS for name in names[field]]
-    found = {name: clean(os.environ[name]) for name in variables if name in os.environ}
-    made = {name: str(Path(path).expanduser().absolute()) for name, path in found.items() if path}
-    return {"MODEL_DIR": str(Path("data").absolute())} | made
-
-
-def _refuse_unknown(known: set[str]) -> None:
-    known_or_file = known | {f"{name}_FILE" for name in known}
-    if unknown := sorted(n for n in os.environ if n.startswith(PREFIX) and n not in known_or_file):
-        ours = ", ".join(sorted(name for name in known if name.startswith(PREFIX)))
-        raise ConfigError(f"Unknown settings: {', '.join(unknown)}. Known are: {ours}.")
-
-
-def secret_files() -> dict[str, Path]:
-    """The files that this process's environment names as those of secrets, by the variable's name."""
-    names = environment_names()
-    asked = [f"{name}_FILE" for field in SECRETS for name in names[field]]
-    found = {name: clean(os.environ.get(name, "")) for name in asked}
-    return {name: Path(path).expanduser() for name, path in found.items() if path}
-
-
-def _secrets_from_files() -> dict[str, str]:
-    names = environment_names()
-    field_of = {f"{name}_FILE": field for field in SECRETS for name in names[field]}
-    return {field_of[name]: _read_secret(name, path) for name, path in secret_files().items()}
-
-
-def _read_secret(name: str, path: Path) -> str:
-    try:
-        secret = clean(decoded(path.read_bytes()))
-    except OSError as error:
-        raise ConfigError(f"{name} names {path}, which cannot be read: {error.strerror}.") from None
-    except UnicodeDecodeError:
-        raise ConfigError(f"{name} names {path}, which is not UTF-8 text. Save it again as UTF-8.") from None
-    if not secret:
-        raise ConfigError(f"{name} names {path}, which is empty. Write the secret into it.")
-    keep_secret(secret)
-    return secret
-
-
-def _complaint(item: ErrorDetails, names: Mapping[str, tuple[str, ...]]) -> str:
-    came_as = str(item["loc"][0]) if item["loc"] else ""
-    field = next((field for field, known in names.items() if came_as in (field, *known)), "")
-    name = came_as if came_as != field else names[field][0] if field else "Settings"
-    came = "" if field in SECRETS or not field else f" (it is {redacted(str(item['input']))[:80]!r})"
-    return f"{name}: {item['msg'].removeprefix('Value error, ')}{came}"

@@ -21,7 +21,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "files": {"errors"},
     "hourly_cost": set(),
     "setting_values": set(),
-    "settings": {"errors", "hourly_cost", "redaction", "setting_values"},
+    "settings": {"hourly_cost", "setting_values"},
+    "environment": {"errors", "redaction", "setting_values", "settings"},
     "logs": {"foreign_text", "redaction", "settings"},
     "project": {"arrays", "errors", "foreign_text"},
     "project_settings": {"errors", "selection", "settings"},
@@ -43,10 +44,30 @@ MAY_IMPORT: dict[str, set[str]] = {
     "rounds": {"arrays", "backend", "connection", "errors", "evaluation", "files", "finish", "images"}
     | {"label_studio", "logs", "model", "project", "project_settings", "reports", "selection"}
     | {"settings", "store"},
-    "jobs": {"backend", "connection", "errors", "evaluation", "finish", "hourly_cost", "logs", "redaction"}
+    "jobs": {
+        "backend",
+        "connection",
+        "environment",
+        "errors",
+        "evaluation",
+        "finish",
+        "hourly_cost",
+        "logs",
+        "redaction",
+    }
     | {"reports", "rounds"}
     | {"settings", "store"},
-    "web": {"backend", "connection", "errors", "evaluation", "finish", "foreign_text", "images", "jobs"}
+    "web": {
+        "backend",
+        "connection",
+        "environment",
+        "errors",
+        "evaluation",
+        "finish",
+        "foreign_text",
+        "images",
+        "jobs",
+    }
     | {
         "label_studio",
         "logs",
@@ -63,6 +84,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "local": {
         "backend",
         "connection",
+        "environment",
         "errors",
         "evaluation",
         "files",
@@ -76,6 +98,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "arrays",
         "backend",
         "connection",
+        "environment",
         "errors",
         "export",
         "finish",
@@ -85,7 +108,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "local",
         "logs",
     }
-    | {"logs", "redaction", "selection", "settings", "simulation", "web.server"},
+    | {"redaction", "selection", "settings", "simulation", "web.server"},
     "__main__": {"cli"},
     "__init__": set(),
 }
@@ -112,6 +135,7 @@ DOORS = {
     "httpx": {"cli", "errors", "images", "label_studio", "local", "model", "network"},
     "pydantic": {
         "connection",
+        "environment",
         "finish",
         "hourly_cost",
         "jobs",
@@ -291,6 +315,6 @@ def test_importing_loads_only_what_is_needed(module: str, absent: tuple[str, ...
     assert loaded.stdout.strip() == "[]"
 
 
-def test_only_settings_and_the_process_tree_read_the_environment() -> None:
+def test_only_the_reader_of_settings_and_the_process_tree_read_the_environment() -> None:
     readers = {path.stem for path in PACKAGE.rglob("*.py") if "os.environ" in path.read_text()}
-    assert readers <= {"settings", "stack", "main", "demo", "serve", "decoders"}
+    assert readers <= {"environment", "stack", "main", "demo", "serve", "decoders"}

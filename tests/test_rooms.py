@@ -153,7 +153,10 @@ TESTED_IN = {
     "label_studio/test_payloads.py": ("recorded requests, through our app and theirs", {"web/sdk_model"}),
     "web/test_server.py": ("a real process serves it", {"cli/serve", "web/wsgi"}),
     "test_redaction.py": ("each error is made and its text read", {"errors"}),
-    "test_settings.py": ("a setting is cleaned and checked when it is read", {"setting_values"}),
+    "test_settings.py": (
+        "a setting is cleaned and checked when it is read",
+        {"environment", "setting_values"},
+    ),
     "rounds/test_choose.py": ("names of types, without code", {"arrays"}),
 }
 """Modules without a test of their name: (why, which), by the test that has them."""

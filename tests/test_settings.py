@@ -5,8 +5,9 @@ import pytest
 from paths import ROOT
 from pydantic import SecretStr
 
+from coreset_backend.environment import absolute_paths, environment_names, read_settings
 from coreset_backend.errors import ConfigError
-from coreset_backend.settings import SECRETS, Settings, absolute_paths, environment_names, read_settings
+from coreset_backend.settings import SECRETS, Settings
 
 
 def test_every_field_is_read_from_its_variable(monkeypatch: pytest.MonkeyPatch) -> None:
