@@ -10,9 +10,10 @@ from pathlib import Path
 import httpx
 import pytest
 from backend_run import open_to_others, run_environment, running_backend
-from browser import console_errors, open_browser, picture, prefer_colours, wait_for
+from browser import console_errors, open_browser, picture, prefer_colours, side_by_side, wait_for
 from e2e_stack import Annotator
 from paths import ROOT
+from selenium import webdriver
 from selenium.webdriver.common.by import By
 from waiting import wait_until
 
@@ -93,6 +94,8 @@ def test_the_demo_labels_by_itself_and_ends_with_core_set_against_random(tmp_pat
         assert console_errors(page) == []
         picture(page, "learned", "learned-title")
         picture(page, "against-random", "chance-title")
+        if "SCREENSHOTS_TO" in os.environ:
+            queue_and_curve(page, f"{here}/projects/{address[2]}")
     truth = dict(make_images(tmp_path / "data/label-studio/files/demo", DEMO_IMAGES))
     assert answers == {name: truth[name] for name in answers}
     assert len(answers) == rounds * batch
@@ -109,6 +112,19 @@ def test_the_demo_labels_by_itself_and_ends_with_core_set_against_random(tmp_pat
     assert lines == {overview["round"]["strategy"]: reached, "random": reached}
     assert overview["replay"]["sentence"] in told
     assert "random" in (tmp_path / "data/comparison/curves.svg").read_text()
+
+
+def queue_and_curve(page: webdriver.Chrome, address: str) -> None:
+    """The README's picture: the batch in the order of the queue, and the curve against random."""
+    page.set_window_size(740, 1000)
+    page.get(address)
+    page.execute_script("document.getElementById('batch-title').scrollIntoView()")
+    wait_for(page, "[...document.querySelectorAll('.batch img')].every((image) => image.complete)")
+    queue = page.find_element(By.CSS_SELECTOR, "[aria-labelledby=batch-title]").screenshot_as_png
+    page.get(f"{address}?tab=learned")
+    wait_for(page, "document.getElementById('replay-plot').dataset.ready")
+    curve = page.find_element(By.CSS_SELECTOR, "[aria-labelledby=chance-title] figure").screenshot_as_png
+    side_by_side("queue-and-curve", queue, curve)
 
 
 def answers_given(folder: Path, url: str, project_id: int) -> dict[str, str]:

@@ -1,6 +1,7 @@
 """A real Chromium for tests, and what they ask of a page: its console, its accessibility."""
 
 import contextlib
+import io
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import Any
 
 import pytest
 from paths import SUPPORT
+from PIL import Image
 from selenium import webdriver
 from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.by import By
@@ -101,6 +103,17 @@ def screenshot(page: webdriver.Chrome, name: str) -> None:
     if folder := os.environ.get("SCREENSHOTS_TO"):
         Path(folder).mkdir(parents=True, exist_ok=True)
         page.save_screenshot(str(Path(folder) / f"{name}.png"))
+
+
+def side_by_side(name: str, *parts: bytes) -> None:
+    """One picture of several elements' screenshots, as high as the highest, in the folder SCREENSHOTS_TO."""
+    gap, images = 24, [Image.open(io.BytesIO(part)).convert("RGB") for part in parts]
+    width = sum(image.width for image in images) + gap * (len(images) - 1)
+    sheet, left = Image.new("RGB", (width, max(image.height for image in images)), "white"), 0
+    for image in images:
+        sheet.paste(image, (left, 0))
+        left += image.width + gap
+    sheet.save(Path(os.environ["SCREENSHOTS_TO"]) / f"{name}.png")
 
 
 def prefer_colours(page: webdriver.Chrome, scheme: str) -> None:
