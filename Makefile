@@ -10,7 +10,7 @@ BIN := .venv/bin
 SHELL := bash
 .SHELLFLAGS := -o pipefail -c
 # What pip has fetched so far, on one line that grows.
-PROGRESS := awk '/^ *(Downloading|Using cached) / && !/\.metadata / { packages++; \
+PROGRESS := awk '/^ *(Downloading|Using cached|Processing) / && !/\.metadata / { packages++; \
     if (match($$0, /\([0-9.]+ [kMG]B\)/)) { split(substr($$0, RSTART + 1, RLENGTH - 2), size, " "); \
     mb += size[1] * (size[2] == "GB" ? 1000 : size[2] == "MB" ? 1 : .001) } \
     printf "\r  %d packages, %d MB", packages, mb; fflush() } \
