@@ -81,7 +81,7 @@ LOCK := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --no-hea
 lock: .venv/.dev
 	$(BIN)/pip install --quiet uv
 	$(LOCK) --override overrides.txt requirements-sdk.in -o requirements.txt
-	$(LOCK) requirements-dev.in -c requirements.txt -o requirements-dev.txt
+	$(LOCK) --override overrides.txt requirements-dev.in -c requirements.txt -o requirements-dev.txt
 	$(LOCK) requirements-release.in -o requirements-release.txt
 	for image in web worker build; do \
 	    $(LOCK) --generate-hashes docker/requirements-$$image.in -c requirements.txt -o docker/requirements-$$image.txt || exit; \

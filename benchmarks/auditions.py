@@ -118,7 +118,7 @@ def images_of(settings: Settings, folder: Path) -> tuple[LabeledImages, LabeledI
     """The pool and the images to test, at the size of the backbone."""
     parts = folder / "train", folder / "test"
     pool_part, test_part = parts if all(part.is_dir() for part in parts) else (folder, None)
-    decoded = settings.model_dir / "pixels" / settings.backbone
+    decoded = settings.local_dir / "pixels" / settings.backbone
     return pool_and_test(
         settings, lambda size: read_folder(pool_part, size, decoded / "pool.npy"), test_part, decoded
     )
@@ -128,7 +128,7 @@ def entrant(
     settings: Settings, chosen: model.ChosenBackbone, pool: LabeledImages, test: LabeledImages
 ) -> Entrant:
     frozen = model.untrained(chosen, pool.pixels, seed=0, device=settings.device)
-    place = settings.model_dir / "features" / f"{model.features_name(frozen)[:16]}.npz"
+    place = settings.local_dir / "features" / f"{model.features_name(frozen)[:16]}.npz"
     features, tested = (features_kept_in(place, frozen, images) for images in (pool, test))
     if not frozen.backbone.published:
         return Entrant(frozen, features, features, tested)

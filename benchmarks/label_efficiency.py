@@ -146,12 +146,12 @@ class Rounds:
     def of(cls, settings: Settings, chosen: model.ChosenBackbone, folder: Path) -> "Rounds":
         parts = folder / "train", folder / "test"
         pool_part, test_part = parts if all(part.is_dir() for part in parts) else (folder, None)
-        pixels = settings.model_dir / "pixels"
+        pixels = settings.local_dir / "pixels"
         pool, test = pool_and_test(
             settings, lambda resize: read_folder(pool_part, resize, pixels / "pool.npy"), test_part, pixels
         )
         print(f"{folder}: {len(pool):,} images to choose from, {len(test):,} to measure", flush=True)
-        pretraining = pretrained_on(settings, pool, settings.model_dir / f"pretraining-{pool.digest()[:16]}")
+        pretraining = pretrained_on(settings, pool, settings.local_dir / f"pretraining-{pool.digest()[:16]}")
         chosen = yield_of(pretraining) if chosen.weights is None else chosen
         return cls(settings, chosen, pool, test, embedded(settings, chosen, pool, test))
 
@@ -186,7 +186,7 @@ def embedded(
     if not chosen.backbone.published:
         return frozen_features(settings, chosen, pool, test)
     frozen = model.untrained(chosen, pool.pixels, seed=0, device=settings.device)
-    place = settings.model_dir / "features" / f"{model.features_name(frozen)[:16]}.npz"
+    place = settings.local_dir / "features" / f"{model.features_name(frozen)[:16]}.npz"
     features, test_features = (features_kept_in(place, frozen, images) for images in (pool, test))
     preparation = model.fit_preparation(features, seed=0)
     classifier = replace(frozen, preparation=preparation)

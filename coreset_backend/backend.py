@@ -20,6 +20,7 @@ from coreset_backend.network.outbound import Proxies, read_proxies
 from coreset_backend.project_settings import EXTRA_PARAMS, LABEL_CONFIG, known_settings, project_settings
 from coreset_backend.redaction import keep_secret
 from coreset_backend.settings import Settings
+from coreset_backend.store.bucket import Bucket
 from coreset_backend.store.store import Round, Store
 
 if TYPE_CHECKING:
@@ -93,7 +94,14 @@ class OurRedis(Redis):
 class Backend:
     """Redis, store, Label Studio and images of one process; the last two are opened at their first use."""
 
-    def __init__(self, settings: Settings, redis: Redis, label_studio: LabelStudio | None = None) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        redis: Redis,
+        label_studio: LabelStudio | None = None,
+        *,
+        patient: bool = False,
+    ) -> None:
         self.settings = settings
         self.redis = redis
         # A worker takes jobs of a queue while the queues before it are empty: rounds that a person started,
@@ -108,7 +116,7 @@ class Backend:
             )
             for name in (f"{settings.queue_name}-first", settings.queue_name, f"{settings.queue_name}-spare")
         )
-        self.store = Store(settings.model_dir)
+        self.store = open_store(settings, patient=patient)
         if label_studio:
             self.label_studio = label_studio
 
@@ -236,10 +244,22 @@ def open_backend(
 ) -> Backend:
     """The backend for these settings; connections are opened at their first use.
 
-    ``patient``: for the worker, whose Redis commands wait for a restart of Redis (about four minutes).
-    Without it they fail within a second, as a web request should.
+    ``patient``: for the worker, whose commands wait for a restart of Redis (about four minutes), and whose
+    requests for a bucket that does not answer (a minute). Without it they fail within seconds, as a web
+    request should.
     """
-    return Backend(settings, redis or redis_connection(settings, patient=patient), label_studio)
+    redis = redis or redis_connection(settings, patient=patient)
+    return Backend(settings, redis, label_studio, patient=patient)
+
+
+def open_store(settings: Settings, *, patient: bool = False) -> Store:
+    """The store in MODEL_DIR. ``patient``: a bucket that does not answer is waited for, as a round should.
+
+    Raises ConfigError.
+    """
+    if isinstance(settings.model_dir, str):
+        return Store(Bucket(settings.model_dir, settings.local_dir, patient=patient))
+    return Store(settings.model_dir)
 
 
 def redis_connection(

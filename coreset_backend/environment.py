@@ -10,10 +10,13 @@ from urllib.parse import unquote
 from pydantic import AliasChoices, ValidationError
 from pydantic_core import ErrorDetails
 
+from coreset_backend.bucket_address import A_SCHEME
 from coreset_backend.errors import ConfigError
 from coreset_backend.redaction import keep_secret, redacted
 from coreset_backend.setting_values import clean, decoded
 from coreset_backend.settings import ADDRESSES, PATHS, PREFIX, SECRETS, Settings
+
+AWS_SECRETS = ("AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_TOKEN", "AWS_SSE_CUSTOMER_KEY_BASE64")
 
 
 def environment_names() -> dict[str, tuple[str, ...]]:
@@ -34,6 +37,7 @@ def read_settings(**given: Any) -> Settings:
     """
     names = environment_names()
     _refuse_unknown({name for group in names.values() for name in group})
+    _prepare_for_bucket()
     _keep_secrets_of_the_environment(names)
     try:
         settings = Settings(**{**_secrets_from_files(), **given})
@@ -49,7 +53,8 @@ def _keep_secrets_of_the_environment(names: Mapping[str, tuple[str, ...]]) -> No
     """Keep secrets also of malformed values: the error must not show them."""
     for field in SECRETS:
         keep_secret(*(clean(os.environ.get(name, "")) for name in names[field]))
-    variables = [name for field in ADDRESSES for name in names[field]]
+    keep_secret(*(os.environ.get(name, "").strip() for name in AWS_SECRETS))
+    variables = [name for field in (*ADDRESSES, "model_dir") for name in names[field]]
     variables += [name for name in os.environ if name.lower().endswith("_proxy")]
     _keep_passwords(os.environ.get(name, "") for name in variables)
 
@@ -78,8 +83,22 @@ def absolute_paths() -> dict[str, str]:
     variables = [name for field in PATHS for name in names[field]]
     variables += [f"{name}_FILE" for field in SECRETS for name in names[field]]
     found = {name: clean(os.environ[name]) for name in variables if name in os.environ}
-    made = {name: str(Path(path).expanduser().absolute()) for name, path in found.items() if path}
+    made = {name: _absolute(path) for name, path in found.items() if path}
     return {"MODEL_DIR": str(Path("data").absolute())} | made
+
+
+def _absolute(path: str) -> str:
+    return path if A_SCHEME.match(path) else str(Path(path).expanduser().absolute())
+
+
+def _prepare_for_bucket() -> None:
+    """The library that opens a bucket reads AWS_* itself; an empty value counts as not set there, too."""
+    for name in [name for name in os.environ if name.startswith("AWS_") and not os.environ[name].strip()]:
+        del os.environ[name]
+    for name in ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT"):
+        value = os.environ.get(name, "https://")
+        if not value.startswith(("http://", "https://")):
+            raise ConfigError(f"{name}: '{value}' is not an address; write it as in https://{value}")
 
 
 def _refuse_unknown(known: set[str]) -> None:

@@ -24,6 +24,7 @@ CoresetError
 └─ StoreError              something on disk cannot be used
    ├─ RoundNotFound            no such round
    ├─ Unwritable               no room, or no permission to write
+   ├─ StorageError             the bucket of the store does not answer, or refuses
    └─ CorruptFile              a file is missing, altered or malformed
       └─ CorruptRound              it is a file of a round
 
@@ -194,6 +195,14 @@ class Unwritable(StoreError):
             f"{path.name} could not be saved below {path.parent.absolute()}: {why.strerror or why}. "
             "Free disk space there, or give this process permission to write."
         )
+
+
+class StorageError(StoreError):
+    """The bucket of the store does not answer, or refuses; ``fix`` says what to do, ``said`` what it said."""
+
+    def __init__(self, place: str, fix: str, said: str) -> None:
+        reason = said.partition("Debug source:")[0]
+        super().__init__(f"{place} cannot be used. {fix} The reason was: {reason[:400]}")
 
 
 class CorruptFile(StoreError):

@@ -31,10 +31,16 @@ def write_sealed(
 
     ``before`` is called when there is room for the new file, before it replaces the old one.
     """
-    body = json.dumps({"format": FORMAT, **fields}).encode()
+    content = sealed(fields)
     with saving(path), replacing(path) as partial:
-        partial.write_bytes(hashlib.sha256(body).hexdigest().encode() + b"\n" + body)
+        partial.write_bytes(content)
         before()
+
+
+def sealed(fields: Mapping[str, object]) -> bytes:
+    """``fields`` as JSON after a line with its SHA-256."""
+    body = json.dumps({"format": FORMAT, **fields}).encode()
+    return hashlib.sha256(body).hexdigest().encode() + b"\n" + body
 
 
 def read_sealed(path: Path, *, unsealed_too: bool = False) -> dict[str, object]:
@@ -43,21 +49,26 @@ def read_sealed(path: Path, *, unsealed_too: bool = False) -> dict[str, object]:
     Numbers that are not finite become None. ``unsealed_too``: also read a file of an early release without
     hash.
     """
-    content = _content(path)
-    seal, sealed, body = content.partition(b"\n")
-    if unsealed_too and not sealed:
+    return unsealed(str(path), _content(path), unsealed_too=unsealed_too)
+
+
+def unsealed(place: str, content: bytes, *, unsealed_too: bool = False) -> dict[str, object]:
+    """What `read_sealed` reads from a file with that content; messages name it by ``place``."""
+    name = place.rpartition("/")[2]
+    seal, line_end, body = content.partition(b"\n")
+    if unsealed_too and not line_end:
         body = content
     elif seal != hashlib.sha256(body).hexdigest().encode():
-        raise CorruptFile(path, f"{path.name} does not match its hash")
+        raise CorruptFile(place, f"{name} does not match its hash")
     try:
         fields = json.loads(body, parse_constant=lambda _: None, parse_float=_finite)
     except (ValueError, RecursionError):
-        raise CorruptFile(path, f"{path.name} does not match its hash") from None
+        raise CorruptFile(place, f"{name} does not match its hash") from None
     if not isinstance(fields, dict):
-        raise CorruptFile(path, f"{path.name} contains no JSON object")
+        raise CorruptFile(place, f"{name} contains no JSON object")
     found = fields.pop("format", FORMAT if body is content else None)
     if found != FORMAT:
-        raise CorruptFile(path, f"its format is {str(found)[:40]}, this version reads {FORMAT}")
+        raise CorruptFile(place, f"its format is {str(found)[:40]}, this version reads {FORMAT}")
     return fields
 
 

@@ -14,6 +14,7 @@ from pydantic import (
 )
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from coreset_backend.bucket_address import copies_of, folder_or_bucket
 from coreset_backend.hourly_cost import WrittenCost
 from coreset_backend.setting_values import clean, refuse_control_characters, refuse_unsendable
 
@@ -68,10 +69,11 @@ class Settings(BaseSettings):
     queue_name: str = Field(
         "coreset", validation_alias=AliasChoices("RQ_QUEUE_NAME"), description="Name of the RQ queue"
     )
-    model_dir: Path = Field(
+    model_dir: Path | str = Field(
         Path("data"),
         validation_alias=AliasChoices("MODEL_DIR"),
-        description="Folder for rounds, the image cache and secrets; shared by web and worker",
+        description="Folder for rounds, the image cache and secrets, shared by web and worker; or "
+        "`s3://bucket/prefix`, shared by several hosts",
     )
     basic_auth_user: str | None = Field(
         None,
@@ -215,11 +217,16 @@ class Settings(BaseSettings):
         cleaned = {name: clean(v) if isinstance(v, str) else v for name, v in values.items()}
         return {name: value for name, value in cleaned.items() if value != ""}
 
+    @field_validator("model_dir", mode="before")
+    @classmethod
+    def _folder_or_bucket(cls, value: object) -> object:
+        return folder_or_bucket(value) if isinstance(value, str) else value
+
     @field_validator(*PATHS)
     @classmethod
-    def _absolute(cls, value: Path | None) -> Path | None:
+    def _absolute(cls, value: Path | str | None) -> Path | str | None:
         """The same folder for every process, also one that changes its directory."""
-        return value and value.expanduser().absolute()
+        return value.expanduser().absolute() if isinstance(value, Path) else value
 
     @field_validator("label_studio_url", "label_studio_browser_url", "url")
     @classmethod
@@ -257,6 +264,11 @@ class Settings(BaseSettings):
         if ":" in (self.basic_auth_user or ""):
             raise ValueError("BASIC_AUTH_USER contains a colon, which HTTP does not allow in a user name")
         return self
+
+    @property
+    def local_dir(self) -> Path:
+        """The folder of this machine for what need not be shared: MODEL_DIR itself, if it is a folder."""
+        return copies_of(self.model_dir) if isinstance(self.model_dir, str) else self.model_dir
 
     @property
     def reserve_size(self) -> int:

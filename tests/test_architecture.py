@@ -21,8 +21,9 @@ MAY_IMPORT: dict[str, set[str]] = {
     "files": {"errors"},
     "hourly_cost": set(),
     "setting_values": set(),
-    "settings": {"hourly_cost", "setting_values"},
-    "environment": {"errors", "redaction", "setting_values", "settings"},
+    "bucket_address": set(),
+    "settings": {"bucket_address", "hourly_cost", "setting_values"},
+    "environment": {"bucket_address", "errors", "redaction", "setting_values", "settings"},
     "logs": {"foreign_text", "redaction", "settings"},
     "project": {"arrays", "errors", "foreign_text"},
     "project_settings": {"errors", "selection", "settings"},
@@ -32,7 +33,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "model": {"arrays", "errors", "files", "reports"},
     "selection": {"arrays", "errors", "files"},
     "label_studio": {"arrays", "errors", "foreign_text", "network", "project", "redaction", "reports"},
-    "store": {"arrays", "errors", "files", "project", "reports"},
+    "store": {"arrays", "bucket_address", "errors", "files", "project", "reports"},
     "evaluation": {"arrays", "errors", "files", "project", "store"},
     "connection": {"arrays", "backend", "errors", "files", "label_studio", "project", "reports", "store"},
     "finish": {"arrays", "backend", "connection", "errors", "evaluation", "files", "label_studio"}
@@ -123,6 +124,7 @@ DOORS = {
     "onnxruntime": {"model"},
     "safetensors": {"model"},
     "annoy": {"selection"},
+    "obstore": {"store"},
     "scipy": {"selection"},
     "label_studio_ml": {"web"},
     "gunicorn": {"web"},
@@ -317,4 +319,4 @@ def test_importing_loads_only_what_is_needed(module: str, absent: tuple[str, ...
 
 def test_only_the_reader_of_settings_and_the_process_tree_read_the_environment() -> None:
     readers = {path.stem for path in PACKAGE.rglob("*.py") if "os.environ" in path.read_text()}
-    assert readers <= {"environment", "stack", "main", "demo", "serve", "decoders"}
+    assert readers <= {"environment", "bucket_address", "stack", "main", "demo", "serve", "decoders"}

@@ -60,7 +60,8 @@ TESTED_IN = {
     "evaluation/test_learning_curve.py": ("advice is read off the curve", {"evaluation/stop_advice"}),
     "store/test_store.py": (
         "the store is asked for all of them",
-        {"evaluation/predictions", "store/record", "store/saved_round", "store/secret"},
+        {"evaluation/predictions", "store/record", "store/saved_round", "store/secret"}
+        | {"store/folder", "store/objects", "store/storage"},
     ),
     "images/test_sources.py": (
         "a pool is fetched from every source",

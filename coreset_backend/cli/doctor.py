@@ -80,7 +80,10 @@ def _found(check: Check, backend: Backend) -> list[str]:
 
 
 def _store(backend: Backend) -> Iterator[str]:
-    folder = backend.settings.model_dir.absolute()
+    folder, place = backend.settings.local_dir, backend.settings.model_dir
+    if isinstance(place, str):
+        backend.store.probe()
+        yield Note(f"Rounds are in {place}; this machine has its copies and the image cache in {folder}.")
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder) as probe:

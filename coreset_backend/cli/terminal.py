@@ -31,7 +31,7 @@ def running_settings() -> Settings:
     settings = read_settings()
     given = {
         name: value
-        for name, value in settings_of_run(settings.model_dir).items()
+        for name, value in settings_of_run(settings.local_dir).items()
         if name not in settings.model_fields_set
     }
     return read_settings(**given)

@@ -13,13 +13,12 @@ from urllib.parse import urlsplit
 from pydantic import TypeAdapter
 
 from coreset_backend.errors import CorruptFile
-from coreset_backend.files import is_there, read_sealed, write_sealed
 from coreset_backend.label_studio.answers import Project
 from coreset_backend.label_studio.client import LabelStudio
 from coreset_backend.project import Region
 from coreset_backend.store.record import NO_ROUND_VERSION, taken
 from coreset_backend.store.saved_round import StoredRound
-from coreset_backend.store.store import Store
+from coreset_backend.store.store import CONNECTION_FILE, Store
 
 log = logging.getLogger(__name__)
 
@@ -47,11 +46,9 @@ CONNECTION = TypeAdapter(Connection)
 
 def read_connection(store: Store, project_id: int) -> Connection | None:
     """The record of the project's connection; None if it is not connected or the file is damaged."""
-    path = store.connection_path(project_id)
-    if not is_there(path):
-        return None
     try:
-        return taken(CONNECTION, read_sealed(path))
+        saved = store.kept(project_id, CONNECTION_FILE).read()
+        return None if saved is None else taken(CONNECTION, saved)
     except (CorruptFile, ValueError) as error:
         log.error(
             "project %d: its settings from before it was connected cannot be read: %s", project_id, error
@@ -61,7 +58,7 @@ def read_connection(store: Store, project_id: int) -> Connection | None:
 
 def keep_connection(store: Store, project_id: int, connection: Connection) -> None:
     store.register(project_id)
-    write_sealed(store.connection_path(project_id), asdict(connection))
+    store.kept(project_id, CONNECTION_FILE).write(asdict(connection))
 
 
 def written_versions(store: Store, project_id: int) -> set[str]:

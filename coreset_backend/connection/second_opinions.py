@@ -9,15 +9,14 @@ that nobody would put back.
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from pydantic import TypeAdapter
 
 from coreset_backend.errors import CorruptFile
-from coreset_backend.files import is_there, read_sealed, write_sealed
 from coreset_backend.label_studio.client import LabelStudio
 from coreset_backend.label_studio.overlap import Overlap, fetch_overlaps, set_overlap
 from coreset_backend.store.record import SecondOpinion, as_saved, taken
+from coreset_backend.store.storage import Kept
 from coreset_backend.store.store import Store
 
 log = logging.getLogger(__name__)
@@ -74,11 +73,9 @@ def withdraw_second_opinions(label_studio: LabelStudio, store: Store, project_id
 
 def read_asked(store: Store, project_id: int) -> tuple[Asked, ...]:
     """The tasks that are asked for; none where the file is damaged, which leaves them as they are."""
-    path = _path(store, project_id)
-    if not is_there(path):
-        return ()
     try:
-        return taken(ASKED, read_sealed(path)).tasks
+        saved = _kept(store, project_id).read()
+        return () if saved is None else taken(ASKED, saved).tasks
     except (CorruptFile, ValueError) as error:
         log.error("project %d: its second opinions are not withdrawn: %s", project_id, error)
         return ()
@@ -106,8 +103,8 @@ def _withdraw(label_studio: LabelStudio, asked: Asked, now: Overlap) -> None:
 
 
 def _keep(store: Store, project_id: int, asked: Mapping[int, Asked]) -> None:
-    write_sealed(_path(store, project_id), as_saved(ASKED, AskedTasks(tuple(asked.values()))))
+    _kept(store, project_id).write(as_saved(ASKED, AskedTasks(tuple(asked.values()))))
 
 
-def _path(store: Store, project_id: int) -> Path:
-    return store.connection_path(project_id).with_name("second-opinions.json")
+def _kept(store: Store, project_id: int) -> Kept:
+    return store.kept(project_id, "second-opinions.json")

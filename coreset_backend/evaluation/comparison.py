@@ -16,7 +16,6 @@ from coreset_backend.errors import CorruptFile
 from coreset_backend.evaluation.history import HistoryLine
 from coreset_backend.evaluation.learning_curve import area_under
 from coreset_backend.evaluation.scores import proportion
-from coreset_backend.files import is_there, read_sealed, write_sealed
 from coreset_backend.store.record import (
     REPLAY,
     Interval,
@@ -29,6 +28,8 @@ from coreset_backend.store.record import (
 from coreset_backend.store.store import Store
 
 log = logging.getLogger(__name__)
+
+REPLAY_FILE = "replay.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +106,7 @@ class MeanCurve:
 def keep_replay(store: Store, project_id: int, curves: Iterable[MeanCurve], sentence: str) -> None:
     """Remember what a replay on the project's images measured, for its page; raises Unwritable."""
     replay = Replay(sentence, tuple(map(_replay_line, curves)))
-    write_sealed(store.replay_path(project_id), as_saved(REPLAY, replay))
+    store.kept(project_id, REPLAY_FILE).write(as_saved(REPLAY, replay))
 
 
 def _replay_line(curve: MeanCurve) -> ReplayLine:
@@ -116,11 +117,10 @@ def _replay_line(curve: MeanCurve) -> ReplayLine:
 
 def read_replay(store: Store, project_id: int) -> Replay | None:
     """The last replay that was kept; None without one that can be read."""
-    path = store.replay_path(project_id)
-    if not is_there(path):
-        return None
+    kept = store.kept(project_id, REPLAY_FILE)
     try:
-        return taken(REPLAY, read_sealed(path, unsealed_too=True))
+        saved = kept.read(unsealed_too=True)
+        return None if saved is None else taken(REPLAY, saved)
     except (CorruptFile, ValueError) as error:
-        log.error("ignored: %s: %s", path, error)
+        log.error("ignored: %s: %s", kept, error)
         return None

@@ -8,7 +8,6 @@ annotators never see them.
 
 import logging
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,10 +15,10 @@ from numpy.typing import NDArray
 from coreset_backend.arrays import Floats, TaskIds
 from coreset_backend.errors import CorruptFile, ImportRefused
 from coreset_backend.evaluation.scores import named_classes
-from coreset_backend.files import flush, is_there, read_sealed, saving, write_sealed
 from coreset_backend.project import Snapshot, class_targets
 from coreset_backend.store.imported import IMPORTED, Imported, ImportUse
 from coreset_backend.store.record import as_saved, taken
+from coreset_backend.store.storage import Kept
 from coreset_backend.store.store import Store
 
 log = logging.getLogger(__name__)
@@ -27,11 +26,9 @@ log = logging.getLogger(__name__)
 
 def read_imported(store: Store, project_id: int) -> Imported | None:
     """The imported predictions; None without any. Raises ImportRefused where their file is damaged."""
-    path = _path(store, project_id)
-    if not is_there(path):
-        return None
     try:
-        return taken(IMPORTED, read_sealed(path))
+        saved = _kept(store, project_id).read()
+        return None if saved is None else taken(IMPORTED, saved)
     except (CorruptFile, ValueError) as error:
         raise ImportRefused(f"The imported predictions cannot be read: {error}. Import them again.") from None
 
@@ -47,23 +44,13 @@ def usable_import(store: Store, project_id: int) -> Imported | None:
 
 def keep_imported(store: Store, project_id: int, imported: Imported) -> None:
     """Keep them instead of earlier ones, also for a project that is not connected yet; raises Unwritable."""
-    path = _path(store, project_id)
-    if not path.parent.is_dir():
-        with saving(path):
-            path.parent.mkdir(parents=True)
-        store.disconnect(project_id)  # no round starts before it is connected
-    write_sealed(path, as_saved(IMPORTED, imported))
+    store.make_disconnected(project_id)  # no round starts before it is connected
+    _kept(store, project_id).write(as_saved(IMPORTED, imported))
 
 
 def forget_imported(store: Store, project_id: int) -> bool:
     """Remove them; False without any. Raises Unwritable."""
-    path = _path(store, project_id)
-    if not is_there(path):
-        return False
-    with saving(path):
-        path.unlink(missing_ok=True)
-        flush(path.parent)
-    return True
+    return _kept(store, project_id).delete()
 
 
 def uncertainty_source(
@@ -149,5 +136,5 @@ def merged_probabilities(imported: Imported, task_ids: TaskIds, own: Floats | No
     return found
 
 
-def _path(store: Store, project_id: int) -> Path:
-    return store.replay_path(project_id).with_name("imported-predictions.json")
+def _kept(store: Store, project_id: int) -> Kept:
+    return store.kept(project_id, "imported-predictions.json")

@@ -14,7 +14,7 @@ from coreset_backend import __version__, model
 from coreset_backend.arrays import Resize
 from coreset_backend.errors import ConfigError, CorruptRound, ImageError, ModelError
 from coreset_backend.evaluation.scores import NAMED, named_classes
-from coreset_backend.files import check_hash, saving, write_atomically
+from coreset_backend.files import saving, write_atomically
 from coreset_backend.images import Images
 from coreset_backend.model.onnx_export import OPSET, run_onnx, write_onnx
 from coreset_backend.project import Labels
@@ -89,12 +89,11 @@ def write_model(
     """
     labels = stored.record.labels
     assert labels is not None
-    weights = stored.path / WEIGHTS
-    check_hash(weights, stored.record.hashes.get(WEIGHTS))
+    weights = stored.file(WEIGHTS)
     classifier = model.load_classifier(weights, "cpu", exact=True)
     if classifier.classes != len(labels.names):
         raise CorruptRound(
-            stored.path, f"its model has {classifier.classes} classes, not {len(labels.names)}"
+            stored.place, f"its model has {classifier.classes} classes, not {len(labels.names)}"
         )
     public = replace(classifier, description=public_description(classifier.description))
     with saving(folder):

@@ -11,13 +11,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from enum import StrEnum
-from pathlib import Path
 
 from pydantic import TypeAdapter
 
 from coreset_backend.backend import Backend
 from coreset_backend.errors import BulkError, CorruptFile, ProjectError
-from coreset_backend.files import is_there, read_sealed, write_sealed
 from coreset_backend.label_studio.answers import Annotation
 from coreset_backend.label_studio.bulk_labels import (
     annotations_among,
@@ -29,6 +27,7 @@ from coreset_backend.label_studio.label_config import parse_label_config
 from coreset_backend.project import Labels
 from coreset_backend.reports import Count, Moment, TaskId
 from coreset_backend.store.record import as_saved, taken
+from coreset_backend.store.storage import Kept
 from coreset_backend.store.store import Store
 
 AT_ONCE = 25
@@ -86,11 +85,9 @@ class Fate(StrEnum):
 
 def read_writes(store: Store, project_id: int) -> tuple[BulkWrite, ...]:
     """The latest writes of the project, the newest first. Raises BulkError where the file is damaged."""
-    path = _path(store, project_id)
-    if not is_there(path):
-        return ()
     try:
-        return taken(WRITES, read_sealed(path)).writes
+        saved = _kept(store, project_id).read()
+        return () if saved is None else taken(WRITES, saved).writes
     except (CorruptFile, ValueError) as error:
         raise BulkError(
             f"The labels in bulk of project {project_id} cannot be read: {error}. Delete bulk.json in the "
@@ -106,7 +103,7 @@ def keep_write(store: Store, project_id: int, write: BulkWrite) -> None:
 
 
 def _keep(store: Store, project_id: int, writes: Sequence[BulkWrite]) -> None:
-    write_sealed(_path(store, project_id), as_saved(WRITES, BulkWrites(tuple(writes))))
+    _kept(store, project_id).write(as_saved(WRITES, BulkWrites(tuple(writes))))
 
 
 def new_write(label: Sequence[str], task_ids: Sequence[int], *, corrects: bool) -> BulkWrite:
@@ -232,5 +229,5 @@ def undo_write(store: Store, project_id: int, version: str) -> BulkWrite:
     return undoing
 
 
-def _path(store: Store, project_id: int) -> Path:
-    return store.replay_path(project_id).with_name("bulk.json")
+def _kept(store: Store, project_id: int) -> Kept:
+    return store.kept(project_id, "bulk.json")

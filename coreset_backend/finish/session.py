@@ -13,14 +13,13 @@ import contextlib
 import logging
 from dataclasses import dataclass
 from enum import StrEnum
-from pathlib import Path
 
 from pydantic import TypeAdapter
 
 from coreset_backend.errors import CorruptFile, FinishError
-from coreset_backend.files import flush, is_there, read_sealed, saving, write_sealed
 from coreset_backend.finish.proposal import Proposal
 from coreset_backend.store.record import as_saved, taken
+from coreset_backend.store.storage import Kept
 from coreset_backend.store.store import Store
 
 log = logging.getLogger(__name__)
@@ -109,11 +108,9 @@ NAMES = {Kind.MODEL: "finish", Kind.COPIES: "copies"}
 
 def read_session(store: Store, project_id: int, kind: Kind) -> Session | None:
     """The project's finish of that kind; None without one. Raises FinishError where its file is damaged."""
-    path = _path(store, project_id, kind)
-    if not is_there(path):
-        return None
     try:
-        return taken(SESSION, read_sealed(path))
+        saved = _kept(store, project_id, kind).read()
+        return None if saved is None else taken(SESSION, saved)
     except (CorruptFile, ValueError) as error:
         raise FinishError(
             f"The finish of project {project_id} cannot be read: {error}. {_advice(kind)}"
@@ -142,28 +139,30 @@ def _advice(kind: Kind) -> str:
 
 def read_proposal(store: Store, project_id: int, kind: Kind) -> Proposal:
     """The answers that the project's finish is about. Raises FinishError where they are damaged."""
+    kept = _kept_proposal(store, project_id, kind)
     try:
-        return taken(PROPOSAL, read_sealed(_proposal_path(store, project_id, kind)))
+        saved = kept.read()
+        if saved is None:
+            raise CorruptFile(kept, "it is missing")
+        return taken(PROPOSAL, saved)
     except (CorruptFile, ValueError) as error:
         raise FinishError(f"The answers of the finish cannot be read: {error}. {_advice(kind)}") from None
 
 
 def keep_proposal(store: Store, project_id: int, kind: Kind, proposal: Proposal) -> None:
     """Keep it; before the session that is about it. Raises Unwritable."""
-    write_sealed(_proposal_path(store, project_id, kind), as_saved(PROPOSAL, proposal))
+    _kept_proposal(store, project_id, kind).write(as_saved(PROPOSAL, proposal))
 
 
 def keep_session(store: Store, project_id: int, session: Session) -> None:
     """Keep it; raises Unwritable."""
-    write_sealed(_path(store, project_id, session.kind), as_saved(SESSION, session))
+    _kept(store, project_id, session.kind).write(as_saved(SESSION, session))
 
 
 def forget_session(store: Store, project_id: int, kind: Kind) -> None:
     """End the finish; raises Unwritable."""
-    for path in (_path(store, project_id, kind), _proposal_path(store, project_id, kind)):
-        with saving(path):
-            path.unlink(missing_ok=True)
-            flush(path.parent)
+    _kept(store, project_id, kind).delete()
+    _kept_proposal(store, project_id, kind).delete()
 
 
 def readable_sessions(store: Store, project_id: int) -> list[Session]:
@@ -210,9 +209,9 @@ def finished_behind(store: Store, project_id: int) -> tuple[frozenset[int], list
     return labeled, surest_first if hardest_last else surest_first[::-1]
 
 
-def _path(store: Store, project_id: int, kind: Kind) -> Path:
-    return store.replay_path(project_id).with_name(f"{NAMES[kind]}.json")
+def _kept(store: Store, project_id: int, kind: Kind) -> Kept:
+    return store.kept(project_id, f"{NAMES[kind]}.json")
 
 
-def _proposal_path(store: Store, project_id: int, kind: Kind) -> Path:
-    return store.replay_path(project_id).with_name(f"{NAMES[kind]}-proposal.json")
+def _kept_proposal(store: Store, project_id: int, kind: Kind) -> Kept:
+    return store.kept(project_id, f"{NAMES[kind]}-proposal.json")

@@ -262,7 +262,7 @@ def explained(settings: Settings, error: Exception) -> CoresetError:
         seconds = settings.job_timeout
         return CoresetError(f"The round was stopped after {seconds} s. Raise CORESET_JOB_TIMEOUT.")
     if isinstance(error, OSError):
-        folder = settings.model_dir.absolute()
+        folder = settings.local_dir
         return StoreError(
             f"The round could not be saved below {folder}: {error.strerror or error}. Nothing of it "
             "was kept. Free disk space or repair the disk; the round is retried automatically."

@@ -115,7 +115,7 @@ class RoundWorker(Worker):
 
     def handle_work_horse_killed(self, job: Job, retpid: int, ret_val: int | None, rusage: object) -> None:
         """Write to the state how the process ended; ``ret_val`` is None if RQ killed it for its timeout."""
-        note_lost_process(self.backend, job, OVERDUE if ret_val is None else _ending(ret_val), dead=True)
+        _note_in_child(self.backend, job, OVERDUE if ret_val is None else _ending(ret_val), dead=True)
 
     def _handle_stopped_job(self, job: Job, queue: Queue, execution: Execution) -> None:
         super()._handle_stopped_job(job, queue, execution)
@@ -165,7 +165,21 @@ def _ending(wait_status: int) -> str:
 def _abandoned(backend: Backend, job: Job, kind: type[BaseException], *_: object) -> None:
     """Called by RQ for a job whose worker sends no heartbeat any more."""
     if kind is AbandonedJobError and is_ours(job):
-        note_lost_process(backend, job, "its worker was killed", dead=False)
+        _note_in_child(backend, job, "its worker was killed", dead=False)
+
+
+def _note_in_child(backend: Backend, job: Job, how: str, *, dead: bool) -> None:
+    """In a child, since a process that has used a bucket must not fork, and the worker forks each job."""
+    child = os.fork()
+    if child:
+        os.waitpid(child, 0)
+        return
+    try:
+        note_lost_process(backend, job, how, dead=dead)
+    except Exception:
+        log.exception("the end of job %s was not noted", job.id)
+    finally:
+        os._exit(0)
 
 
 def work(backend: Backend) -> None:

@@ -57,7 +57,7 @@ def perform(
     """
     try:
         label_rounds(show, backend, server, project_id, dict(drawn), report, stopping)
-        folder = backend.settings.model_dir / "comparison"
+        folder = backend.settings.local_dir / "comparison"
         report(f"\nCore-set and random on the same {len(drawn)} images, {show.seeds} times each:")
         for line in compare(show, backend, project_id, server.document_root, drawn, folder):
             report(line)

@@ -4,9 +4,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from coreset_backend import model
+from coreset_backend.backend import open_store
 from coreset_backend.errors import ConfigError, CoresetError
 from coreset_backend.settings import Settings
-from coreset_backend.store.store import Store
 
 MOST_FOUND = 40
 """Names that a search lists."""
@@ -88,14 +88,14 @@ def found_backbones(text: str) -> list[BackboneOnThisMachine]:
 
 def pool_of(settings: Settings, project_id: int) -> int:
     """The number of tasks of the project at its newest round; raises ConfigError before the first."""
-    if (newest := Store(settings.model_dir).latest(project_id)) is None:
+    if (newest := open_store(settings).latest(project_id)) is None:
         raise ConfigError(f"Project {project_id} has no round yet. Give the size of its pool by --images.")
     return sum(newest.record.counts.values())
 
 
 def choice_of_auto(settings: Settings, images: int, project_id: int | None) -> tuple[str, str]:
     """The backbone that 'auto' takes for a pool of so many images, and why; a project keeps its own."""
-    if project_id and (kept := Store(settings.model_dir).backbone_choice(project_id)):
+    if project_id and (kept := open_store(settings).backbone_choice(project_id)):
         return kept.name, f"chosen for the project: {kept.why}"
     if why := model.why_not_stronger(download=settings.download == "auto"):
         return model.LITE0, why

@@ -14,7 +14,7 @@ NAME = "run.json"
 @contextlib.contextmanager
 def announced(settings: Settings) -> Iterator[None]:
     """Keep the addresses and the token of this run in a file that only its owner can read."""
-    path = settings.model_dir / NAME
+    path = settings.local_dir / NAME
     key = settings.label_studio_api_key
     found = {
         "pid": os.getpid(),
@@ -23,7 +23,7 @@ def announced(settings: Settings) -> Iterator[None]:
         "label_studio_api_key": key.get_secret_value() if key else None,
         "url": settings.url,
     }
-    settings.model_dir.mkdir(parents=True, exist_ok=True)
+    settings.local_dir.mkdir(parents=True, exist_ok=True)
     path.unlink(missing_ok=True)
     with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
         json.dump(found, file)
@@ -33,10 +33,10 @@ def announced(settings: Settings) -> Iterator[None]:
         path.unlink(missing_ok=True)
 
 
-def settings_of_run(model_dir: Path) -> dict[str, str]:
-    """The addresses and the token of the run that uses ``model_dir``; empty if none is running."""
+def settings_of_run(folder: Path) -> dict[str, str]:
+    """The addresses and the token of the run that uses ``folder``; empty if none is running."""
     try:
-        found = json.loads((model_dir / NAME).read_text())
+        found = json.loads((folder / NAME).read_text())
         os.kill(found.pop("pid"), 0)
     except (OSError, ValueError):
         return {}

@@ -55,7 +55,7 @@ def run(
     tree = Tree(threading.Event())
     _stop_on_signals(tree.stopping)
     with contextlib.ExitStack() as stack:
-        stack.enter_context(_alone_in(settings.model_dir))
+        stack.enter_context(_alone_in(settings.local_dir))
         _require_free_port(settings)
         stack.callback(tree.stop)
         started = _start_redis(tree, settings, stack)
@@ -87,7 +87,7 @@ def _start_redis(tree: Tree, settings: Settings, stack: contextlib.ExitStack) ->
     """Start a private Redis unless the settings name one; the setting that names the private one."""
     if settings.redis_url:
         return {}
-    redis, url = embedded_redis(settings.model_dir, stack)
+    redis, url = embedded_redis(settings.local_dir, stack)
     tree.start(redis)
     return {"redis_url": url}
 
@@ -251,7 +251,7 @@ def local_label_studio(
     if executable is None and command:
         raise ConfigError(f"There is no executable {command!r}. Check --label-studio-command.")
     executable = executable or install_label_studio(report)
-    folder = settings.model_dir / "label-studio"
+    folder = settings.local_dir / "label-studio"
     folder.mkdir(parents=True, exist_ok=True)
     folder.chmod(0o700)  # its database holds tokens in clear, and an earlier release left it open
     golden = demo.golden_data_dir(executable, golden_cache(executable, folder), report)

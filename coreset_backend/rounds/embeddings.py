@@ -154,7 +154,7 @@ def _preparation_before(features: str, previous: StoredRound | None) -> model.Pr
     if previous is None:
         return None
     try:
-        return model.load_preparation(previous.path / "model.safetensors", features)
+        return model.load_preparation(previous.file("model.safetensors"), features)
     except CorruptRound as error:
         log.error("a new preparation is fitted: %s", error)
         return None

@@ -114,7 +114,7 @@ def pretrain_slice(
     if len(pixels) < LEAST_IMAGES:
         return None
     until = time.monotonic() + min(SLICE_SECONDS, settings.poll_seconds)
-    return model.pretrain(
+    state = model.pretrain(
         pixels,
         pixels.keys,
         store.pretraining(project_id),
@@ -123,3 +123,5 @@ def pretrain_slice(
         progress=partial(progress, len(pixels)),
         stop=lambda: time.monotonic() > until or stop(),
     )
+    store.keep_pretraining(project_id)
+    return state

@@ -142,7 +142,7 @@ def embed_frozen(
 
     Unchanged embeddings are taken from the previous round.
     """
-    converted = settings.model_dir / "converted"
+    converted = settings.local_dir / "converted"
     frozen = model.untrained(chosen, pixels, seed=settings.seed, device=settings.device, cache=converted)
     if frozen.backbone.published:
         return embed_prepared(frozen, pixels, previous, settings.seed, step)

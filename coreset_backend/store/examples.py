@@ -5,13 +5,12 @@ MODEL_DIR/projects/<id>/examples.json
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from pydantic import TypeAdapter
 
 from coreset_backend.errors import CorruptFile, ProjectError
-from coreset_backend.files import is_there, read_sealed, write_sealed
 from coreset_backend.store.record import Example, as_saved, taken
+from coreset_backend.store.storage import Kept
 from coreset_backend.store.store import Store
 
 MORE, FEWER = 4.0, 0.25
@@ -32,13 +31,12 @@ EXAMPLES = TypeAdapter(Examples)
 
 def read_examples(store: Store, project_id: int) -> tuple[Example, ...]:
     """The marked images of the project, the latest last. Raises CorruptFile where the file is damaged."""
-    path = _path(store, project_id)
-    if not is_there(path):
-        return ()
+    kept = _kept(store, project_id)
     try:
-        return taken(EXAMPLES, read_sealed(path)).examples
+        saved = kept.read()
+        return () if saved is None else taken(EXAMPLES, saved).examples
     except ValueError as error:
-        raise CorruptFile(path, str(error)) from None
+        raise CorruptFile(kept, str(error)) from None
 
 
 def shown_examples(store: Store, project_id: int) -> Examples:
@@ -65,7 +63,7 @@ def mark_examples(
             f"{len(kept):,} images would be marked as examples; up to {MOST_EXAMPLES} can be. Remove "
             "some, or mark fewer at once: one stands for all that look like it."
         )
-    write_sealed(_path(store, project_id), as_saved(EXAMPLES, Examples(kept)))
+    _kept(store, project_id).write(as_saved(EXAMPLES, Examples(kept)))
     return kept
 
 
@@ -76,5 +74,5 @@ def examples_words(examples: Sequence[Example]) -> str:
     return " and ".join(f"{count} “{words}”" for count, words in counts if count)
 
 
-def _path(store: Store, project_id: int) -> Path:
-    return store.replay_path(project_id).with_name("examples.json")
+def _kept(store: Store, project_id: int) -> Kept:
+    return store.kept(project_id, "examples.json")

@@ -11,10 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from coreset_backend.errors import CorruptFile, CorruptRound
-from coreset_backend.files import check_hash, flush, is_there, read_sealed, saving, sha256, write_sealed
+from coreset_backend.files import sha256, write_sealed
 from coreset_backend.reports import Publication
 from coreset_backend.store.record import PUBLICATION, ROUND, as_saved, taken
 from coreset_backend.store.record import Round as Round
+from coreset_backend.store.storage import RECORD, Kept, Storage
 
 log = logging.getLogger(__name__)
 Arrays = dict[str, NDArray[np.generic]]
@@ -37,10 +38,17 @@ _TABLES = (
 
 @dataclass(frozen=True, slots=True)
 class StoredRound:
-    """A round in the store, at ``path``."""
+    """A round in the store, with its folder ``path`` on this machine."""
 
     record: Round
     path: Path
+    storage: Storage
+    key: str
+
+    @property
+    def place(self) -> str:
+        """How messages name it."""
+        return self.storage.place(self.key)
 
     def has(self, name: str) -> bool:
         """Whether the round was saved with the array ``name``; older rounds lack some arrays."""
@@ -48,15 +56,18 @@ class StoredRound:
 
     def array(self, name: str) -> NDArray[Any]:
         """The array saved as ``name``, checked against its hash; raises CorruptRound."""
-        path = self.path / f"{name}.npy"
-        check_hash(path, self.record.hashes.get(path.name))
+        path = self.file(f"{name}.npy")
         try:
             array: NDArray[Any] = np.load(path, allow_pickle=False)
         except (OSError, ValueError) as error:
-            raise CorruptRound(self.path, f"{path.name} cannot be read ({error})") from error
+            raise CorruptRound(self.place, f"{path.name} cannot be read ({error})") from error
         if array.ndim != (2 if name in _TABLES else 1):
-            raise CorruptRound(self.path, f"{path.name} has {array.ndim} dimensions")
+            raise CorruptRound(self.place, f"{path.name} has {array.ndim} dimensions")
         return array
+
+    def file(self, name: str) -> Path:
+        """The file of the round on this machine, checked against its hash; raises CorruptRound."""
+        return self.storage.file_of_round(self.key, self.path, name, self.record.hashes.get(name))
 
     @contextlib.contextmanager
     def reading(self) -> Iterator[None]:
@@ -64,19 +75,21 @@ class StoredRound:
         try:
             yield
         except (LookupError, ValueError, TypeError, AttributeError, OverflowError) as error:
-            raise CorruptRound(self.path, f"its files do not match each other ({error})") from error
+            raise CorruptRound(self.place, f"its files do not match each other ({error})") from error
 
     @property
     def publication(self) -> Publication | None:
         """The publication of the round; None as long as it has not been published."""
-        path = self.path / "published.json"
-        if not is_there(path):
-            return None
         try:
-            return taken(PUBLICATION, read_sealed(path, unsealed_too=True))
+            saved = self._published.read(unsealed_too=True)
+            return None if saved is None else taken(PUBLICATION, saved)
         except (CorruptFile, ValueError) as error:  # then the round is published again, which does no harm
-            log.error("%s cannot be used, so the round counts as not published: %s", path, error)
+            log.error("%s cannot be used, so the round counts as not published: %s", self._published, error)
             return None
+
+    @property
+    def _published(self) -> Kept:
+        return Kept(self.storage, f"{self.key}/published.json")
 
     def timings(self, publication: Publication | None) -> dict[str, float]:
         """Seconds by phase, including the ``publication``, which happens after the record was written."""
@@ -86,25 +99,24 @@ class StoredRound:
 
     def mark_unpublished(self) -> None:
         """Remove the publication, so that the round is published again; raises Unwritable."""
-        with saving(path := self.path / "published.json"):
-            path.unlink(missing_ok=True)
-            flush(self.path)
+        self._published.delete()
 
     def verify(self) -> None:
         """Raises CorruptRound with the name of the first file that was changed since it was saved."""
-        for name, expected in self.record.hashes.items():
-            check_hash(self.path / name, expected)
+        for name in self.record.hashes:
+            self.file(name)
 
     def mark_published(self, publication: Publication) -> None:
         """Save the publication of the round; raises Unwritable."""
-        write_sealed(self.path / "published.json", as_saved(PUBLICATION, publication))
+        self._published.write(as_saved(PUBLICATION, publication))
 
 
 class Draft:
     """A round that is being written, in a folder that readers ignore."""
 
-    def __init__(self, path: Path, project_id: int, number: int) -> None:
+    def __init__(self, path: Path, project_id: int, number: int, storage: Storage, key: str) -> None:
         self.path, self.project_id, self.number = path, project_id, number
+        self._storage, self._key = storage, key
         self.saved: StoredRound | None = None
 
     def save(self, record: Round, arrays: Mapping[str, NDArray[np.generic]]) -> StoredRound:
@@ -113,15 +125,8 @@ class Draft:
             np.save(self.path / f"{name}.npy", array, allow_pickle=False)
         hashes = {path.name: sha256(path) for path in sorted(self.path.iterdir()) if path.is_file()}
         record = replace(record, hashes=hashes)
-        write_sealed(self.path / "round.json", as_saved(ROUND, record))
-        for path in self.path.iterdir():
-            flush(path)
-        final = self.path.with_name(_folder(self.number))
-        self.path.rename(final)
-        flush(final.parent)
-        self.saved = StoredRound(record, final)
+        write_sealed(self.path / RECORD, as_saved(ROUND, record))
+        self.saved = StoredRound(
+            record, self._storage.publish(self.path, self._key), self._storage, self._key
+        )
         return self.saved
-
-
-def _folder(number: int) -> str:
-    return f"round-{number:05d}" if 0 < number < 10**9 else "round-?"

@@ -13,6 +13,12 @@ log = logging.getLogger(__name__)
 
 
 A_SECRET = re.compile(rb"[!-~]{20,}")
+DAMAGED = "%s is damaged: a new secret is generated, connect each project again"
+
+
+def made_secret() -> bytes:
+    """A new secret."""
+    return secrets.token_urlsafe(32).encode()
 
 
 def kept_secret(path: Path) -> str:
@@ -22,7 +28,7 @@ def kept_secret(path: Path) -> str:
     """
     with saving(path):
         if os.path.lexists(path) and not _is_a_secret(path):
-            log.error("%s is damaged: a new secret is generated, connect each project again", path.name)
+            log.error(DAMAGED, path.name)
             path.unlink(missing_ok=True)
         if not path.exists():
             _make_secret(path)
@@ -36,8 +42,8 @@ def _is_a_secret(path: Path) -> bool:
 def _make_secret(path: Path) -> None:
     made = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:
-        with os.fdopen(os.open(made, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-            file.write(secrets.token_urlsafe(32))
+        with os.fdopen(os.open(made, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+            file.write(made_secret())
         flush(made)
         # Creating a link fails if another process has created the file meanwhile.
         with contextlib.suppress(FileExistsError):

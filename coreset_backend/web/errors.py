@@ -14,6 +14,7 @@ from coreset_backend.errors import (
     ProjectError,
     QueueError,
     RoundNotFound,
+    StorageError,
     StoreError,
     Unwritable,
 )
@@ -24,6 +25,7 @@ STATUS = {
     QueueError: 503,
     RoundNotFound: 404,
     Unwritable: 503,
+    StorageError: 503,
     StoreError: 409,
     ProjectError: 409,
     LabelStudioError: 502,

@@ -92,7 +92,7 @@ class StoreAndRedisCollector(Collector):
 
     @property
     def _root(self) -> Path:
-        return self._backend.settings.model_dir.absolute()
+        return self._backend.settings.local_dir
 
     def _queue(self) -> Iterator[Metric]:
         """The metrics that are kept in Redis; raises QueueError."""

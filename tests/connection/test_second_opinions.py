@@ -135,7 +135,7 @@ def test_a_damaged_file_keeps_no_round_from_running(
 ) -> None:
     tasks = ids(studio, project_id)
     ask(backend, project_id, tasks[0])
-    path = backend.store.connection_path(project_id).with_name("second-opinions.json")
+    path = backend.store.root / f"projects/{project_id}/second-opinions.json"
     path.write_text(json.dumps({"tasks": 3}))
     assert ask(backend, project_id, tasks[1]) == [tasks[1]]
     assert "second opinions are not withdrawn" in caplog.text

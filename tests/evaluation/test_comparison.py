@@ -62,5 +62,5 @@ def test_a_replay_is_kept_whole_and_a_torn_one_is_none(tmp_path: Path) -> None:
     points = (ReplayPoint(10, 0.5, 0.25, 0.75), ReplayPoint(20, 0.75, 0.75, 0.75))
     line = ReplayLine("k_center", 10, 2, points)
     assert kept == Replay("k_center is better.", (line,))
-    store.replay_path(7).write_text('{"sen')
+    (store.root / "projects/7/replay.json").write_text('{"sen')
     assert read_replay(store, 7) is None

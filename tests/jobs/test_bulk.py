@@ -229,7 +229,7 @@ def test_the_latest_writes_are_kept_and_an_unknown_one_cannot_be_undone(pool: Po
 
 def test_a_damaged_file_is_told_and_the_rounds_go_on(pool: Pool) -> None:
     pool.start(pool.task_ids[:1])
-    path = pool.backend.store.replay_path(pool.project_id).with_name("bulk.json")
+    path = pool.backend.store.root / f"projects/{pool.project_id}/bulk.json"
     path.write_text("{}")
     assert "Delete bulk.json" in bulk_status(pool.backend, pool.project_id).sentence
     assert run_round_job(pool.project_id) == "no round is due"

@@ -112,7 +112,7 @@ def test_examples_weigh_on_a_round_which_names_them(
     page = html.unescape(create_app(backend).test_client().get(f"/projects/{project_id}").text)
     assert "Images like those marked 1 “more like these” and 1 “fewer like these” weighed on it." in page
     assert second.array("clusters").max() == 0  # forty images are one cluster
-    keep = backend.store.replay_path(project_id).with_name("examples.json")
+    keep = backend.store.root / f"projects/{project_id}/examples.json"
     keep.write_text("{}")
     assert examples_among(backend.store, project_id, second.array("embedded_task_ids")) == ()
 

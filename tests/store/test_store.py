@@ -2,14 +2,15 @@ import hashlib
 import json
 import stat
 import tarfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from buckets import InBucket, InFolder, S3Server, flip_in, running_s3
 from paths import SUPPORT
-from saved_rounds import flip_a_byte, record, save
+from saved_rounds import record, save
 
 from coreset_backend.errors import CorruptRound, RoundNotFound
 from coreset_backend.evaluation.predictions import Answers
@@ -20,9 +21,27 @@ from coreset_backend.store.record import Evaluation, Interval
 from coreset_backend.store.store import Store
 
 
+@pytest.fixture(scope="module")
+def s3() -> Iterator[S3Server]:
+    with running_s3() as server:
+        yield server
+
+
+@pytest.fixture(params=["folder", "bucket"])
+def place(
+    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> InFolder | InBucket:
+    if request.param == "folder":
+        return InFolder(tmp_path / "data")
+    s3: S3Server = request.getfixturevalue("s3")
+    for name, value in s3.environment.items():
+        monkeypatch.setenv(name, value)
+    return InBucket(f"s3://rounds/a b/ü+{tmp_path.name}", tmp_path)
+
+
 @pytest.fixture
-def store(tmp_path: Path) -> Store:
-    return Store(tmp_path / "data")
+def store(place: InFolder | InBucket) -> Store:
+    return place.store
 
 
 def test_nested_choices_and_remarks_are_read_back_as_they_were(store: Store) -> None:
@@ -67,22 +86,26 @@ def test_a_draft_that_is_not_saved_leaves_nothing(store: Store) -> None:
 def test_what_a_killed_worker_left_is_removed_by_the_next_draft(store: Store) -> None:
     store.register(7)
     torn = store.root / "projects/7/.draft-1-dead"
-    torn.mkdir()
+    torn.mkdir(parents=True)
     save(store)
     assert not torn.exists()
     assert store.numbers(7) == [1]
 
 
 @pytest.mark.parametrize("name", ["round.json", "task_ids.npy"])
-def test_a_flipped_byte_is_noticed(store: Store, name: str) -> None:
-    flip_a_byte(save(store).path / name)
+def test_a_flipped_byte_is_noticed(place: InFolder | InBucket, name: str) -> None:
+    save(place.store)
+    flip_in(place, f"projects/7/round-00001/{name}")
     with pytest.raises(CorruptRound, match=name):
-        store.open(7, 1).array("task_ids")
+        place.store.open(7, 1).array("task_ids")
 
 
-def test_latest_passes_over_a_corrupt_round(store: Store, caplog: pytest.LogCaptureFixture) -> None:
+def test_latest_passes_over_a_corrupt_round(
+    place: InFolder | InBucket, store: Store, caplog: pytest.LogCaptureFixture
+) -> None:
     save(store)
-    (save(store).path / "round.json").write_text("{}")
+    save(store)
+    place.write("projects/7/round-00002/round.json", b"{}")
     latest = store.latest(7)
     assert latest and latest.record.number == 1
     assert "ignored: " in caplog.text
@@ -101,23 +124,27 @@ def test_a_round_that_is_not_there_is_named(store: Store) -> None:
         store.open(7, 9)
 
 
-def test_the_webhook_secret_is_made_once_and_is_private(store: Store) -> None:
-    secret = store.webhook_secret()
+def test_the_webhook_secret_is_made_once(place: InFolder | InBucket) -> None:
+    secret = place.store.webhook_secret()
     assert len(secret) > 30
-    assert Store(store.root).webhook_secret() == secret
-    assert stat.S_IMODE((store.root / "webhook-secret").stat().st_mode) == 0o600
+    assert place.store.webhook_secret() == secret
+
+
+def test_the_webhook_secret_in_a_folder_is_private(tmp_path: Path) -> None:
+    Store(tmp_path).webhook_secret()
+    assert stat.S_IMODE((tmp_path / "webhook-secret").stat().st_mode) == 0o600
 
 
 @pytest.mark.parametrize("left", [b"", b"half", b"\xff" * 43, b"\0" * 43])
 def test_what_a_crash_left_of_the_webhook_secret_is_replaced(
-    store: Store, caplog: pytest.LogCaptureFixture, left: bytes
+    place: InFolder | InBucket, store: Store, caplog: pytest.LogCaptureFixture, left: bytes
 ) -> None:
     store.webhook_secret()
-    (store.root / "webhook-secret").write_bytes(left)
+    place.write("webhook-secret", left)
     secret = store.webhook_secret()
     assert len(secret) == 43
     assert "connect each project again" in caplog.text
-    assert Store(store.root).webhook_secret() == secret
+    assert place.store.webhook_secret() == secret
 
 
 def test_no_array_is_read_as_a_pickle(store: Store) -> None:
@@ -126,8 +153,9 @@ def test_no_array_is_read_as_a_pickle(store: Store) -> None:
     assert store.numbers(7) == []
 
 
-def test_the_record_is_plain_json(store: Store) -> None:
-    body = (save(store).path / "round.json").read_bytes().partition(b"\n")[2]
+def test_the_record_is_plain_json(place: InFolder | InBucket) -> None:
+    save(place.store)
+    body = place.read("projects/7/round-00001/round.json").partition(b"\n")[2]
     assert json.loads(body)["batch"] == [3, 1]
 
 
@@ -146,15 +174,15 @@ def test_what_pruned_rounds_measured_stays_without_their_lists(store: Store) -> 
     assert before[0].batch == before[0].holdout == ()
 
 
-@pytest.mark.parametrize("place", [0, 0.02, 0.5, 1])
+@pytest.mark.parametrize("at", [0, 0.02, 0.5, 1])
 def test_a_damaged_history_costs_no_round_since_there_are_two(
-    store: Store, caplog: pytest.LogCaptureFixture, place: float
+    place: InFolder | InBucket, store: Store, caplog: pytest.LogCaptureFixture, at: float
 ) -> None:
     for _ in range(6):
         save(store)
         store.prune(7, keep=2)
     before = store.history(7)
-    flip_a_byte(store.root / "projects/7/history.json", place)
+    flip_in(place, "projects/7/history.json", at)
     assert store.history(7) == before
     assert "history.json does not match its hash" in caplog.text
     save(store)
@@ -162,63 +190,68 @@ def test_a_damaged_history_costs_no_round_since_there_are_two(
     assert [record.number for record in store.history(7)] == [1, 2, 3, 4, 5, 6, 7]
 
 
-@pytest.mark.parametrize("place", [0, 0.3, 0.5, 1])
+@pytest.mark.parametrize("at", [0, 0.3, 0.5, 1])
 def test_a_damaged_publication_is_none_and_damaged_settings_are_the_common_ones(
-    store: Store, caplog: pytest.LogCaptureFixture, place: float
+    place: InFolder | InBucket, store: Store, caplog: pytest.LogCaptureFixture, at: float
 ) -> None:
     saved = save(store)
     saved.mark_published(Publication(sent=3))
-    flip_a_byte(saved.path / "published.json", place)
+    flip_in(place, "projects/7/round-00001/published.json", at)
     assert saved.publication is None
     store.keep_extra_params(7, {"batch_size": 3})
     assert store.extra_params(7) == {"batch_size": 3}
-    flip_a_byte(store.root / "projects/7/extra-params.json", place)
+    flip_in(place, "projects/7/extra-params.json", at)
     assert store.extra_params(7) == {}
     assert "uses the settings of the environment" in caplog.text
     store.keep_extra_params(7, {"batch_size": 3})
     assert store.extra_params(7) == {"batch_size": 3}
 
 
-def test_a_file_of_an_early_release_without_a_hash_is_read(store: Store) -> None:
+def test_a_file_of_an_early_release_without_a_hash_is_read(place: InFolder | InBucket, store: Store) -> None:
     saved = save(store)
-    (saved.path / "published.json").write_text('{"sent": 3}')
-    (store.root / "projects/7/extra-params.json").write_text('{"batch_size": 3}')
+    place.write("projects/7/round-00001/published.json", b'{"sent": 3}')
+    place.write("projects/7/extra-params.json", b'{"batch_size": 3}')
     assert saved.publication == Publication(sent=3)
     assert store.extra_params(7) == {"batch_size": 3}
 
 
-def test_a_deleted_project_is_put_aside_and_can_be_put_back_for_a_week(store: Store) -> None:
+def test_a_deleted_project_is_put_aside_and_can_be_put_back_for_a_week(
+    place: InFolder | InBucket, store: Store
+) -> None:
     saved = save(store)
     store.forget(7)
     store.forget(7)
     assert store.projects() == [] and store.latest(7) is None
     store.empty_gone()
-    (aside,) = (store.root / "gone").iterdir()
-    aside.rename(store.root / "projects/7")
+    (aside,) = place.folders("gone")
+    place.move(f"gone/{aside}", "projects/7")
     latest = store.latest(7)
     assert latest and latest.record == saved.record
     store.forget(7)
     store.empty_gone(seconds=-1)
-    assert not list((store.root / "gone").iterdir())
+    assert not place.folders("gone")
 
 
-def rewrite(path: Path, change: Callable[[Any], None]) -> None:
+def rewrite(place: InFolder | InBucket, key: str, change: Callable[[Any], None]) -> None:
     """Change the fields of a sealed file as another release would have written them."""
-    fields = json.loads(path.read_bytes().partition(b"\n")[2])
+    fields = json.loads(place.read(key).partition(b"\n")[2])
     change(fields)
     body = json.dumps(fields).encode()
-    path.write_bytes(hashlib.sha256(body).hexdigest().encode() + b"\n" + body)
+    place.write(key, hashlib.sha256(body).hexdigest().encode() + b"\n" + body)
 
 
-def test_a_round_saved_before_a_field_was_added_still_opens(store: Store) -> None:
+def test_a_round_saved_before_a_field_was_added_still_opens(place: InFolder | InBucket, store: Store) -> None:
     def without(fields: Any) -> None:
         del fields["evaluation"], fields["title"]
 
-    rewrite(save(store).path / "round.json", without)
+    save(store)
+    rewrite(place, "projects/7/round-00001/round.json", without)
     assert store.open(7, 1).record.evaluation is None
 
 
-def test_after_a_way_back_from_a_newer_release_its_rounds_open(store: Store) -> None:
+def test_after_a_way_back_from_a_newer_release_its_rounds_open(
+    place: InFolder | InBucket, store: Store
+) -> None:
     def with_more(fields: Any) -> None:
         fields["a_new_figure"] = 0.5
         if "labels" in fields:
@@ -229,11 +262,10 @@ def test_after_a_way_back_from_a_newer_release_its_rounds_open(store: Store) -> 
     store.prune(7, keep=2)
     store.hold(7, "Rolled back to round 2 by hand.", 2)
     before = store.history(7)
-    folder = store.root / "projects/7"
-    for path in (folder / "round-00002/round.json", folder / "round-00003/round.json", folder / "held.json"):
-        rewrite(path, with_more)
+    for name in ("round-00002/round.json", "round-00003/round.json", "held.json"):
+        rewrite(place, f"projects/7/{name}", with_more)
     for name in ("history.json", "history-copy.json"):
-        rewrite(folder / name, lambda fields: with_more(fields["rounds"][0]))
+        rewrite(place, f"projects/7/{name}", lambda fields: with_more(fields["rounds"][0]))
     assert store.history(7) == before
     latest = store.latest(7, verified=True)
     assert latest and latest.record.number == 2
@@ -252,17 +284,19 @@ def test_a_round_saved_by_an_early_release_opens_and_still_answers(tmp_path: Pat
     assert save(Store(tmp_path)).record.number == 2
 
 
-def test_a_hold_outlives_the_process_and_a_damaged_one_still_holds(store: Store) -> None:
+def test_a_hold_outlives_the_process_and_a_damaged_one_still_holds(
+    place: InFolder | InBucket, store: Store
+) -> None:
     for _ in range(3):
         save(store)
     store.hold(7, "Rolled back to round 1 by hand.", 1)
-    latest = Store(store.root).latest(7)
+    latest = place.store.latest(7)
     assert latest and latest.record.number == 1
     store.prune(7, keep=2)
     assert store.numbers(7) == [1, 3]
     assert save(store).record.number == 4
     assert store.newest_first(7) == [4, 3, 1]
-    flip_a_byte(store.root / "projects/7/held.json")
+    flip_in(place, "projects/7/held.json")
     held = store.held(7)
     assert held and "held.json does not match its hash" in held.reason
     assert store.newest_first(7) == [4, 3, 1]
@@ -271,12 +305,12 @@ def test_a_hold_outlives_the_process_and_a_damaged_one_still_holds(store: Store)
 
 
 @pytest.mark.parametrize("name", ["round.json", "task_ids.npy", "model.safetensors", "neighbors.ann"])
-def test_verify_names_the_file_that_was_altered(store: Store, name: str) -> None:
+def test_verify_names_the_file_that_was_altered(place: InFolder | InBucket, store: Store, name: str) -> None:
     with store.draft(7) as draft:
         for artefact in ("model.safetensors", "neighbors.ann"):
             (draft.path / artefact).write_bytes(bytes(range(200)))
-        path = draft.save(record(), {"task_ids": np.array([1, 2, 3])}).path / name
-    store.open(7, 1).verify()
-    flip_a_byte(path, 0.95)
+        draft.save(record(), {"task_ids": np.array([1, 2, 3])})
+    place.store.open(7, 1).verify()
+    flip_in(place, f"projects/7/round-00001/{name}", 0.95)
     with pytest.raises(CorruptRound, match=f"{name} does not match its hash"):
-        store.open(7, 1).verify()
+        place.store.open(7, 1).verify()

@@ -138,7 +138,7 @@ def test_examples_are_kept_shown_and_removed(client: FlaskClient, project_id: in
 
 
 def test_damaged_files_are_told_on_the_page(backend: Backend, client: FlaskClient, project_id: int) -> None:
-    folder = backend.store.replay_path(project_id).parent
+    folder = backend.store.root / f"projects/{project_id}"
     for name in ("bulk.json", "examples.json"):
         (folder / name).write_text("{}")
     told = words(client, project_id)
