@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
+from forked import Command
 from waiting import wait_until
 from worker_site import Site, assert_recovers, stopped_at
 
@@ -107,9 +108,7 @@ def test_memory_runs_out(site: Site, phase: str) -> None:
     assert_recovers(site, project_id, [1], "memory")
 
 
-def recovers_with_another_strategy(
-    site: Site, worker: subprocess.Popen[bytes], project_id: int, reason: str
-) -> None:
+def recovers_with_another_strategy(site: Site, worker: Command, project_id: int, reason: str) -> None:
     worker.terminate()  # one that is killed may still take the next job, and lose it
     worker.wait()
     site.start_worker()
@@ -166,7 +165,7 @@ def test_two_workers(site: Site, phase: str) -> None:
     assert stored.record.number == 1
 
 
-def stand_still(site: Site, worker: subprocess.Popen[bytes]) -> list[int]:
+def stand_still(site: Site, worker: Command) -> list[int]:
     """Stop the worker and its round (SIGSTOP), whose processes are returned, and start another worker."""
     still = [worker.pid, *site.round_processes()]
     for process in still:

@@ -1,13 +1,12 @@
 import csv
 import os
 import signal
-import subprocess
-import sys
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from xml.etree import ElementTree
 
+import forked
 import numpy as np
 import pytest
 from fake_label_studio import FakeLabelStudio
@@ -176,28 +175,23 @@ def test_an_unknown_strategy_is_refused_before_anything_is_computed(folder: Path
 @pytest.mark.slow
 def test_a_killed_simulation_goes_on_where_it_was(folder: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    command = [
-        sys.executable,
-        "-m",
-        "coreset_backend",
-        "simulate",
-        "--images",
-        str(folder),
-        "--out",
-        str(out),
-    ]
+    command = ["simulate", "--images", str(folder), "--out", str(out)]
     command += ["--strategy", "k_center,random", "--batch", "12", "--rounds", "1", "--seeds", "1"]
-    environment = os.environ | {"CORESET_IMAGE_SIZE": "16", "CORESET_BACKBONE": "small_cnn"}
-    first = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE)
+    environment = {
+        **{"PATH": os.environ["PATH"], "HOME": str(tmp_path), "OMP_NUM_THREADS": "1"},
+        **{"CORESET_IMAGE_SIZE": "16", "CORESET_BACKBONE": "small_cnn"},
+    }
+    first = forked.start(*command, environment=environment, output=tmp_path / "first.log")
     try:
         wait_until(lambda: list(out.glob("cell-*.json")), "the first cell")
         first.send_signal(signal.SIGKILL)
     finally:
         first.kill()
-        first.communicate()
+        first.wait(20)
     kept = {path: path.stat().st_mtime_ns for path in out.glob("cell-*.json")}
     assert len(kept) == 1 and not (out / "results.csv").exists()
-    again = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    again = forked.run(*command, environment=environment, timeout=300)
+    assert again.returncode == 0, again.stderr
     assert "k_center, batches of 12, seed 0: done before" in again.stdout
     assert "random, batches of 12, seed 0: 12 labels" in again.stdout
     assert "Best here: " in again.stdout

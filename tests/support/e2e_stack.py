@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import forked
 import httpx
-from backend_run import backend_command, run_environment, running_backend
+from backend_run import run_environment, running_backend
 from waiting import wait_until
 
 from coreset_backend.local import label_studio as demo
@@ -72,13 +73,7 @@ class Stack:
 
     def cli(self, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
         """A command typed in a second terminal, with ``environment`` on top of that of the run."""
-        return subprocess.run(
-            backend_command(*arguments),
-            env=self.environment | environment,
-            capture_output=True,
-            text=True,
-            timeout=300,
-        )
+        return forked.run(*arguments, environment=self.environment | environment, timeout=300)
 
     def connect(self, project_id: int) -> str:
         """Connect the project; what the command said."""

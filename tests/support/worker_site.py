@@ -4,14 +4,12 @@ import contextlib
 import os
 import re
 import socket
-import subprocess
-import sys
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from backend_run import backend_command
 from fake_label_studio import TOKEN, FakeLabelStudio
+from forked import Command, start
 from tcp_proxy import Hold, TcpProxy, proxied
 from waiting import wait_until
 
@@ -41,13 +39,12 @@ class Site:
     redis_wire: TcpProxy
     studio_wire: TcpProxy
     log: Path
-    workers: list[subprocess.Popen[bytes]] = field(default_factory=list)
+    workers: list[Command] = field(default_factory=list)
 
-    def start_worker(self, **settings: str) -> subprocess.Popen[bytes]:
+    def start_worker(self, **settings: str) -> Command:
         """A worker whose rounds are short; ``settings`` go on top."""
         environment = {
             "PATH": os.environ["PATH"],
-            "PYTHONPATH": os.pathsep.join(sys.path),
             "HOME": str(self.log.parent),
             "OMP_NUM_THREADS": "1",
             "REDIS_URL": f"redis://127.0.0.1:{self.redis_wire.port}",
@@ -61,8 +58,7 @@ class Site:
             "CORESET_POLL_SECONDS": "5",
             **settings,
         }
-        with self.log.open("ab") as output:
-            worker = subprocess.Popen(backend_command("work"), env=environment, stdout=output, stderr=output)
+        worker = start("work", environment=environment, output=self.log)
         self.workers.append(worker)
         return worker
 

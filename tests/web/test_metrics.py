@@ -6,12 +6,13 @@ import re
 import shutil
 import signal
 import subprocess
-import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
 from flask.testing import FlaskClient
+from forked import Command, start
 from paths import ROOT
 from prometheus_client.parser import text_string_to_metric_families
 from saved_rounds import record
@@ -116,13 +117,11 @@ def test_without_redis_the_rest_is_told(make_backend: MakeBackend) -> None:
 
 
 @pytest.fixture
-def worker(backend: Backend, redis_url: str) -> Iterator[subprocess.Popen[bytes]]:
+def worker(backend: Backend, redis_url: str, tmp_path: Path) -> Iterator[Command]:
     """A real worker on the test's Redis and store, with a poll each second."""
-    environment = {**os.environ, "REDIS_URL": redis_url, "MODEL_DIR": str(backend.settings.model_dir)}
-    process = subprocess.Popen(
-        [sys.executable, "-m", "coreset_backend", "work"],
-        env={**environment, "CORESET_POLL_SECONDS": "1", "LOG_LEVEL": "WARNING"},
-    )
+    environment = {"PATH": os.environ["PATH"], "HOME": str(tmp_path), "REDIS_URL": redis_url}
+    environment |= {"MODEL_DIR": str(backend.settings.model_dir), "CORESET_POLL_SECONDS": "1"}
+    process = start("work", environment=environment, output=tmp_path / "worker.log")
     yield process
     process.kill()
     process.wait()
@@ -130,7 +129,7 @@ def worker(backend: Backend, redis_url: str) -> Iterator[subprocess.Popen[bytes]
 
 @pytest.mark.slow
 def test_readiness_and_status_tell_a_living_worker_from_a_killed_one(
-    backend: Backend, client: FlaskClient, worker: subprocess.Popen[bytes]
+    backend: Backend, client: FlaskClient, worker: Command
 ) -> None:
     backend.store.register(7)
     ready = wait_until(lambda: (client.get("/ready").json or {}).get("workers"), "the worker", 30)
