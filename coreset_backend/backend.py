@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Callable, Iterator, Mapping
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from redis import Redis
@@ -127,43 +128,16 @@ class Backend:
 
     @cached_property
     def label_studio(self) -> LabelStudio:
-        settings = self.settings
-        if not settings.label_studio_url or not settings.label_studio_api_key:
-            raise ConfigError(
-                "LABEL_STUDIO_URL and LABEL_STUDIO_API_KEY are not both set, so Label Studio cannot be "
-                "reached. Set both; the key is under Account & Settings in Label Studio."
-            )
-        return LabelStudio(
-            settings.label_studio_url,
-            settings.label_studio_api_key.get_secret_value(),
-            verify=settings.verify_ssl,
-            proxy=self.proxies.leading_to_label_studio(),
-        )
+        return label_studio_by(self.settings, self.proxies)
 
     @cached_property
     def proxies(self) -> Proxies:
         """The proxies for Label Studio and for images."""
-        return read_proxies(self.settings.label_studio_url or "", self.settings.label_studio_proxy)
+        return proxies_by(self.settings)
 
     @cached_property
     def images(self) -> "Images":
-        from coreset_backend.images import Limits, open_images  # Pillow, which the web does not need
-
-        settings = self.settings
-        return open_images(
-            label_studio_url=self.label_studio.url,
-            auth=self.label_studio.auth,
-            cache_dir=self.store.image_cache,
-            cache_bytes=int(settings.cache_gb * 1e9),
-            allowed_hosts=settings.allowed_hosts,
-            local_files_root=settings.local_files_document_root,
-            verify=settings.verify_ssl,
-            browser_url=settings.label_studio_browser_url,
-            proxies=self.proxies,
-            limits=Limits(
-                max_bytes=int(settings.image_mb * 1e6), max_pixels=int(settings.image_megapixels * 1e6)
-            ),
-        )
+        return images_by(self.settings, self.label_studio, self.proxies, self.store.image_cache)
 
     @cached_property
     def brief_redis(self) -> Redis:
@@ -233,6 +207,53 @@ class Backend:
             if opened in self.__dict__:
                 self.__dict__[opened].close()
         self.redis.close()
+
+
+def label_studio_by(settings: Settings, proxies: Proxies) -> LabelStudio:
+    """The client for these settings; raises ConfigError without an address or a key."""
+    if not settings.label_studio_url or not settings.label_studio_api_key:
+        raise ConfigError(
+            "LABEL_STUDIO_URL and LABEL_STUDIO_API_KEY are not both set, so Label Studio cannot be "
+            "reached. Set both; the key is under Account & Settings in Label Studio."
+        )
+    return LabelStudio(
+        settings.label_studio_url,
+        settings.label_studio_api_key.get_secret_value(),
+        verify=settings.verify_ssl,
+        proxy=proxies.leading_to_label_studio(),
+    )
+
+
+def proxies_by(settings: Settings) -> Proxies:
+    """The proxies for Label Studio and for images."""
+    return read_proxies(settings.label_studio_url or "", settings.label_studio_proxy)
+
+
+def images_by(
+    settings: Settings,
+    label_studio: LabelStudio,
+    proxies: Proxies,
+    cache_dir: Path,
+    max_failed_share: float = 0.5,
+) -> "Images":
+    """The images that these settings let in; a fetch fails if more than that share of them does."""
+    from coreset_backend.images import Limits, open_images  # Pillow, which the web does not need
+
+    return open_images(
+        label_studio_url=label_studio.url,
+        auth=label_studio.auth,
+        cache_dir=cache_dir,
+        cache_bytes=int(settings.cache_gb * 1e9),
+        allowed_hosts=settings.allowed_hosts,
+        local_files_root=settings.local_files_document_root,
+        verify=settings.verify_ssl,
+        browser_url=settings.label_studio_browser_url,
+        proxies=proxies,
+        limits=Limits(
+            max_bytes=int(settings.image_mb * 1e6), max_pixels=int(settings.image_megapixels * 1e6)
+        ),
+        max_failed_share=max_failed_share,
+    )
 
 
 def open_backend(

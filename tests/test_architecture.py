@@ -42,7 +42,18 @@ MAY_IMPORT: dict[str, set[str]] = {
     | {"model", "project", "redaction", "reports", "store"},
     "backend": {"errors", "images", "label_studio", "network", "project_settings", "redaction"}
     | {"settings", "store"},
-    "rounds": {"arrays", "backend", "connection", "errors", "evaluation", "files", "finish", "images"}
+    "fleet": {"arrays", "decoding", "files", "images", "model"},
+    "rounds": {
+        "arrays",
+        "backend",
+        "connection",
+        "errors",
+        "evaluation",
+        "files",
+        "finish",
+        "fleet",
+        "images",
+    }
     | {"label_studio", "logs", "model", "project", "project_settings", "reports", "selection"}
     | {"settings", "store"},
     "jobs": {
@@ -80,7 +91,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "settings",
         "store",
     },
-    "simulation": {"arrays", "backend", "decoding", "errors", "evaluation", "files", "foreign_text"}
+    "simulation": {"arrays", "backend", "decoding", "errors", "evaluation", "files", "fleet", "foreign_text"}
     | {"model", "project", "rounds", "selection", "settings"},
     "local": {
         "backend",

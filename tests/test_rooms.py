@@ -65,7 +65,7 @@ TESTED_IN = {
     ),
     "images/test_sources.py": (
         "a pool is fetched from every source",
-        {"images/fetch", "images/file_budget", "images/pixels"},
+        {"images/fetch", "images/file_budget", "images/opening", "images/pixels"},
     ),
     "images/test_security_fetch.py": ("it tries the guard with hostile servers", {"images/transport"}),
     "web/test_pages.py": (

@@ -9,7 +9,8 @@ An image that cannot be read becomes an ``ImageFailure`` with a reason; the roun
 
 from coreset_backend.images.cache import CachedPixels
 from coreset_backend.images.download import Limits
-from coreset_backend.images.fetch import Images, open_images
+from coreset_backend.images.fetch import Images
+from coreset_backend.images.opening import open_images
 from coreset_backend.images.pixels import Pixels
 from coreset_backend.images.sources import SOURCES, shown_uri
 

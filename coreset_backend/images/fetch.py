@@ -3,21 +3,17 @@
 import contextlib
 import hashlib
 import logging
-import ssl
 import time
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import NamedTuple
 
-import httpx
 import numpy as np
 
 from coreset_backend.arrays import Progress, Resize, unwatched
 from coreset_backend.decoding import DECODER, Decoders
 from coreset_backend.errors import (
-    ConfigError,
     CoresetError,
     ImageError,
     TooManyImageFailures,
@@ -25,14 +21,11 @@ from coreset_backend.errors import (
 )
 from coreset_backend.foreign_text import one_line
 from coreset_backend.images.cache import PixelCache
-from coreset_backend.images.download import NO_PROXIES, Downloader, Limits, checked_url, port_of
-from coreset_backend.images.own_addresses import OwnAddresses
+from coreset_backend.images.download import Limits
 from coreset_backend.images.parallel import in_threads
 from coreset_backend.images.pixels import SMALL, Array, CachedRows, FetchResults, Pixels, Wanted
 from coreset_backend.images.revisions import Revisions, Seen, due
 from coreset_backend.images.sources import Site, address_digest, local_validator, read_image, shown_uri
-from coreset_backend.network.addresses import Resolve, address_guard, resolved_addresses
-from coreset_backend.network.outbound import Proxies
 from coreset_backend.reports import ImageFailure
 
 logger = logging.getLogger(__name__)
@@ -167,10 +160,30 @@ class Images:
         start = uri.removesuffix(path) if path else ""
         return None if start in self._usual_starts else shown_uri(start)
 
+    def last_seen(self, uris: Sequence[str | None]) -> list[Seen | None]:
+        """The content and validator of each file when it was last read; None if it never was."""
+        addresses = self.addresses(uris)
+        known = self._revisions.seen(set(addresses))
+        return [known.get(address) for address in addresses]
+
+    def last_keys(self, uris: Sequence[str | None], resize: Resize) -> list[bytes]:
+        """The key of each image when it was last read; empty if it never was."""
+        return [
+            bytes.fromhex(_pixel_key(seen.content, resize)) if seen else b"" for seen in self.last_seen(uris)
+        ]
+
+    def note_seen(self, uri: str, content: str, validator: str) -> None:
+        """Remember what another machine read at ``uri``."""
+        self._revisions.note(address_digest(self._site, uri.strip()), content, validator)
+
+    def addresses(self, uris: Iterable[str | None]) -> list[str]:
+        """A digest of each address, the same for all its spellings; empty without an address."""
+        given = ((uri or "").strip() for uri in uris)
+        return [address_digest(self._site, uri) if uri else "" for uri in given]
+
     def ask_again(self, uris: Iterable[str | None]) -> int:
         """Make the next fetch check each image's file for changes; returns the number of known images."""
-        given = ((uri or "").strip() for uri in uris)
-        return self._revisions.ask_again({address_digest(self._site, uri) for uri in given if uri})
+        return self._revisions.ask_again({address for address in self.addresses(uris) if address})
 
     def close(self) -> None:
         """Close all connections and end the decoding processes."""
@@ -347,49 +360,3 @@ def _pixel_key(content: str, resize: Resize) -> str:
     if resize.interpolation != "bilinear":  # once the only one, so that its keys stay as they were
         parts.append(resize.interpolation)
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()
-
-
-def open_images(
-    *,
-    label_studio_url: str,
-    auth: httpx.Auth | None,
-    cache_dir: Path,
-    cache_bytes: int = 20_000_000_000,
-    allowed_hosts: Sequence[str] = (),
-    local_files_root: Path | None = None,
-    verify: bool | ssl.SSLContext = True,
-    limits: Limits | None = None,
-    max_failed_share: float = 0.5,
-    threads: int = 16,
-    spare_bytes: int = 1_000_000_000,
-    resolve: Resolve = resolved_addresses,
-    browser_url: str | None = None,
-    proxies: Proxies = NO_PROXIES,
-) -> Images:
-    """The ``Images`` for these settings; nothing is fetched yet.
-
-    ``auth`` must be safe to use from several threads. ``allowed_hosts``: names and networks that may be read
-    although they are not public. ``local_files_root``: Label Studio's LOCAL_FILES_DOCUMENT_ROOT if this
-    machine shares it. ``verify``: False for no check of certificates, or an ``ssl.SSLContext``.
-    ``browser_url``: Label Studio's address in browsers, which tasks may contain. ``cache_dir`` grows to at
-    most ``cache_bytes``, and ``spare_bytes`` of its disk stay free. A fetch fails if more than
-    ``max_failed_share`` of the images do. Raises ``ConfigError``.
-    """
-    limits = limits or Limits()
-    url = _label_studio_url("LABEL_STUDIO_URL", label_studio_url)
-    shown = _label_studio_url("CORESET_LABEL_STUDIO_BROWSER_URL", browser_url) if browser_url else url
-    guard = address_guard((url.raw_host.decode("ascii"), port_of(url)), allowed_hosts, resolve)
-    downloader = Downloader(url, auth, guard, limits, verify, threads, proxies)
-    site = Site(OwnAddresses(url, shown, guard.is_allowed), local_files_root, downloader, limits.max_bytes)
-    cache, revisions = PixelCache(cache_dir, cache_bytes, spare_bytes), Revisions(cache_dir / REVISIONS)
-    return Images(site, cache, revisions, limits, threads, max_failed_share)
-
-
-def _label_studio_url(setting: str, text: str) -> httpx.URL:
-    try:
-        url = checked_url(text)
-    except (httpx.InvalidURL, ValueError) as error:
-        raise ConfigError(f"{setting} is {text!r}, which is not a valid address") from error
-    if url.scheme not in ("http", "https") or not url.host or url.userinfo or url.query:
-        raise ConfigError(f"{setting} is {shown_uri(text)!r}; expected http(s)://host[:port][/path]")
-    return url

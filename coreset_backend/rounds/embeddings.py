@@ -6,26 +6,21 @@ that was trained in the round has other weights and therefore another name.
 
 import logging
 from dataclasses import replace
-from typing import Protocol
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from coreset_backend import model
-from coreset_backend.arrays import Floats, PixelRows, PixelSubset, Progress, Rows
+from coreset_backend.arrays import Floats, Progress, Rows
 from coreset_backend.errors import CorruptRound
+from coreset_backend.fleet.local import Features, PoolPixels, pool_features
 from coreset_backend.project import Snapshot
 from coreset_backend.store.saved_round import StoredRound
 
 log = logging.getLogger(__name__)
 AT_ONCE = 8192
 """Images whose features are held at once: 109 MB of EfficientNet-Lite0's."""
-
-
-class KeyedPixels(PixelRows, Protocol):
-    """Images by rows and the key of each, uint8[n, 32]."""
-
-    keys: NDArray[np.uint8]
 
 
 def is_frozen(chosen: model.ChosenBackbone, snapshot: Snapshot, device: str) -> bool:
@@ -63,13 +58,14 @@ def _keys(stored: StoredRound) -> frozenset[bytes]:
 
 def embed_round(
     classifier: model.Classifier,
-    pixels: KeyedPixels,
+    pixels: PoolPixels,
     previous: StoredRound | None,
     step: Progress | None = None,
+    shards: Path | None = None,
 ) -> Floats:
     """float32[n, dimension]: the classifier's embeddings of all images.
 
-    Raises NotFinite, OutOfMemory.
+    ``shards``: a folder that keeps them until the round is saved. Raises NotFinite, OutOfMemory.
     """
     known, vectors = _known(model.network_name(classifier), pixels, previous)
     fresh = np.flatnonzero(known < 0)
@@ -77,22 +73,24 @@ def embed_round(
     if len(fresh) < len(pixels):
         embeddings[known >= 0] = vectors[known[known >= 0]]
     if len(fresh):
-        embeddings[fresh] = model.embed(classifier, PixelSubset(pixels, fresh), progress=step)
+        embeddings[fresh] = pool_features(classifier, pixels, fresh, shards, step)(fresh, step)
     log.info("%d of %d images were embedded, the others are unchanged", len(fresh), len(pixels))
     return embeddings
 
 
 def embed_prepared(
     frozen: model.Classifier,
-    pixels: KeyedPixels,
+    pixels: PoolPixels,
     previous: StoredRound | None,
     seed: int,
     step: Progress | None = None,
+    shards: Path | None = None,
 ) -> tuple[model.Classifier, Floats]:
     """``frozen`` with the preparation of its features, and the embeddings float32[n, dimension].
 
     The previous round's preparation is used while it fits, so that only new images are embedded; otherwise a
-    new one is fitted on all images. Raises NotFinite, OutOfMemory.
+    new one is fitted on all images. ``shards``: a folder that keeps features until the round is saved. Raises
+    NotFinite, OutOfMemory.
     """
     before = _preparation_before(model.features_name(frozen), previous)
     if before:
@@ -100,41 +98,43 @@ def embed_prepared(
         known, vectors = _known(model.network_name(classifier), pixels, previous)
         fresh = np.flatnonzero(known < 0)
         some = fresh[model.fitted_rows(len(fresh), seed)]
-        features = model.embed(frozen, PixelSubset(pixels, some), progress=step)
+        features_of = pool_features(frozen, pixels, fresh, shards, step)
+        features = features_of(some, step)
         if before.fits(features, len(pixels)):
             embeddings = np.empty((len(pixels), classifier.dimension), np.float32)
             embeddings[known >= 0] = vectors[known[known >= 0]]
             embeddings[some] = model.prepared(before, features)
-            _embed_rest(frozen, before, pixels, np.setdiff1d(fresh, some), embeddings, step)
+            _embed_rest(features_of, before, np.setdiff1d(fresh, some), embeddings, step)
             log.info("%d of %d images were embedded, the others are unchanged", len(fresh), len(pixels))
             return classifier, embeddings
         log.info("a new preparation is fitted: the pool has changed since the last fit")
-    return prepare_all(frozen, pixels, seed, step)
+    everything = np.arange(len(pixels), dtype=np.int64)
+    return prepare_all(pool_features(frozen, pixels, everything, shards, step), seed, step)
 
 
 def prepare_all(
-    frozen: model.Classifier, pixels: PixelRows, seed: int, step: Progress | None = None
+    features_of: Features, seed: int, step: Progress | None = None
 ) -> tuple[model.Classifier, Floats]:
-    """``frozen`` with a preparation fitted on these images, and their embeddings float32[n, dimension].
+    """The network with a preparation fitted on these images, and their embeddings float32[n, dimension].
 
     Features are held of the images that it is fitted on, and of the others some thousand at a time.
     """
+    frozen, pixels = features_of.frozen, features_of.pixels
     rows = model.fitted_rows(len(pixels), seed)
-    features = model.embed(frozen, PixelSubset(pixels, rows), progress=step)
+    features = features_of(rows, step)
     preparation = model.preparation_by(features, len(pixels))
     classifier = replace(frozen, preparation=preparation)
     embeddings = np.empty((len(pixels), classifier.dimension), np.float32)
     embeddings[rows] = model.prepared(preparation, features)
     del features
     rest = np.setdiff1d(np.arange(len(pixels)), rows, assume_unique=True)
-    _embed_rest(frozen, preparation, pixels, rest, embeddings, step)
+    _embed_rest(features_of, preparation, rest, embeddings, step)
     return classifier, embeddings
 
 
 def _embed_rest(
-    frozen: model.Classifier,
+    features_of: Features,
     preparation: model.Preparation,
-    pixels: PixelRows,
     rows: Rows,
     embeddings: Floats,
     step: Progress | None,
@@ -145,8 +145,7 @@ def _embed_rest(
         part = rows[start : start + AT_ONCE]
         before = done + start
         tell = (lambda some, _, before=before: step(before + some, total)) if step else None
-        features = model.embed(frozen, PixelSubset(pixels, part), progress=tell)
-        embeddings[part] = model.prepared(preparation, features)
+        embeddings[part] = model.prepared(preparation, features_of(part, tell))
 
 
 def _preparation_before(features: str, previous: StoredRound | None) -> model.Preparation | None:
@@ -160,7 +159,7 @@ def _preparation_before(features: str, previous: StoredRound | None) -> model.Pr
         return None
 
 
-def _known(network: str, pixels: KeyedPixels, previous: StoredRound | None) -> tuple[Rows, Floats]:
+def _known(network: str, pixels: PoolPixels, previous: StoredRound | None) -> tuple[Rows, Floats]:
     """Each image's row in the previous round's embeddings, int64[n], -1 if none; and these embeddings."""
     nowhere = np.full(len(pixels), -1, dtype=np.int64)
     nothing = nowhere, np.empty((0, 0), np.float32)

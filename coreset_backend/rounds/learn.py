@@ -7,16 +7,18 @@ embeddings; a network that is trained on the labels embeds the images afterwards
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from coreset_backend import model
 from coreset_backend.arrays import Floats, PixelRows, PixelSubset, Progress, Rows
+from coreset_backend.fleet.local import PoolPixels
 from coreset_backend.project import Snapshot
 from coreset_backend.reports import TrainingReport
 from coreset_backend.rounds.consensus import LEAST_LABELS, NOISY, learned_targets
-from coreset_backend.rounds.embeddings import KeyedPixels, embed_prepared, embed_round
+from coreset_backend.rounds.embeddings import embed_prepared, embed_round
 from coreset_backend.rounds.label_errors import GivenLabels, given_labels, label_quality
 from coreset_backend.settings import Settings
 from coreset_backend.store.saved_round import StoredRound
@@ -60,16 +62,17 @@ def labeled_among(snapshot: Snapshot, readable: Rows, holdout: frozenset[int]) -
 def learn_snapshot(
     settings: Settings,
     chosen: model.ChosenBackbone,
-    pixels: KeyedPixels,
+    pixels: PoolPixels,
     labeled: Labeled | None,
     previous: StoredRound | None,
     phase: Phase,
+    shards: Path | None = None,
 ) -> tuple[model.Classifier, Floats, Floats | None, TrainingReport | None]:
     """A classifier, the embeddings float32[m, dimension] of the pixels by it, the probabilities
     float32[m, classes] of the pool, and the report of its fit.
 
     Without labels the classifier has no head; the probabilities and the report are None. ``phase`` times and
-    reports a part.
+    reports a part. ``shards``: a folder that keeps features until the round is saved.
     """
     training = None
     with phase("train") as step:
@@ -78,9 +81,9 @@ def learn_snapshot(
             classifier, training = train_network(settings, chosen, pixels, labeled, step)
     with phase("embed") as step:
         if is_trained:
-            embeddings = embed_round(classifier, pixels, previous, step)
+            embeddings = embed_round(classifier, pixels, previous, step, shards)
         else:
-            classifier, embeddings = embed_frozen(settings, chosen, pixels, previous, step)
+            classifier, embeddings = embed_frozen(settings, chosen, pixels, previous, step, shards)
     with phase("fit"):
         if labeled and not is_trained:
             if _may_be_noisy(previous):
@@ -134,19 +137,21 @@ def train_network(
 def embed_frozen(
     settings: Settings,
     chosen: model.ChosenBackbone,
-    pixels: KeyedPixels,
+    pixels: PoolPixels,
     previous: StoredRound | None,
     step: Progress | None = None,
+    shards: Path | None = None,
 ) -> tuple[model.Classifier, Floats]:
     """A classifier without a head on the network as it is, and the embeddings float32[n, dimension].
 
-    Unchanged embeddings are taken from the previous round.
+    Unchanged embeddings are taken from the previous round. ``shards``: a folder that keeps features until the
+    round is saved.
     """
     converted = settings.local_dir / "converted"
     frozen = model.untrained(chosen, pixels, seed=settings.seed, device=settings.device, cache=converted)
     if frozen.backbone.published:
-        return embed_prepared(frozen, pixels, previous, settings.seed, step)
-    return frozen, embed_round(frozen, pixels, previous, step)
+        return embed_prepared(frozen, pixels, previous, settings.seed, step, shards)
+    return frozen, embed_round(frozen, pixels, previous, step, shards)
 
 
 def fit_head(

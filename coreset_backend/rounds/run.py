@@ -18,6 +18,7 @@ from coreset_backend.evaluation.imported import merged_probabilities, uncertaint
 from coreset_backend.evaluation.round_scores import batch_scores, holdout_evaluation
 from coreset_backend.evaluation.working_time import snapshot_working_time
 from coreset_backend.finish.proposal import could_finish
+from coreset_backend.fleet.shelf import clear_shards
 from coreset_backend.images import Pixels
 from coreset_backend.label_studio.client import LabelStudio
 from coreset_backend.label_studio.people import fetch_people
@@ -172,7 +173,9 @@ def _compute(
                 working_time=snapshot_working_time(snapshot, len(choice.batch)),
                 could_finish=_could_finish(snapshot, learned, choice),
             )
-            return draft.save(record, {**_arrays(snapshot, learned, choice, near), **evidence})
+            stored = draft.save(record, {**_arrays(snapshot, learned, choice, near), **evidence})
+    clear_shards(backend.store.shards(snapshot.project_id))
+    return stored
 
 
 def _arrays(snapshot: Snapshot, learned: Learned, choice: Choice, near: Neighborhood) -> Arrays:
@@ -215,7 +218,7 @@ def _learn(
     fixed = previous.record.holdout if previous else ()
     holdout = holdout_task_ids(snapshot.tasks, fixed, settings.holdout, settings.seed)
     labeled, phase = labeled_among(snapshot, readable, holdout), clock.phase
-    learned = learn_snapshot(settings, chosen, pixels, labeled, previous, phase)
+    learned = learn_snapshot(settings, chosen, pixels, labeled, previous, phase, store.shards(project_id))
     classifier, embeddings, probabilities, training = learned
     return Learned(
         pixels=pixels,

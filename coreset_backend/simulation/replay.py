@@ -25,6 +25,7 @@ from coreset_backend.errors import ConfigError
 from coreset_backend.evaluation.calibration import calibration_error
 from coreset_backend.evaluation.scores import evaluate
 from coreset_backend.files import write_atomically
+from coreset_backend.fleet.local import Features
 from coreset_backend.project import Snapshot, Task, class_targets
 from coreset_backend.rounds.choose import choose_batch
 from coreset_backend.rounds.embeddings import prepare_all
@@ -146,7 +147,7 @@ def frozen_features(
     """What is learned without labels: the embeddings of all images, and a classifier without a head."""
     classifier = model.untrained(chosen, pool.pixels, seed=settings.seed, device=settings.device)
     if classifier.backbone.published:
-        classifier, embeddings = prepare_all(classifier, pool.pixels, settings.seed)
+        classifier, embeddings = prepare_all(Features(classifier, pool.pixels), settings.seed)
     else:
         embeddings = model.embed(classifier, pool.pixels)
     return Learned.of(classifier, embeddings, model.embed(classifier, test.pixels), settings.seed)

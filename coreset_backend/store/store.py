@@ -79,6 +79,10 @@ class Store:
         """A small file of the project, such as ``replay.json``."""
         return Kept(self._storage, f"{self._project(project_id)}/{name}")
 
+    def shards(self, project_id: int) -> Path:
+        """The folder of the features that a round has computed and not saved yet."""
+        return self.root / self._project(project_id) / "shards"
+
     def audition(self, project_id: int) -> Audition | None:
         """The last audition of the project; None where none was held, or its file is damaged."""
         kept = self.kept(project_id, "audition.json")
