@@ -134,6 +134,10 @@ TESTED_IN = {
         {"selection/baselines", "selection/coverage", "selection/geometry", "selection/lookahead"}
         | {"selection/pool", "selection/typicality", "selection/uncertainty"},
     ),
+    "selection/test_sharded.py": (
+        "a pool in one process and in shards, with equal distances",
+        {"selection/centers", "selection/pool_shard", "selection/rounding", "selection/shortlist"},
+    ),
     "selection/test_options.py": ("near-duplicates are an option", {"selection/duplicates"}),
     "selection/test_robust.py": (
         "they solve it together, against brute force",

@@ -9,31 +9,39 @@ import numpy as np
 from numpy.typing import NDArray
 
 from coreset_backend.arrays import Floats, Progress, Rows, Vectors
+from coreset_backend.selection.centers import Centers
 from coreset_backend.selection.geometry import (
     blocks,
     nearest_to_mean,
     require_finite,
     sample_mean,
     shifted,
-    squared_norms,
 )
-from coreset_backend.selection.lookahead import CENTER, Front
+from coreset_backend.selection.lookahead import CENTER, Floor, Front
 from coreset_backend.selection.nearest import CENTER_BLOCK, distances_in_order
 from coreset_backend.selection.pool import Selection
+from coreset_backend.selection.rounding import (
+    STORED,
+    as_compared,
+    exact_squares,
+    raised_norms,
+    share_of_error,
+)
+from coreset_backend.selection.shortlist import Shortlist
 
 CANCELLATION = 0.02
 """Below this share of the squared lengths, a squared distance has lost too many digits of float32."""
-ROUNDING = 1e-5
-"""No float32 squared distance is wrong by more than this share of the squared lengths."""
-SHORTLIST = 8
-"""How many times the candidates are kept at hand, so that not every look for candidates reads all bounds."""
+SETTLED_AT_ONCE = 256
+"""Rows whose exact distances are computed at once."""
 
 
 class Coverage:
     """The distance of every row to its nearest center, known as an upper bound until asked for.
 
-    Kept between batches while the vectors stay the same, it saves the pass over all of them.
-    Beside the vectors it holds 16 bytes a row, the centers, a shortlist, and two blocks of candidates.
+    The farthest row is the one of largest exact distance (see `rounding`), the lowest row among equals:
+    whatever the order of the work, and however a pool is divided. Kept between batches while the vectors stay
+    the same, it saves the pass over all of them. Beside the vectors it holds 17 bytes a row, the centers, a
+    shortlist, and two blocks of candidates.
     """
 
     def __init__(
@@ -50,43 +58,79 @@ class Coverage:
         row is compared with, and neighbours in a file are often alike. ``weights`` (float32[n], in
         (0, 1]) multiply every distance: a row is then as far as it is far and heavy.
         """
-        self.vectors = vectors
+        rows = (rng or np.random.default_rng(0)).permutation(np.unique(center_rows))
+        self._begin(vectors, Centers(sample_mean(vectors), vectors.dtype), weights)
+        self.add(rows)
+        self._largest_norm = self._compare_all_rows()
+        self._bounds[rows] = CENTER
+
+    @classmethod
+    def of_shard(cls, vectors: Vectors, center_rows: Rows, centers: Centers) -> "Coverage":
+        """A shard's rows, float[n, d], by ``centers`` of the whole pool, of which int64[k] are rows here."""
+        coverage = cls.__new__(cls)
+        coverage._begin(vectors, centers, None)
+        coverage._largest_norm = coverage._compare_all_rows()
+        coverage._bounds[center_rows] = CENTER
+        return coverage
+
+    @classmethod
+    def of_fronts(
+        cls,
+        vectors: Vectors,
+        centers: Centers,
+        bounds: Floats,
+        is_exact: NDArray[np.bool_],
+        outside: Floor,
+        share: float,
+    ) -> "Coverage":
+        """Rows that are compared with all ``centers`` (kept, and added to), and what others may reach.
+
+        ``bounds`` (float32[n]), ``is_exact`` (bool[n]) and ``share`` as in `Front`.
+        """
+        coverage = cls.__new__(cls)
+        coverage._begin(vectors, centers, None)
+        coverage._outside, coverage._is_exact = outside, is_exact
+        coverage._bounds[:] = bounds
+        coverage._least_share = share
+        coverage._compared[:] = len(centers)
+        coverage._norms = raised_norms(shifted(vectors, slice(None), centers.shift)).astype(np.float32)
+        coverage._largest_norm = float(coverage._norms.max(initial=0))
+        return coverage
+
+    def _begin(self, vectors: Vectors, centers: Centers, weights: Floats | None) -> None:
+        self.vectors, self.centers = vectors, centers
+        self._outside, self._least_share = Floor(), 0.0
         self._scale = np.ones(1, dtype=np.float32) if weights is None else np.square(weights)
-        self._known = 0
-        self._center_rows = np.empty(0, dtype=np.int64)
-        self._shift: NDArray[np.floating] = sample_mean(vectors)
-        # -2 (c - shift), so that a product with x - shift needs only |x|² and |c|² to be a squared distance.
-        self._centers: NDArray[np.floating] = np.empty((0, vectors.shape[1]), dtype=np.float32)
-        self._center_norms: NDArray[np.floating] = np.empty(0, dtype=np.float32)
         self._compared = np.zeros(len(vectors), dtype=np.int32)
         self._bounds = np.full(len(vectors), np.inf, dtype=np.float32)
+        self._is_exact = np.zeros(len(vectors), dtype=bool)
         self._norms = np.empty(len(vectors), dtype=np.float32)
-        self._shortlist: Rows = np.empty(0, dtype=np.int64)
-        self._beyond = np.inf
+        self._shortlist = Shortlist(self._bounds)
         self._gather = np.empty((0, vectors.shape[1]), dtype=np.float32)
-        self.add((rng or np.random.default_rng(0)).permutation(np.unique(center_rows)))
-        self._largest_norm = self._compare_all_rows()
 
     @property
     def center_rows(self) -> Rows:
         """The rows that are centers, in the order in which they became one: int64[k]."""
-        return self._center_rows[: self._known]
+        return self.centers.rows
 
     @property
     def is_precise(self) -> bool:
         """Whether distances are small enough beside the vectors' lengths to need float64."""
-        return self._shift.dtype == np.float64
+        return self.centers.shift.dtype == np.float64
+
+    @property
+    def share(self) -> float:
+        """The share of both squared lengths by which products may be wrong."""
+        return max(self._least_share, share_of_error(self.vectors.shape[1], self.centers.shift.dtype))
 
     def add(self, rows: Rows) -> None:
         """Makes ``rows`` (int64[k], none of them a center yet) centers."""
-        self._reserve(len(rows))
-        new = slice(self._known, self._known + len(rows))
-        centers = shifted(self.vectors, rows, self._shift)
-        self._center_norms[new] = squared_norms(centers)
-        np.multiply(centers, -2, out=self._centers[new])
-        self._center_rows[new] = rows
-        self._known = new.stop
-        self._bounds[rows] = CENTER
+        self.add_elsewhere(rows, self.vectors[rows], rows)
+
+    def add_elsewhere(self, rows: Rows, vectors: Vectors, own: Rows) -> None:
+        """Adds centers of a whole pool, int64[k] with float[k, d]; ``own``, int64[m], are its rows here."""
+        self.centers.add(rows, vectors)
+        self._bounds[own] = CENTER
 
     def pick(self, batch: int, progress: Progress | None = None) -> tuple[Rows, Floats]:
         """Makes the farthest row a center, ``batch`` times or until none is left.
@@ -94,14 +138,17 @@ class Coverage:
         Returns the rows, int64[k], and the distance of each to its nearest center when it was
         picked, float32[k], never rising: the covering radius before that pick.
         """
-        first = self._known
-        self._reserve(batch)
+        first = len(self.centers)
+        self.centers.reserve(batch)
         squared = self._begin_cold() if batch and not first else []
         many = max(2048, len(self._bounds) // 128)
         if batch < many // 16:  # then fewer candidates hold them all, and each is compared with all centers
             many //= 2
         while len(squared) < batch and (front := self._current_front(many)) is not None:
-            self._pick_from(front, batch - len(squared), squared)
+            before = len(squared)
+            self._pick_from(front, batch - before, squared)
+            if len(squared) == before and self._is_beaten(front):
+                break
             if progress:
                 progress(len(squared), batch)
         distances = np.sqrt(np.array(squared, dtype=np.float64)).astype(np.float32)
@@ -109,35 +156,59 @@ class Coverage:
 
     def radius(self) -> float:
         """The distance of the farthest row to its nearest center; inf without centers."""
-        if not self._known:
+        if not len(self.centers):
             return float("inf")
-        front = self._current_front(max(256, len(self._bounds) // 1024))  # one of them is to stay
-        return float(np.sqrt(front.bounds.max())) if front else 0.0
+        return float(np.sqrt(self.farthest() or 0))
+
+    def farthest(self) -> float | None:
+        """Exact squared distance of the farthest row; None if all are centers, or one outside comes first."""
+        front = self.front(max(256, len(self._bounds) // 1024))  # one of them is to stay
+        if front is None or self._is_beaten(front):
+            return None
+        place = front.first()
+        if not front.is_exact[place]:
+            self._settle(front, np.array([place]))
+        self._write_back(front)
+        return float(front.bounds[place])
+
+    def front(self, size: int) -> Front | None:
+        """The farthest of the ``size`` largest bounds, of which one is the farthest row of all.
+
+        Compared with all centers; None if all rows are centers.
+        """
+        while (front := self._current_front(size)) is not None:
+            place = self._farthest(front, fresh=True)
+            self._write_back(front)
+            if place is not None or self._is_beaten(front):
+                break
+        return front
 
     def _compare_all_rows(self) -> float:
         """Bounds every row by the first centers; returns the largest squared length."""
-        known = min(CENTER_BLOCK, self._known)  # behind them lies room for those to come
+        known = min(CENTER_BLOCK, len(self.centers))
         for block in blocks(*self.vectors.shape):
             with np.errstate(over="ignore", invalid="ignore"):
-                points = shifted(self.vectors, block, self._shift)
-                self._norms[block] = squared_norms(points)
+                points = shifted(self.vectors, block, self.centers.shift)
+                self._norms[block] = raised_norms(points)
                 if known:
                     self._bounds[block] = self._nearest(points, self._norms[block], slice(0, known))
         require_finite(self.vectors, self._norms)
         if len(self._scale) > 1 and known:
             self._bounds *= self._scale
-        self._bounds[self.center_rows] = CENTER
         self._compared[:] = known
         return float(self._norms.max())
 
     def _nearest(
         self, points: NDArray[np.floating], norms: NDArray[np.floating], some: slice
     ) -> NDArray[np.floating]:
-        """Squared distances of shifted points (float[m, d]) to the nearest of some centers: float[m]."""
-        products = points @ self._centers[some].T  # a sixth faster in OpenBLAS than the other way round
-        products += self._center_norms[some]
+        """Bounds of the squared distances of shifted points (float[m, d]) to some centers: float[m]."""
+        products = (
+            points @ self.centers.doubled[some].T
+        )  # a sixth faster in OpenBLAS than the other way round
+        products += self.centers.norms[some]
         nearest: NDArray[np.floating] = products.min(axis=1)
         nearest += norms
+        nearest *= nearest.dtype.type(1 + STORED)
         np.maximum(nearest, 0, out=nearest)
         return nearest
 
@@ -145,18 +216,11 @@ class Coverage:
         """What squared distances of ``rows`` are multiplied by: float32[m], or [1] without weights."""
         return self._scale if len(self._scale) == 1 else self._scale[rows]
 
-    def _reserve(self, more: int) -> None:
-        """Makes room for ``more`` centers, so that a pick appends without copying."""
-        short = self._known + more - len(self._centers)
-        if short > 0:
-            self._centers = np.pad(self._centers, ((0, short), (0, 0)))
-            self._center_norms = np.pad(self._center_norms, (0, short))
-            self._center_rows = np.pad(self._center_rows, (0, short))
-
     def _current_front(self, size: int) -> Front | None:
         """The farthest of the ``size`` largest bounds, compared with all centers; None if all are centers."""
         while (front := self._candidates(size)) is not None:
-            if not self.is_precise and front.threshold < CANCELLATION * self._largest_norm:
+            lowest = max(front.floor.or_higher(self._outside).threshold, 0)
+            if not self.is_precise and lowest < CANCELLATION * self._largest_norm:
                 self._begin_precise()
                 continue
             current = self._refresh(front)
@@ -166,38 +230,31 @@ class Coverage:
 
     def _candidates(self, size: int) -> Front | None:
         """The rows of the largest bounds that are no centers, gathered in the order of the file."""
-        rows = self._largest(size)
-        lowest = max(float(self._bounds[rows].min()), 0.0)
-        rows = rows[self._bounds[rows] >= 0]
+        rows = self._shortlist.largest(size)
+        bounds = self._bounds[rows]
+        lowest = float(bounds.min()) if len(rows) < len(self._bounds) else CENTER
+        floor = Floor(lowest, int(rows[bounds == lowest][-1]) + 1 if lowest >= 0 else 0)
+        rows = rows[bounds >= 0]
         if not len(rows):
             return None
         points = self._gathered(rows)
-        norms = squared_norms(points) if self.is_precise else self._norms[rows]
+        norms = raised_norms(points) if self.is_precise else self._norms[rows]
         scale = np.broadcast_to(self._scale_of(rows), len(rows))
         bounds = self._bounds[rows].astype(points.dtype)
-        return Front(rows, points, norms, bounds, scale, lowest)
-
-    def _largest(self, size: int) -> Rows:
-        """The rows of the ``size`` largest bounds in the order of the file, looked for in a shortlist first.
-
-        Bounds only fall, so none outside it has since come above what was the largest there.
-        """
-        rows = self._shortlist[_places_of_largest(self._bounds[self._shortlist], size)]
-        if len(rows) < size or self._bounds[rows].min() < self._beyond:
-            self._shortlist = _places_of_largest(self._bounds, SHORTLIST * size)
-            self._beyond = float(self._bounds[self._shortlist].min())
-            rows = self._shortlist[_places_of_largest(self._bounds[self._shortlist], size)]
-        return rows
+        longest = float(self.centers.norms.max(initial=0))
+        arrays = (rows, points, norms, scale, bounds, self._is_exact[rows])
+        return Front(self.vectors, *arrays, floor, longest, self.share)
 
     def _gathered(self, rows: Rows) -> NDArray[np.floating]:
         """``shifted``, in the same memory every time: fresh pages cost as much as the copy."""
-        if self.vectors.dtype != self._shift.dtype:
-            return shifted(self.vectors, rows, self._shift)
+        shift = self.centers.shift
+        if self.vectors.dtype != shift.dtype:
+            return shifted(self.vectors, rows, shift)
         if len(self._gather) < len(rows):
             self._gather = np.empty((len(rows), self.vectors.shape[1]), dtype=np.float32)
         points = self._gather[: len(rows)]
         np.take(self.vectors, rows, axis=0, out=points, mode="clip")
-        points -= self._shift
+        points -= shift
         return points
 
     def _refresh(self, front: Front) -> Front:
@@ -206,45 +263,41 @@ class Coverage:
         The rows longest out of date go first. Those that fall below the threshold leave early: the
         bound they leave with is valid, though not tight.
         """
-        compared, known = self._compared[front.rows], self._known
+        compared, known = self._compared[front.rows], len(self.centers)
         spare = np.empty_like(front.points)
-        while (behind := (compared < known) & (front.bounds >= front.threshold)).any():
+        while (behind := (compared < known) & front.is_open).any():
             start = int(compared[behind].min())
             stop = min((start // CENTER_BLOCK + 1) * CENTER_BLOCK, known)  # rows catch up with each other
             group = np.flatnonzero(behind & (compared == start))
             points = np.take(front.points, group, axis=0, out=spare[: len(group)], mode="clip")
             fresh = self._nearest(points, front.norms[group], slice(start, stop))
-            front.bounds[group] = np.minimum(front.bounds[group], fresh * front.scale[group])
+            front.compare(group, fresh * front.scale[group])
             compared[group] = stop
         self._bounds[front.rows], self._compared[front.rows] = front.bounds, compared
-        return front.keep(front.bounds >= front.threshold)
+        self._is_exact[front.rows] = front.is_exact
+        return front.keep(front.is_open)
 
     def _begin_cold(self) -> list[float]:
         """Picks the row nearest the mean, where there is no center to be far from."""
         self.add(np.array([nearest_to_mean(self.vectors)]))
         self._compare_all_rows()
+        self._bounds[self.center_rows] = CENTER
         return [float("inf")]
 
     def _begin_precise(self) -> None:
-        """Goes on in float64: every bound is raised by what rounding may have taken from it."""
-        self._shift = self._shift.astype(np.float64)
-        self._centers = np.zeros(self._centers.shape, dtype=np.float64)
-        known = self._known
-        self._centers[:known] = -2 * shifted(self.vectors, self.center_rows, self._shift)
-        self._center_norms = squared_norms(self._centers) / 4
-        free = self._bounds >= 0
-        self._bounds[free] += np.float32(ROUNDING * self._largest_norm)
-        self._compared[:] = 0
-        self._shortlist = self._shortlist[:0]
+        """Goes on in float64: exact distances stay, all others are bounded anew."""
+        self.centers = self.centers.in_float64()
+        self._compared[~self._is_exact] = 0
 
     def _pick_from(self, front: Front, batch: int, squared: list[float]) -> None:
         """Picks while the farthest row is sure to be in the front; appends to ``squared``."""
-        for _ in range(batch):
-            place = front.farthest()
+        for done in range(batch):
+            place = self._farthest(front, fresh=not done)
             if place is None:
                 break
-            squared.append(float(front.bounds[place]))
-            self._append(front, place)
+            squared.append(front.squared(place))
+            row = int(front.rows[place])
+            self.centers.append(row, self.vectors[row], front.points[place], front.norms[place])
             front.lower(place)
             is_open = front.is_open
             if 2 * np.count_nonzero(is_open) < len(is_open):
@@ -254,22 +307,50 @@ class Coverage:
                 front = front.keep(is_open)
         self._write_back(front)
 
-    def _append(self, front: Front, place: int) -> None:
-        """Makes one row of the front a center."""
-        known = self._known
-        np.multiply(front.points[place], -2, out=self._centers[known])
-        self._center_norms[known] = front.norms[place]
-        self._center_rows[known] = front.rows[place]
-        self._known += 1
+    def _farthest(self, front: Front, fresh: bool) -> int | None:
+        """The place of the farthest row; None where a row outside may be farther.
+
+        A ``fresh`` front has exact distances computed before it gives up.
+        """
+        floor = front.floor.or_higher(self._outside)
+        while True:
+            rivals, least = front.rivals()
+            place = int(rivals[0])
+            if len(rivals) == 1 and front.is_farthest(place, least, floor):
+                return place
+            if front.is_exact[place] or not (fresh or least > floor.threshold):
+                return None
+            self._settle(front, rivals[~front.is_exact[rivals]])
+
+    def _is_beaten(self, front: Front) -> bool:
+        """Whether the farthest row of all, settled, comes after one outside."""
+        place = front.first()
+        if not front.is_exact[place]:
+            return False
+        squared, row = float(front.bounds[place]), int(front.rows[place])
+        return front.floor.is_below(squared, row) and not self._outside.is_below(squared, row)
+
+    def _settle(self, front: Front, places: NDArray[np.intp]) -> None:
+        """Computes the exact distances of rows that are compared with all centers by bounds alone."""
+        for start in range(0, len(places), SETTLED_AT_ONCE):
+            some = places[start : start + SETTLED_AT_ONCE]
+            squared = self._products(front.points[some])
+            squared += self.centers.norms
+            within = squared.min(axis=1, keepdims=True) + squared.dtype.type(front.doubt)
+            place, center = np.divmod(np.flatnonzero(squared <= within), squared.shape[1])
+            exact = exact_squares(self.vectors[front.rows[some[place]]], self.centers.vectors[center])
+            nearest = np.minimum.reduceat(exact, np.searchsorted(place, np.arange(len(some))))
+            front.settle(some, as_compared(nearest * front.scale[some]))
+
+    def _products(self, points: NDArray[np.floating]) -> NDArray[np.floating]:
+        """-2 x·c of float[m, d] with all centers: float[m, k]. A few rows are faster one by one."""
+        if len(points) > 4:
+            return points @ self.centers.doubled.T
+        return np.stack([self.centers.doubled @ point for point in points])
 
     def _write_back(self, front: Front) -> None:
-        self._bounds[front.rows], self._compared[front.rows] = front.bounds, self._known
-
-
-def _places_of_largest(values: Floats, size: int) -> Rows:
-    """Where the ``size`` largest of ``values`` stand, in order; all where there are no more: int64[k]."""
-    n = len(values)
-    return np.sort(np.argpartition(values, n - size)[n - size :]) if size < n else np.arange(n)
+        self._bounds[front.rows], self._compared[front.rows] = front.bounds, len(self.centers)
+        self._is_exact[front.rows] = front.is_exact
 
 
 def covering_radius(vectors: Vectors, center_rows: Rows) -> float:

@@ -1,5 +1,6 @@
 """Vectors in blocks: shifting, norms, normalising, and errors for values that are not finite."""
 
+import math
 from collections.abc import Iterator
 
 import numpy as np
@@ -7,6 +8,7 @@ from numpy.typing import NDArray
 
 from coreset_backend.arrays import Floats, Rows, Vectors
 from coreset_backend.errors import NotFinite
+from coreset_backend.selection.rounding import as_compared, exact_squares
 
 BLOCK_VALUES = 2**18
 """Values per block: 1 MB of float32 stays in a core's own cache between two uses."""
@@ -86,18 +88,45 @@ def normalized(vectors: Vectors) -> Floats:
 
 def nearest_to_mean(vectors: Vectors) -> int:
     """The row nearest the mean of all rows, the lowest such row: the first pick of an empty set."""
-    mean = np.zeros(vectors.shape[1], dtype=np.float64)
+    exponent = fixed_point(largest_value(vectors), len(vectors))
+    return nearest_row(vectors, mean_of(fixed_point_sums(vectors, exponent), exponent, len(vectors)))[1]
+
+
+def largest_value(vectors: Vectors) -> float:
+    """The largest absolute value of float[n, d], which is finite."""
+    return max((float(np.abs(vectors[block]).max()) for block in blocks(*vectors.shape)), default=0.0)
+
+
+def fixed_point(largest: float, n: int) -> int:
+    """The exponent e for which n values of at most ``largest``, times 2 to the e, have a sum within int64."""
+    return min(52, 62 - n.bit_length()) - math.frexp(largest)[1]
+
+
+def fixed_point_sums(vectors: Vectors, exponent: int) -> NDArray[np.int64]:
+    """The sum of every column of float[n, d] times 2 to the ``exponent``: int64[d], whatever the order."""
+    sums = np.zeros(vectors.shape[1], dtype=np.int64)
     for block in blocks(*vectors.shape):
-        mean += vectors[block].sum(axis=0, dtype=np.float64)
-    mean /= len(vectors)
-    distances = np.empty(len(vectors), dtype=np.float64)
+        scaled = np.ldexp(vectors[block].astype(np.float64), exponent)
+        sums += np.rint(scaled, out=scaled).astype(np.int64).sum(axis=0)
+    return sums
+
+
+def mean_of(sums: NDArray[np.int64], exponent: int, n: int) -> NDArray[np.float64]:
+    """The mean of n rows by their fixed_point_sums: float64[d]."""
+    mean: NDArray[np.float64] = np.ldexp(sums.astype(np.float64), -exponent) / n
+    return mean
+
+
+def nearest_row(vectors: Vectors, point: NDArray[np.float64]) -> tuple[float, int]:
+    """The squared distance of the row of float[n, d] nearest to float64[d], and that row, the lowest such."""
+    squared = np.empty(len(vectors), dtype=np.float32)
     for block in blocks(*vectors.shape):
-        difference = vectors[block] - mean
-        distances[block] = np.einsum("ij,ij->i", difference, difference)
-    return int(np.argmin(distances))
+        squared[block] = as_compared(exact_squares(vectors[block], point))
+    row = int(np.argmin(squared))
+    return float(squared[row]), row
 
 
 def shifted(vectors: Vectors, rows: Rows | slice, shift: NDArray[np.floating]) -> NDArray[np.floating]:
     """The named rows less ``shift``, in the dtype of ``shift``: float[m, d]."""
-    part: NDArray[np.floating] = np.subtract(vectors[rows], shift, dtype=shift.dtype)
+    part: NDArray[np.floating] = np.subtract(vectors[rows], shift).astype(shift.dtype, copy=False)
     return part

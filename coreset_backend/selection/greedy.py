@@ -8,7 +8,8 @@ The picks are those of the textbook loop, which compares all rows with all cente
         centers.append(int(distances.argmax()))
     picks = centers[len(labeled_rows):]
 
-`Coverage` makes the same picks and reads the vectors about once: see there.
+`Coverage` makes the same picks and reads the vectors about once: see there. Distances whose squares are equal
+as float32 are equal, and the lowest row among equals is picked.
 """
 
 from dataclasses import replace
