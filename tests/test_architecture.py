@@ -136,6 +136,8 @@ DOORS = {
     "safetensors": {"model"},
     "annoy": {"selection"},
     "obstore": {"store"},
+    "faiss": {"selection"},
+    "pyarrow": {"cli"},
     "scipy": {"selection"},
     "label_studio_ml": {"web"},
     "gunicorn": {"web"},

@@ -33,7 +33,7 @@ COMMANDS = {
     ),
     "status": ("status", "Show round, progress and task counts of each project."),
     "doctor": ("doctor", "Check everything and print a fix for each problem."),
-    "select": ("select", "Select rows of a file of embeddings, without Label Studio."),
+    "select": ("select", "Select rows of a file or a folder of embeddings, without Label Studio."),
     "backbones": (
         "backbones",
         "List backbones with licence, size and speed on this machine, and which of them `auto` takes.",

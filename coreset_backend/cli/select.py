@@ -1,17 +1,21 @@
 """`coreset-backend select`: embeddings and labelled rows from files; the selected rows as CSV or JSON."""
 
+import csv
 import inspect
+import io
 import json
 import tempfile
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import click
 import numpy as np
+from numpy.typing import NDArray
 
-from coreset_backend.arrays import PhaseProgress, Progress, Rows, Vectors
+from coreset_backend.arrays import Floats, PhaseProgress, Progress, Rows, Vectors
+from coreset_backend.cli.shard_files import ShardFiles, read_shards, vectors_in
 from coreset_backend.cli.terminal import file_option
-from coreset_backend.errors import ConfigError
+from coreset_backend.errors import ConfigError, NotFinite
 from coreset_backend.selection import (
     MOST_ROWS,
     NeighborGraph,
@@ -25,13 +29,27 @@ from coreset_backend.selection import (
     with_options,
 )
 from coreset_backend.selection.annoy_index import build_index
+from coreset_backend.selection.sharded import LocalShards, sharded_k_center
 
+BY_SHARDS = ("k_center", "k_center_cosine")
 GRAPH_STRATEGIES = ("annoy", "max_herding", "uncertainty_herding")
 
 
 @click.command()
-@click.option("--embeddings", type=file_option, required=True, help="float[n, d] as .npy.")
-@click.option("--labeled", type=file_option, help="Text file, one row number per line; the first row is 0.")
+@click.option(
+    "--embeddings",
+    type=click.Path(exists=True, path_type=Path),
+    required=True,
+    help="float[n, d] as .npy, or a folder of .npy or Parquet files, which are one pool.",
+)
+@click.option(
+    "--labeled",
+    type=file_option,
+    help="Text file, one row number per line, the first row is 0; one id per line where there are ids.",
+)
+@click.option(
+    "--id-column", help="Column of the Parquet files that identifies rows.  [default: id, if there]"
+)
 @click.option("--probabilities", type=file_option, help="float[n, classes] as .npy, for uncertainty.")
 @click.option("--batch", type=click.IntRange(1), required=True, help="Number of rows to select.")
 @click.option("--strategy", default="k_center", show_default=True, help="Name, or package.module:function.")
@@ -50,6 +68,7 @@ GRAPH_STRATEGIES = ("annoy", "max_herding", "uncertainty_herding")
 def select(
     embeddings: Path,
     labeled: Path | None,
+    id_column: str | None,
     probabilities: Path | None,
     batch: int,
     strategy: str,
@@ -58,23 +77,21 @@ def select(
     outlier_share: float,
     json_wanted: bool,
 ) -> None:
-    """Select rows of a file of embeddings, without Label Studio.
+    """Select rows of a file or a folder of embeddings, without Label Studio.
 
     The selected rows go to standard output; progress and the covering radius go to standard error.
     """
-    selection = select_from_files(
-        embeddings=embeddings,
-        labeled=labeled,
-        probabilities=probabilities,
-        batch=batch,
-        strategy=strategy,
-        seed=seed,
-        group_duplicates=group_duplicates,
-        outlier_share=outlier_share,
-        progress=_show_progress,
-    )
+    wanted = Wanted(batch, strategy, seed, group_duplicates, outlier_share)
+    with tempfile.TemporaryDirectory() as temporary:
+        files = read_shards(embeddings, id_column, Path(temporary))
+        rows = files.rows_of(labeled) if labeled else np.empty(0, dtype=np.int64)
+        odds = np.asarray(vectors_in(probabilities), dtype=np.float32) if probabilities else None
+        try:
+            selection = selected(files, rows, odds, wanted, _show_progress)
+        except ValueError as error:
+            raise ConfigError(f"{embeddings}: {error}") from error
     click.echo(err=True)
-    click.echo(as_json(selection) if json_wanted else as_csv(selection))
+    click.echo(as_json(selection, files.ids) if json_wanted else as_csv(selection, files.ids))
     if not json_wanted:
         before, after = selection.radius_before, selection.radius_after
         click.echo(f"covering radius {before:.6g} before, {after:.6g} after", err=True)
@@ -90,44 +107,68 @@ def _show_progress(phase: str, done: int, total: int) -> None:
     click.echo(f"\r{phase} {count}", err=True, nl=False)
 
 
-def select_from_files(
-    *,
-    embeddings: Path,
-    labeled: Path | None,
-    probabilities: Path | None,
-    batch: int,
-    strategy: str,
-    seed: int,
-    group_duplicates: bool,
-    outlier_share: float,
-    progress: PhaseProgress,
-) -> Selection:
-    """The rows that ``strategy`` selects from a .npy file of float[n, d], with the radius after every pick.
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What is to be selected, and how."""
 
-    The file is read as a memory map. ``labeled`` is a text file, one row number per line, counted from 0;
-    ``probabilities`` is a .npy file of float[n, classes]. Raises ConfigError for files that cannot be read
-    or do not match.
+    batch: int
+    strategy: str
+    seed: int
+    group_duplicates: bool
+    outlier_share: float
+
+
+def selected(
+    files: ShardFiles, labeled_rows: Rows, odds: Floats | None, wanted: Wanted, progress: PhaseProgress
+) -> Selection:
+    """The rows that the strategy selects, with the radius after every pick.
+
+    ``odds``: float32[n, classes], for uncertainty. k-Center reads each of several files by itself, the others
+    read them into one array. Raises ConfigError, ValueError and NotFinite.
     """
-    choose = strategy_named(strategy)
-    vectors = _array(embeddings)
-    rows = _rows(labeled) if labeled else np.empty(0, dtype=np.int64)
-    odds = np.asarray(_array(probabilities), dtype=np.float32) if probabilities else None
+    choose = strategy_named(wanted.strategy)
+    plain = not wanted.group_duplicates and wanted.outlier_share == 1
+    if len(files.parts) > 1 and plain and wanted.strategy in BY_SHARDS:
+        return _selected_by_shards(files, labeled_rows, wanted, progress)
+    vectors = files.parts[0] if len(files.parts) == 1 else np.concatenate(files.parts)
     more: dict[str, Progress] = {}
     if "progress" in inspect.signature(choose).parameters:
         more["progress"] = lambda done, total: progress("select", done, total)
+    pool, groups = Pool(vectors, labeled_rows, odds), None
+    large = wanted.strategy == "robust_k_center" and len(vectors) > MOST_ROWS
+    if wanted.strategy in GRAPH_STRATEGIES or large or not plain:
+        pool = replace(pool, neighbors=_graph(vectors, wanted.seed, progress))
+    if wanted.group_duplicates:
+        groups = near_duplicate_groups(vectors, pool.labeled_rows, pool.neighbors)
+    progress("select", 0, 0)
+    within_options = with_options(choose, groups=groups, outlier_share=wanted.outlier_share)
+    return _with_radii(pool, within_options(pool, wanted.batch, np.random.default_rng(wanted.seed), **more))
+
+
+def _selected_by_shards(
+    files: ShardFiles, labeled_rows: Rows, wanted: Wanted, progress: PhaseProgress
+) -> Selection:
+    """Each file is a shard: one pass over all of them, then only the rows that could be farthest."""
+    is_cosine, parts = wanted.strategy == "k_center_cosine", files.parts
+    names = [str(path) for path in files.paths]
+    if is_cosine:
+        parts = [_units(part, name) for part, name in zip(parts, names, strict=True)]
+    progress("select", 0, 0)
+    found = sharded_k_center(
+        LocalShards(parts, names),
+        labeled_rows,
+        wanted.batch,
+        np.random.default_rng(wanted.seed),
+        progress=lambda done, total: progress("select", done, total),
+    )
+    return replace(found.selection, normalized=is_cosine)
+
+
+def _units(vectors: Vectors, name: str) -> Floats:
     try:
-        pool = Pool(vectors, rows, odds)
-        groups = None
-        large = strategy == "robust_k_center" and len(vectors) > MOST_ROWS
-        if strategy in GRAPH_STRATEGIES or large or group_duplicates or outlier_share < 1:
-            pool = Pool(vectors, rows, odds, _graph(vectors, seed, progress))
-        if group_duplicates:
-            groups = near_duplicate_groups(vectors, rows, pool.neighbors)
-        progress("select", 0, 0)
-        within_options = with_options(choose, groups=groups, outlier_share=outlier_share)
-        return _with_radii(pool, within_options(pool, batch, np.random.default_rng(seed), **more))
-    except ValueError as error:
-        raise ConfigError(f"{embeddings}: {error}") from error
+        return normalized(vectors)
+    except NotFinite as error:
+        raise NotFinite(f"{name}: {error}") from error
 
 
 def _with_radii(pool: Pool, selection: Selection) -> Selection:
@@ -138,20 +179,28 @@ def _with_radii(pool: Pool, selection: Selection) -> Selection:
     return replace(selection, radii=radii_in_order(space, pool.labeled_rows, selection.rows))
 
 
-def as_csv(selection: Selection) -> str:
-    """``rank,row,distance,radius`` per pick: its distance to the nearest center, the radius after it."""
+def as_csv(selection: Selection, ids: NDArray[np.str_] | None = None) -> str:
+    """``rank,row,distance,radius`` per pick: its distance to the nearest center, the radius after it.
+
+    With ``ids`` of all rows, str[n], the pick's id follows its row.
+    """
     assert selection.radii is not None
+    text = io.StringIO()
+    lines = csv.writer(text, lineterminator="\n")
+    lines.writerow(["rank", "row", *([] if ids is None else ["id"]), "distance", "radius"])
     picks = zip(selection.rows.tolist(), selection.distances.tolist(), selection.radii.tolist(), strict=True)
-    lines = [f"{rank},{row},{far:.7g},{radius:.7g}" for rank, (row, far, radius) in enumerate(picks)]
-    return "\n".join(["rank,row,distance,radius", *lines])
+    for rank, (row, far, radius) in enumerate(picks):
+        lines.writerow([rank, row, *([] if ids is None else [ids[row]]), f"{far:.7g}", f"{radius:.7g}"])
+    return text.getvalue().rstrip("\n")
 
 
-def as_json(selection: Selection) -> str:
-    """Rows, distances and radii, after every pick too; null where a distance is infinite."""
+def as_json(selection: Selection, ids: NDArray[np.str_] | None = None) -> str:
+    """Rows, their ids, distances, and radii, after every pick too; null where a distance is infinite."""
     assert selection.radii is not None
     return json.dumps(
         {
             "rows": selection.rows.tolist(),
+            **({} if ids is None else {"ids": ids[selection.rows].tolist()}),
             "distances": [_finite(distance) for distance in selection.distances.tolist()],
             "radii": [_finite(radius) for radius in selection.radii.tolist()],
             "radius_before": _finite(selection.radius_before),
@@ -176,18 +225,3 @@ def _graph(vectors: Vectors, seed: int, progress: PhaseProgress) -> NeighborGrap
         )
         progress("neighbors", 0, 0)
         return index.graph(neighbors_for(len(vectors)))
-
-
-def _array(path: Path) -> Vectors:
-    try:
-        array: Vectors = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"{path} cannot be read as a .npy array: {error}") from error
-    return array
-
-
-def _rows(path: Path) -> Rows:
-    try:
-        return np.array([int(line) for line in path.read_text().split()], dtype=np.int64)
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"{path} must hold one row number per line: {error}") from error

@@ -36,11 +36,12 @@ class Shards(Protocol):
 
 
 class LocalShards:
-    """Parts of one pool, float[n, d] each, in this process."""
+    """Parts of one pool, float[n, d] each, in this process; errors name them by ``names``."""
 
-    def __init__(self, parts: Sequence[Vectors]) -> None:
+    def __init__(self, parts: Sequence[Vectors], names: Sequence[str] | None = None) -> None:
         firsts = accumulate((len(part) for part in parts), initial=0)
-        self._shards = [PoolShard(part, first) for part, first in zip(parts, firsts, strict=False)]
+        named = zip(parts, firsts, names or [""] * len(parts), strict=False)
+        self._shards = [PoolShard(*shard) for shard in named]
 
     def each(self, work: Callable[[PoolShard], Answer], /) -> Sequence[Answer]:
         return [work(shard) for shard in self._shards]
