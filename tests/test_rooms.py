@@ -9,6 +9,7 @@ TESTS, PACKAGE = ROOT / "tests", ROOT / "coreset_backend"
 OTHER_ROOMS = {"docker", "e2e", "support"}
 TESTED_IN = {
     "cli/test_select.py": ("it types a command in a terminal", {"cli/main", "cli/terminal"}),
+    "cli/test_shard_files.py": ("Parquet is one of its formats", {"cli/parquet_files"}),
     "web/test_many_at_once.py": ("what the page does with many images", {"web/bulk", "store/examples"}),
     "jobs/test_bulk.py": ("a write from its plan to its undo", {"finish/bulk", "label_studio/bulk_labels"}),
     "selection/test_examples.py": ("clusters list what examples are taken from", {"selection/clusters"}),
@@ -136,7 +137,13 @@ TESTED_IN = {
     ),
     "selection/test_sharded.py": (
         "a pool in one process and in shards, with equal distances",
-        {"selection/centers", "selection/pool_shard", "selection/rounding", "selection/shortlist"},
+        {
+            "selection/centers",
+            "selection/herd_shard",
+            "selection/pool_shard",
+            "selection/rounding",
+            "selection/shortlist",
+        },
     ),
     "selection/test_options.py": ("near-duplicates are an option", {"selection/duplicates"}),
     "selection/test_robust.py": (

@@ -155,7 +155,7 @@ def _selected_by_shards(
         parts = [_units(part, name) for part, name in zip(parts, names, strict=True)]
     progress("select", 0, 0)
     found = sharded_k_center(
-        LocalShards(parts, names),
+        LocalShards.of_parts(parts, names),
         labeled_rows,
         wanted.batch,
         np.random.default_rng(wanted.seed),

@@ -10,74 +10,120 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_array  # type: ignore[import-untyped]
 
 from coreset_backend.arrays import Floats, Progress, Rows
-from coreset_backend.selection.geometry import blocks
+from coreset_backend.selection.geometry import blocks, fixed_point
 from coreset_backend.selection.pool import NeighborGraph
 
 ROWS_AT_ONCE = 256
 """Near rows that a block of rows is sized for while gains are summed."""
+TAKEN = -1
+"""The gain of a row that is a center: below any."""
+Gains = NDArray[np.int64]
+"""Gains in fixed point, so that a sum is the same in any order: a pool in shards gives the same picks."""
+
+
+def near_values(graph: NeighborGraph, first_row: int, length: Floats, width: float) -> csr_array:
+    """The kernel of a graph's rows, ``first_row`` and on of the pool, with near rows and with themselves.
+
+    A value is exp(-|a - b|² / width) between L2-normalised rows. ``length`` (float32[n], of all rows) turns
+    Euclidean distances of a graph into those: |a - b|² = (|a| - |b|)² + |a| |b| |a/|a| - b/|b||². Sparse
+    float32[m, n], not symmetric: a row may be in another's list, which is not in its own.
+    """
+    m = len(graph.rows)
+    found = np.pad(graph.rows >= 0, ((0, 0), (1, 0)), constant_values=True)
+    own = np.arange(first_row, first_row + m, dtype=np.int32)
+    columns = np.concatenate([own[:, None], graph.rows], axis=1)[found]
+    values = np.square(np.pad(graph.distances, ((0, 0), (1, 0)))[found])
+    starts = np.concatenate([[0], np.cumsum(found.sum(axis=1))])
+    if not graph.normalized:
+        row, other = np.repeat(length[own], np.diff(starts)), length[columns]
+        values -= np.square(row - other)
+        values /= row * other
+    np.exp(np.maximum(values, 0) / -width, out=values)
+    return csr_array((values, columns, starts), shape=(m, len(length)))
 
 
 def near_kernel(graph: NeighborGraph, length: Floats, width: float) -> csr_array:
-    """The kernel between near rows and of each with itself, symmetric: sparse float32[n, n].
-
-    A value is exp(-|a - b|² / width) between L2-normalised rows. ``length`` (float32[n]) turns Euclidean
-    distances of a graph into those: |a - b|² = (|a| - |b|)² + |a| |b| |a/|a| - b/|b||².
-    """
-    n = len(graph.rows)
-    found = np.pad(graph.rows >= 0, ((0, 0), (1, 0)), constant_values=True)
-    columns = np.concatenate([np.arange(n, dtype=np.int32)[:, None], graph.rows], axis=1)[found]
-    values = np.square(np.pad(graph.distances, ((0, 0), (1, 0)))[found])
-    starts = np.concatenate([[0], np.cumsum(found.sum(axis=1))]).astype(np.int32)
-    if not graph.normalized:
-        own, other = np.repeat(length, np.diff(starts)), length[columns]
-        values -= np.square(own - other)
-        values /= own * other
-    np.exp(np.maximum(values, 0) / -width, out=values)
-    near = csr_array((values, columns, starts), shape=(n, n))
+    """The kernel between near rows and of each with itself, symmetric: sparse float32[n, n]."""
+    near = near_values(graph, 0, length, width)
     return near.maximum(near.T.tocsr())
+
+
+def in_fixed_point(raised: Floats, weights: Floats, exponent: int) -> Gains:
+    """What rows of ``weights`` gain where their kernel value is ``raised`` by so much, float32[k] >= 0."""
+    gains = np.multiply(raised, weights, dtype=np.float64)
+    return np.rint(np.ldexp(gains, exponent, out=gains), out=gains).astype(np.int64)
+
+
+def gains_of(kernel: csr_array, covered: Floats, weights: Floats, exponent: int) -> Gains:
+    """By how much each row of the kernel, sparse [m, n], would raise the weighted coverage: int64[m]."""
+    gains = np.zeros(kernel.shape[0], dtype=np.int64)
+    for block in blocks(len(gains), ROWS_AT_ONCE):
+        part = kernel[block]
+        raised = np.maximum(part.data - covered[part.indices], 0)
+        sums = np.append(0, np.cumsum(in_fixed_point(raised, weights[part.indices], exponent)))
+        gains[block] = sums[part.indptr[1:]] - sums[part.indptr[:-1]]
+    return gains
 
 
 @dataclass(slots=True)
 class Herd:
-    """How well each row is covered, and by how much each would raise the weighted coverage."""
+    """How well each row is covered, and by how much each candidate would raise the weighted coverage.
+
+    ``kernel``: sparse float32[m, n] of m candidates with n rows, ``by_row`` the same by rows, [n, m]; both
+    are one symmetric array where all rows are candidates.
+    """
 
     kernel: csr_array
+    by_row: csr_array
     covered: Floats
     weights: Floats
-    gains: NDArray[np.float64]
+    exponent: int
+    gains: Gains
 
     @classmethod
-    def begin(cls, kernel: csr_array, covered: Floats, weights: Floats) -> "Herd":
-        gains = np.empty(len(covered), dtype=np.float64)
-        for block in blocks(len(covered), ROWS_AT_ONCE):
-            part = kernel[block]
-            raised = np.maximum(part.data - covered[part.indices], 0) * weights[part.indices]
-            gains[block] = np.add.reduceat(raised, part.indptr[:-1])  # no row is empty: it holds itself
-        return cls(kernel, covered.copy(), weights, gains)
+    def begin(
+        cls, kernel: csr_array, by_row: csr_array, covered: Floats, weights: Floats, exponent: int
+    ) -> "Herd":
+        gains = gains_of(kernel, covered, weights, exponent)
+        return cls(kernel, by_row, covered.copy(), weights, exponent, gains)
+
+    def exclude(self, rows: Rows) -> None:
+        """Rows, int64[k], that are no candidates."""
+        self.gains[rows] = TAKEN
 
     def pick(self, batch: int, progress: Progress | None) -> Rows:
-        """The row of largest gain, ``batch`` times, the lowest among equals: int64[batch]."""
+        """The candidate of largest gain, ``batch`` times, the lowest among equals: int64[batch]."""
         rows = np.empty(batch, dtype=np.int64)
         for done in range(batch):
             rows[done] = row = int(np.argmax(self.gains))
-            self._cover_from(row)
-            self.gains[row] = -np.inf
+            self.take(row)
             if progress:
                 progress(done + 1, batch)
         return rows
 
-    def _cover_from(self, row: int) -> None:
-        """Makes ``row`` a center, and takes from every row the gain that it no longer has."""
+    def take(self, row: int) -> None:
+        """Makes the candidate ``row`` a center; every candidate loses the gain that it no longer has."""
         starts, columns, values = self.kernel.indptr, self.kernel.indices, self.kernel.data
         near, value = (array[starts[row] : starts[row + 1]] for array in (columns, values))
         better = value > self.covered[near]
         near, after = near[better], value[better]
         before, self.covered[near] = self.covered[near], after
+        self._lose(near, before, after)
+        self.gains[row] = TAKEN
+
+    def _lose(self, near: NDArray[np.int32], before: Floats, after: Floats) -> None:
+        starts, columns, values = self.by_row.indptr, self.by_row.indices, self.by_row.data
         counts = starts[near + 1] - starts[near]
         ends = np.cumsum(counts)
         entries = np.arange(ends[-1] if len(ends) else 0) + np.repeat(starts[near] - ends + counts, counts)
-        value = values[entries]
-        lost = np.maximum(value - np.repeat(before, counts), 0)
-        lost -= np.maximum(value - np.repeat(after, counts), 0)
-        lost *= np.repeat(self.weights[near], counts)
+        value, weights = values[entries], np.repeat(self.weights[near], counts)
+        lost = in_fixed_point(np.maximum(value - np.repeat(before, counts), 0), weights, self.exponent)
+        lost -= in_fixed_point(np.maximum(value - np.repeat(after, counts), 0), weights, self.exponent)
         np.subtract.at(self.gains, columns[entries], lost)
+
+
+def begin_herd(graph: NeighborGraph, length: Floats, width: float, covered: Floats, weights: Floats) -> Herd:
+    """All rows of a pool as candidates; arrays as in `near_kernel` and `Herd`."""
+    kernel = near_kernel(graph, length, width)
+    exponent = fixed_point(float(weights.max(initial=0)) or 1.0, len(weights))
+    return Herd.begin(kernel, kernel, covered, weights, exponent)

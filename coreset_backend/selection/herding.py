@@ -13,12 +13,12 @@ import heapq
 
 import numpy as np
 
-from coreset_backend.arrays import Floats, Progress, Rows
+from coreset_backend.arrays import Floats, Progress, Rows, Vectors
 from coreset_backend.selection.coverage import measured
 from coreset_backend.selection.geometry import blocks, lengths, normalized
 from coreset_backend.selection.graph import exact_graph
-from coreset_backend.selection.nearest import CENTER_BLOCK
 from coreset_backend.selection.pool import Pool, Selection, require_batch
+from coreset_backend.selection.rounding import exact_products, share_of_error
 from coreset_backend.selection.uncertainty import LEAST_WEIGHT, class_balance, margins, required_probabilities
 
 WIDTH = 0.5
@@ -70,24 +70,33 @@ def _herded(
 ) -> Selection:
     require_batch(batch)
     weights = weights if pool.weights is None else weights * pool.weights
-    covered, free, graph = _coverage_by_labeled(pool), pool.unlabeled_rows, pool.neighbors
+    covered, free, graph = coverage_by_labeled(pool), pool.unlabeled_rows, pool.neighbors
     batch, n = min(batch, len(free)), len(pool.vectors)
     width = neighbors_for(n) if graph is None else graph.rows.shape[1]
-    centers = batch + len(np.unique(pool.labeled_rows))
-    if centers * width < REACH * n and (n <= WHOLE or centers * STANDS_FOR <= WHOLE):
-        part = free if len(free) <= WHOLE else np.sort(rng.choice(free, WHOLE, replace=False))
+    if takes_whole_kernel(batch + len(np.unique(pool.labeled_rows)), width, n):
+        part = sampled(free, rng)
         units = normalized(pool.vectors[part])
-        rows = part[_picked_on_whole_kernel(units, covered[part], weights[part], batch, progress)]
+        rows = part[picked_on_whole_kernel(units, covered[part], weights[part], batch, progress)]
         return measured(pool.vectors, pool.labeled_rows, rows)
-    from coreset_backend.selection.herd import Herd, near_kernel  # scipy, which the web process lacks
+    from coreset_backend.selection.herd import begin_herd  # scipy, which the web process lacks
 
     graph = exact_graph(normalized(pool.vectors), width, normalized=True) if graph is None else graph
-    herd = Herd.begin(near_kernel(graph, lengths(pool.vectors), WIDTH), covered, weights)
-    herd.gains[pool.labeled_rows] = -np.inf
+    herd = begin_herd(graph, lengths(pool.vectors), WIDTH, covered, weights)
+    herd.exclude(pool.labeled_rows)
     return measured(pool.vectors, pool.labeled_rows, herd.pick(batch, progress))
 
 
-def _picked_on_whole_kernel(
+def takes_whole_kernel(centers: int, width: int, n: int) -> bool:
+    """Whether the lists of ``width`` near rows of so many centers are too few for a pool of n rows."""
+    return centers * width < REACH * n and (n <= WHOLE or centers * STANDS_FOR <= WHOLE)
+
+
+def sampled(free: Rows, rng: np.random.Generator) -> Rows:
+    """The rows of ``free`` (int64[m], ascending) whose kernel is made whole."""
+    return free if len(free) <= WHOLE else np.sort(rng.choice(free, WHOLE, replace=False))
+
+
+def picked_on_whole_kernel(
     units: Floats, covered: Floats, weights: Floats, batch: int, progress: Progress | None
 ) -> Rows:
     """The row of largest gain, ``batch`` times, the lowest among equals: int64[batch].
@@ -118,15 +127,31 @@ def _picked_on_whole_kernel(
     return picked
 
 
-def _coverage_by_labeled(pool: Pool) -> Floats:
+def coverage_by_labeled(pool: Pool) -> Floats:
     """Every row's kernel value with its nearest labelled row, exact: float32[n], 0 without labels."""
-    covered = np.zeros(len(pool.vectors), dtype=np.float32)
-    length = lengths(pool.vectors)
     labeled = np.unique(pool.labeled_rows)
-    centers = normalized(pool.vectors[labeled]) if len(labeled) else np.empty((0, 1), dtype=np.float32)
-    for block in blocks(*pool.vectors.shape):
-        points = pool.vectors[block].astype(np.float32)
-        for start in range(0, len(centers), CENTER_BLOCK):
-            cosine = (points @ centers[start : start + CENTER_BLOCK].T).max(axis=1) / length[block]
-            covered[block] = np.maximum(covered[block], np.exp((2 * cosine - 2) / WIDTH))
+    length = lengths(pool.vectors)
+    units = normalized(pool.vectors[labeled]) if len(labeled) else np.empty((0, pool.vectors.shape[1]))
+    return coverage_by(units, pool.vectors, length)
+
+
+def coverage_by(centers: Vectors, vectors: Vectors, length: Floats) -> Floats:
+    """The kernel value of every row of float[n, d] with its nearest center: float32[n].
+
+    ``centers``: float32[k, d] of length 1; ``length``: float32[n] of the rows. Products find which centers
+    may be nearest, an exact cosine decides: the same bits however the rows are divided.
+    """
+    covered = np.zeros(len(vectors), dtype=np.float32)
+    centers = centers.astype(np.float32, copy=False)
+    wrong = 2 * share_of_error(vectors.shape[1], centers.dtype)
+    for block in blocks(len(vectors) if len(centers) else 0, max(len(centers), vectors.shape[1])):
+        points = vectors[block].astype(np.float32)
+        cosines = points @ centers.T
+        cosines /= length[block, None]
+        place, center = np.nonzero(cosines >= cosines.max(axis=1, keepdims=True) - np.float32(wrong))
+        exact = np.concatenate(
+            [exact_products(points[place[part]], centers[center[part]]) for part in blocks(len(place), 256)]
+        )
+        nearest = np.maximum.reduceat(exact, np.searchsorted(place, np.arange(len(points)))) / length[block]
+        covered[block] = np.exp((2 * nearest - 2) / WIDTH)
     return covered

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,7 +20,9 @@ from coreset_backend.selection.geometry import (
     sample_mean,
     squared_norms,
 )
+from coreset_backend.selection.herd_shard import HerdShard
 from coreset_backend.selection.lookahead import Floor
+from coreset_backend.selection.pool import NeighborGraph
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,11 +52,31 @@ class ShardFront:
 class PoolShard:
     """Rows ``first_row`` and on of a pool: ``vectors``, float[n, d], may be a memory map, and n may be 0."""
 
-    def __init__(self, vectors: Vectors, first_row: int, name: str = "") -> None:
-        """``name`` stands in errors, as the rows of this shard do."""
+    def __init__(
+        self,
+        vectors: Vectors,
+        first_row: int,
+        name: str = "",
+        *,
+        graph: NeighborGraph | None = None,
+        weights: Floats | None = None,
+    ) -> None:
+        """``name`` stands in errors, as the rows of this shard do.
+
+        For herding, ``graph``: near rows of each, numbered in the whole pool; ``weights``: float32[n].
+        """
         self.vectors, self._first = vectors, first_row
         self._name = name or f"the shard that begins with row {first_row}"
         self._coverage: Coverage | None = None
+        self._graph, self._weights = graph, weights
+
+    @cached_property
+    def herd(self) -> HerdShard:
+        """This shard's part in herding. Raises NotFinite, and ValueError without a graph."""
+        if self._graph is None:
+            raise ValueError(f"{self._name}: herding in shards needs the near rows of its rows, as `graph`")
+        with self._named():
+            return HerdShard(self.vectors, self._first, self._graph, self._weights)
 
     def __len__(self) -> int:
         return len(self.vectors)

@@ -25,6 +25,14 @@ def exact_squares(points: Vectors, centers: Vectors) -> NDArray[np.float64]:
     return squares
 
 
+def exact_products(points: Vectors, others: Vectors) -> NDArray[np.float64]:
+    """The product of each row of float[m, d] with the row beside it, summed in a fixed order: float64[m]."""
+    products: NDArray[np.float64] = np.einsum(
+        "ij,ij->i", points.astype(np.float64), others.astype(np.float64)
+    )
+    return products
+
+
 def as_compared(exact: NDArray[np.float64]) -> Floats:
     """Exact squared distances as they are compared: equal ones are those that are equal as float32[m]."""
     return exact.astype(np.float32)

@@ -36,12 +36,17 @@ class Shards(Protocol):
 
 
 class LocalShards:
-    """Parts of one pool, float[n, d] each, in this process; errors name them by ``names``."""
+    """The shards of one pool in this process."""
 
-    def __init__(self, parts: Sequence[Vectors], names: Sequence[str] | None = None) -> None:
+    def __init__(self, shards: Sequence[PoolShard]) -> None:
+        self._shards = shards
+
+    @classmethod
+    def of_parts(cls, parts: Sequence[Vectors], names: Sequence[str] | None = None) -> "LocalShards":
+        """The parts of one pool, float[n, d] each; errors name them by ``names``."""
         firsts = accumulate((len(part) for part in parts), initial=0)
         named = zip(parts, firsts, names or [""] * len(parts), strict=False)
-        self._shards = [PoolShard(*shard) for shard in named]
+        return cls([PoolShard(*shard) for shard in named])
 
     def each(self, work: Callable[[PoolShard], Answer], /) -> Sequence[Answer]:
         return [work(shard) for shard in self._shards]
@@ -95,9 +100,9 @@ class Coordinator:
     def __init__(self, shards: Shards) -> None:
         self._shards = shards
         self.messages = self.rounds = 0
-        self._sizes = self._ask(len)
+        self._sizes = self.ask(len)
         self.n = sum(self._sizes)
-        means = self._ask(lambda shard: shard.sample_mean())
+        means = self.ask(lambda shard: shard.sample_mean())
         if len({len(mean) for mean in means}) != 1:
             raise ValueError(
                 f"the shards have vectors of {[len(mean) for mean in means]} values: all must be alike"
@@ -116,21 +121,21 @@ class Coordinator:
 
     def nearest_to_mean(self) -> int:
         """The row nearest the mean of all rows, the lowest such row."""
-        none = self._vectors_of(np.empty(0, dtype=np.int64))
+        none = self.vectors_of(np.empty(0, dtype=np.int64))
         shift = self._shift
-        self._ask(lambda shard: shard.begin(shift, none))  # NotFinite
-        exponent = fixed_point(max(self._ask(lambda shard: shard.largest_value())), self.n)
-        sums = sum(self._ask(lambda shard: shard.sums(exponent)), np.zeros(len(shift), dtype=np.int64))
+        self.ask(lambda shard: shard.begin(shift, none))  # NotFinite
+        exponent = fixed_point(max(self.ask(lambda shard: shard.largest_value())), self.n)
+        sums = sum(self.ask(lambda shard: shard.sums(exponent)), np.zeros(len(shift), dtype=np.int64))
         mean = mean_of(sums, exponent, self.n)
-        return min(self._ask(lambda shard: shard.nearest(mean)))[1]
+        return min(self.ask(lambda shard: shard.nearest(mean)))[1]
 
     def begin(self, rows: Rows) -> None:
         """Makes ``rows`` (int64[k], distinct, in any order) the first centers."""
-        shift, first = self._shift, self._vectors_of(rows)
+        shift, first = self._shift, self.vectors_of(rows)
         self._centers = Centers(shift, first.vectors.dtype)
         self._centers.add(first.rows, first.vectors)
         self._new = CenterVectors(first.rows[:0], first.vectors[:0])
-        self._ask(lambda shard: shard.begin(shift, first))
+        self.ask(lambda shard: shard.begin(shift, first))
 
     def pick(self, batch: int, progress: Progress | None) -> tuple[Rows, Floats]:
         """Makes the farthest row a center, ``batch`` times: int64[batch], and distances as of `Coverage`."""
@@ -154,7 +159,7 @@ class Coordinator:
     def _union(self, size: int) -> tuple[Rows, Coverage] | None:
         """The rows of all shards' fronts in the whole pool, int64[m], and how the centers cover them."""
         new = self._new
-        answers = self._ask(lambda shard: shard.front(size, new))
+        answers = self.ask(lambda shard: shard.front(size, new))
         self._new = CenterVectors(new.rows[:0], new.vectors[:0])
         self.rounds += 1
         fronts = [front for front in answers if front is not None]
@@ -176,14 +181,15 @@ class Coordinator:
         """Keeps the centers that were picked, to tell the shards."""
         self._centers, self._new = coverage.centers, new
 
-    def _vectors_of(self, rows: Rows) -> CenterVectors:
+    def vectors_of(self, rows: Rows) -> CenterVectors:
         """The vectors of ``rows`` (int64[k], distinct), in their order."""
-        found = self._ask(lambda shard: shard.centers_among(rows))
+        found = self.ask(lambda shard: shard.centers_among(rows))
         known = np.concatenate([part.rows for part in found])
         places = np.argsort(known)[np.searchsorted(np.sort(known), rows)]
         return CenterVectors(rows, np.concatenate([part.vectors for part in found])[places])
 
-    def _ask(self, work: Callable[[PoolShard], Answer]) -> Sequence[Answer]:
+    def ask(self, work: Callable[[PoolShard], Answer]) -> Sequence[Answer]:
+        """What ``work`` returns for every shard; counts the messages."""
         answers = self._shards.each(work)
         self.messages += 2 * len(answers)  # there and back
         return answers

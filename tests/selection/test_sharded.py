@@ -61,7 +61,7 @@ def test_one_process_and_1_2_4_16_shards_pick_the_lowest_of_the_farthest_rows(
     one = k_center_greedy(Pool(vectors, labeled), batch)
     assert one.rows.tolist() == textbook(vectors, labeled, batch)
     for count in (1, 2, 4, 16):
-        found = sharded_k_center(LocalShards(cut(vectors, count, rng)), labeled, batch).selection
+        found = sharded_k_center(LocalShards.of_parts(cut(vectors, count, rng)), labeled, batch).selection
         assert found.rows.tolist() == one.rows.tolist()
         assert found.radius_after == one.radius_after
         np.testing.assert_allclose(found.distances, one.distances, rtol=1e-4, atol=1e-4)
@@ -75,7 +75,7 @@ def test_large_shards_send_parts_of_their_rows_and_less_than_a_message_for_each_
     one = k_center_greedy(Pool(vectors, labeled), 500)
     seen: list[tuple[int, int]] = []
     for count in (2, 16):  # all labels are in the first shard
-        shards = LocalShards(np.array_split(vectors, count))
+        shards = LocalShards.of_parts(np.array_split(vectors, count))
         found = sharded_k_center(shards, labeled, 500, progress=lambda *done: seen.append(done))
         assert found.selection.rows.tolist() == one.rows.tolist()
         assert found.messages < 500
@@ -99,10 +99,10 @@ def test_a_shard_says_which_values_cannot_be_compared_and_what_does_not_fit() ->
     none = np.empty(0, dtype=np.int64)
     for labeled in (none, np.array([3])):
         with pytest.raises(NotFinite, match=r"begins with row 60: .* is row 7\."):
-            sharded_k_center(LocalShards([vectors, broken]), labeled, 5)
+            sharded_k_center(LocalShards.of_parts([vectors, broken]), labeled, 5)
     with pytest.raises(ValueError, match=r"must lie in \[0, 60\)"):
-        sharded_k_center(LocalShards([vectors]), np.array([60]), 5)
+        sharded_k_center(LocalShards.of_parts([vectors]), np.array([60]), 5)
     with pytest.raises(ValueError, match=r"\[4, 3\] values"):
-        sharded_k_center(LocalShards([vectors, vectors[:, :3]]), none, 5)
+        sharded_k_center(LocalShards.of_parts([vectors, vectors[:, :3]]), none, 5)
     with pytest.raises(ValueError, match="0 rows or more"):
-        sharded_k_center(LocalShards([vectors]), none, -1)
+        sharded_k_center(LocalShards.of_parts([vectors]), none, -1)
