@@ -19,6 +19,7 @@ from coreset_backend.errors import (
     LabelStudioError,
     OutOfMemory,
     ProjectError,
+    StorageError,
     StoreError,
     TooManyImageFailures,
     memory_ran_out,
@@ -187,10 +188,8 @@ def _with_failure(known: WrittenProgress, error: str) -> WrittenProgress:
 def _seconds_to_poll(backend: Backend, project_id: int) -> float | None:
     """Seconds until the poll checks the project again, at most; None if only a person starts a round."""
     if not is_demanded(backend.redis, project_id):
-        if backend.store.held(project_id):
-            return None
-        with contextlib.suppress(ConfigError):  # the reported failure may be this one
-            if backend.trigger_of(project_id) == "manual":
+        with contextlib.suppress(ConfigError, StorageError):  # the reported failure may be this one
+            if backend.store.held(project_id) or backend.trigger_of(project_id) == "manual":
                 return None
     spared = 0
     with contextlib.suppress(RedisError):
@@ -200,15 +199,19 @@ def _seconds_to_poll(backend: Backend, project_id: int) -> float | None:
 
 def _is_served(store: Store, project_id: int) -> bool:
     """Whether the newest round is published; if not, a round is due."""
-    newest = store.latest(project_id)
-    return newest is not None and newest.publication is not None
+    with contextlib.suppress(StorageError):
+        newest = store.latest(project_id)
+        return newest is not None and newest.publication is not None
+    return False
 
 
 def _round_name(store: Store, project_id: int) -> str:
-    newest = store.latest(project_id)
-    if newest and newest.publication is None:
-        return f"round {newest.record.number}"
-    return f"round {max(store.numbers(project_id), default=0) + 1}"
+    with contextlib.suppress(StorageError):
+        newest = store.latest(project_id)
+        if newest and newest.publication is None:
+            return f"round {newest.record.number}"
+        return f"round {max(store.numbers(project_id), default=0) + 1}"
+    return "a round"
 
 
 def _back_off(redis: Redis, project_id: int) -> None:

@@ -90,10 +90,10 @@ def run_round_job(project_id: int) -> str:
 
 def _advance(backend: Backend, project_id: int, is_ours: IsOurs) -> str:
     """Do the project's next step; returns in words what was done."""
-    if backend.store.is_disconnected(project_id):
-        return "the project is disconnected"
     demands: list[bytes] = backend.redis.lrange(redis_key(project_id, "demands"), 0, -1)  # type: ignore[assignment]
     try:
+        if backend.store.is_disconnected(project_id):
+            return "the project is disconnected"
         finished = _advance_finish(backend, project_id)
         finished = _advance_bulk(backend, project_id) or finished
         if demands:

@@ -46,7 +46,7 @@ class Bucket:
     ) -> None:
         self.local, self._abandoned_after = local, abandoned_after
         self.objects = Objects(address, patient=patient)
-        self.place = self.objects.place
+        self.place, self.as_of_now = self.objects.place, self.objects.as_of_now
 
     def read(self, key: str, *, unsealed_too: bool = False) -> dict[str, object] | None:
         content = self.objects.get(key)

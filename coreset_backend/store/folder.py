@@ -4,6 +4,7 @@ import contextlib
 import re
 import shutil
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 from coreset_backend.errors import CorruptFile, CorruptRound, StoreError
@@ -20,6 +21,9 @@ class Folder:
 
     def place(self, key: str) -> str:
         return str(self.local / key)
+
+    def as_of_now(self) -> AbstractContextManager[None]:
+        return contextlib.nullcontext()
 
     def read(self, key: str, *, unsealed_too: bool = False) -> dict[str, object] | None:
         path = self.local / key

@@ -7,6 +7,7 @@ minute. Credentials, region and endpoint come from the AWS_* variables, as other
 import contextlib
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
+from contextvars import ContextVar
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -71,6 +72,19 @@ class Objects:
         self._store = _opened(*bucket_and_prefix(address), patient)
         self._remembered: OrderedDict[str, tuple[str, bytes]] = OrderedDict()
         self._lock = Lock()
+        self._listings = ContextVar[dict[str, list[Listed]] | None]("listings", default=None)
+
+    @contextlib.contextmanager
+    def as_of_now(self) -> Iterator[None]:
+        """For the length of the block, each project's folder is listed once, and only what changed is read.
+
+        What other hosts change meanwhile may stay unseen: for what only reads.
+        """
+        token = self._listings.set({})
+        try:
+            yield
+        finally:
+            self._listings.reset(token)
 
     def place(self, key: str) -> str:
         return f"{self.address}/{key}"
@@ -78,6 +92,12 @@ class Objects:
     def get(self, key: str) -> bytes | None:
         """The content of the object; None without one. An unchanged one is not read again."""
         tag, known = self._remembered.get(key, ("", b""))
+        if self._listings.get() is not None and key.startswith("projects/"):
+            listed = {each.key: each.tag for each in self.below("/".join(key.split("/")[:2]))}
+            if key not in listed:
+                return None
+            if tag == listed[key]:
+                return known
         try:
             with self._asking(key):
                 found = obstore.get(self._store, key, options={"if_none_match": tag} if tag else {})
@@ -95,6 +115,7 @@ class Objects:
         """Write the object, or replace it; returns its tag."""
         size = content.stat().st_size if isinstance(content, Path) else len(content)
         piece = max(PIECE_BYTES, size // MOST_PIECES)
+        self._changes()
         with self._asking(key):
             return obstore.put(self._store, key, content, chunk_size=piece, max_concurrency=2)["e_tag"] or ""
 
@@ -103,6 +124,7 @@ class Objects:
 
         If the answer to a first try is lost, a second one finds the object that the first has made.
         """
+        self._changes()
         try:
             with self._asking(key):
                 obstore.put(self._store, key, content, mode="create")
@@ -130,9 +152,15 @@ class Objects:
 
     def below(self, key: str) -> list[Listed]:
         """All objects below the folder."""
+        listings = self._listings.get()
+        if listings is not None and key in listings:
+            return listings[key]
         with self._asking(key):
             found = obstore.list(self._store, key).collect()
-        return [Listed(each["path"], each["e_tag"] or "", each["last_modified"]) for each in found]
+        listed = [Listed(each["path"], each["e_tag"] or "", each["last_modified"]) for each in found]
+        if listings is not None:
+            listings[key] = listed
+        return listed
 
     def folders(self, key: str) -> list[str]:
         """Names of the folders in the folder."""
@@ -141,14 +169,21 @@ class Objects:
         return [folder.rpartition("/")[2] for folder in found]
 
     def copy(self, key: str, to: str) -> None:
+        self._changes()
         with self._asking(key):
             obstore.copy(self._store, key, to)
 
     def delete(self, keys: Sequence[str]) -> None:
         """Remove the objects, in this order, as far as there are any."""
+        self._changes()
         for key in keys:
             with contextlib.suppress(NoObject), self._asking(key):
                 obstore.delete(self._store, key)
+
+    def _changes(self) -> None:
+        """What was listed is no longer so."""
+        if listings := self._listings.get():
+            listings.clear()
 
     def _remember(self, key: str, tag: str | None, content: bytes) -> None:
         with self._lock:

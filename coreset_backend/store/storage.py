@@ -6,6 +6,7 @@ folder of this machine: the image cache, drafts, and of a bucket the copies that
 
 import re
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -22,6 +23,9 @@ class Storage(Protocol):
 
     def place(self, key: str) -> str:
         """How messages name the file or folder."""
+
+    def as_of_now(self) -> AbstractContextManager[None]:
+        """Around code that only reads: a bucket is then asked once for all small files of a project."""
 
     def read(self, key: str, *, unsealed_too: bool = False) -> dict[str, object] | None:
         """The fields of a file that was written by `write`; None without one. Raises CorruptFile."""

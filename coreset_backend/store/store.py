@@ -24,6 +24,7 @@ import secrets
 import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
@@ -58,6 +59,10 @@ class Store:
     def __init__(self, place: Path | Storage) -> None:
         self._storage = Folder(place) if isinstance(place, Path) else place
         self.root = self._storage.local
+
+    def as_of_now(self) -> AbstractContextManager[None]:
+        """Around code that only reads, so that a bucket is asked as seldom as can be."""
+        return self._storage.as_of_now()
 
     def probe(self) -> None:
         """Raises StoreError with a fix if rounds cannot be saved in a bucket."""

@@ -23,12 +23,13 @@ class Hold:
 class TcpProxy:
     """Listens at ``port`` of this machine and passes bytes to and from what ``dial`` connects to.
 
-    ``delay`` is waited before each piece is passed on. ``cut`` resets all connections and refuses new ones,
-    ``silence`` lets nothing through and says nothing, ``heal`` ends both.
+    ``asked`` counts the pieces that clients sent. ``delay`` is waited before each piece is passed on. ``cut``
+    resets all connections and refuses new ones, ``silence`` lets nothing through and says nothing, ``heal``
+    ends both.
     """
 
     def __init__(self, dial: Callable[[], socket.socket]) -> None:
-        self.delay = 0.0
+        self.delay, self.asked = 0.0, 0
         self._dial = dial
         self._passing = threading.Event()
         self._passing.set()
@@ -89,6 +90,7 @@ class TcpProxy:
     def _pump(self, source: socket.socket, sink: socket.socket, asks: bool, held: list[Hold]) -> None:
         with contextlib.suppress(OSError):
             while piece := source.recv(65536):
+                self.asked += asks
                 if self.delay:
                     time.sleep(self.delay)
                 self._passing.wait()

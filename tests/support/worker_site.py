@@ -193,8 +193,8 @@ def assert_nothing_lost(
 
 
 @contextlib.contextmanager
-def running_site(folder: Path, studio: FakeLabelStudio) -> Iterator[Site]:
-    """A site without workers yet, on a Redis of its own in ``folder``."""
+def running_site(folder: Path, studio: FakeLabelStudio, bucket: str = "") -> Iterator[Site]:
+    """A site without workers yet, on a Redis of its own in ``folder``; its store may be in a bucket."""
     with contextlib.ExitStack() as stack:
         redis, url = embedded_redis(folder, stack)
         path = url.removeprefix("unix://")
@@ -217,7 +217,7 @@ def running_site(folder: Path, studio: FakeLabelStudio) -> Iterator[Site]:
         studio_wire = stack.enter_context(proxied(dial_studio))
         settings = Settings(
             redis_url=url,
-            model_dir=folder / "data",
+            model_dir=bucket or folder / "data",
             label_studio_url=studio.url,
             label_studio_api_key=TOKEN,  # type: ignore[arg-type]
             debounce_seconds=0,
