@@ -124,6 +124,7 @@ def locked_redis(redis_url: str) -> Iterator[Redis]:
         redis.config_set("requirepass", "")
 
 
+@pytest.mark.slow
 def test_no_seeded_secret_is_in_the_logs_answers_or_redis_of_a_real_run(
     redis_url: str, locked_redis: Redis, tmp_path: Path, echo: str
 ) -> None:

@@ -50,6 +50,7 @@ def test_every_quoted_message_of_label_studio_is_in_its_code() -> None:
     assert not [message for message in quoted if message not in theirs]
 
 
+@pytest.mark.slow
 def test_the_table_of_faults_is_what_the_tests_say() -> None:
     checked = subprocess.run(
         [sys.executable, ROOT / "tests/support/fault_table.py", "--check"],

@@ -29,6 +29,7 @@ from coreset_backend.web.app import create_app
 IMAGES = 12
 
 
+@pytest.mark.slow
 def test_an_expected_failure_is_one_line_in_the_log_and_is_not_repeated_by_the_queue(site: Site) -> None:
     project_id = site.studio.create_project()
     site.start_worker()
@@ -42,6 +43,7 @@ def test_an_expected_failure_is_one_line_in_the_log_and_is_not_repeated_by_the_q
     assert read_counts(site.backend.redis)["coreset_rounds"] == {(str(project_id), "failed", "EmptyPool"): 1}
 
 
+@pytest.mark.slow
 def test_jobs_that_the_release_before_left_in_redis_are_run(site: Site) -> None:
     project_id = site.studio.create_project()
     queues = site.backend.queue, site.backend.low_priority_queue

@@ -39,6 +39,7 @@ def wait_for_the_next(site: Site) -> None:
     assert site.workers[0].poll() is None
 
 
+@pytest.mark.slow
 def test_a_pickle_or_another_function_is_not_run(site: Site, tmp_path: Path) -> None:
     pickled, named, control = tmp_path / "by-pickle", tmp_path / "by-name", tmp_path / "control"
     pickle.loads(os_mkdir(control))
@@ -68,6 +69,7 @@ def trap(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "sprung"
 
 
+@pytest.mark.slow
 def test_no_callback_or_address_of_a_job_is_called(site: Site, trap: Path, redis_url: str) -> None:
     with serving(ThreadingHTTPServer(("127.0.0.1", 0), Echo)) as address:
         hook = json.dumps([{"url": address, "job_status": "finished"}])

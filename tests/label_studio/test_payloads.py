@@ -145,6 +145,7 @@ def sdk(request: pytest.FixtureRequest, make_backend: MakeBackend, tmp_path: Pat
         server.wait(10)
 
 
+@pytest.mark.slow
 def test_the_sdk_answers_as_our_own_web_does(sdk: httpx.Client, make_backend: MakeBackend) -> None:
     """The version of /setup is that of /predict, extra params are kept, and tasks need not name a project."""
     backend = make_backend()
@@ -179,6 +180,7 @@ def test_the_sdk_answers_as_our_own_web_does(sdk: httpx.Client, make_backend: Ma
     assert backend.redis.smembers("coreset:1:unseen") == {b"99"}
 
 
+@pytest.mark.slow
 def test_the_recorded_events_through_the_sdk(
     sdk: httpx.Client, make_backend: MakeBackend, request: pytest.FixtureRequest
 ) -> None:

@@ -76,6 +76,7 @@ def running(folder: Path, port: int) -> Iterator[Run]:
         yield Run(folder, port, process)
 
 
+@pytest.mark.slow
 def test_the_tree_survives_its_redis_and_ends_whole(tmp_path: Path) -> None:
     with running(tmp_path, demo.free_port()) as run:
         wait_until(lambda: run.get("/ready") == 200, "a worker that listens")
@@ -103,6 +104,7 @@ def test_the_tree_survives_its_redis_and_ends_whole(tmp_path: Path) -> None:
     assert "Traceback" not in run.log
 
 
+@pytest.mark.slow
 def test_a_killed_run_leaves_no_orphan_and_its_data_can_be_used_again(tmp_path: Path) -> None:
     port = demo.free_port()
     with running(tmp_path, port) as run:
@@ -113,6 +115,7 @@ def test_a_killed_run_leaves_no_orphan_and_its_data_can_be_used_again(tmp_path: 
         assert run.get("/health") == 200
 
 
+@pytest.mark.slow
 def test_other_commands_find_the_run_and_a_second_run_is_refused(tmp_path: Path) -> None:
     with running(tmp_path, demo.free_port()) as run:
         named = ("PATH", "PYTHONPATH", "HOME", "MODEL_DIR")
@@ -158,6 +161,7 @@ def test_a_port_in_use_is_refused_before_anything_starts(tmp_path: Path) -> None
     assert refused.stderr.startswith(f"Error: Port {port} is in use")
 
 
+@pytest.mark.slow
 def test_a_child_that_dies_at_the_start_is_said_at_once_and_the_rest_is_ended(tmp_path: Path) -> None:
     (tmp_path / "redis-server").write_text("#!/bin/sh\necho it cannot start\nexit 3\n")
     (tmp_path / "redis-server").chmod(0o755)

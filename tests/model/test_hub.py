@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 from fake_hub import FakeHub, serving_hub, timm_folder
 
+pytestmark = pytest.mark.slow
 CHILD = """
 import json, sys, time
 from coreset_backend import model

@@ -30,7 +30,10 @@ def classifier_on(chosen: model.ChosenBackbone, pixels: np.ndarray, multiple: bo
     return replace(frozen, head=head, multiple=multiple, temperature=0.7)
 
 
-@pytest.mark.parametrize(("name", "multiple"), [("auto", False), ("small_cnn", True), ("small_cnn", False)])
+@pytest.mark.parametrize(
+    ("name", "multiple"),
+    [pytest.param("auto", False, marks=pytest.mark.slow), ("small_cnn", True), ("small_cnn", False)],
+)
 def test_from_pixels_to_torchs_probabilities(name: str, multiple: bool, tmp_path: Path) -> None:
     """One image alone, and as many as come; by the checker of ONNX it is a whole file."""
     pixels = shapes(12, size=64)[0]

@@ -90,6 +90,7 @@ def test_what_openvino_has_computed_is_not_taken_for_torchs(pixels: np.ndarray, 
     )
 
 
+@pytest.mark.slow
 @needs_openvino
 def test_where_it_differs_torch_computes_and_it_is_converted_anew(
     pixels: np.ndarray, tmp_path: Path, said: pytest.LogCaptureFixture
@@ -121,6 +122,7 @@ def keep_another_network(classifier: model.Classifier, cache: Path) -> None:
     )
 
 
+@pytest.mark.slow
 @needs_openvino
 def test_a_damaged_conversion_is_made_anew_and_few_are_kept(pixels: np.ndarray, tmp_path: Path) -> None:
     whole = model.embed(untrained(pixels, tmp_path), pixels)
@@ -168,6 +170,7 @@ def test_a_network_that_cannot_be_converted_is_computed_by_torch(
     assert "this network cannot be traced" in record.message
 
 
+@pytest.mark.slow
 def test_without_it_torch_computes_and_says_what_the_extra_gains() -> None:
     code = """
 import logging, sys

@@ -397,6 +397,7 @@ def add_picture(studio: FakeLabelStudio, project_id: int) -> None:
     studio.add_task(project_id, {"image": path})
 
 
+@pytest.mark.slow
 def test_doubtful_labels_are_asked_for_once_more_and_what_the_second_answers_is_settled(
     make_backend: Callable[..., Backend], studio: FakeLabelStudio
 ) -> None:

@@ -69,6 +69,7 @@ def test_a_pool_that_nobody_knows_is_refused_with_those_there_are(tmp_path: Path
         pool_folder("balanced", None, 0, tmp_path)
 
 
+@pytest.mark.slow
 def test_one_command_replays_a_folder_and_goes_on_where_it_was(
     images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

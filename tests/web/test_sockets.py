@@ -162,6 +162,7 @@ def test_an_answer_that_is_not_read_is_given_up_in_time() -> None:
             client.sendall(b"x" * 50_000_000)
 
 
+@pytest.mark.slow
 def test_a_steady_head_is_cut_off_and_a_slow_but_timely_one_is_answered(web: WebProcess) -> None:
     with opened(web, 2, HEAD) as (endless, timely):
         began = time.monotonic()
