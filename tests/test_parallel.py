@@ -1,4 +1,4 @@
-"""Four processes run the tests side by side: what is left out stays left out, and a failure is one."""
+"""Processes run the tests side by side: what is left out stays left out, and a failure is one."""
 
 import os
 import shutil

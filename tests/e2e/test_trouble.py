@@ -200,16 +200,16 @@ def test_label_studio_blocks_then_dies_in_mid_round_then_changes_its_token(
 ) -> None:
     """A bad day: every time the command or the status says what to do, and the next step goes on."""
     port, images = demo.free_port(), draw(tmp_path / "images", 150, seed=27)
-    with label_studio_on(own_data, port, reaches=False) as server:
-        url, token = server.url, server.login.token
-        with demo_project.open_session(url, token) as session:
-            project_id = make_project(session, "Bad day", demo_project.choices_config(CLASSES), images)
-        with running_stack(tmp_path, url, token) as stack:
+    with contextlib.ExitStack() as until_the_token_changes:
+        with label_studio_on(own_data, port, reaches=False) as server:
+            url, token = server.url, server.login.token
+            with demo_project.open_session(url, token) as session:
+                project_id = make_project(session, "Bad day", demo_project.choices_config(CLASSES), images)
+            stack = until_the_token_changes.enter_context(running_stack(tmp_path, url, token, **SLOW_FIT))
             refused = stack.cli("connect", "--project", str(project_id))
             assert refused.returncode == 2
             assert "LABEL_STUDIO_SSRF_PROTECTION_ENABLED=false" in refused.stderr
 
-    with running_stack(tmp_path, url, token, **SLOW_FIT) as stack:
         away = stack.cli("connect", "--project", str(project_id))
         assert away.returncode == 2
         assert f"Label Studio at {url} does not answer" in away.stderr

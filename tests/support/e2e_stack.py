@@ -140,7 +140,7 @@ def running_stack(folder: Path, label_studio_url: str, api_key: str, **settings:
             "CORESET_URL": f"http://localhost:{port}",
             "CORESET_BATCH_SIZE": "24",
             "CORESET_DEBOUNCE_SECONDS": "1",
-            "CORESET_POLL_SECONDS": "5",
+            "CORESET_POLL_SECONDS": "15",  # each reads every project; webhooks tell of what tests do
             **settings,
         },
     )
