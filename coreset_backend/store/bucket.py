@@ -184,8 +184,7 @@ class Bucket:
         folder = self.local / key
         found = {each.key.rpartition("/")[2]: each for each in self.objects.below(key)}
         for name, each in found.items():
-            tag = folder / f"{TAG}{name}"
-            if not (folder / name).is_file() or not tag.is_file() or tag.read_text().split()[0] != each.tag:
+            if not (folder / name).is_file() or _noted(folder / name)[:1] != [each.tag]:
                 self._fetch(each.key, folder / name)
                 _note_tag(folder / name, each.tag)
         for tag in folder.glob(f"{TAG}*"):
@@ -197,8 +196,7 @@ class Bucket:
     def keep_folder(self, key: str) -> None:
         folder = self.local / key
         for path in folder.glob("[!.]*"):
-            tag = folder / f"{TAG}{path.name}"
-            if not tag.is_file() or tag.read_text().split()[1] != str(path.stat().st_mtime_ns):
+            if _noted(path)[1:] != [str(path.stat().st_mtime_ns)]:
                 _note_tag(path, self.objects.put(f"{key}/{path.name}", path))
 
     def _fetch(self, key: str, path: Path) -> None:
@@ -217,12 +215,18 @@ class Bucket:
         return self.local / f"{key}-{hashlib.sha256(record).hexdigest()[:16]}"
 
     def _discard_copies(self, project: str) -> None:
-        """Remove the copies of rounds that are gone; a young one may just be opened by a reader."""
-        there = set(self.rounds(project))
-        for copy in (self.local / project).glob("round-*-*"):
-            is_old = copy.stat().st_mtime < time.time() - TORN_SECONDS
-            if is_old and copy.name.rpartition("-")[0] not in there:
-                shutil.rmtree(copy, ignore_errors=True)
+        """Remove the copies of rounds and projects that are gone; what is young may just be read."""
+        with contextlib.suppress(StorageError, OSError):  # it is tried again
+            there = {f"{project}/{name}" for name in self.rounds(project)}
+            there |= {f"projects/{name}" for name in self.objects.folders("projects")}
+            copies = {path: f"{project}/{path.name.rpartition('-')[0]}" for path in self._copies(project)}
+            copies |= {path: f"projects/{path.name}" for path in (self.local / "projects").iterdir()}
+            for path, key in copies.items():
+                if key not in there and path.stat().st_mtime < time.time() - TORN_SECONDS:
+                    shutil.rmtree(path, ignore_errors=True)
+
+    def _copies(self, project: str) -> Iterable[Path]:
+        return (self.local / project).glob("round-*-*")
 
 
 def _round_names(objects: Iterable[Listed]) -> dict[str, list[Listed]]:
@@ -243,6 +247,14 @@ def _with_record(objects: Iterable[Listed]) -> list[str]:
 def _records_first(keys: Iterable[str]) -> list[str]:
     """Without its record a round is gone, whatever else of it is left."""
     return sorted(keys, key=lambda key: not key.endswith(f"/{RECORD}"))
+
+
+def _noted(path: Path) -> list[str]:
+    """What `_note_tag` noted of the file: its tag, and when it was changed."""
+    try:
+        return path.with_name(f"{TAG}{path.name}").read_text().split()
+    except OSError:
+        return []
 
 
 def _note_tag(path: Path, tag: str) -> None:

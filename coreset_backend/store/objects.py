@@ -12,17 +12,21 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
 from threading import Lock
+from typing import TYPE_CHECKING
 
 from coreset_backend.bucket_address import bucket_and_prefix
 from coreset_backend.errors import ConfigError, StorageError
 from coreset_backend.files import replacing, saving
+
+if TYPE_CHECKING:
+    from obstore import ObjectMeta
 
 with contextlib.suppress(ImportError):  # the extra `s3`
     import obstore
     from obstore.exceptions import AlreadyExistsError, BaseError, NotModifiedError, PreconditionError
     from obstore.store import S3Store
 
-PIECE_BYTES = 16_000_000
+PIECE_BYTES = 8_000_000
 """So much of an object is read or written by one request."""
 MOST_PIECES = 9_000
 """S3 takes 10,000 pieces of an object."""
@@ -35,11 +39,11 @@ FIXES = {
     "ExpiredToken": "AWS_SESSION_TOKEN has expired. Set new credentials and restart.",
     "RequestTimeTooSkewed": "The clock of this machine is wrong. Set it, as by NTP.",
     "AuthorizationHeaderMalformed": REGION,
-    "PermanentRedirect": REGION,
+    "incorrectly configured region": REGION,
     "AccessDenied": "The credentials may not do that. Allow s3:ListBucket on the bucket, and s3:GetObject, "
     "s3:PutObject, s3:DeleteObject and s3:AbortMultipartUpload on its objects.",
     "NotImplemented": "It lacks a part of S3 that the store needs, such as conditional writes.",
-    "169.254.169.254": "There are no credentials. Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY.",
+    "/latest/api/token": "There are no credentials. Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY.",
 }
 """What stands in the answer of S3 -> what to do."""
 AWAY = "It does not answer as an S3 does. Check AWS_ENDPOINT_URL and the network; requests are tried again."
@@ -101,6 +105,8 @@ class Objects:
         try:
             with self._asking(key):
                 found = obstore.get(self._store, key, options={"if_none_match": tag} if tag else {})
+                if found.meta["size"] > PIECE_BYTES:
+                    return b"".join(self._pieces(key, found.meta))
                 content = bytes(found.bytes())
         except NotModifiedError:
             return known
@@ -137,14 +143,18 @@ class Objects:
         with self._asking(key):
             about = obstore.head(self._store, key)
         with saving(path), replacing(path, durable=False) as partial, partial.open("wb") as file:
-            for start in range(0, about["size"], PIECE_BYTES):
-                file.write(self._piece(key, about["e_tag"], start, min(start + PIECE_BYTES, about["size"])))
+            for piece in self._pieces(key, about):
+                file.write(piece)
 
-    def _piece(self, key: str, tag: str | None, start: int, end: int) -> bytes:
+    def _pieces(self, key: str, about: "ObjectMeta") -> Iterator[bytes]:
+        """The content, of which a slow network brings a piece in time, not the whole."""
         try:
-            with self._asking(key):
-                found = obstore.get(self._store, key, options={"range": (start, end), "if_match": tag})
-                return bytes(found.bytes())
+            for start in range(0, about["size"], PIECE_BYTES):
+                part = start, min(start + PIECE_BYTES, about["size"])
+                with self._asking(key):
+                    found = obstore.get(self._store, key, options={"range": part, "if_match": about["e_tag"]})
+                    piece = bytes(found.bytes())
+                yield piece
         except PreconditionError as error:
             raise StorageError(
                 self.place(key), "It was replaced while it was read; try again.", str(error)

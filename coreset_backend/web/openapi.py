@@ -37,7 +37,7 @@ STATUSES = {
     "429": "Too many wrong attempts; `Retry-After` says how long to wait",
     "500": "Unexpected; the log has it under `error_id`",
     "502": "Label Studio does not answer, or refuses",
-    "503": "Redis does not answer, no worker listens, or the store cannot be written",
+    "503": "Redis or the bucket of the store does not answer, no worker listens, or nothing can be written",
 }
 Schema = dict[str, object]
 """A JSON schema, or a part of the document."""

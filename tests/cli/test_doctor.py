@@ -1,9 +1,11 @@
 """What `coreset-backend doctor` finds without a Label Studio."""
 
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from buckets import running_s3
 
 from coreset_backend.backend import Backend
 from coreset_backend.cli.doctor import examine
@@ -37,3 +39,16 @@ def test_in_a_container_compose_mounts_secrets_as_they_are(
 ) -> None:
     monkeypatch.setenv("LABEL_STUDIO_API_KEY_FILE", "/run/secrets/label_studio_api_key")
     assert dict(examine(backend, []))["Secret files"] == []
+
+
+def test_a_bucket_that_cannot_be_used_is_named_with_its_fix(
+    make_backend: Callable[..., Backend], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    with running_s3() as s3:
+        for name, value in s3.environment.items():
+            monkeypatch.setenv(name, value)
+        [problem] = dict(examine(make_backend(model_dir="s3://no-such-bucket"), []))["Store"]
+        assert "There is no such bucket. Create it" in problem
+        [note] = dict(examine(make_backend(model_dir="s3://rounds/a"), []))["Store"]
+    assert note.startswith("Rounds are in s3://rounds/a; this machine has its copies and the image cache in")

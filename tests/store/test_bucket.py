@@ -229,6 +229,66 @@ def test_what_is_set_wrong_is_told_with_a_fix(
                 attempt()
 
 
+class Refusing(BaseHTTPRequestHandler):
+    """An S3 that answers everything with ``status`` and ``code``."""
+
+    status: int
+    code: str
+
+    def do_GET(self) -> None:
+        body = f"<Error><Code>{self.code}</Code><Message>No.</Message></Error>".encode()
+        self.send_response(self.status)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    do_PUT = do_GET
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "said"),
+    [
+        (403, "SignatureDoesNotMatch", "AWS_SECRET_ACCESS_KEY does not belong to AWS_ACCESS_KEY_ID"),
+        (400, "ExpiredToken", "AWS_SESSION_TOKEN has expired"),
+        (403, "RequestTimeTooSkewed", "The clock of this machine is wrong"),
+        (403, "AccessDenied", "The credentials may not do that. Allow s3:ListBucket"),
+        (400, "AuthorizationHeaderMalformed", "The bucket is in another region than AWS_REGION says"),
+        (301, "PermanentRedirect", "The bucket is in another region than AWS_REGION says"),
+        (501, "NotImplemented", "It lacks a part of S3 that the store needs"),
+        (404, "<html>Not an S3", "It does not answer as an S3 does"),
+        (200, "<html>Not an S3", "It does not answer as an S3 does"),
+    ],
+)
+def test_what_an_s3_refuses_is_told_with_a_fix(
+    place: InBucket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, status: int, code: str, said: str
+) -> None:
+    answers = type("Answers", (Refusing,), {"status": status, "code": code})
+    with ThreadingHTTPServer(("127.0.0.1", 0), answers) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{server.server_port}")
+        with pytest.raises(StorageError) as raised:
+            Store(Bucket("s3://rounds", tmp_path)).projects()
+        server.shutdown()
+    assert said in str(raised.value)
+
+
+def test_a_host_without_credentials_is_told_so(
+    place: InBucket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("AWS_ACCESS_KEY_ID")
+    monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
+    answers = type("Answers", (Refusing,), {"status": 404, "code": "no roles here"})
+    with ThreadingHTTPServer(("127.0.0.1", 0), answers) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        monkeypatch.setenv("AWS_METADATA_ENDPOINT", f"http://127.0.0.1:{server.server_port}")
+        with pytest.raises(StorageError, match="There are no credentials"):
+            Store(Bucket("s3://rounds", tmp_path)).projects()
+        server.shutdown()
+
+
 def test_wrong_credentials_are_told(s3: S3Server, place: InBucket) -> None:
     store = place.store
     s3.require_credentials(required=True)
@@ -358,6 +418,12 @@ def test_a_full_disk_of_this_machine_is_told(place: InBucket) -> None:
     assert len(stored.array("task_ids")) == 50_000
 
 
+def test_a_large_record_is_read_in_pieces(place: InBucket) -> None:
+    content = np.arange(3_000_000).tobytes()
+    place.write("projects/7/tasks.json", content)
+    assert place.read("projects/7/tasks.json") == content
+
+
 def test_a_large_file_goes_in_pieces_both_ways(place: InBucket) -> None:
     rows = np.arange(5_000_000)
     with place.store.draft(7) as draft:
@@ -392,5 +458,8 @@ def test_copies_of_rounds_that_are_gone_do_not_fill_the_disk(place: InBucket) ->
         save(store)
     os.utime(first.path, (long_ago, long_ago))
     store.prune(7, keep=2)
+    gone = first.path.parent.with_name("8")
+    gone.mkdir()
+    os.utime(gone, (long_ago, long_ago))
     save(store)
-    assert not first.path.exists()
+    assert not first.path.exists() and not gone.exists()
