@@ -49,18 +49,21 @@ class CandidateScores:
     """A backbone in an audition, cross-validated on the labels so far.
 
     ``accuracy``: share of the images answered right, in multiple choice with the whole set of classes;
-    ``balanced_accuracy``: the mean of that over the classes. ``lead``: the accuracy minus that of the
-    backbone in use on the same images, in [-1, 1], and ``lead_error`` its standard error; None for the one in
-    use. ``seconds``: how long an image took to embed. ``problem``: why the backbone could not be compared,
-    and has no figures.
+    ``balanced_accuracy``: the mean of that over the classes; ``smoothed_accuracy``: the mean of the accuracy
+    and of the mean probability of the right answer. ``lead``: that minus the one of the backbone in use, in
+    [-1, 1], and ``lead_error`` its standard error; ``expected_lead``: how much of it is to be expected, the
+    less the fewer labels there are; all None for the one in use. ``seconds``: how long an image took to
+    embed. ``problem``: why the backbone could not be compared, and has no figures.
     """
 
     name: str
     accuracy: Share | None = None
     balanced_accuracy: Share | None = None
     log_loss: float | None = None
+    smoothed_accuracy: Share | None = None
     lead: float | None = None
     lead_error: float | None = None
+    expected_lead: float | None = None
     seconds: float | None = None
     problem: str = ""
 

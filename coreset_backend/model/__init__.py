@@ -9,7 +9,7 @@ Importing it computes nothing, loads no weights and sets no thread: a worker may
 
 from coreset_backend.model.backbone import Backbone, ChosenBackbone
 from coreset_backend.model.backbones import backbone_named, choose_backbone, have_weights, is_at_hand
-from coreset_backend.model.candidates import Candidate, Comparison, compare_backbones
+from coreset_backend.model.candidates import WANTED_LEAD, Candidate, Comparison, compare_backbones
 from coreset_backend.model.catalog import (
     AFFORDABLE_SECONDS,
     CATALOG,
@@ -67,6 +67,7 @@ __all__ = [
     "SELF_SUPERVISED",
     "SMALL_CNN",
     "STRONGER",
+    "WANTED_LEAD",
     "Backbone",
     "Candidate",
     "ChosenBackbone",

@@ -1,13 +1,14 @@
 """Which backbone suits a pool: candidates compared by what a head makes of them on the labels so far.
 
 Every candidate is cross-validated on the same images in the same folds, by the head that a round would fit
-on it. A candidate replaces the backbone in use only where its lead is clear: an embedding of the whole pool
-is costly, and a choice that swings with every few labels helps nobody.
+on it. They are compared by their smoothed accuracy, the mean of the share of right answers and of the mean
+probability of the right answer (a smoothed error estimate; Snapinn and Knoke 1985, Technometrics 27): it
+varies less with the images that happen to be labelled. The decision is that of least expected loss: staying
+costs the lead that the best of the others is expected to have, switching an embedding of the pool.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from statistics import NormalDist
 
 import numpy as np
 import torch
@@ -21,8 +22,10 @@ from coreset_backend.reports import CandidateScores
 
 REPEATS = 5
 """Of the cross-validation, each in other folds."""
-LEVEL = 0.01
-"""How often one audition of equal candidates may end in a switch, however many they are."""
+PRIOR = 0.1
+"""The standard deviation of leads between backbones, before a label is known."""
+WANTED_LEAD = 0.01
+"""What an embedding of the pool is worth, and another backbone under all embeddings so far."""
 WELL = 0.95
 """An accuracy that needs no better features."""
 
@@ -60,62 +63,69 @@ def compare_backbones(
     *,
     multiple: bool,
     current: str,
+    weights: Floats | None = None,
     plain: Candidate | None = None,
 ) -> Comparison:
-    """Compare backbones by cross-validated accuracy on ``targets`` float32[l, classes].
+    """Compare backbones by cross-validation on ``targets`` float32[l, classes].
 
-    ``current`` names the one in use, which is replaced by the best of the others if its lead is clear; where
-    it is no candidate, the best is chosen. ``plain``: plain colours, which no backbone is.
-    Raises ValueError without a candidate, or for embeddings of another number of rows.
+    ``current`` names the one in use, which is replaced by the other whose expected lead is the largest, if
+    that is more than WANTED_LEAD; where it is no candidate, the best is chosen. ``weights`` float32[l]: how
+    many images of the pool each labelled one stands for; None: all count the same. ``plain``: plain colours,
+    which no backbone is. Raises ValueError without a candidate, or for embeddings of another number of rows.
     """
     if not candidates or any(len(each.embeddings) != len(targets) for each in candidates):
         rows = [len(each.embeddings) for each in candidates]
         raise ValueError(f"{len(targets)} targets, candidates with {rows} embeddings")
     folds = np.stack([folds_of(targets, seed) for seed in range(REPEATS)])
-    results = [_cross_validated(each, targets, multiple, folds) for each in candidates]
+    shares = np.ones(len(targets)) if weights is None else weights.astype(float)
+    labels = _Labels(targets, multiple, folds, shares / shares.sum())
+    results = [_cross_validated(each, labels) for each in candidates]
     in_use = next((each for each in results if each.name == current), None)
-    scores = [each.scores(in_use, targets, multiple) for each in results]
-    ranked = sorted(zip(scores, results, strict=True), key=lambda pair: _rank(pair[0]), reverse=True)
-    rivals = [pair for pair in ranked if pair[1] is not in_use]
-    chosen = current if in_use else ranked[0][0].name
-    if in_use and rivals and _is_clear(rivals[0][0], len(rivals)):
-        chosen = rivals[0][0].name
-    beats = plain is None or _beats(ranked[0][1], _cross_validated(plain, targets, multiple, folds))
-    return Comparison(chosen, tuple(score for score, _ in ranked), beats)
+    ranked = sorted((_scores(each, in_use, labels) for each in results), key=_rank, reverse=True)
+    leading = [each for each in ranked if each.expected_lead and each.expected_lead > WANTED_LEAD]
+    chosen = current if in_use else ranked[0].name
+    if leading:
+        chosen = max(leading, key=lambda each: each.expected_lead or 0).name
+    best = next(each for each in results if each.name == ranked[0].name)
+    beats = plain is None or _beats(best, _cross_validated(plain, labels), labels)
+    return Comparison(chosen, tuple(ranked), beats)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Labels:
+    """``targets`` float32[l, classes] in ``folds`` int64[repeats, l]; ``shares`` float64[l] sum to 1."""
+
+    targets: Floats
+    multiple: bool
+    folds: Rows
+    shares: NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Result:
-    """A candidate's answers to images held out: ``right`` bool[repeats, l], ``logits`` of the first repeat,
-    float64[l, classes], and the ``folds`` int64[repeats, l] of all."""
+    """A candidate's answers to images held out: ``right`` bool[repeats, l], its mean with the probability of
+    the right answer as ``smoothed`` float64[repeats, l], and the mean ``log_loss`` of the first repeat."""
 
     name: str
     right: NDArray[np.bool_]
-    logits: Tensor
-    folds: Rows
+    smoothed: NDArray[np.float64]
+    log_loss: float
     seconds: float | None
 
-    def scores(self, in_use: "_Result | None", targets: Floats, multiple: bool) -> CandidateScores:
-        lead = error = None
-        if in_use and in_use is not self:
-            lead, error = _lead(self, in_use)
-        return CandidateScores(
-            name=self.name,
-            accuracy=float(self.right.mean()),
-            balanced_accuracy=_balanced(self.right, targets),
-            log_loss=_log_loss(self.logits, targets, multiple),
-            lead=lead,
-            lead_error=error,
-            seconds=self.seconds,
-        )
 
-
-def _cross_validated(candidate: Candidate, targets: Floats, multiple: bool, folds: Rows) -> _Result:
+def _cross_validated(candidate: Candidate, labels: _Labels) -> _Result:
+    """At the temperature that suits the logits best: how sure a head is has its own remedy."""
+    targets, multiple = labels.targets, labels.multiple
     logits = held_out_logits(
-        candidate.embeddings, targets, folds, multiple=multiple, prepared=candidate.prepared
+        candidate.embeddings, targets, labels.folds, multiple=multiple, prepared=candidate.prepared
     )
     right = np.stack([_is_right(each, targets, multiple) for each in logits])
-    return _Result(candidate.name, right, logits[0], folds, candidate.seconds)
+    wanted = torch.from_numpy(targets).double()
+    logits = logits / best_temperature(logits[0], wanted, multiple)
+    losses = torch.stack([loss_of(each, wanted, multiple) for each in logits]).numpy()
+    together = targets.shape[1] if multiple else 1  # the loss of several labels is the mean over the classes
+    smoothed = (right + np.exp(-together * losses)) / 2
+    return _Result(candidate.name, right, smoothed, float(losses[0].mean()), candidate.seconds)
 
 
 def _is_right(logits: Tensor, targets: Floats, multiple: bool) -> NDArray[np.bool_]:
@@ -125,57 +135,68 @@ def _is_right(logits: Tensor, targets: Floats, multiple: bool) -> NDArray[np.boo
     return np.asarray(logits.argmax(1).numpy() == targets.argmax(1))
 
 
-def _balanced(right: NDArray[np.bool_], targets: Floats) -> float:
+def _scores(result: _Result, in_use: _Result | None, labels: _Labels) -> CandidateScores:
+    lead = error = expected = None
+    if in_use and in_use is not result:
+        lead, error = _lead(result.smoothed - in_use.smoothed, labels)
+        expected = _expected(lead, error)
+    return CandidateScores(
+        name=result.name,
+        accuracy=_mean(result.right, labels),
+        balanced_accuracy=_balanced(result.right, labels),
+        smoothed_accuracy=_mean(result.smoothed, labels),
+        log_loss=result.log_loss,
+        lead=lead,
+        lead_error=error,
+        expected_lead=expected,
+        seconds=result.seconds,
+    )
+
+
+def _mean(figures: NDArray[np.bool_] | NDArray[np.float64], labels: _Labels) -> float:
+    """Of figures in [0, 1], [repeats, l], over the pool that the labels stand for."""
+    return float(np.clip(figures.mean(0) @ labels.shares, 0, 1))
+
+
+def _balanced(right: NDArray[np.bool_], labels: _Labels) -> float:
     """Mean over the classes that occur of how often an image of the class is answered right."""
-    occurring = targets[:, targets.any(0)]
+    occurring = labels.targets[:, labels.targets.any(0)] * labels.shares[:, None]
     if not occurring.size:
         return float(right.mean())
-    return float(np.mean(right.mean(0) @ occurring / occurring.sum(0)))
+    return float(np.clip(np.mean(right.mean(0) @ occurring / occurring.sum(0)), 0, 1))
 
 
-def _log_loss(logits: Tensor, targets: Floats, multiple: bool) -> float:
-    """At the temperature that suits the logits best: how sure a head is has its own remedy."""
-    wanted = torch.from_numpy(targets).double()
-    return float(loss_of(logits / best_temperature(logits, wanted, multiple), wanted, multiple).mean())
+def _rank(scores: CandidateScores) -> tuple[float, float]:
+    assert scores.smoothed_accuracy is not None and scores.log_loss is not None
+    return scores.smoothed_accuracy, -scores.log_loss
 
 
-def _rank(scores: CandidateScores) -> tuple[float, float, float]:
-    assert (
-        scores.accuracy is not None and scores.balanced_accuracy is not None and scores.log_loss is not None
-    )
-    return scores.accuracy, scores.balanced_accuracy, -scores.log_loss
-
-
-def _lead(one: _Result, other: _Result) -> tuple[float, float]:
-    """How much more of the images ``one`` answers right, in [-1, 1], and the standard error of that.
+def _lead(ahead: NDArray[np.float64], labels: _Labels) -> tuple[float, float]:
+    """The mean of differences in [-1, 1], float64[repeats, l], and its standard error.
 
     The folds of a cross-validation share most of what they train on, so that their differences scatter less
     than the truth. Nadeau and Bengio's correction (2003, Machine Learning 52, section 4.2) adds the ratio of
     tested to trained images to their variance; a quarter at five folds.
     """
-    ahead = one.right.astype(float) - other.right
     by_fold = np.array(
         [
-            ahead[repeat][fold == number].mean()
-            for repeat, fold in enumerate(one.folds)
+            np.average(ahead[repeat][fold == number], weights=labels.shares[fold == number])
+            for repeat, fold in enumerate(labels.folds)
             for number in set(fold)
         ]
     )
     variance = by_fold.var(ddof=1) * (1 / len(by_fold) + 1 / (FOLDS - 1))
-    return float(ahead.mean()), float(np.sqrt(variance))
+    return float((ahead @ labels.shares).mean()), float(np.sqrt(variance))
 
 
-def _is_clear(scores: CandidateScores, rivals: int) -> bool:
-    """Whether the best of so many rivals leads by more than its standard error allows for at LEVEL.
+def _expected(lead: float, error: float) -> float:
+    """The posterior mean of a normal lead whose prior has mean 0 and deviation PRIOR.
 
-    A level of 1 % and not 5, since a project holds half a dozen auditions and each may swing: of 43 pools
-    with equal candidates and four auditions each, one or two had a switch, with one rival as with three.
-    `test_equal_candidates_are_not_exchanged` counts again.
+    By so much the expected loss of staying exceeds that of switching.
     """
-    assert scores.lead is not None and scores.lead_error is not None
-    return scores.lead > NormalDist().inv_cdf(1 - LEVEL / rivals) * scores.lead_error
+    return lead / (1 + (error / PRIOR) ** 2)
 
 
-def _beats(best: _Result, plain: _Result) -> bool:
-    lead, error = _lead(best, plain)
-    return bool(best.right.mean() >= WELL) or lead > error
+def _beats(best: _Result, plain: _Result, labels: _Labels) -> bool:
+    lead, error = _lead(best.right.astype(float) - plain.right, labels)
+    return _mean(best.right, labels) >= WELL or lead > error

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from coreset_backend import model
-from coreset_backend.arrays import Floats, Resize
+from coreset_backend.arrays import Floats, Resize, Rows
 from coreset_backend.errors import CoresetError
 from coreset_backend.images import CachedPixels
 from coreset_backend.reports import CandidateScores
@@ -34,6 +34,8 @@ LEAST_LABELS = 50
 """Of fewer the accuracy is known to no more than 15 points or so."""
 MOST_IMAGES = 1000
 """Compared; of more labels, as many are sampled. The standard error of a lead is then below 2 points."""
+MOST_OF_POOL = 10_000
+"""Images of the pool that are shared out among the labelled ones; of more, as many are sampled."""
 MOST_CANDIDATES = 4
 MOST_SECONDS = 1800.0
 """To embed the pool: a round that takes longer is nothing to start without being asked."""
@@ -47,10 +49,14 @@ class GivenWay(Exception):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class LabeledImages:
-    """Images in the cache by their ``keys`` uint8[l, 32], ascending, and ``targets`` float32[l, classes]."""
+    """Images in the cache by their ``keys`` uint8[l, 32], ascending, and ``targets`` float32[l, classes].
+
+    ``weights`` float32[l]: how many images of the pool each stands for.
+    """
 
     keys: NDArray[np.uint8]
     targets: Floats
+    weights: Floats
     multiple: bool
 
 
@@ -122,11 +128,37 @@ def labeled_images(store: Store, settings: Settings, stored: StoredRound) -> Lab
     rows = np.searchsorted(task_ids, embedded)
     usable = (targets[rows] >= 0).all(1) & ~np.isin(embedded, stored.record.holdout)
     sampled = np.random.default_rng(settings.seed).permutation(np.flatnonzero(usable))[:MOST_IMAGES]
-    keys = stored.array("image_keys")
-    by_key = {keys[row].tobytes(): targets[rows[row]] for row in sampled}
+    keys, weights = stored.array("image_keys"), _weights(stored, sampled, settings.seed)
+    by_key: dict[bytes, tuple[Floats, float]] = {}
+    for row, weight in zip(sampled, weights, strict=True):
+        before = by_key.get(keys[row].tobytes(), (targets, 0.0))[1]
+        by_key[keys[row].tobytes()] = targets[rows[row]], before + float(weight)
     cached = CachedPixels(store.image_cache, keys[sampled]).keys
     found = [by_key[key.tobytes()] for key in cached]
-    return LabeledImages(cached, np.array(found, np.float32).reshape(-1, len(labels.names)), labels.multiple)
+    known = np.array([target for target, _ in found], np.float32).reshape(-1, len(labels.names))
+    return LabeledImages(
+        cached, known, np.array([weight for _, weight in found], np.float32), labels.multiple
+    )
+
+
+def _weights(stored: StoredRound, labeled: Rows, seed: int) -> Floats:
+    if not stored.has("embeddings") or not len(labeled):
+        return np.ones(len(labeled), np.float32)
+    return stand_for(stored.array("embeddings"), labeled, seed)
+
+
+def stand_for(embeddings: Floats, labeled: Rows, seed: int) -> Floats:
+    """float32[l]: how many images of the pool are nearest to that labelled one, itself among them.
+
+    ``embeddings`` float32[n, d] of the pool, ``labeled`` int64[l] rows of it. A strategy picks what the model
+    finds hard, so labels are no sample of the pool, and the backbone in use looks worse on them than it is.
+    """
+    others = np.setdiff1d(np.arange(len(embeddings)), labeled)
+    sampled = np.sort(np.random.default_rng(seed).permutation(others)[:MOST_OF_POOL])
+    known = embeddings[labeled]
+    nearest = (embeddings[sampled] @ known.T - (known**2).sum(1) / 2).argmax(1)
+    counted = np.bincount(nearest, minlength=len(labeled)) * (len(others) / max(len(sampled), 1))
+    return (1 + counted).astype(np.float32)
 
 
 def candidates(in_use: model.ChosenBackbone, own: model.ChosenBackbone | None) -> tuple[str, ...]:
@@ -214,7 +246,12 @@ def _ended(
     colours = pixels[everything].reshape(len(pixels), -1).astype(np.float32)
     plain = model.Candidate("colours", _prepared(colours, settings.seed))
     found = model.compare_backbones(
-        compared, labeled.targets, multiple=labeled.multiple, current=current, plain=plain
+        compared,
+        labeled.targets,
+        multiple=labeled.multiple,
+        current=current,
+        weights=labeled.weights,
+        plain=plain,
     )
     return Audition(
         current=current,
@@ -229,16 +266,21 @@ def _ended(
 def _sentence(current: str, found: model.Comparison, images: int) -> str:
     """How it ended in words, with the figures that decided."""
     scores = {each.name: each for each in found.scores}
-    chosen, before = scores[found.chosen], scores.get(current)
-    share = f"{100 * (chosen.accuracy or 0):.0f} %"
-    where = f"of {images:,} labelled images in cross-validation"
+    chosen = scores[found.chosen]
+    told = f"right on {100 * (chosen.accuracy or 0):.0f} % of {images:,} labelled images in cross-validation"
     if found.chosen == current:
-        rivals = ", ".join(each.name for each in found.scores if each is not chosen)
-        others = f"; not clearly better: {rivals}" if rivals else ""
-        return f"The labels keep the backbone {current}: right on {share} {where}{others}."
-    if before is None or chosen.lead is None or chosen.lead_error is None:
-        return f"The labels choose the backbone {found.chosen}: right on {share} {where}."
+        others = ", ".join(
+            f"{each.name} {100 * (each.expected_lead or 0):+.1f}"
+            for each in found.scores
+            if each is not chosen
+        )
+        wanted = f"more than {100 * model.WANTED_LEAD:.0f} point"
+        rivals = f". No other is expected to lead by {wanted}: {others}" if others else ""
+        return f"The labels keep the backbone {current}: {told}{rivals}."
+    if chosen.lead is None or chosen.lead_error is None or chosen.expected_lead is None:
+        return f"The labels choose the backbone {found.chosen}: {told}."
     return (
-        f"The labels choose the backbone {found.chosen}: right on {share} {where}, "
-        f"{100 * chosen.lead:.0f} points more than {current} (standard error {100 * chosen.lead_error:.1f})."
+        f"The labels choose the backbone {found.chosen}: {told}. It is expected to lead {current} by "
+        f"{100 * chosen.expected_lead:.1f} points (measured {100 * chosen.lead:.1f} ± "
+        f"{100 * chosen.lead_error:.1f})."
     )

@@ -1,9 +1,11 @@
-"""Which backbone an audition ends at: the best where that is clear, the one in use where it is not."""
+"""Which backbone an audition ends at: the best where it is expected to lead, else the one in use."""
+
+from collections.abc import Sequence
 
 import numpy as np
 import pytest
 
-from coreset_backend.model import Candidate, compare_backbones
+from coreset_backend.model import WANTED_LEAD, Candidate, compare_backbones
 from coreset_backend.reports import CandidateScores
 
 MEANS = np.random.default_rng(3).normal(size=(4, 12))
@@ -37,20 +39,60 @@ def test_a_clearly_better_backbone_is_chosen_and_all_figures_are_told() -> None:
     assert found.chosen == "better"
     assert [each.name for each in found.scores] == ["better", "in use", "worse"]
     better, before = scores_of(found.scores, "better"), scores_of(found.scores, "in use")
-    assert better.accuracy is not None and before.accuracy is not None and better.lead is not None
-    assert better.lead == pytest.approx(better.accuracy - before.accuracy)
-    assert better.lead_error is not None and 0 < better.lead_error < better.lead / 2
-    assert before.lead is None and before.lead_error is None
+    assert better.smoothed_accuracy is not None and before.smoothed_accuracy is not None
+    assert better.lead is not None and better.lead_error is not None and better.expected_lead is not None
+    assert better.lead == pytest.approx(better.smoothed_accuracy - before.smoothed_accuracy)
+    assert 0 < better.lead_error < better.lead / 2
+    assert WANTED_LEAD < better.expected_lead < better.lead
+    assert before.lead is None and before.lead_error is None and before.expected_lead is None
     assert (better.seconds, before.seconds) == (0.5, 0.01)
     again = compare_backbones(candidates[::-1], targets, multiple=False, current="in use")
     assert again == found
 
 
-def test_a_small_lead_on_few_labels_changes_nothing() -> None:
-    points, targets = pool(50, 0)
-    candidates = [Candidate("in use", seen_by(points, 1.2, 1)), Candidate("other", seen_by(points, 0.8, 2))]
-    found = compare_backbones(candidates, targets, multiple=False, current="in use")
-    assert found.chosen == "in use"
+def test_a_lead_of_less_than_a_point_changes_nothing() -> None:
+    points, targets = pool(100, 0)
+    embeddings = seen_by(points, 1.0, 1)
+    nearly = embeddings + 1e-3 * np.random.default_rng(0).normal(size=embeddings.shape).astype(np.float32)
+    found = compare_backbones(
+        [Candidate("in use", embeddings), Candidate("other", nearly)],
+        targets,
+        multiple=False,
+        current="in use",
+    )
+    lead = scores_of(found.scores, "other").lead
+    assert found.chosen == "in use" and lead is not None and abs(lead) < WANTED_LEAD
+
+
+def test_the_fewer_labels_the_less_of_a_lead_is_expected() -> None:
+    points, targets = pool(400, 0)
+    seen = {"in use": seen_by(points, 2.0, 1), "other": seen_by(points, 1.0, 2)}
+    shares = []
+    for labels in (50, 100, 400):
+        candidates = [Candidate(name, embeddings[:labels]) for name, embeddings in seen.items()]
+        found = compare_backbones(candidates, targets[:labels], multiple=False, current="in use")
+        other = scores_of(found.scores, "other")
+        assert other.lead and other.expected_lead and other.lead > 0
+        shares.append(other.expected_lead / other.lead)
+    assert 0.5 < shares[0] < shares[1] < shares[2] < 1
+
+
+def test_labels_count_for_the_images_that_they_stand_for() -> None:
+    """The one in use fails on a tenth of the pool, which a strategy has picked half of the labels from."""
+    rng = np.random.default_rng(0)
+    points, targets = pool(120, 0)
+    is_hard = np.arange(120) % 2 == 0
+    in_use = seen_by(points, 0.5, 1)
+    in_use[is_hard] = seen_by(rng.normal(size=(60, 12)), 0.5, 2)
+    candidates = [Candidate("in use", in_use), Candidate("other", seen_by(points, 2.0, 3))]
+    weights = np.where(is_hard, 1, 9).astype(np.float32)
+    counted, plainly = (
+        compare_backbones(candidates, targets, multiple=False, current="in use", weights=each)
+        for each in (weights, None)
+    )
+    assert (counted.chosen, plainly.chosen) == ("in use", "other")
+    whole, picked = (scores_of(each.scores, "in use").accuracy for each in (counted, plainly))
+    assert whole and picked and whole > picked + 0.2
 
 
 def test_without_the_backbone_in_use_the_best_is_chosen() -> None:
@@ -60,29 +102,38 @@ def test_without_the_backbone_in_use_the_best_is_chosen() -> None:
     assert found.chosen == "b" and {each.lead for each in found.scores} == {None}
 
 
-def switches(backbones: int, seed: int) -> int:
-    """How often equal backbones are exchanged as the labels of one pool grow from 50 to 200."""
+def project(noises: Sequence[float], seed: int) -> list[int]:
+    """The backbone in use, by its place, at first and after 50, 100 and 200 labels of one pool."""
     points, targets = pool(200, seed)
-    seen = {str(k): seen_by(points, 2.0, 1000 * seed + k) for k in range(backbones)}
-    current, exchanged = "0", 0
+    seen = [seen_by(points, noise, 1000 * seed + place) for place, noise in enumerate(noises)]
+    in_use = [0]
     for labels in (50, 100, 200):
-        candidates = [Candidate(name, embeddings[:labels]) for name, embeddings in seen.items()]
-        chosen = compare_backbones(candidates, targets[:labels], multiple=False, current=current).chosen
-        exchanged, current = exchanged + (chosen != current), chosen
-    return exchanged
+        candidates = [Candidate(str(place), each[:labels]) for place, each in enumerate(seen)]
+        current = str(in_use[-1])
+        found = compare_backbones(candidates, targets[:labels], multiple=False, current=current)
+        in_use.append(int(found.chosen))
+    return in_use
 
 
 @pytest.mark.parametrize(
-    ("backbones", "pools"),
+    ("backbones", "pools", "most"),
     [
-        pytest.param(2, 20, marks=pytest.mark.slow),
-        pytest.param(2, 50, marks=pytest.mark.soak),
-        pytest.param(4, 50, marks=pytest.mark.soak),
+        pytest.param(2, 50, 0.8, marks=pytest.mark.soak),
+        pytest.param(4, 50, 2.2, marks=pytest.mark.soak),
     ],
 )
-def test_equal_candidates_are_not_exchanged(backbones: int, pools: int) -> None:
-    exchanged = [switches(backbones, seed) for seed in range(pools)]
-    assert sum(map(bool, exchanged)) <= 0.05 * pools
+def test_equal_candidates_are_exchanged_once_or_twice_in_three_auditions(
+    backbones: int, pools: int, most: float
+) -> None:
+    """Which costs an embedding of the pool and no accuracy."""
+    held = [project([2.0] * backbones, seed) for seed in range(pools)]
+    assert np.mean([np.count_nonzero(np.diff(each)) for each in held]) <= most
+
+
+@pytest.mark.slow
+def test_a_backbone_is_never_left_for_one_that_is_much_worse() -> None:
+    held = [project([1.5, 4.0], seed) for seed in range(6)]
+    assert all(each == [0, 0, 0, 0] for each in held)
 
 
 def test_a_backbone_ten_points_better_is_found_by_400_labels() -> None:

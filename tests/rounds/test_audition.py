@@ -21,6 +21,7 @@ from coreset_backend.rounds.audition import (
     hold_audition,
     is_audition_due,
     labeled_images,
+    stand_for,
 )
 from coreset_backend.rounds.features import choose_project_backbone, features_at_hand, may_pretrain
 from coreset_backend.settings import Settings
@@ -121,7 +122,7 @@ def test_the_better_backbone_is_chosen_and_used_from_then_on(auto: Backend) -> N
     assert (held.current, held.chosen) == (model.SELF_SUPERVISED, LITE0)
     assert (held.labels, held.images) == (120, 96)  # the hold-out has no part
     assert [each.name for each in held.candidates] == [LITE0, model.SELF_SUPERVISED]
-    assert "points more than self_supervised" in held.sentence and held.at
+    assert f"expected to lead {model.SELF_SUPERVISED} by" in held.sentence and held.at
     assert held.features == features_at_hand(auto.store, 7)
     chosen = choose_project_backbone(auto.store, auto.settings, 7)
     assert chosen.backbone.name == LITE0 and chosen.description.endswith("chosen by the labels")
@@ -200,6 +201,31 @@ def test_images_that_left_the_cache_and_tasks_of_one_image_are_counted_once(auto
     assert 46 <= len(found.keys) == len(found.targets) <= 48
     code = {key.tobytes(): kind for key, kind in zip(keys(60), kinds, strict=True)}
     assert [code[key.tobytes()] for key in found.keys] == found.targets.argmax(1).tolist()
+
+
+def test_each_label_stands_for_the_images_nearest_to_it() -> None:
+    embeddings = np.array([[0.0, 0], [0, 1], [0, 2], [9, 0], [9, 1]], np.float32)
+    labeled = np.array([0, 3])
+    assert stand_for(embeddings, labeled, seed=0).tolist() == [3, 2]
+    many = np.repeat(embeddings, 5000, axis=0)  # more than are shared out
+    found = stand_for(many, np.array([0, 15000]), seed=0)
+    assert found.sum() == pytest.approx(len(many)) and found[0] == pytest.approx(15000, rel=0.05)
+    assert stand_for(embeddings, np.arange(5), seed=0).tolist() == [1, 1, 1, 1, 1]
+
+
+def test_a_round_with_embeddings_weighs_its_labels(auto: Backend) -> None:
+    pixels, kinds = patches_of_colour(60)
+    stored = save_labeled(auto, pixels, kinds)
+    assert set(labeled_images(auto.store, auto.settings, stored).weights) == {1}  # an older round has none
+    with auto.store.draft(7) as draft:
+        arrays = {name: stored.array(name) for name in ("task_ids", "embedded_task_ids", "image_keys")}
+        codes = stored.array("label_codes").copy()
+        codes[40:] = -1
+        embeddings = np.random.default_rng(0).normal(size=(60, 4)).astype(np.float32)
+        arrays |= {"label_codes": codes, "embeddings": embeddings}
+        stored = draft.save(replace(stored.record, number=draft.number, holdout=()), arrays)
+    found = labeled_images(auto.store, auto.settings, stored)
+    assert len(found.weights) == 40 and found.weights.min() >= 1 and found.weights.sum() == pytest.approx(60)
 
 
 def test_multiple_choice_is_compared_by_its_sets(auto: Backend) -> None:

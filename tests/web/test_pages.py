@@ -106,7 +106,9 @@ HELD = Audition(
     current="small",
     chosen="large",
     candidates=(
-        CandidateScores("large", 0.8, 0.75, 0.5, lead=0.2, lead_error=0.05, seconds=0.01),
+        CandidateScores(
+            "large", 0.8, 0.75, 0.5, 0.75, lead=0.2, lead_error=0.05, expected_lead=0.16, seconds=0.01
+        ),
         CandidateScores("small", 0.6, 0.55, 0.9, seconds=0.001),
         CandidateScores("huge", problem="this pool takes 90 min"),
     ),
@@ -124,7 +126,11 @@ def test_the_page_says_who_chose_the_backbone(make_backend: MakeBackend) -> None
     client = create_app(backend).test_client()
     told = text(client.get("/projects/7?tab=learned").text)
     assert "The labels choose the backbone large. It is used from the next round on." in told
-    assert "20.0 ± 5.0 points" in told and "Not compared: this pool takes 90 min" in told
+    assert (
+        "20.0 ± 5.0 points" in told
+        and "16.0 points" in told
+        and "Not compared: this pool takes 90 min" in told
+    )
     shown = (client.get("/api/projects/7/overview").json or {})["backbone_choice"]
     assert [each["name"] for each in shown["audition"]["candidates"]] == ["large", "small", "huge"]
     save_round(backend, audition=HELD)
