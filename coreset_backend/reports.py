@@ -127,7 +127,7 @@ class Work:
     Of ``images`` so many were looked for in the cache or at their address (``touched``) and ``embedded``.
     ``searched``: the neighbours of all images were searched and the map drawn anew; if not, both follow the
     images that came or went, ``changed`` since the last search. ``compared``: pairs of images that were
-    compared by their pixels.
+    compared by their pixels. ``index``: what searched, "annoy" or "faiss"; "" where nothing was searched.
     """
 
     images: Count
@@ -136,6 +136,7 @@ class Work:
     searched: bool
     changed: Count
     compared: Count
+    index: str = ""
 
     @property
     def words(self) -> str:

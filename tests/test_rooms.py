@@ -151,6 +151,7 @@ TESTED_IN = {
         {"selection/approximate", "selection/cover", "selection/exact_cover"},
     ),
     "selection/test_herding.py": ("soft coverage against the whole kernel", {"selection/herd"}),
+    "selection/test_faiss_index.py": ("it chooses between the two", {"selection/neighbor_search"}),
     "selection/test_annoy_index.py": ("the graph is read off the index", {"selection/graph"}),
     "simulation/test_replay.py": (
         "one replay from images to report",

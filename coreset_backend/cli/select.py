@@ -28,7 +28,7 @@ from coreset_backend.selection import (
     strategy_named,
     with_options,
 )
-from coreset_backend.selection.annoy_index import build_index
+from coreset_backend.selection.neighbor_search import build_index
 from coreset_backend.selection.sharded import LocalShards, sharded_k_center
 
 BY_SHARDS = ("k_center", "k_center_cosine")

@@ -18,9 +18,9 @@ from coreset_backend.reports import Work
 from coreset_backend.rounds.near_duplicates import duplicate_groups, look_alike
 from coreset_backend.rounds.pool_map import followed_layout, layout
 from coreset_backend.selection import NeighborGraph, neighbors_for
-from coreset_backend.selection.annoy_index import build_index
 from coreset_backend.selection.followed_graph import MOST_ADDED, followed_graph
 from coreset_backend.selection.graph import ExactIndex, Nearest
+from coreset_backend.selection.neighbor_search import build_index
 from coreset_backend.store.saved_round import Arrays, StoredRound
 
 log = logging.getLogger(__name__)
@@ -132,6 +132,7 @@ class Neighborhood:
     groups: NDArray[np.int32]
     compared: ComparedPairs
     carried: Carried | None
+    index_name: str
 
     def places(self, embeddings: Floats, seed: int) -> NDArray[np.uint16]:
         """uint16[m, 2]: the places of all images on the map; those that stayed keep theirs."""
@@ -153,6 +154,7 @@ class Neighborhood:
             searched=self.carried is None,
             changed=self.carried.changed if self.carried else 0,
             compared=self.compared.read,
+            index=self.index_name,
         )
 
 
@@ -161,15 +163,16 @@ def neighborhood(
 ) -> Neighborhood:
     """The neighbours and near-duplicates of all images; ``labeled`` are rows.
 
-    ``path``: the file that Annoy's index is written to if the neighbours of all are searched.
+    ``path``: the file that an index of Annoy is written to if the neighbours of all are searched.
     """
     k, compared = neighbors_for(len(embeddings)), ComparedPairs(len(embeddings))
     nearest: Nearest
+    name = ""
     if carried is None:
         nearest = built = build_index(embeddings, path, seed=seed)
-        graph = built.graph(k)
+        graph, name = built.graph(k), built.name
     else:
         nearest, compared = ExactIndex(embeddings), carried.compared
         graph = followed_graph(carried.graph, carried.before, embeddings, k)
     groups = duplicate_groups(embeddings, labeled, graph, pixels, compared.confirm)
-    return Neighborhood(nearest, graph, groups, compared, carried)
+    return Neighborhood(nearest, graph, groups, compared, carried, name)

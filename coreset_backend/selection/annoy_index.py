@@ -18,7 +18,8 @@ from annoy import AnnoyIndex
 from coreset_backend.arrays import Floats, Progress, Rows, Vectors
 from coreset_backend.errors import CorruptRound, NotFinite
 from coreset_backend.files import replacing, sha256
-from coreset_backend.selection import NeighborGraph
+from coreset_backend.selection.graph import others_of
+from coreset_backend.selection.pool import NeighborGraph
 
 METRICS = ("euclidean", "angular")
 
@@ -37,6 +38,8 @@ class Manifest:
 
 class NeighborIndex:
     """An index opened from disk; its pages are shared between processes."""
+
+    name = "annoy"
 
     def __init__(self, index: AnnoyIndex, manifest: Manifest) -> None:
         self._index, self.manifest = index, manifest
@@ -66,14 +69,9 @@ class NeighborIndex:
 
     def graph(self, k: int, *, effort: int = -1) -> NeighborGraph:
         """The k nearest other rows of every row; at most n - 1 of them, the rest is -1 at inf."""
-        rows, distances = self.nearest(np.arange(self.manifest.n, dtype=np.int64), k + 1, effort=effort)
-        others = rows != np.arange(len(rows))[:, None]
-        others[others.all(1), -1] = False  # approximate: a row may have missed itself
-        return NeighborGraph(
-            rows[others].reshape(-1, k).astype(np.int32),
-            distances[others].reshape(-1, k),
-            normalized=self.manifest.metric == "angular",
-        )
+        queries = np.arange(self.manifest.n, dtype=np.int64)
+        found = others_of(queries, *self.nearest(queries, k + 1, effort=effort))
+        return NeighborGraph(*found, normalized=self.manifest.metric == "angular")
 
     def _check(self, queries: Vectors | Rows, k: int) -> None:
         if k < 1:

@@ -3,6 +3,7 @@
 from typing import Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
 from coreset_backend.arrays import Floats, Rows, Vectors
 from coreset_backend.selection.geometry import (
@@ -53,6 +54,14 @@ def exact_graph(vectors: Vectors, k: int, *, normalized: bool = False) -> Neighb
     """
     rows, distances = nearest_others(vectors, k)
     return NeighborGraph(rows.astype(np.int32), distances, normalized)
+
+
+def others_of(queries: Rows, rows: Rows, distances: Floats) -> tuple[NDArray[np.int32], Floats]:
+    """What an index found for rows int64[m], without themselves: int32 and float32[m, k - 1] of [m, k]."""
+    others = rows != queries[:, None]
+    others[others.all(1), -1] = False  # approximate: a row may have missed itself
+    shape = (len(queries), rows.shape[1] - 1)
+    return rows[others].reshape(shape).astype(np.int32), distances[others].reshape(shape)
 
 
 def nearest_others(vectors: Vectors, k: int, among: Rows | None = None) -> tuple[Rows, Floats]:
