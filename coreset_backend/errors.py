@@ -201,7 +201,7 @@ class StorageError(StoreError):
     """The bucket of the store does not answer, or refuses; ``fix`` says what to do, ``said`` what it said."""
 
     def __init__(self, place: str, fix: str, said: str) -> None:
-        reason = said.partition("Debug source:")[0]
+        reason = said.partition("Debug source:")[0].strip()
         super().__init__(f"{place} cannot be used. {fix} The reason was: {reason[:400]}")
 
 

@@ -43,6 +43,7 @@ FIXES = {
     "AccessDenied": "The credentials may not do that. Allow s3:ListBucket on the bucket, and s3:GetObject, "
     "s3:PutObject, s3:DeleteObject and s3:AbortMultipartUpload on its objects.",
     "NotImplemented": "It lacks a part of S3 that the store needs, such as conditional writes.",
+    "invalid path": "An object there has an empty part, '.' or '..' in its key. Remove it.",
     "/latest/api/token": "There are no credentials. Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY.",
 }
 """What stands in the answer of S3 -> what to do."""
@@ -161,13 +162,17 @@ class Objects:
             ) from None
 
     def below(self, key: str) -> list[Listed]:
-        """All objects below the folder."""
+        """All objects below the folder; the empty one that some programs make for the folder is none."""
         listings = self._listings.get()
         if listings is not None and key in listings:
             return listings[key]
         with self._asking(key):
             found = obstore.list(self._store, key).collect()
-        listed = [Listed(each["path"], each["e_tag"] or "", each["last_modified"]) for each in found]
+        listed = [
+            Listed(each["path"], each["e_tag"] or "", each["last_modified"])
+            for each in found
+            if each["path"] != key
+        ]
         if listings is not None:
             listings[key] = listed
         return listed

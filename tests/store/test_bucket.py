@@ -340,6 +340,46 @@ def test_an_s3_without_conditional_writes_is_refused(
         server.shutdown()
 
 
+STRAYS = (
+    "",
+    "projects/",
+    "projects/5",
+    "projects/007/connection.json",
+    "projects/7/",
+    "projects/7/round-00001/",
+    "projects/7/round-00001/sub/deep",
+    "projects/7/round-00001.bak/round.json",
+    "projects/7/round-00009",
+    "projects/7/round-old/round.json",
+    "projects/7/pretraining/",
+    "gone/",
+    "gone/7-old/round.json",
+)
+
+
+def test_what_is_not_ours_is_ignored(s3: S3Server, place: InBucket, tmp_path: Path) -> None:
+    store = place.store
+    saved = save(store)
+    for key in STRAYS:
+        s3.put_stray(f"{tmp_path.name}/{key}")
+    store = place.store
+    latest = store.latest(7, verified=True)
+    assert store.projects() == [7] and store.numbers(7) == [1] and latest and latest.record == saved.record
+    assert not list(store.pretraining(7).glob("*"))
+    store.empty_gone(seconds=-1)
+    assert save(store).record.number == 10, "the name of a round is taken"
+    store.prune(7, keep=1)
+    assert store.numbers(7) == [10]
+    assert place.folders("gone") == ["7-old"], "what is not ours is not removed"
+
+
+def test_a_key_that_is_no_path_is_named(s3: S3Server, place: InBucket, tmp_path: Path) -> None:
+    save(place.store)
+    s3.put_stray(f"{tmp_path.name}/projects/7//x")
+    with pytest.raises(StorageError, match=r"An object there has an empty part.*projects/7//x"):
+        place.store.latest(7)
+
+
 def test_readers_go_on_while_another_host_prunes(place: InBucket) -> None:
     one, two = place.store, place.store
     save(one)

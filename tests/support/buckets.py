@@ -32,6 +32,10 @@ class S3Server:
     def make_bucket(self, name: str) -> None:
         httpx.put(f"http://127.0.0.1:{self.port}/{name}", headers=SIGNED).raise_for_status()
 
+    def put_stray(self, key: str) -> None:
+        """An object with any key at all, in the bucket `rounds`."""
+        httpx.put(f"http://127.0.0.1:{self.port}/rounds/{key}", headers=SIGNED, content=b"stray")
+
     def require_credentials(self, *, required: bool) -> None:
         """Whether the server refuses keys that it does not know."""
         httpx.post(
