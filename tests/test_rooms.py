@@ -145,7 +145,6 @@ TESTED_IN = {
             "selection/shortlist",
         },
     ),
-    "selection/test_options.py": ("near-duplicates are an option", {"selection/duplicates"}),
     "selection/test_robust.py": (
         "they solve it together, against brute force",
         {"selection/approximate", "selection/cover", "selection/exact_cover"},
