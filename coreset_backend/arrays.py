@@ -37,6 +37,28 @@ class Resize:
     interpolation: Interpolation = "bilinear"
 
 
+class KeyRows:
+    """Finds rows by their keys: digests uint8[n, 32]. Holds 16 bytes a row beside the keys."""
+
+    def __init__(self, keys: NDArray[np.uint8]) -> None:
+        starts = _starts(keys)
+        self._keys, self._order = keys, np.argsort(starts, kind="stable")
+        self._sorted = starts[self._order]
+
+    def find(self, wanted: NDArray[np.uint8]) -> Rows:
+        """The last row that has each of the ``wanted`` keys uint8[m, 32], -1 without one: int64[m]."""
+        if not len(self._keys):
+            return np.full(len(wanted), -1, dtype=np.int64)
+        place = np.searchsorted(self._sorted, _starts(wanted), side="right") - 1
+        rows = self._order[place.clip(min=0)]
+        return np.where((self._keys[rows] == wanted).all(axis=1), rows, -1)
+
+
+def _starts(keys: NDArray[np.uint8]) -> NDArray[np.uint64]:
+    """The first 8 bytes of each digest as a number; no two of a billion images share theirs but by chance."""
+    return np.ascontiguousarray(keys[:, :8]).view(np.uint64)[:, 0]
+
+
 class PixelRows(Protocol):
     """Images by row, uint8[n, size, size, 3] in RGB: an array, or images on disk that are read when asked."""
 

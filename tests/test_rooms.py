@@ -66,7 +66,7 @@ TESTED_IN = {
     ),
     "images/test_sources.py": (
         "a pool is fetched from every source",
-        {"images/fetch", "images/file_budget", "images/opening", "images/pixels"},
+        {"images/fetch", "images/file_budget", "images/lookup", "images/opening", "images/pixels"},
     ),
     "images/test_security_fetch.py": ("it tries the guard with hostile servers", {"images/transport"}),
     "web/test_pages.py": (
@@ -169,7 +169,6 @@ TESTED_IN = {
         "a setting is cleaned and checked when it is read",
         {"environment", "setting_values"},
     ),
-    "rounds/test_choose.py": ("names of types, without code", {"arrays"}),
 }
 """Modules without a test of their name: (why, which), by the test that has them."""
 

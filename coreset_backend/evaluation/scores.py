@@ -63,6 +63,17 @@ def named_classes(probabilities: Probabilities, multiple: bool) -> Flags:
     return predicted
 
 
+def answer_codes(probabilities: Probabilities, multiple: bool) -> NDArray[np.int16]:
+    """int16[n]: the place of the class that the model names in a table of the classes.
+
+    In multiple choice the likeliest of several; "none of these" comes behind the last class.
+    """
+    codes: NDArray[np.int16] = probabilities.argmax(1).astype(np.int16)
+    if multiple:
+        codes[~named_classes(probabilities, multiple).any(1)] = probabilities.shape[1]
+    return codes
+
+
 def confidence(probabilities: Probabilities, multiple: bool) -> Probabilities:
     """float[n]: how sure a model is of what it predicts; in multiple choice, of the class most in doubt."""
     if multiple:

@@ -5,14 +5,14 @@ import hashlib
 import logging
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 import numpy as np
 
-from coreset_backend.arrays import Progress, Resize, unwatched
-from coreset_backend.decoding import DECODER, Decoders
+from coreset_backend.arrays import KeyRows, Progress, Resize, unwatched
+from coreset_backend.decoding import Decoders
 from coreset_backend.errors import (
     CoresetError,
     ImageError,
@@ -22,10 +22,11 @@ from coreset_backend.errors import (
 from coreset_backend.foreign_text import one_line
 from coreset_backend.images.cache import PixelCache
 from coreset_backend.images.download import Limits
+from coreset_backend.images.lookup import Lookup, pixel_key
 from coreset_backend.images.parallel import in_threads
 from coreset_backend.images.pixels import SMALL, Array, CachedRows, FetchResults, Pixels, Wanted
-from coreset_backend.images.revisions import Revisions, Seen, due
-from coreset_backend.images.sources import Site, address_digest, local_validator, read_image, shown_uri
+from coreset_backend.images.revisions import Revisions, Seen
+from coreset_backend.images.sources import Site, address_digest, read_image, shown_uri
 from coreset_backend.reports import ImageFailure
 
 logger = logging.getLogger(__name__)
@@ -61,6 +62,7 @@ class Images:
         own = str(site.own.url).rstrip("/")
         self._usual_starts = ("", own, site.own.url.path.rstrip("/"))
         self._decoders = Decoders(limits.max_pixels)
+        self._lookup = Lookup(site, cache, revisions, threads)
 
     def fetch(
         self,
@@ -68,7 +70,7 @@ class Images:
         resize: Resize,
         progress: Progress = unwatched,
         *,
-        known: Collection[bytes] = (),
+        known: KeyRows | None = None,
     ) -> tuple[Pixels, list[ImageFailure]]:
         """Read the image of every (task_id, uri), resized as ``resize`` says.
 
@@ -82,25 +84,26 @@ class Images:
         started_ns = time.time_ns()
         self._site.downloader.forget_silent_hosts()
         self._decoders.warnings = 0
-        results = FetchResults(len(given), resize, in_memory=resize.size <= SMALL and not known)
+        results = FetchResults(len(given), resize, in_memory=known is None)
         self._say_what_is_mapped(uri for _, uri in given)
-        wanted = self._wanted_images(given, known, results)
-        suspects = self._suspects([image for image in wanted if image.is_cached])
-        to_read = [image for image in wanted if not image.is_cached or image.address in suspects]
+        to_read, results.touched = self._lookup.to_read(given, known, results)
         done = len(given) - sum(len(image.rows) for image in to_read)
         progress(done, len(given))
         try:
             for image in self._read_all(to_read, started_ns, results):
+                results.note_key(image)
                 done += len(image.rows)
                 progress(done, len(given))
         finally:
             self._decoders.rest()
         if self._decoders.warnings:
             logger.info("Decoders of images warned %d times", self._decoders.warnings)
-        if suspects:
-            changed = sum(image.has_changed for image in to_read)
-            logger.info("%d images were checked, %d have changed", len(suspects), changed)
-        return self._result(given, wanted, results)
+        checked = [image for image in to_read if image.is_cached]
+        if checked:
+            changed = sum(image.has_changed for image in checked)
+            logger.info("%d images were checked, %d have changed", len(checked), changed)
+        results.touched += sum(image.is_known and image.has_changed for image in checked)
+        return self._result(given, to_read, results)
 
     def copy_files(
         self,
@@ -169,7 +172,7 @@ class Images:
     def last_keys(self, uris: Sequence[str | None], resize: Resize) -> list[bytes]:
         """The key of each image when it was last read; empty if it never was."""
         return [
-            bytes.fromhex(_pixel_key(seen.content, resize)) if seen else b"" for seen in self.last_seen(uris)
+            bytes.fromhex(pixel_key(seen.content, resize)) if seen else b"" for seen in self.last_seen(uris)
         ]
 
     def note_seen(self, uri: str, content: str, validator: str) -> None:
@@ -191,14 +194,14 @@ class Images:
         self._decoders.rest()
         self._revisions.close()
 
-    def read(self, image: Wanted, resize: Resize) -> Array:
+    def read(self, task_id: int, uri: str, key: str, resize: Resize) -> Array:
         """uint8[size, size, 3] from the cache, or fetched again if it was evicted."""
-        found = self._cache.read(image.key, resize.size)
+        found = self._cache.read(key, resize.size)
         if found is not None:
             return found
-        reading = self._fetched_alone(image.task_id, image.uri, resize)
+        reading = self._fetched_alone(task_id, uri, resize)
         assert reading.pixels is not None  # nothing was known
-        self._cache.write(_pixel_key(reading.content, resize), reading.pixels, in_use_since_ns=0)
+        self._cache.write(pixel_key(reading.content, resize), reading.pixels, in_use_since_ns=0)
         return reading.pixels
 
     def _say_what_is_mapped(self, uris: Iterable[str]) -> None:
@@ -210,50 +213,6 @@ class Images:
                 start,
                 self._site.own.url,
             )
-
-    def _wanted_images(
-        self, given: Sequence[tuple[int, str]], known: Collection[bytes], results: FetchResults
-    ) -> list[Wanted]:
-        """One entry per image, looked for in the cache; tasks with the same address share it."""
-        wanted: dict[str, Wanted] = {}
-        for row, (task_id, uri) in enumerate(given):
-            if uri:
-                address = address_digest(self._site, uri)
-                wanted.setdefault(address, Wanted(task_id, uri, address, [])).rows.append(row)
-        for address, seen in self._revisions.seen(wanted).items():
-            wanted[address].seen, wanted[address].key = seen, _pixel_key(seen.content, results.resize)
-        for image in wanted.values():
-            image.is_known = bool(image.key) and bytes.fromhex(image.key) in known
-            image.is_cached = image.is_known or self._found(image, results)
-        return list(wanted.values())
-
-    def _suspects(self, cached: Sequence[Wanted]) -> set[str]:
-        """Addresses of images whose file may have changed: those to check on servers, and
-        changed local ones.
-        """
-        asked = due({image.address: image.seen for image in cached if image.seen}, time.time())
-        with ThreadPoolExecutor(self._threads, thread_name_prefix="images") as threads:
-            parts = [cached[start : start + 500] for start in range(0, len(cached), 500)]
-            return asked.union(*threads.map(self._changed_files, parts))
-
-    def _changed_files(self, images: Sequence[Wanted]) -> set[str]:
-        now = ((image, local_validator(self._site, image.uri)) for image in images)
-        return {
-            image.address
-            for image, validator in now
-            if validator is not None and image.seen and validator != image.seen.validator
-        }
-
-    def _found(self, image: Wanted, results: FetchResults) -> bool:
-        size = results.resize.size
-        if not image.key:
-            return False
-        if results.small is None:
-            return self._cache.has(image.key, size)  # its hash is checked when the row is asked for
-        pixels = self._cache.read(image.key, size) if self._cache.has(image.key, size) else None
-        if pixels is not None:
-            results.keep(image, pixels, stored=True)
-        return pixels is not None
 
     def _read_all(
         self, missing: Iterable[Wanted], started_ns: int, results: FetchResults
@@ -276,7 +235,7 @@ class Images:
                 results.reasons[image.address] = str(error)
             return
         if reading.pixels is not None:
-            image.key = _pixel_key(reading.content, results.resize)
+            image.key = pixel_key(reading.content, results.resize)
             results.keep(image, reading.pixels, self._cache.write(image.key, reading.pixels, started_ns))
             image.has_changed = before is not None
         self._revisions.note(image.address, reading.content, reading.validator)
@@ -323,26 +282,28 @@ class Images:
             ) from error
 
     def _result(
-        self, given: Sequence[tuple[int, str]], wanted: list[Wanted], results: FetchResults
+        self, given: Sequence[tuple[int, str]], to_read: Sequence[Wanted], results: FetchResults
     ) -> tuple[Pixels, list[ImageFailure]]:
-        readable = {
-            row: image for image in wanted if image.address not in results.reasons for row in image.rows
-        }
-        reasons = {row: results.reasons.get(image.address) for image in wanted for row in image.rows}
+        readable = np.array([bool(uri) for _, uri in given], dtype=bool)
+        reasons: dict[int, str] = {}
+        for image in to_read:
+            if image.address in results.reasons:
+                readable[image.rows] = False
+                reasons |= dict.fromkeys(image.rows, results.reasons[image.address])
         failures = [
             ImageFailure(task_id, one_line(shown_uri(uri)) if uri else None, reasons.get(row) or _NO_IMAGE)
-            for row, (task_id, uri) in enumerate(given)
-            if row not in readable
+            for row in np.flatnonzero(~readable).tolist()
+            for task_id, uri in [given[row]]
         ]
         self._refuse_torn_pool(failures, len(given))
-        rows = sorted(readable)
-        task_ids = np.array([given[row][0] for row in rows], np.int64)
-        shown = [readable[row] for row in rows]
-        keys = np.frombuffer(bytes.fromhex("".join(image.key for image in shown)), np.uint8).reshape(-1, 32)
-        small = results.small_rows(rows)
-        pixels = CachedRows(self.read, shown, results.resize, results.kept) if small is None else small
-        touched = sum(not image.is_known or image.has_changed for image in wanted)
-        return Pixels(task_ids, keys, pixels, touched), failures
+        rows = np.flatnonzero(readable)
+        task_ids = np.array([task_id for task_id, _ in given], np.int64)[rows]
+        keys, small = results.keys[rows], results.small_rows(rows)
+        if small is not None:
+            return Pixels(task_ids, keys, small, results.touched), failures
+        uris = [given[row][1] for row in rows.tolist()]
+        cached = CachedRows(self.read, task_ids, uris, keys, results.resize, results.kept)
+        return Pixels(task_ids, keys, cached, results.touched), failures
 
     def _refuse_torn_pool(self, failures: Sequence[ImageFailure], count: int) -> None:
         if not failures:
@@ -352,11 +313,3 @@ class Images:
         )
         if len(failures) > self._max_failed_share * count:
             raise TooManyImageFailures(len(failures) / count, failures[0].reason)
-
-
-def _pixel_key(content: str, resize: Resize) -> str:
-    """The cache key: SHA-256 of everything that determines the pixels; ``content`` is the file's SHA-256."""
-    parts = [str(DECODER), str(resize.size), content]
-    if resize.interpolation != "bilinear":  # once the only one, so that its keys stay as they were
-        parts.append(resize.interpolation)
-    return hashlib.sha256("\0".join(parts).encode()).hexdigest()

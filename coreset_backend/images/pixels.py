@@ -1,8 +1,9 @@
 """The pixels of a pool: the images to fetch, the results so far, and the rows of the readable ones."""
 
+import math
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,7 +13,8 @@ from coreset_backend.arrays import Resize, Rows, TaskIds
 from coreset_backend.images.revisions import ASKING_SECONDS, Seen
 
 Array = NDArray[np.uint8]
-SMALL = 64  # pixels a side; up to here a pool of 100,000 takes 1.2 GB and lives in memory
+SMALL = 64  # pixels a side, up to which a pool may live in memory
+MOST_IN_MEMORY = 1_300_000_000  # bytes of such a pool: 100,000 images of 64 pixels
 _KEPT_BYTES = 1 << 30  # limit of pixels in memory that have no room on disk
 
 
@@ -60,50 +62,64 @@ class Pixels:
 
 
 class CachedRows:
-    """Pixels that are read from disk on access."""
+    """Pixels that are read on access, by the rows of ``task_ids``, ``uris`` and ``keys`` uint8[n, 32]."""
 
     def __init__(
         self,
-        read: Callable[[Wanted, Resize], Array],
-        wanted: list[Wanted],
+        read: Callable[[int, str, str, Resize], Array],
+        task_ids: TaskIds,
+        uris: Sequence[str],
+        keys: Array,
         resize: Resize,
         kept: dict[str, Array],
     ) -> None:
-        self._read, self._wanted, self._resize, self._kept = read, wanted, resize, kept
+        self._read, self._task_ids, self._uris, self._keys = read, task_ids, uris, keys
+        self._resize, self._kept = resize, kept
 
     @property
     def shape(self) -> tuple[int, ...]:
-        return (len(self._wanted), self._resize.size, self._resize.size, 3)
+        return (len(self._uris), self._resize.size, self._resize.size, 3)
 
     def __len__(self) -> int:
-        return len(self._wanted)
+        return len(self._uris)
 
     def __getitem__(self, rows: slice | Rows, /) -> Array:
         chosen = np.arange(len(self))[rows]
         pixels = np.empty((len(chosen), *self.shape[1:]), np.uint8)
         for place, row in enumerate(chosen):
-            wanted = self._wanted[row]
-            kept = self._kept.get(wanted.key)
-            pixels[place] = self._read(wanted, self._resize) if kept is None else kept
+            key = self._keys[row].tobytes().hex()
+            kept = self._kept.get(key)
+            task_id, uri = int(self._task_ids[row]), self._uris[row]
+            pixels[place] = self._read(task_id, uri, key, self._resize) if kept is None else kept
         return pixels
 
 
 class FetchResults:
     """The results so far of a fetch of ``count`` tasks, whose images are resized as ``resize`` says.
 
-    ``small``: uint8[count, size, size, 3], filled by rows, if the images are kept in memory, else ``None``.
+    ``keys``: uint8[count, 32], each task's key in the cache, once its content is known. ``small``:
+    uint8[count, size, size, 3], filled by rows, if the images are kept in memory, else ``None``.
     ``kept``: key -> pixels that have no room on disk. ``reasons``: address -> reason of its failure.
+    ``touched``: number of images looked for.
     """
 
     def __init__(self, count: int, resize: Resize, *, in_memory: bool) -> None:
         self.resize = resize
+        self.keys = np.zeros((count, 32), np.uint8)
         shape = (count, resize.size, resize.size, 3)
+        in_memory = in_memory and resize.size <= SMALL and math.prod(shape) <= MOST_IN_MEMORY
         self.small = np.empty(shape, np.uint8) if in_memory else None
         self.kept: dict[str, Array] = {}
         self.reasons: dict[str, str] = {}
+        self.touched = 0
         self.ask_until = time.monotonic() + ASKING_SECONDS
         self._room = _KEPT_BYTES
         self._lock = threading.Lock()
+
+    def note_key(self, image: Wanted) -> None:
+        """Note the key of ``image``, by its rows."""
+        if image.key:
+            self.keys[image.rows] = np.frombuffer(bytes.fromhex(image.key), np.uint8)
 
     def keep(self, image: Wanted, pixels: Array, stored: bool) -> None:
         """Keep the ``pixels`` of ``image``, uint8[size, size, 3], unless they are ``stored`` on disk."""
@@ -115,7 +131,7 @@ class FetchResults:
                     self.kept[image.key] = pixels
                     self._room -= pixels.nbytes
 
-    def small_rows(self, rows: list[int]) -> Array | None:
+    def small_rows(self, rows: Rows) -> Array | None:
         """``small`` reduced to ``rows`` (ascending) in place, read-only: no second copy in memory."""
         if self.small is None:
             return None

@@ -5,7 +5,7 @@ look alike. All of it is computed anew if much of the pool is new: neighbours of
 """
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +21,7 @@ from coreset_backend.selection import NeighborGraph, neighbors_for
 from coreset_backend.selection.followed_graph import MOST_ADDED, followed_graph
 from coreset_backend.selection.graph import ExactIndex, Nearest
 from coreset_backend.selection.neighbor_search import build_index
-from coreset_backend.store.saved_round import Arrays, StoredRound
+from coreset_backend.store.saved_round import Arrays, Draft, StoredRound
 
 log = logging.getLogger(__name__)
 
@@ -105,7 +105,9 @@ def _carried(previous: StoredRound, task_ids: TaskIds, keys: NDArray[np.uint8]) 
     before = np.where(stayed, place, -1)
     added, removed = int((~stayed).sum()), len(known_ids) - int(stayed.sum())
     changed = (previous.record.work.changed if previous.record.work else 0) + added + removed
-    graph = NeighborGraph(previous.array("neighbor_rows"), previous.array("neighbor_distances"))
+    graph = NeighborGraph(
+        previous.array("neighbor_rows", mapped=True), previous.array("neighbor_distances", mapped=True)
+    )
     width = LEAST_WIDTH * neighbors_for(len(task_ids))
     if added > MOST_ADDED or changed > MOST_CHANGED * len(task_ids) or graph.rows.shape[1] < width:
         return None
@@ -139,6 +141,12 @@ class Neighborhood:
         if self.carried is None:
             return layout(embeddings, self.graph, seed)
         return followed_layout(self.carried.layout, self.carried.before, self.graph, seed)
+
+    def kept(self, draft: Draft) -> "Neighborhood":
+        """The same with its graph written to the draft, so that memory need not hold it."""
+        rows = draft.keep("neighbor_rows", self.graph.rows)
+        distances = draft.keep("neighbor_distances", self.graph.distances)
+        return replace(self, graph=NeighborGraph(rows, distances, self.graph.normalized))
 
     def arrays(self) -> Arrays:
         """What the next round can carry over, besides the map."""

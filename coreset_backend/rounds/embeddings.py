@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from coreset_backend import model
-from coreset_backend.arrays import Floats, Progress, Rows
+from coreset_backend.arrays import Floats, KeyRows, Progress, Rows
 from coreset_backend.errors import CorruptRound
 from coreset_backend.fleet.local import Features, PoolPixels, pool_features
 from coreset_backend.project import Snapshot
@@ -31,12 +31,12 @@ def is_frozen(chosen: model.ChosenBackbone, snapshot: Snapshot, device: str) -> 
 
 def embedded_keys(
     previous: StoredRound | None, chosen: model.ChosenBackbone, snapshot: Snapshot, device: str
-) -> frozenset[bytes]:
-    """The keys of the images of which the previous round has embeddings that this round can use."""
+) -> KeyRows | None:
+    """The images, by their keys, of which the previous round has embeddings that this round can use."""
     if previous is None or not previous.record.backbone.startswith(chosen.description):
-        return frozenset()
+        return None
     if not is_frozen(chosen, snapshot, device) or not previous.has("image_keys"):
-        return frozenset()
+        return None
     return _keys(previous)
 
 
@@ -45,15 +45,15 @@ def count_embedded(previous: StoredRound | None, network: str, keys: NDArray[np.
     if previous is None or previous.record.network != network or not previous.has("image_keys"):
         return len(keys)
     known = _keys(previous)
-    return sum(key.tobytes() not in known for key in keys)
+    return int((known.find(keys) < 0).sum()) if known else len(keys)
 
 
-def _keys(stored: StoredRound) -> frozenset[bytes]:
+def _keys(stored: StoredRound) -> KeyRows | None:
     try:
-        return frozenset(key.tobytes() for key in stored.array("image_keys"))
+        return KeyRows(stored.array("image_keys"))
     except CorruptRound as error:
         log.error("all images are looked for again: %s", error)
-        return frozenset()
+        return None
 
 
 def embed_round(
@@ -70,8 +70,7 @@ def embed_round(
     known, vectors = _known(model.network_name(classifier), pixels, previous)
     fresh = np.flatnonzero(known < 0)
     embeddings = np.empty((len(pixels), classifier.dimension), np.float32)
-    if len(fresh) < len(pixels):
-        embeddings[known >= 0] = vectors[known[known >= 0]]
+    _take_over(embeddings, known, vectors)
     if len(fresh):
         embeddings[fresh] = pool_features(classifier, pixels, fresh, shards, step)(fresh, step)
     log.info("%d of %d images were embedded, the others are unchanged", len(fresh), len(pixels))
@@ -102,7 +101,7 @@ def embed_prepared(
         features = features_of(some, step)
         if before.fits(features, len(pixels)):
             embeddings = np.empty((len(pixels), classifier.dimension), np.float32)
-            embeddings[known >= 0] = vectors[known[known >= 0]]
+            _take_over(embeddings, known, vectors)
             embeddings[some] = model.prepared(before, features)
             _embed_rest(features_of, before, np.setdiff1d(fresh, some), embeddings, step)
             log.info("%d of %d images were embedded, the others are unchanged", len(fresh), len(pixels))
@@ -148,6 +147,14 @@ def _embed_rest(
         embeddings[part] = model.prepared(preparation, features_of(part, tell))
 
 
+def _take_over(embeddings: Floats, known: Rows, vectors: Floats) -> None:
+    """Copy the vectors of the rows that are ``known`` (int64[n], -1 if not), some thousand at a time."""
+    rows = np.flatnonzero(known >= 0)
+    for start in range(0, len(rows), AT_ONCE):
+        part = rows[start : start + AT_ONCE]
+        embeddings[part] = vectors[known[part]]
+
+
 def _preparation_before(features: str, previous: StoredRound | None) -> model.Preparation | None:
     """The previous round's preparation of the same features; None if it had others, or none."""
     if previous is None:
@@ -166,9 +173,8 @@ def _known(network: str, pixels: PoolPixels, previous: StoredRound | None) -> tu
     if previous is None or previous.record.network != network or not previous.has("image_keys"):
         return nothing
     try:
-        before, vectors = previous.array("image_keys"), previous.array("embeddings")
+        before, vectors = previous.array("image_keys"), previous.array("embeddings", mapped=True)
     except CorruptRound as error:
         log.error("all images are embedded again: %s", error)
         return nothing
-    rows = {key.tobytes(): row for row, key in enumerate(before)}
-    return np.array([rows.get(key.tobytes(), -1) for key in pixels.keys], dtype=np.int64), vectors
+    return KeyRows(before).find(pixels.keys), vectors

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from coreset_backend.arrays import Floats, Rows
 from coreset_backend.selection import NeighborGraph
+from coreset_backend.selection.geometry import blocks
 
 NEIGHBORS = 10
 REPELLED = 4  # number of random points that repel each point, per epoch
@@ -70,7 +71,8 @@ def principal_plane(vectors: Floats, rng: np.random.Generator) -> Floats:
     _, directions = np.linalg.eigh((sample - mean).T @ (sample - mean))
     plane = directions[:, -2:][:, ::-1].astype(np.float32)
     points = np.zeros((len(vectors), 2), dtype=np.float32)
-    points[:, : plane.shape[1]] = (vectors - mean.astype(np.float32)) @ plane
+    for block in blocks(*vectors.shape):
+        points[block, : plane.shape[1]] = (vectors[block] - mean.astype(np.float32)) @ plane
     points *= 5 / np.maximum(points.std(0), 1e-12)
     return points + rng.normal(0, 1e-3, points.shape).astype(np.float32)
 

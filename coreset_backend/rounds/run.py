@@ -16,6 +16,7 @@ from coreset_backend.errors import CorruptRound, EmptyPool, ImageError, TooManyI
 from coreset_backend.evaluation.holdout import holdout_task_ids
 from coreset_backend.evaluation.imported import merged_probabilities, uncertainty_source, usable_import
 from coreset_backend.evaluation.round_scores import batch_scores, holdout_evaluation
+from coreset_backend.evaluation.scores import answer_codes
 from coreset_backend.evaluation.working_time import snapshot_working_time
 from coreset_backend.finish.proposal import could_finish
 from coreset_backend.fleet.shelf import clear_shards
@@ -153,6 +154,8 @@ def _compute(
     learned = _learn(backend, settings, snapshot, previous, clock, look_for_all=look_for_all)
     with backend.store.draft(snapshot.project_id) as draft:
         set_log_context(project=draft.project_id, round=draft.number)
+        with clock.phase("neighbors"):
+            learned = replace(learned, embeddings=draft.keep("embeddings", learned.embeddings))
         learned, use = _with_imported(backend.store, snapshot, learned)
         examples = examples_among(backend.store, snapshot.project_id, learned.pixels.task_ids)
         choice, errors, evidence, near = _choose(
@@ -188,10 +191,12 @@ def _arrays(snapshot: Snapshot, learned: Learned, choice: Choice, near: Neighbor
         "embeddings": learned.embeddings,
         "image_keys": learned.pixels.keys,
     }
-    if learned.is_frozen:  # for the next round; a trained network will have other neighbours
+    if learned.is_frozen:
         arrays |= near.arrays()
     if learned.probabilities is not None:
         arrays["probabilities"] = learned.probabilities
+        if snapshot.labels:
+            arrays["predicted"] = answer_codes(learned.probabilities, snapshot.labels.multiple)
     return arrays
 
 
@@ -211,7 +216,7 @@ def _learn(
     if previous is None or not previous.record.backbone.startswith(chosen.description):
         log.info("project %d: the backbone is %s", project_id, chosen.description)
     with clock.phase("images") as step:
-        known = frozenset() if look_for_all else embedded_keys(previous, chosen, snapshot, settings.device)
+        known = None if look_for_all else embedded_keys(previous, chosen, snapshot, settings.device)
         uris, resize = snapshot.image_uris, chosen.backbone.resize(settings.image_size)
         pixels, failures = backend.images.fetch(uris, resize, step, known=known)
     readable = np.searchsorted(snapshot.task_ids, pixels.task_ids)
@@ -272,6 +277,8 @@ def _choose(
         is_labeled = np.array([snapshot.tasks[row].state == "labeled" for row in readable], dtype=bool)
         path = draft.path / "neighbors.ann"
         near = neighborhood(carried, embeddings, pixels, np.flatnonzero(is_labeled), path, seed)
+        if learned.is_frozen:  # for the next round; a trained network will have other neighbours
+            near = near.kept(draft)
     with clock.phase("select"):
         judged = _judge(snapshot, learned, seed)
         errors = label_errors(settings, judged, learned.holdout, names) if judged else LabelErrors()
@@ -366,11 +373,11 @@ class Clock:
 
     @contextlib.contextmanager
     def phase(self, name: str) -> Iterator[Progress]:
-        """Time the block; yields a callback (done, total) for progress within it."""
+        """Add the time of the block; yields a callback (done, total) for progress within it."""
         started = time.monotonic()
         self.progress(name, 0, 0)
         yield lambda done, total: self.progress(name, done, total)
-        self.timings[name] = round(time.monotonic() - started, 3)
+        self.timings[name] = round(self.timings.get(name, 0.0) + time.monotonic() - started, 3)
 
     def step(self, name: str) -> Progress:
         """What reports (done, total) of a phase that most rounds do without, and that is not timed."""

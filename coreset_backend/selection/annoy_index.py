@@ -22,6 +22,8 @@ from coreset_backend.selection.graph import others_of
 from coreset_backend.selection.pool import NeighborGraph
 
 METRICS = ("euclidean", "angular")
+ROWS_AT_ONCE = 16_384
+"""Rows whose neighbours are held in Annoy's form while a graph is read off the index."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,8 +43,8 @@ class NeighborIndex:
 
     name = "annoy"
 
-    def __init__(self, index: AnnoyIndex, manifest: Manifest) -> None:
-        self._index, self.manifest = index, manifest
+    def __init__(self, index: AnnoyIndex, manifest: Manifest, path: Path) -> None:
+        self._index, self.manifest, self._path = index, manifest, path
 
     def __len__(self) -> int:
         return self.manifest.n
@@ -69,9 +71,15 @@ class NeighborIndex:
 
     def graph(self, k: int, *, effort: int = -1) -> NeighborGraph:
         """The k nearest other rows of every row; at most n - 1 of them, the rest is -1 at inf."""
-        queries = np.arange(self.manifest.n, dtype=np.int64)
-        found = others_of(queries, *self.nearest(queries, k + 1, effort=effort))
-        return NeighborGraph(*found, normalized=self.manifest.metric == "angular")
+        n = self.manifest.n
+        rows, distances = np.empty((n, k), dtype=np.int32), np.empty((n, k), dtype=np.float32)
+        for start in range(0, n, ROWS_AT_ONCE):
+            queries = np.arange(start, min(start + ROWS_AT_ONCE, n), dtype=np.int64)
+            found = others_of(queries, *self.nearest(queries, k + 1, effort=effort))
+            rows[queries], distances[queries] = found
+        self._index.unload()  # or all its pages, which were read, would stay in memory
+        self._index.load(os.fspath(self._path))
+        return NeighborGraph(rows, distances, normalized=self.manifest.metric == "angular")
 
     def _check(self, queries: Vectors | Rows, k: int) -> None:
         if k < 1:
@@ -144,7 +152,7 @@ def open_index(path: Path) -> NeighborIndex:
         raise CorruptRound(
             path, f"the index holds {index.get_n_items()} rows, its manifest says {manifest.n}"
         )
-    return NeighborIndex(index, manifest)
+    return NeighborIndex(index, manifest, path)
 
 
 def _index(dimension: int, metric: str) -> AnnoyIndex:

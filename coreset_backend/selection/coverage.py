@@ -18,7 +18,7 @@ from coreset_backend.selection.geometry import (
     shifted,
 )
 from coreset_backend.selection.lookahead import CENTER, Floor, Front
-from coreset_backend.selection.nearest import CENTER_BLOCK, distances_in_order
+from coreset_backend.selection.nearest import CANCELLATION, CENTER_BLOCK, distances_in_order
 from coreset_backend.selection.pool import Selection
 from coreset_backend.selection.rounding import (
     STORED,
@@ -29,8 +29,6 @@ from coreset_backend.selection.rounding import (
 )
 from coreset_backend.selection.shortlist import Shortlist
 
-CANCELLATION = 0.02
-"""Below this share of the squared lengths, a squared distance has lost too many digits of float32."""
 SETTLED_AT_ONCE = 256
 """Rows whose exact distances are computed at once."""
 

@@ -4,7 +4,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from coreset_backend.arrays import Floats, Rows, Vectors
-from coreset_backend.selection.geometry import require_finite, sample_mean, shifted, squared_norms
+from coreset_backend.selection.geometry import blocks, require_finite, sample_mean, shifted, squared_norms
 from coreset_backend.selection.graph import squared_distances
 from coreset_backend.selection.pool import NeighborGraph
 
@@ -24,32 +24,52 @@ def followed_graph(graph: NeighborGraph, before: Rows, vectors: Vectors, k: int)
     """
     old, added = np.flatnonzero(before >= 0), np.flatnonzero(before < 0)
     width = max(min(k, graph.rows.shape[1], len(before) - 1), 1)
+    names = np.full(len(graph.rows) + 1, -1, dtype=np.int32)  # the last is what -1 finds
+    names[before[old]] = old
+    kept = graph.renamed(before[old], names, width)
+    if not len(added):
+        return kept
     rows = np.full((len(before), width), -1, dtype=np.int32)
     distances = np.full((len(before), width), np.inf, dtype=np.float32)
-    kept = graph.among(before[old])
-    names = np.append(old, -1).astype(np.int32)  # the last is what -1 finds
-    rows[old], distances[old] = names[kept.rows[:, :width]], kept.distances[:, :width]
-    if len(added):
-        _add(vectors, added, rows, distances)
+    rows[old], distances[old] = kept.rows, kept.distances
+    del kept
+    _add(vectors, added, rows, distances)
     return NeighborGraph(rows, distances, graph.normalized)
 
 
 def _add(vectors: Vectors, added: Rows, rows: NDArray[np.int32], distances: Floats) -> None:
     """Find the near rows of the ``added`` ones, and enter them into the lists of the others, in place."""
     n, shift = len(vectors), sample_mean(vectors)
-    with np.errstate(over="ignore", invalid="ignore"):
-        points = shifted(vectors, slice(0, n), shift)
-        norms = squared_norms(points)
-    require_finite(vectors, norms)
+    norms = _norms(vectors, shift)
     at_once = max(BLOCK_DISTANCES // n, 1)
     for start in range(0, len(added), at_once):
         some = added[start : start + at_once]
-        squared = squared_distances(points[some], norms[some], points, norms)
+        squared = _squared_to_all(vectors, shift, norms, some)
         squared[np.arange(len(some)), some] = np.inf
         squared[:, added[start + len(some) :]] = np.inf  # their turn comes
         _list_nearest(squared, some, rows, distances)
         squared[:, some] = np.inf  # they are in each other's lists
         _enter(squared, some, rows, distances)
+
+
+def _norms(vectors: Vectors, shift: NDArray[np.floating]) -> Floats:
+    """The squared length of every row less ``shift``, float32[n]; raises NotFinite."""
+    norms = np.empty(len(vectors), dtype=np.float32)
+    for block in blocks(*vectors.shape):
+        with np.errstate(over="ignore", invalid="ignore"):
+            norms[block] = squared_norms(shifted(vectors, block, shift))
+    require_finite(vectors, norms)
+    return norms
+
+
+def _squared_to_all(vectors: Vectors, shift: NDArray[np.floating], norms: Floats, some: Rows) -> Floats:
+    """Squared distances of the rows ``some`` int64[m] to all rows: float32[m, n]."""
+    squared = np.empty((len(some), len(vectors)), dtype=np.float32)
+    queries = shifted(vectors, some, shift)
+    for block in blocks(*vectors.shape):
+        points = shifted(vectors, block, shift)
+        squared[:, block] = squared_distances(queries, norms[some], points, norms[block])
+    return squared
 
 
 def _list_nearest(squared: Floats, some: Rows, rows: NDArray[np.int32], distances: Floats) -> None:

@@ -37,7 +37,9 @@ class ExactIndex:
         rows = np.empty((len(queries), k), dtype=np.int64)
         distances = np.empty((len(queries), k), dtype=np.float32)
         for place, row in enumerate(queries):
-            far = np.linalg.norm(self._vectors - self._vectors[row], axis=1)
+            far = np.empty(len(self._vectors), dtype=np.float32)
+            for block in blocks(*self._vectors.shape):
+                far[block] = np.linalg.norm(self._vectors[block] - self._vectors[row], axis=1)
             far[row] = -1  # first, before its copies
             near = np.argpartition(far, k - 1)[:k]
             near = near[np.argsort(far[near], kind="stable")]

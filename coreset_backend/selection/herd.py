@@ -19,6 +19,10 @@ TAKEN = -1
 """The gain of a row that is a center: below any."""
 Gains = NDArray[np.int64]
 """Gains in fixed point, so that a sum is the same in any order: a pool in shards gives the same picks."""
+ROWS_TOGETHER = 65_536
+PARTS = 16
+"""The kernel of a large pool is made in so many parts: each looks through all lists for those that name its
+rows, and holds a part of what making the kernel at once would."""
 
 
 def near_values(graph: NeighborGraph, first_row: int, length: Floats, width: float) -> csr_array:
@@ -32,20 +36,52 @@ def near_values(graph: NeighborGraph, first_row: int, length: Floats, width: flo
     found = np.pad(graph.rows >= 0, ((0, 0), (1, 0)), constant_values=True)
     own = np.arange(first_row, first_row + m, dtype=np.int32)
     columns = np.concatenate([own[:, None], graph.rows], axis=1)[found]
-    values = np.square(np.pad(graph.distances, ((0, 0), (1, 0)))[found])
-    starts = np.concatenate([[0], np.cumsum(found.sum(axis=1))])
-    if not graph.normalized:
-        row, other = np.repeat(length[own], np.diff(starts)), length[columns]
-        values -= np.square(row - other)
-        values /= row * other
-    np.exp(np.maximum(values, 0) / -width, out=values)
+    distances = np.pad(graph.distances, ((0, 0), (1, 0)))[found]
+    counts = found.sum(axis=1)
+    starts = np.concatenate([[0], np.cumsum(counts)])
+    values = _kernel_values(graph, distances, np.repeat(length[own], counts), length[columns], width)
     return csr_array((values, columns, starts), shape=(m, len(length)))
 
 
 def near_kernel(graph: NeighborGraph, length: Floats, width: float) -> csr_array:
     """The kernel between near rows and of each with itself, symmetric: sparse float32[n, n]."""
-    near = near_values(graph, 0, length, width)
-    return near.maximum(near.T.tocsr())
+    n, at = len(graph.rows), 0
+    entries = n + 2 * sum(int((graph.rows[part] >= 0).sum()) for part in blocks(n, ROWS_AT_ONCE))
+    starts = np.zeros(n + 1, dtype=np.int64)
+    columns, values = np.empty(entries, dtype=np.int32), np.empty(entries, dtype=np.float32)
+    many = max(ROWS_TOGETHER, -(-n // PARTS))
+    for start in range(0, n, many):
+        block = slice(start, min(start + many, n))
+        listed = NeighborGraph(graph.rows[block], graph.distances[block], graph.normalized)
+        near = near_values(listed, start, length, width).maximum(_naming(graph, block, length, width))
+        columns[at : at + near.nnz], values[at : at + near.nnz] = near.indices, near.data
+        starts[start + 1 : block.stop + 1] = at + near.indptr[1:]
+        at += near.nnz
+    return csr_array((values[:at], columns[:at], starts), shape=(n, n))
+
+
+def _naming(graph: NeighborGraph, block: slice, length: Floats, width: float) -> csr_array:
+    """The kernel of the rows of the block with the rows in whose lists they are, float32[m, n]."""
+    m, n, found = block.stop - block.start, len(graph.rows), []
+    for part in blocks(n, ROWS_AT_ONCE):
+        named = graph.rows[part]
+        is_here = (named >= block.start) & (named < block.stop)
+        rows = np.repeat(np.arange(part.start, part.stop, dtype=np.int32), is_here.sum(axis=1))
+        found.append((rows, named[is_here], graph.distances[part][is_here]))
+    rows, columns, distances = (np.concatenate(each) for each in zip(*found, strict=True))
+    values = _kernel_values(graph, distances, length[rows], length[columns], width)
+    return csr_array((values, (columns - block.start, rows)), shape=(m, n))
+
+
+def _kernel_values(
+    graph: NeighborGraph, distances: Floats, own: Floats, other: Floats, width: float
+) -> Floats:
+    values = np.square(distances)
+    if not graph.normalized:
+        values -= np.square(own - other)
+        values /= own * other
+    kernel: Floats = np.exp(np.maximum(values, 0) / -width)
+    return kernel
 
 
 def in_fixed_point(raised: Floats, weights: Floats, exponent: int) -> Gains:

@@ -9,31 +9,65 @@ from coreset_backend.selection.geometry import blocks, require_finite, sample_me
 CENTER_BLOCK = 96
 """Centers that rows are compared with at once: few, so that a row that cannot be farthest leaves early, and
 enough that the first of them give every row a bound to begin with."""
+CANCELLATION = 0.02
+"""Below this share of the squared lengths, a squared distance has lost too many digits of float32."""
 
 
 def nearest_center_distances(vectors: Vectors, center_rows: Rows, *, precise: bool = False) -> Floats:
     """The Euclidean distance of every row of float[n, d] to its nearest center: float32[n].
 
-    0 at the centers (int64[k], any order), inf without any. ``precise`` computes in float64, for distances
-    that are small beside the length of the vectors. Raises NotFinite for values that cannot be compared.
+    0 at the centers (int64[k], any order), inf without any. ``precise`` looks again in float64 where
+    distances are small beside the length of the vectors, and measures all in it. Raises NotFinite for values
+    that cannot be compared.
     """
-    shift: NDArray[np.floating] = sample_mean(vectors)
-    shift = shift.astype(np.float64) if precise else shift
+    shift = sample_mean(vectors)
     center_rows = np.unique(center_rows)
     centers = shifted(vectors, center_rows, shift)
-    nearest = np.full(len(vectors), np.inf, dtype=shift.dtype)
+    norms = squared_norms(centers)
+    distances = np.full(len(vectors), np.inf, dtype=np.float32)
     for block in blocks(*vectors.shape):
         with np.errstate(over="ignore", invalid="ignore"):
             points = shifted(vectors, block, shift)
-            norms = squared_norms(points)
-        require_finite(vectors[block], norms)
-        for start in range(0, len(centers), CENTER_BLOCK):
-            part = centers[start : start + CENTER_BLOCK]
-            squared = norms[:, None] + squared_norms(part) - 2 * (points @ part.T)
-            np.minimum(nearest[block], squared.min(axis=1), out=nearest[block])
-    distances = np.sqrt(np.maximum(nearest, 0)).astype(np.float32)
+            own = squared_norms(points)
+        require_finite(vectors[block], own)
+        if not len(centers):
+            continue
+        nearest, which = _nearest(points, centers, norms)
+        distances[block] = np.sqrt(np.maximum(own + nearest, 0))
+        if precise:
+            doubtful = own + nearest < CANCELLATION * (own + norms[which])
+            which[doubtful] = _nearest_in_float64(
+                vectors, block.start + np.flatnonzero(doubtful), center_rows
+            )
+            apart = vectors[block].astype(np.float64) - vectors[center_rows[which]]
+            distances[block] = np.sqrt(np.einsum("ij,ij->i", apart, apart))
     distances[center_rows] = 0
     return distances
+
+
+def _nearest_in_float64(vectors: Vectors, rows: Rows, center_rows: Rows) -> Rows:
+    """Which of the centers is the nearest to each of ``rows`` int64[m]: int64[m]."""
+    shift = sample_mean(vectors).astype(np.float64)
+    centers = shifted(vectors, center_rows, shift)
+    return _nearest(shifted(vectors, rows, shift), centers, squared_norms(centers))[1]
+
+
+def _nearest(
+    points: NDArray[np.floating], centers: NDArray[np.floating], norms: NDArray[np.floating]
+) -> tuple[NDArray[np.floating], Rows]:
+    """Squared distances of the points to their nearest centers less the points' squared lengths: float[m];
+    and which centers they are: int64[m].
+    """
+    nearest, which = np.full(len(points), np.inf, points.dtype), np.zeros(len(points), np.int64)
+    for start in range(0, len(centers), CENTER_BLOCK):
+        products = points @ centers[start : start + CENTER_BLOCK].T
+        products *= -2
+        products += norms[start : start + CENTER_BLOCK]
+        found = products.argmin(axis=1)
+        least = products[np.arange(len(points)), found]
+        nearer = least < nearest
+        nearest[nearer], which[nearer] = least[nearer], found[nearer] + start
+    return nearest, which
 
 
 def beyond(vectors: Vectors, rows: Rows, center_rows: Rows, distance: float) -> NDArray[np.bool_]:

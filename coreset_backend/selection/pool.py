@@ -11,6 +11,8 @@ from numpy.typing import NDArray
 
 from coreset_backend.arrays import Floats, Rows, Vectors
 
+LISTS_AT_ONCE = 16_384
+
 
 @dataclass(frozen=True, slots=True)
 class NeighborGraph:
@@ -33,13 +35,28 @@ class NeighborGraph:
 
     def among(self, kept: Rows) -> "NeighborGraph":
         """The graph of the rows ``kept`` (int64[m], ascending) alone; the others' places become -1."""
+        if len(kept) == len(self.rows):
+            return self
         position = np.full(len(self.rows) + 1, -1, dtype=np.int32)  # the last is what -1 finds
         position[kept] = np.arange(len(kept), dtype=np.int32)
-        rows = position[self.rows[kept]]
-        order = np.argsort(rows < 0, axis=1, kind="stable")
-        rows = np.take_along_axis(rows, order, axis=1)
-        distances = np.take_along_axis(self.distances[kept], order, axis=1)
-        return NeighborGraph(rows, np.where(rows < 0, np.float32(np.inf), distances), self.normalized)
+        return self.renamed(kept, position, self.rows.shape[1])
+
+    def renamed(self, kept: Rows, names: NDArray[np.int32], width: int) -> "NeighborGraph":
+        """The lists of the rows ``kept`` (int64[m]), cut to ``width``, in new names: those left out are -1.
+
+        ``names``: int32[n + 1], the new name of each row, the last -1 for no row.
+        """
+        rows = np.empty((len(kept), width), dtype=np.int32)
+        distances = np.empty((len(kept), width), dtype=np.float32)
+        for start in range(0, len(kept), LISTS_AT_ONCE):
+            part = slice(start, start + LISTS_AT_ONCE)
+            near, far = names[self.rows[kept[part]]], self.distances[kept[part]]
+            if (near < 0).any():
+                order = np.argsort(near < 0, axis=1, kind="stable")
+                near, far = np.take_along_axis(near, order, axis=1), np.take_along_axis(far, order, axis=1)
+            rows[part] = near[:, :width]
+            distances[part] = np.where(near < 0, np.float32(np.inf), far)[:, :width]
+        return NeighborGraph(rows, distances, self.normalized)
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +93,8 @@ class Pool:
 
     def among(self, kept: Rows) -> "Pool":
         """The pool of the rows ``kept`` (int64[m], ascending, all labelled rows among them) alone."""
+        if len(kept) == len(self.vectors):
+            return self
         return Pool(
             self.vectors[kept],
             np.searchsorted(kept, self.labeled_rows),

@@ -5,7 +5,7 @@ import logging
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +20,9 @@ from coreset_backend.store.storage import RECORD, Kept, Storage
 log = logging.getLogger(__name__)
 Arrays = dict[str, NDArray[np.generic]]
 """The arrays that are saved with a round's record, by name, of any dtype."""
+MOST_CHECKED = 1000
+_checked: dict[Path, tuple[str | int | None, ...]] = {}
+AnyArray = TypeVar("AnyArray", bound=NDArray[np.generic])
 _TABLES = (
     "embeddings",
     "image_keys",
@@ -54,11 +57,15 @@ class StoredRound:
         """Whether the round was saved with the array ``name``; older rounds lack some arrays."""
         return f"{name}.npy" in self.record.hashes
 
-    def array(self, name: str) -> NDArray[Any]:
-        """The array saved as ``name``, checked against its hash; raises CorruptRound."""
-        path = self.file(f"{name}.npy")
+    def array(self, name: str, *, mapped: bool = False) -> NDArray[Any]:
+        """The array saved as ``name``, checked against its hash; raises CorruptRound.
+
+        ``mapped``: its values are read from the disk as they are used, and each process checks them once, for
+        arrays of many rows.
+        """
+        path = self._file_once(f"{name}.npy") if mapped else self.file(f"{name}.npy")
         try:
-            array: NDArray[Any] = np.load(path, allow_pickle=False)
+            array: NDArray[Any] = _mapped(path) if mapped else np.load(path, allow_pickle=False)
         except (OSError, ValueError) as error:
             raise CorruptRound(self.place, f"{path.name} cannot be read ({error})") from error
         if array.ndim != (2 if name in _TABLES else 1):
@@ -68,6 +75,16 @@ class StoredRound:
     def file(self, name: str) -> Path:
         """The file of the round on this machine, checked against its hash; raises CorruptRound."""
         return self.storage.file_of_round(self.key, self.path, name, self.record.hashes.get(name))
+
+    def _file_once(self, name: str) -> Path:
+        """As ``file``, but a file that this process has checked is checked again only once it was written."""
+        path, expected = self.path / name, self.record.hashes.get(name)
+        if _checked.get(path) != (expected, *_state(path)):
+            path = self.file(name)
+            if len(_checked) > MOST_CHECKED:
+                _checked.clear()
+            _checked[path] = (expected, *_state(path))
+        return path
 
     @contextlib.contextmanager
     def reading(self) -> Iterator[None]:
@@ -118,11 +135,21 @@ class Draft:
         self.path, self.project_id, self.number = path, project_id, number
         self._storage, self._key = storage, key
         self.saved: StoredRound | None = None
+        self._kept: set[str] = set()
+
+    def keep(self, name: str, array: AnyArray) -> AnyArray:
+        """Write a large array before the round is saved; returns it mapped from its file."""
+        np.save(path := self.path / f"{name}.npy", array, allow_pickle=False)
+        self._kept.add(name)
+        return cast("AnyArray", _mapped(path))
 
     def save(self, record: Round, arrays: Mapping[str, NDArray[np.generic]]) -> StoredRound:
-        """Write arrays and record, hash every file of the folder, and make the round visible."""
-        for name, array in arrays.items():
-            np.save(self.path / f"{name}.npy", array, allow_pickle=False)
+        """Write arrays and record, hash every file of the folder, and make the round visible.
+
+        Arrays that were kept are written already.
+        """
+        for name in arrays.keys() - self._kept:
+            np.save(self.path / f"{name}.npy", arrays[name], allow_pickle=False)
         hashes = {path.name: sha256(path) for path in sorted(self.path.iterdir()) if path.is_file()}
         record = replace(record, hashes=hashes)
         write_sealed(self.path / RECORD, as_saved(ROUND, record))
@@ -130,3 +157,18 @@ class Draft:
             record, self._storage.publish(self.path, self._key), self._storage, self._key
         )
         return self.saved
+
+
+def _state(path: Path) -> tuple[int, ...]:
+    """What changes when a file is written; empty if it is not there."""
+    try:
+        found = path.stat()
+    except OSError:
+        return ()
+    return found.st_mtime_ns, found.st_size, found.st_ino
+
+
+def _mapped(path: Path) -> NDArray[np.generic]:
+    """The array of the file; what is written to it stays in memory."""
+    array: NDArray[np.generic] = np.load(path, mmap_mode="c", allow_pickle=False).view(np.ndarray)
+    return array

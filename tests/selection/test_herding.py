@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.sparse import csr_array, eye_array  # type: ignore[import-untyped]
 
 from coreset_backend.selection import (
     NeighborGraph,
@@ -17,6 +18,7 @@ from coreset_backend.selection import (
     uncertainty_herding,
 )
 from coreset_backend.selection.annoy_index import build_index
+from coreset_backend.selection.herd import ROWS_TOGETHER, near_kernel
 
 WIDTH = 0.5
 
@@ -119,6 +121,22 @@ def test_a_part_of_a_graph_names_the_parts_own_rows() -> None:
     part = graph.among(np.array([0, 2, 3], dtype=np.int64))
     assert part.rows.tolist() == [[1, -1], [2, -1], [1, -1]]
     assert part.distances.tolist() == [[2, np.inf], [1, np.inf], [1, np.inf]]
+
+
+def test_the_kernel_of_a_large_pool_is_made_in_parts_as_it_is_at_once() -> None:
+    n, width, rng = ROWS_TOGETHER + 1000, 4, np.random.default_rng(0)
+    rows = rng.integers(-1, n, (n, width)).astype(np.int32)
+    distances = (0.3 + np.abs(rows - np.arange(n)[:, None]) % 97 / 97).astype(np.float32)  # alike both ways
+    rows[(rows == np.arange(n)[:, None]) | (np.diff(np.sort(rows), prepend=-2, axis=1) == 0)] = -1
+    length = np.ones(n, dtype=np.float32)
+    made = near_kernel(NeighborGraph(rows, distances, normalized=True), length, 0.5)
+
+    first, slot = np.nonzero(rows >= 0)
+    values = np.exp(-np.square(distances[first, slot]) / np.float32(0.5))
+    half = csr_array((values, (first, rows[first, slot])), shape=(n, n))
+    expected = half.maximum(half.T.tocsr()).maximum(eye_array(n, dtype=np.float32))
+    assert abs(made - expected).max() < 1e-6
+    assert made.nnz == expected.nnz
 
 
 def test_a_rare_class_counts_for_more_than_its_share_of_the_pool() -> None:
