@@ -16,7 +16,7 @@ from dataclasses import replace
 from coreset_backend.arrays import Progress, unwatched
 from coreset_backend.label_studio.answers import Project
 from coreset_backend.label_studio.client import PAGE_SIZE, LabelStudio
-from coreset_backend.label_studio.filters import UNSOLVED, all_of, query, score_filter
+from coreset_backend.label_studio.filters import UNSOLVED, Filter, all_of, query, score_filter
 from coreset_backend.project import Labels, Prediction
 from coreset_backend.reports import Publication
 
@@ -62,8 +62,7 @@ def publish_queue(
         wanted = [prediction for prediction in first if prediction.task_id in waiting]
         behind = predict(_lacking(label_studio, project_id, order, known, frozenset(head)))
         return _amend(label_studio, project_id, kept, wanted, behind, labels, written, progress, on_served)
-    rest = order([task_id for task_id in label_studio.fetch_waiting(project_id) if task_id not in set(head)])
-    behind = predict(rest[:QUEUE])
+    behind = predict(_waiting(label_studio, project_id, order, known, frozenset(head)))
     queue = [*_scored(first, *FIRST_HEAD), *_scored(behind, *BEHIND)]
     published = label_studio.publish(project_id, queue, labels, written=written, progress=progress)
     sent = len(first) - len({*head} & {*published.gone})
@@ -72,34 +71,65 @@ def publish_queue(
     return published
 
 
+def _waiting(
+    label_studio: LabelStudio,
+    project_id: int,
+    order: Callable[[Ids], Ids],
+    known: Ids,
+    head: frozenset[int],
+) -> Ids:
+    """The unlabelled tasks that the queue has room for, in order; those of ``head`` are left out."""
+    if len(known) > MOST_ASKED and (found := _first(label_studio, project_id, order, known, head, QUEUE)):
+        return found
+    return order([task_id for task_id in label_studio.fetch_waiting(project_id) if task_id not in head])[
+        :QUEUE
+    ]
+
+
 def _lacking(
     label_studio: LabelStudio,
     project_id: int,
     order: Callable[[Ids], Ids],
     known: Ids,
     head: frozenset[int],
-) -> list[int]:
-    """The tasks without a prediction that the queue has room for, in order; those of ``head`` are left out.
-
-    In a large project the ``known`` tasks are asked for in their order, until there are enough.
-    """
+) -> Ids:
+    """The tasks without a prediction that the queue has room for, in order, without those of ``head``."""
     room = QUEUE - label_studio.count_waiting(project_id, served=True)
     count = label_studio.count_waiting(project_id, served=False)
     if room <= 0 or not count:
         return []
-    conditions = UNSOLVED, score_filter("empty", True)
-    if count > PAGE_SIZE and known:
-        found: list[int] = []
-        ordered = order([task_id for task_id in known if task_id not in head])
-        for start in range(0, min(len(ordered), MOST_ASKED), AT_ONCE):
-            some = ordered[start : start + AT_ONCE]
-            lacking = {task.task_id for task in label_studio.listed(project_id, some, "id", *conditions)}
-            found += [task_id for task_id in some if task_id in lacking]
-            if len(found) >= room:
-                return found[:room]
-    asked = {"include": "id", "query": query(all_of(*conditions))}
+    without = score_filter("empty", True)
+    if count > PAGE_SIZE and (found := _first(label_studio, project_id, order, known, head, room, without)):
+        return found
+    asked = {"include": "id", "query": query(all_of(UNSOLVED, without))}
     every = [task.task_id for task in label_studio.tasks(project_id, asked)]
-    return list(order([task_id for task_id in sorted(every) if task_id not in head])[:room])
+    return order([task_id for task_id in sorted(every) if task_id not in head])[:room]
+
+
+def _first(
+    label_studio: LabelStudio,
+    project_id: int,
+    order: Callable[[Ids], Ids],
+    known: Ids,
+    head: frozenset[int],
+    room: int,
+    *only: Filter,
+) -> list[int]:
+    """The first ``room`` of the ``known`` tasks that are unlabelled and for which ``only`` holds, in order.
+
+    They are asked for in their order, so that a large project need not list all that wait. Empty if there are
+    too few among the first MOST_ASKED.
+    """
+    found: list[int] = []
+    ordered = order([task_id for task_id in known if task_id not in head])
+    for start in range(0, min(len(ordered), MOST_ASKED), AT_ONCE):
+        some = ordered[start : start + AT_ONCE]
+        listed = label_studio.listed(project_id, some, "id", UNSOLVED, *only)
+        fitting = {task.task_id for task in listed}
+        found += [task_id for task_id in some if task_id in fitting]
+        if len(found) >= room:
+            return found[:room]
+    return []
 
 
 def queue_is_short(label_studio: LabelStudio, project_id: int, version: str) -> bool:

@@ -14,7 +14,7 @@ from coreset_backend.foreign_text import one_line
 from coreset_backend.project import Region
 from coreset_backend.redaction import redacted
 
-MOST_TASKS = 1_000_000
+MOST_TASKS = 10_000_000
 MOST_CONFIG = 2_000_000
 LONGEST_NAME = 1000
 LARGEST_ID = 2**63

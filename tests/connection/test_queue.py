@@ -6,7 +6,7 @@ import pytest
 from fake_label_studio import FakeLabelStudio
 
 from coreset_backend.arrays import unwatched
-from coreset_backend.connection.queue import QUEUE, SMALL, publish_queue, queue_is_short
+from coreset_backend.connection.queue import MOST_ASKED, QUEUE, SMALL, publish_queue, queue_is_short
 from coreset_backend.errors import LabelStudioError
 from coreset_backend.label_studio.client import LabelStudio
 from coreset_backend.project import Labels, Prediction
@@ -73,6 +73,16 @@ def test_every_task_that_waits_is_served_batch_first(
     assert (published.sent, published.behind) == (10, len(rest))
     assert published.serves[:10] == tuple(head)
     assert all(0 <= each["score"] <= 1 for each in studio.predictions)
+
+
+def test_a_large_project_is_not_asked_for_all_that_wait(studio: FakeLabelStudio, client: LabelStudio) -> None:
+    project_id, tasks = project_of(studio, MOST_ASKED + 1)
+    for task in tasks[20:120]:
+        studio.annotate(task, "cat")
+    publish(client, project_id, tasks[:10], 1, known=tasks)
+    waiting = [*tasks[10:20], *tasks[120:]]
+    assert studio.queue(project_id) == [*tasks[:10], *waiting[:QUEUE]]
+    assert sum(path == "/api/tasks/" for _, path in studio.asked) < 60  # a hundred tasks each
 
 
 def test_a_small_queue_is_published_anew_and_a_large_one_keeps_its_version(
