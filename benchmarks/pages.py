@@ -3,8 +3,8 @@
     python benchmarks/pages.py --tasks 100000 [--screenshot page.png]
 
 The store is made up: places and states are drawn, the images are a few hundred drawn ones. Printed are what
-the web process answers (size and CPU time), and what the browser waits for: the answer, its load event, and
-the map drawn, each the median of five.
+the web process answers (size and CPU time), and what the browser waits for: the answer, its load event, the
+map drawn, and the longest time that the page did not react, each the median of five.
 """
 
 import argparse
@@ -104,6 +104,7 @@ def save_round(backend: Backend, n: int, keys: np.ndarray, kinds: np.ndarray) ->
                 "layout": places.clip(0, 65535).astype(np.uint16)[readable],
                 "label_codes": np.where(states == 0, codes, -1).astype(np.int16),
                 "probabilities": probabilities[readable],
+                "predicted": probabilities[readable].argmax(1).astype(np.int16),
                 "clusters": codes[readable].astype(np.int16),
                 "duplicate_groups": groups[readable],
                 "suspects": suspects,
@@ -126,7 +127,15 @@ def browser() -> webdriver.Chrome:
     for flag in ("disable-dev-shm-usage", "disable-background-networking", "window-size=1400,1000"):
         options.add_argument(f"--{flag}")
     options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    return webdriver.Chrome(options=options, service=webdriver.ChromeService("/usr/bin/chromedriver"))
+    chrome = webdriver.Chrome(options=options, service=webdriver.ChromeService("/usr/bin/chromedriver"))
+    chrome.execute_cdp_cmd("Page.addScriptToEvaluateOnNewDocument", {"source": LONG_TASKS})
+    return chrome
+
+
+LONG_TASKS = """window.longest = 0;
+new PerformanceObserver((list) => {
+  for (const task of list.getEntries()) window.longest = Math.max(window.longest, task.duration);
+}).observe({ entryTypes: ["longtask"] });"""
 
 
 def timings(page: webdriver.Chrome, url: str) -> dict[str, float]:
@@ -140,7 +149,14 @@ def timings(page: webdriver.Chrome, url: str) -> dict[str, float]:
     found: dict[str, Any] = json.loads(
         page.execute_script("return JSON.stringify(performance.getEntriesByType('navigation')[0])")
     )
-    return {"answer": found["responseEnd"], "load": found["loadEventEnd"], "map": drawn}
+    time.sleep(0.3)  # the browser reports a long task after its end
+    longest = page.execute_script("return window.longest")
+    return {
+        "answer": found["responseEnd"],
+        "load": found["loadEventEnd"],
+        "map": drawn,
+        "longest task": longest,
+    }
 
 
 def answers(backend: Backend) -> None:
@@ -151,6 +167,10 @@ def answers(backend: Backend) -> None:
         "/projects/1",
         "/projects/1?tab=pool",
         "/projects/1/rounds/1/map",
+        f"/projects/1/rounds/1/thumbnails/{backend.store.open(1, 1).record.batch[0]}.jpg",
+        "/api/projects/1/status",
+        "/api/projects/1/history",
+        "/metrics",
         "/api/projects/1/progress",
     ):
         times = []
@@ -183,7 +203,7 @@ def main() -> None:
         try:
             runs = [timings(page, f"http://127.0.0.1:{server.port}/projects/1?tab=pool") for _ in range(5)]
             for name in runs[0]:
-                print(f"{name:8} {statistics.median(run[name] for run in runs):6.0f} ms")
+                print(f"{name:12} {statistics.median(run[name] for run in runs):6.0f} ms")
             for line in page.get_log("browser"):  # type: ignore[no-untyped-call]
                 print(line["level"], line["message"])
             if arguments.screenshot:

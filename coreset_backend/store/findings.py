@@ -30,7 +30,7 @@ def label_names(stored: StoredRound) -> dict[int, str]:
     labels = stored.record.labels
     if labels is None or not stored.has("label_codes"):
         return {}
-    codes, task_ids = stored.array("label_codes"), stored.array("task_ids")
+    codes, task_ids = stored.array("label_codes", mapped=True), stored.array("task_ids", mapped=True)
     return {int(task_ids[row]): labels.names[codes[row]] for row in np.flatnonzero(codes >= 0)}
 
 
@@ -38,7 +38,8 @@ def duplicates(stored: StoredRound) -> list[list[int]]:
     """Task ids of each group of near-duplicates, the largest group first."""
     if not stored.has("duplicate_groups"):
         return []
-    groups, task_ids = stored.array("duplicate_groups"), stored.array("embedded_task_ids")
+    groups = stored.array("duplicate_groups", mapped=True)
+    task_ids = stored.array("embedded_task_ids", mapped=True)
     grouped = np.flatnonzero(groups >= 0)
     by_group = grouped[np.argsort(groups[grouped], kind="stable")]
     starts = np.flatnonzero(np.diff(groups[by_group])) + 1
@@ -70,8 +71,8 @@ def _given_labels(stored: StoredRound, labels: Labels, task_ids: TaskIds) -> Seq
     if not stored.has("label_sets"):
         given = label_names(stored)
         return [given.get(task_id) for task_id in task_ids.tolist()]
-    rows = np.searchsorted(stored.array("task_ids"), task_ids)
-    return [_spelled(named, labels) for named in stored.array("label_sets")[rows]]
+    rows = np.searchsorted(stored.array("task_ids", mapped=True), task_ids)
+    return [_spelled(named, labels) for named in stored.array("label_sets", mapped=True)[rows]]
 
 
 def _suggested_labels(stored: StoredRound, labels: Labels) -> list[str]:
@@ -88,5 +89,5 @@ def _spelled(named: NDArray[np.int8], labels: Labels) -> str:
 def _quality(stored: StoredRound, task_ids: TaskIds) -> Sequence[float | None]:
     if not stored.has("label_quality"):
         return [None] * len(task_ids)
-    rows = np.searchsorted(stored.array("embedded_task_ids"), task_ids)
-    return [float(value) for value in stored.array("label_quality")[rows]]
+    rows = np.searchsorted(stored.array("embedded_task_ids", mapped=True), task_ids)
+    return [float(value) for value in stored.array("label_quality", mapped=True)[rows]]

@@ -31,9 +31,10 @@ def class_table(stored: StoredRound) -> tuple[ClassLine, ...]:
 def _labels_given(stored: StoredRound, labels: Labels) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
     """bool[n, columns] by task, whether its label names the class, and bool[n], whether it has a label."""
     if stored.has("label_sets"):
-        sets = stored.array("label_sets")
+        sets = stored.array("label_sets", mapped=True)
         return _with_none(sets == 1), sets[:, 0] >= 0
-    codes = stored.array("label_codes")  # in multiple choice, older rounds kept only the first class
+    # In multiple choice, older rounds kept only the first class.
+    codes = stored.array("label_codes", mapped=True)
     carried = codes[:, None] == np.arange(len(labels.names))
     return _with_none(carried) if labels.multiple else carried, codes >= 0
 
@@ -46,9 +47,12 @@ def _with_none(named: NDArray[np.bool_]) -> NDArray[np.bool_]:
 def _predicted_by_class(
     stored: StoredRound, labels: Labels, carried: NDArray[np.bool_], known: NDArray[np.bool_]
 ) -> dict[str, list[int]]:
-    embedded = stored.array("embedded_task_ids")
-    rows = np.searchsorted(stored.array("task_ids"), embedded)
-    predicted = named_classes(stored.array("probabilities"), labels.multiple)
+    embedded = stored.array("embedded_task_ids", mapped=True)
+    rows = np.searchsorted(stored.array("task_ids", mapped=True), embedded)
+    if stored.has("predicted") and not labels.multiple:
+        predicted = stored.array("predicted", mapped=True)[:, None] == np.arange(len(labels.names))
+    else:
+        predicted = named_classes(stored.array("probabilities", mapped=True), labels.multiple)
     predicted = _with_none(predicted) if labels.multiple else predicted
     columns = {"predicted": predicted[~known[rows]].sum(0).tolist()}
     if labels.multiple:

@@ -79,10 +79,10 @@ def _image_key(stored: StoredRound, task_id: int) -> str | None:
     if task_id >= 2**63:
         return None
     with stored.reading():
-        task_ids = stored.array("embedded_task_ids")
+        task_ids = stored.array("embedded_task_ids", mapped=True)
         row = int(np.searchsorted(task_ids, task_id))
         known = row < len(task_ids) and task_ids[row] == task_id
-        return stored.array("image_keys")[row].tobytes().hex() if known else None
+        return stored.array("image_keys", mapped=True)[row].tobytes().hex() if known else None
 
 
 @pages.errorhandler(HTTPException)

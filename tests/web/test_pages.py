@@ -15,7 +15,7 @@ from flask.testing import FlaskClient
 from listening import worker_listens
 from numpy.typing import NDArray
 from PIL import Image
-from saved_rounds import record
+from saved_rounds import flip_a_byte, record
 from written_progress import changed
 
 from coreset_backend.backend import Backend
@@ -31,6 +31,7 @@ from coreset_backend.settings import Settings
 from coreset_backend.store.findings import suspects
 from coreset_backend.store.record import STATES, Audition, Calibration, Evaluation
 from coreset_backend.web.app import create_app
+from coreset_backend.web.embedding_map import MOST_DRAWN
 from coreset_backend.web.overview import CHOICE_WORDS
 from coreset_backend.web.pages import TABS
 
@@ -415,3 +416,49 @@ def test_the_page_says_how_the_batch_was_chosen(backend: Backend, client: FlaskC
         <= set(CHOICE_WORDS)
         <= set(STRATEGIES)
     )
+
+
+def test_the_map_of_a_large_pool_is_a_sample_with_the_counts_of_all(
+    backend: Backend, client: FlaskClient
+) -> None:
+    n = MOST_DRAWN + 10_000
+    rng = np.random.default_rng(0)
+    states = np.full(n, STATES.index("pool"), dtype=np.uint8)
+    rows = rng.permutation(n)
+    states[rows[:30_000]], states[rows[-40:]] = STATES.index("labeled"), STATES.index("selected")
+    arrays = {
+        "task_ids": np.arange(n) + 5,
+        "states": states,
+        "embedded_task_ids": np.arange(n) + 5,
+        "layout": np.zeros((n, 2), np.uint16),
+        "label_codes": np.where(states == STATES.index("labeled"), 1, -1).astype(np.int16),
+        "predicted": (rows % 3 == 0).astype(np.int16),
+        "suspects": rows[20_000:20_200] + 5,
+    }
+    with backend.store.draft(7) as draft:
+        draft.save(record(draft.number), arrays)
+    data = client.get("/projects/7/rounds/1/map").data
+    drawn, version, total, _ = np.frombuffer(data, "<u4", 4)
+    assert (drawn, version, total) == (MOST_DRAWN, 3, n)
+    shown = np.frombuffer(data, "<f8", drawn, 16).astype(int)
+    assert (np.diff(shown) > 0).all()
+    assert {*(rows[-40:] + 5), *arrays["suspects"]} <= set(shown.tolist())
+    counts, at = [], 16 + 18 * MOST_DRAWN
+    while at < len(data):
+        (many,) = np.frombuffer(data, "<u4", 1, at)
+        counts.append(dict(np.frombuffer(data, "<i4", 2 * many, at + 4).reshape(-1, 2).tolist()))
+        at += 4 + 8 * int(many)
+    told = [states, arrays["label_codes"], arrays["predicted"], np.full(n, 255)]
+    assert counts == [dict(sorted(Counter(values.tolist()).items())) for values in told]
+    labeled = (states[shown - 5] == STATES.index("labeled")).sum()
+    assert 0.4 * MOST_DRAWN < labeled <= MOST_DRAWN / 2
+
+
+def test_a_thumbnail_is_refused_once_the_round_is_altered(backend: Backend, client: FlaskClient) -> None:
+    save_round(backend)
+    thumbnail = "/projects/7/rounds/1/thumbnails/3.jpg"
+    before = client.get(thumbnail).status_code
+    path = backend.store.open(7, 1).path / "image_keys.npy"
+    assert client.get(thumbnail).status_code == before
+    flip_a_byte(path, 0.99)
+    assert client.get(thumbnail).status_code == 409

@@ -1,4 +1,4 @@
-// The embedding map: up to some hundred thousand points drawn by WebGL, with hover, lasso, list and export.
+// The embedding map: up to 50,000 points drawn by WebGL, of larger pools a sample; with hover, lasso, list and export.
 
 const $ = (id) => document.getElementById(id);
 const STATES = ["labeled", "selected", "reserve", "pool", "skipped", "unreadable", "duplicate", "model", "copy"];
@@ -16,15 +16,29 @@ const SHADERS = {
     void main() { float far = length(gl_PointCoord - 0.5); if (far > 0.5) discard; gl_FragColor = vec4(shown, 1.0) * smoothstep(0.5, 0.38, far); }`,
 };
 
+const COLOURINGS = ["state", "label", "predicted", "cluster"];
+
+// What the backend's map_bytes packs: the points, and of a sample (version 3) how many images of all have each value.
 function readPoints(buffer) {
-  const n = new Uint32Array(buffer, 0, 2)[0];
-  let at = 8;
+  const [n, version] = new Uint32Array(buffer, 0, 2);
+  const isSample = version === 3;
+  let at = isSample ? 16 : 8;
   const take = (Kind, count) => {
     const values = new Kind(buffer, at, count);
     at += values.byteLength;
     return values;
   };
-  return { n, task: take(Float64Array, n), place: take(Uint16Array, 2 * n), label: take(Int16Array, n), predicted: take(Int16Array, n), state: take(Uint8Array, n), cluster: take(Uint8Array, n) };
+  const points = { n, task: take(Float64Array, n), place: take(Uint16Array, 2 * n), label: take(Int16Array, n), predicted: take(Int16Array, n), state: take(Uint8Array, n), cluster: take(Uint8Array, n) };
+  if (!isSample) return { ...points, total: n, counts: null };
+  const view = new DataView(buffer);
+  const counts = {};
+  for (const colouring of COLOURINGS) {
+    counts[colouring] = new Map();
+    const many = view.getUint32(at, true);
+    for (let pair = 0, from = at + 4; pair < many; pair++, from += 8) counts[colouring].set(view.getInt32(from, true), view.getUint32(from + 4, true));
+    at += 4 + 8 * many;
+  }
+  return { ...points, total: view.getUint32(8, true), counts };
 }
 
 function program(gl) {
@@ -65,7 +79,8 @@ class EmbeddingMap {
     this.listen();
     this.colourBy("state");
     new ResizeObserver(() => this.resize()).observe(this.box);
-    $("map-count").textContent = `${this.n.toLocaleString("en")} images`;
+    const all = this.total.toLocaleString("en");
+    $("map-count").textContent = this.counts ? `${all} images; ${this.n.toLocaleString("en")} of them are drawn, with the whole batch` : `${all} images`;
     this.box.embeddingMap = this;
     this.box.dataset.ready = this.n;
     document.dispatchEvent(new CustomEvent("map", { detail: this }));
@@ -73,7 +88,7 @@ class EmbeddingMap {
 
   // The pool first, what a lead looks for on top of it.
   drawingOrder() {
-    const height = [3, 4, 2, 0, 1, 1, 1, 1];
+    const height = [3, 4, 2, 0, 1, 1, 1, 1, 1];
     const order = new Uint32Array(this.n);
     let at = 0;
     for (let level = 0; level <= 4; level++) for (let row = 0; row < this.n; row++) if (height[this.state[row]] === level) order[at++] = row;
@@ -134,18 +149,22 @@ class EmbeddingMap {
   }
 
   showLegend(groups) {
-    const counts = new Map();
-    for (const code of this.codes) counts.set(code, (counts.get(code) || 0) + 1);
+    const counts = this.counts?.[this.by] || new Map();
+    if (!this.counts) for (const code of this.codes) counts.set(code, (counts.get(code) || 0) + 1);
     $("map-legend").replaceChildren(...groups.filter(({ code }) => counts.get(code)).map(({ code, name, colour }) => {
       const button = document.createElement("button");
       button.type = "button";
       button.innerHTML = `<svg viewBox="0 0 10 10" aria-hidden="true"><circle cx="5" cy="5" r="5" fill="${colour}"/></svg>`;
       button.append(`${name} ${counts.get(code).toLocaleString("en")}`);
-      button.addEventListener("click", () => this.choose(this.rowsWhere((row) => this.codes[row] === code), name));
+      button.addEventListener("click", () => this.choose(this.rowsWhere((row) => this.codes[row] === code), this.ofThoseDrawn(name)));
       const item = document.createElement("li");
       item.append(button);
       return item;
     }));
+  }
+
+  ofThoseDrawn(name) {
+    return this.counts ? `${name}, of those drawn` : name;
   }
 
   rowsWhere(test) {
@@ -295,7 +314,7 @@ class EmbeddingMap {
     if (this.trail) {
       const trail = this.trail.map(([x, y]) => this.toMap(x, y));
       this.useLasso(false);
-      if (trail.length > 2) this.choose(this.rowsWhere((row) => inside(trail, this.place[2 * row] / 65535, this.place[2 * row + 1] / 65535)), "Inside the lasso");
+      if (trail.length > 2) this.choose(this.rowsWhere((row) => inside(trail, this.place[2 * row] / 65535, this.place[2 * row + 1] / 65535)), this.ofThoseDrawn("Inside the lasso"));
     } else if (!moved && this.hovered != null && this.page.label_studio) {
       window.open(this.link(this.hovered), "_blank", "noopener");
     }
