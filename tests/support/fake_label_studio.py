@@ -230,6 +230,10 @@ class FakeLabelStudio:
     def tasks_of(self, project_id: int) -> list[Json]:
         return [task for task in self.tasks.values() if task["project"] == project_id]
 
+    def listing(self, project_id: int, wanted: str) -> list[Json]:
+        """The tasks that the Data Manager lists for a query, on all pages."""
+        return _listing(self, project_id, json.loads(wanted))
+
     def versions(self, project_id: int) -> dict[str, int]:
         """Version -> how many predictions of it the project holds."""
         found: dict[str, int] = {}
@@ -430,7 +434,25 @@ def tasks(studio: FakeLabelStudio) -> Json:
     query, project_id = request.args, int(request.args["project"])
     if project_id not in studio.projects:
         abort(404, "No Project matches the given query.")
-    wanted = json.loads(query.get("query", "{}"))
+    found, scores = studio.listing(project_id, query.get("query", "{}")), _scores(studio, project_id)
+    page, size = int(query.get("page", 1)), int(query.get("page_size", 100))
+    shown = found[(page - 1) * size : page * size]
+    if not shown and page > 1:
+        abort(404, "Invalid page.")
+    names = set(query["include"].split(",")) if "include" in query else None
+    more = "predictions_score" in (names or ()), "predictions" in (names or ())
+    return jsonify(
+        total=len(found),
+        tasks=[
+            _shown(task, names, "fields" in query)
+            | ({"predictions_score": scores.get(task["id"])} if more[0] else {})
+            | ({"predictions": studio.predictions_of(task["id"])} if more[1] else {})
+            for task in shown
+        ],
+    )
+
+
+def _listing(studio: FakeLabelStudio, project_id: int, wanted: Json) -> list[Json]:
     filters = wanted.get("filters") or {"conjunction": "and", "items": []}
     every = all if filters["conjunction"] == "and" else any
     scores = _scores(studio, project_id)
@@ -447,21 +469,7 @@ def tasks(studio: FakeLabelStudio) -> Json:
         found.sort(key=lambda task: scores.get(task["id"], 2.0))
     if wanted.get("ordering") == ["-tasks:updated_at"]:
         found.sort(key=lambda task: task["updated_at"], reverse=True)
-    page, size = int(query.get("page", 1)), int(query.get("page_size", 100))
-    shown = found[(page - 1) * size : page * size]
-    if not shown and page > 1:
-        abort(404, "Invalid page.")
-    names = set(query["include"].split(",")) if "include" in query else None
-    more = "predictions_score" in (names or ()), "predictions" in (names or ())
-    return jsonify(
-        total=len(found),
-        tasks=[
-            _shown(task, names, "fields" in query)
-            | ({"predictions_score": scores.get(task["id"])} if more[0] else {})
-            | ({"predictions": studio.predictions_of(task["id"])} if more[1] else {})
-            for task in shown
-        ],
-    )
+    return found
 
 
 def _matches(studio: FakeLabelStudio, task: Json, score: float | None, item: Json) -> bool:
