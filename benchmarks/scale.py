@@ -234,7 +234,7 @@ def frozen_as(backend: Backend, small: StoredRound, n: int) -> model.Classifier:
     chosen = choose_project_backbone(backend.store, settings, project_id)
     pixels = CachedPixels(backend.store.image_cache, small.array("image_keys"))
     frozen = model.untrained(
-        chosen, pixels, seed=settings.seed, device=settings.device, cache=settings.model_dir / "converted"
+        chosen, pixels, seed=settings.seed, device=settings.device, cache=settings.local_dir / "converted"
     )
     preparation = model.load_classifier(small.path / "model.safetensors", "cpu").preparation
     if preparation is not None:

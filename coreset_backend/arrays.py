@@ -4,6 +4,7 @@ A *row* is a position in an array, a *task id* is Label Studio's number. Both ar
 type tells them apart.
 """
 
+import mmap
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, Protocol
@@ -35,6 +36,15 @@ class Resize:
 
     size: int
     interpolation: Interpolation = "bilinear"
+
+
+def forget_pages(array: NDArray[np.generic] | None) -> None:
+    """Have the values of an array that is mapped from a file leave memory; they are read again when used."""
+    place: object = array
+    while isinstance(place, np.ndarray):
+        place = place.base
+    if isinstance(place, mmap.mmap):
+        place.madvise(mmap.MADV_DONTNEED)
 
 
 class KeyRows:

@@ -1,8 +1,10 @@
-"""Rows by their keys, against a dict."""
+"""Rows by their keys, against a dict; arrays of files."""
+
+from pathlib import Path
 
 import numpy as np
 
-from coreset_backend.arrays import KeyRows
+from coreset_backend.arrays import KeyRows, forget_pages
 
 
 def test_keys_are_found_as_in_a_dict_and_the_last_of_equal_ones_counts() -> None:
@@ -16,3 +18,21 @@ def test_keys_are_found_as_in_a_dict_and_the_last_of_equal_ones_counts() -> None
     expected[200:210] = -1
     assert KeyRows(keys).find(wanted).tolist() == expected.tolist()
     assert KeyRows(keys[:0]).find(wanted[:3]).tolist() == [-1, -1, -1]
+
+
+def resident(path: Path) -> int:
+    """How many kB of the file this process holds."""
+    parts = Path("/proc/self/smaps").read_text().split(str(path))[1:]
+    return sum(int(part.split("Rss:")[1].split()[0]) for part in parts)
+
+
+def test_a_mapped_array_leaves_memory_and_is_read_again(tmp_path: Path) -> None:
+    path = tmp_path / "rows.npy"
+    np.save(path, np.arange(2_000_000))
+    rows = np.load(path, mmap_mode="c").view(np.ndarray)
+    assert rows.sum() == 1_999_999_000_000
+    held = resident(path)
+    forget_pages(rows[3:])
+    assert resident(path) < held / 2
+    assert rows[-1] == 1_999_999
+    forget_pages(np.arange(3))  # an array of no file stays

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from coreset_backend import model
-from coreset_backend.arrays import Floats, KeyRows, Progress, Rows
+from coreset_backend.arrays import Floats, KeyRows, Progress, Rows, forget_pages
 from coreset_backend.errors import CorruptRound
 from coreset_backend.fleet.local import Features, PoolPixels, pool_features
 from coreset_backend.project import Snapshot
@@ -153,6 +153,7 @@ def _take_over(embeddings: Floats, known: Rows, vectors: Floats) -> None:
     for start in range(0, len(rows), AT_ONCE):
         part = rows[start : start + AT_ONCE]
         embeddings[part] = vectors[known[part]]
+        forget_pages(vectors)
 
 
 def _preparation_before(features: str, previous: StoredRound | None) -> model.Preparation | None:

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 from annoy import AnnoyIndex
 
-from coreset_backend.arrays import Floats, Progress, Rows, Vectors
+from coreset_backend.arrays import Floats, Progress, Rows, Vectors, forget_pages
 from coreset_backend.errors import CorruptRound, NotFinite
 from coreset_backend.files import replacing, sha256
 from coreset_backend.selection.graph import others_of
@@ -115,6 +115,7 @@ def build_index(
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     with replacing(path) as partial:
         _write_index(vectors, partial, metric, trees, seed, progress)
+        forget_pages(vectors)
         manifest = Manifest(n, dimension, metric, trees, seed, sha256(partial))
     with replacing(_manifest_path(path)) as partial:
         partial.write_text(json.dumps(asdict(manifest)))

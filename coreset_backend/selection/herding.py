@@ -13,7 +13,7 @@ import heapq
 
 import numpy as np
 
-from coreset_backend.arrays import Floats, Progress, Rows, Vectors
+from coreset_backend.arrays import Floats, Progress, Rows, Vectors, forget_pages
 from coreset_backend.selection.coverage import measured
 from coreset_backend.selection.geometry import blocks, lengths, normalized
 from coreset_backend.selection.graph import exact_graph
@@ -81,7 +81,11 @@ def _herded(
     from coreset_backend.selection.herd import begin_herd  # scipy, which the web process lacks
 
     graph = exact_graph(normalized(pool.vectors), width, normalized=True) if graph is None else graph
-    herd = begin_herd(graph, lengths(pool.vectors), WIDTH, covered, weights)
+    length = lengths(pool.vectors)
+    forget_pages(pool.vectors)
+    herd = begin_herd(graph, length, WIDTH, covered, weights)
+    forget_pages(graph.rows)
+    forget_pages(graph.distances)
     herd.exclude(pool.labeled_rows)
     return measured(pool.vectors, pool.labeled_rows, herd.pick(batch, progress))
 
