@@ -21,11 +21,11 @@ class Answers:
 
     def __init__(self, stored: StoredRound) -> None:
         self.record = stored.record
-        self._task_ids = stored.array("task_ids")
-        self._scores = stored.array("scores")
-        self._embedded = stored.array("embedded_task_ids")
+        self._task_ids = stored.array("task_ids", mapped=True)
+        self._scores = stored.array("scores", mapped=True)
+        self._embedded = stored.array("embedded_task_ids", mapped=True)
         has_model = "probabilities.npy" in stored.record.hashes
-        self._probabilities = stored.array("probabilities") if has_model else None
+        self._probabilities = stored.array("probabilities", mapped=True) if has_model else None
         with stored.reading():
             self._require_fit()
 

@@ -89,7 +89,10 @@ def _probabilities_before(
     if previous is None or previous.record.labels != snapshot.labels or not previous.has("probabilities"):
         return None
     try:
-        embedded, probabilities = previous.array("embedded_task_ids"), previous.array("probabilities")
+        embedded, probabilities = (
+            previous.array("embedded_task_ids"),
+            previous.array("probabilities", mapped=True),
+        )
     except CorruptRound as error:
         log.error("round %d is not compared with: %s", previous.record.number, error)
         return None

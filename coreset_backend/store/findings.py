@@ -6,9 +6,12 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from coreset_backend.arrays import TaskIds
+from coreset_backend.arrays import Rows, TaskIds
 from coreset_backend.project import NONE_OF_THESE, Labels
 from coreset_backend.store.saved_round import StoredRound
+
+MOST_LISTED = 100
+"""Groups of near-duplicates, and images of each, that a page lists."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,14 +39,44 @@ def label_names(stored: StoredRound) -> dict[int, str]:
 
 def duplicates(stored: StoredRound) -> list[list[int]]:
     """Task ids of each group of near-duplicates, the largest group first."""
+    found = _groups(stored)
+    return [] if found is None else _members(*found, np.flatnonzero(found[0] >= 0))
+
+
+@dataclass(frozen=True, slots=True)
+class DuplicateCounts:
+    """The numbers of groups of near-duplicates and of their images; ``sizes``: those of the groups listed."""
+
+    groups: int = 0
+    images: int = 0
+    sizes: tuple[int, ...] = ()
+
+
+def largest_duplicates(stored: StoredRound) -> tuple[list[list[int]], DuplicateCounts]:
+    """The MOST_LISTED largest groups with the first MOST_LISTED task ids of each, and the numbers of all."""
+    found = _groups(stored)
+    if found is None or not (found[0] >= 0).any():
+        return [], DuplicateCounts()
+    groups, task_ids = found
+    listed = np.flatnonzero((groups >= 0) & (groups < MOST_LISTED))
+    sizes = tuple(np.bincount(groups[listed]).tolist())
+    members = [each[:MOST_LISTED] for each in _members(groups, task_ids, listed)]
+    return members, DuplicateCounts(int(groups.max()) + 1, int((groups >= 0).sum()), sizes)
+
+
+def _groups(stored: StoredRound) -> tuple[NDArray[np.int32], TaskIds] | None:
+    """The group of every embedded task, -1 for none, and the tasks; None in rounds of early releases."""
     if not stored.has("duplicate_groups"):
-        return []
+        return None
     groups = stored.array("duplicate_groups", mapped=True)
-    task_ids = stored.array("embedded_task_ids", mapped=True)
-    grouped = np.flatnonzero(groups >= 0)
-    by_group = grouped[np.argsort(groups[grouped], kind="stable")]
+    return groups, stored.array("embedded_task_ids", mapped=True)
+
+
+def _members(groups: NDArray[np.int32], task_ids: TaskIds, rows: Rows) -> list[list[int]]:
+    """The task ids of the ``rows`` by group, in the order of the groups' numbers."""
+    by_group = rows[np.argsort(groups[rows], kind="stable")]
     starts = np.flatnonzero(np.diff(groups[by_group])) + 1
-    return [task_ids[rows].astype(np.int64).tolist() for rows in np.split(by_group, starts) if len(rows)]
+    return [task_ids[part].astype(np.int64).tolist() for part in np.split(by_group, starts) if len(part)]
 
 
 def suspects(stored: StoredRound) -> list[Suspect]:

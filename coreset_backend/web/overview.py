@@ -21,7 +21,7 @@ from coreset_backend.jobs.work_left import work_left
 from coreset_backend.project_settings import LABEL_CONFIG, known_settings, settings_table
 from coreset_backend.settings import Settings
 from coreset_backend.store.examples import examples_words, shown_examples
-from coreset_backend.store.findings import duplicates, label_names, suspects
+from coreset_backend.store.findings import label_names, largest_duplicates, suspects
 from coreset_backend.store.record import STATES
 from coreset_backend.store.saved_round import StoredRound
 from coreset_backend.store.store import Round
@@ -160,6 +160,7 @@ def round_details(stored: StoredRound, served: int | None) -> RoundDetails:
     """The page's details of the current round; raises CorruptRound."""
     record, line = stored.record, round_line(stored, served)
     with stored.reading():
+        listed, counts = largest_duplicates(stored)
         return RoundDetails(
             **{each.name: getattr(line, each.name) for each in fields(line)},
             counts=task_counts(record),
@@ -173,7 +174,8 @@ def round_details(stored: StoredRound, served: int | None) -> RoundDetails:
             classes=class_table(stored),
             map=stored.has("layout"),
             multiple=record.labels is not None and record.labels.multiple,
-            duplicates=duplicates(stored),
+            duplicates=listed,
+            duplicate_counts=counts,
             suspects=suspects(stored),
         )
 

@@ -12,7 +12,7 @@ from coreset_backend.jobs.status import BackboneStatus, ProjectProgress
 from coreset_backend.jobs.work_left import WorkLeft
 from coreset_backend.reports import ImageFailure
 from coreset_backend.store.examples import Examples
-from coreset_backend.store.findings import Suspect
+from coreset_backend.store.findings import DuplicateCounts, Suspect
 from coreset_backend.store.imported import ImportUse
 from coreset_backend.store.record import Replay
 from coreset_backend.web.annotators import AnnotatorsCard
@@ -129,7 +129,8 @@ class RoundDetails(RoundLine):
     ``choice``: how its strategy chose the batch, in words. ``imported``: whether imported predictions chose
     it, None without any. ``control``: the <Choices> that is trained on.
     ``multiple``: an answer may have several classes.
-    ``map``: whether there is an embedding map. ``duplicates``: task ids by group of near-duplicates.
+    ``map``: whether there is an embedding map. ``duplicates``: task ids by group of near-duplicates,
+    the first of the largest groups; ``duplicate_counts`` has the numbers of all.
     """
 
     counts: tuple[TaskCount, ...]
@@ -144,6 +145,7 @@ class RoundDetails(RoundLine):
     map: bool
     multiple: bool
     duplicates: list[list[int]]
+    duplicate_counts: DuplicateCounts
     suspects: list[Suspect]
 
 

@@ -361,6 +361,7 @@ def test_suspects_and_duplicates_are_listed(backend: Backend, client: FlaskClien
     save_round(backend)
     found = (client.get("/api/projects/7/overview").json or {})["round"]
     assert found["duplicates"] == [[1, 4]]
+    assert found["duplicate_counts"] == {"groups": 1, "images": 2, "sizes": [2]}
     assert found["suspects"] == [
         {
             **{"task_id": 4, "label": "dog", "suggested_label": "cat"},
@@ -462,3 +463,25 @@ def test_a_thumbnail_is_refused_once_the_round_is_altered(backend: Backend, clie
     assert client.get(thumbnail).status_code == before
     flip_a_byte(path, 0.99)
     assert client.get(thumbnail).status_code == 409
+
+
+def test_of_many_near_duplicates_the_page_lists_some_and_counts_all(
+    backend: Backend, client: FlaskClient
+) -> None:
+    sizes = np.r_[5000, np.full(300, 9)]
+    groups = np.repeat(np.arange(len(sizes)), sizes).astype(np.int32)
+    arrays = {
+        "task_ids": np.arange(len(groups)) + 1,
+        "embedded_task_ids": np.arange(len(groups)) + 1,
+        "duplicate_groups": groups,
+        "label_codes": np.full(len(groups), -1, np.int16),
+    }
+    with backend.store.draft(7) as draft:
+        draft.save(record(draft.number), arrays)
+    found = (client.get("/api/projects/7/overview").json or {})["round"]
+    assert [len(group) for group in found["duplicates"]] == [100, *[9] * 99]
+    assert found["duplicates"][1][:2] == [5001, 5002]
+    assert found["duplicate_counts"] == {"groups": 301, "images": 7700, "sizes": [5000, *[9] * 99]}
+    page = client.get("/projects/7?tab=pool").text
+    assert "301 groups of near-duplicates" in page
+    assert "and 4\u202f994 more" in page
