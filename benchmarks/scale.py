@@ -1,14 +1,15 @@
 """Rounds of a large project: seconds, CPU-seconds and memory by phase, against a recorded Label Studio.
 
-    .venv/bin/python benchmarks/scale.py --tasks 100000 1000000 [--labelled 2000] [--backbone NAME]
+    .venv/bin/python benchmarks/scale.py --tasks 100000 1000000 [--later] [--labelled 2000] [--backbone NAME]
     .venv/bin/python benchmarks/scale.py --bursts 80000 160000
 
 A real first round of a small project gives a model and embeddings. From them an early state of the large
 project is made up: its images have embeddings and were never fetched. Then two rounds run for real, each in a
 process of its own. The first reads all tasks, finds all neighbours and draws the map. Before the later one
-the batch is labelled and some images are imported. Label Studio is the fake of the tests in a process of its
-own; it answers as the real one, page by page. Memory is the peak resident set of the process that runs the
-round, files that it maps included; that of its children is told beside it.
+the batch is labelled and some images are imported. With ``--later`` neighbours are made up too, and only a
+later round runs. Label Studio is the fake of the tests in a process of its own; it answers as the real one,
+page by page. Memory is the peak resident set of the process that runs the round, files that it maps included;
+that of its children is told beside it.
 
 ``--bursts``: CPU-seconds to group near-duplicates, where half the images come in bursts of a hundred.
 """
@@ -42,10 +43,11 @@ from coreset_backend.backend import Backend, open_backend  # noqa: E402
 from coreset_backend.images import CachedPixels  # noqa: E402
 from coreset_backend.images.lookup import pixel_key  # noqa: E402
 from coreset_backend.images.sources import address_digest  # noqa: E402
+from coreset_backend.label_studio.reading import read_tasks  # noqa: E402
 from coreset_backend.reports import Publication  # noqa: E402
 from coreset_backend.rounds.features import choose_project_backbone  # noqa: E402
 from coreset_backend.rounds.run import run_round  # noqa: E402
-from coreset_backend.selection import near_duplicate_groups  # noqa: E402
+from coreset_backend.selection import exact_graph, near_duplicate_groups, neighbors_for  # noqa: E402
 from coreset_backend.selection.annoy_index import build_index  # noqa: E402
 from coreset_backend.settings import Settings  # noqa: E402
 from coreset_backend.store.record import STATES  # noqa: E402
@@ -59,6 +61,7 @@ SPAWN = multiprocessing.get_context("spawn")
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--tasks", type=int, nargs="*", default=[])
+    parser.add_argument("--later", action="store_true")
     parser.add_argument("--labelled", type=int, default=2000)
     parser.add_argument("--batch", type=int, default=50)
     parser.add_argument("--new", type=int, default=20)
@@ -106,10 +109,11 @@ def measure(n: int, given: argparse.Namespace) -> dict[str, dict[str, float]]:
             "backbone": given.backbone,
             "batch_size": given.batch,
         }
-        truth = apart(make_up, options, small, large, n, given.labelled)
-        ask(studio, "label", truth)
-        first, batch = apart(watched_round, "first round", options, large)
-        ask(studio, "label", dict.fromkeys(batch, 0))
+        ask(studio, "label", apart(make_up, options, small, large, n, given.labelled, given.later))
+        first: dict[str, float] = {}
+        if not given.later:
+            first, batch = apart(watched_round, "first round", options, large)
+            ask(studio, "label", dict.fromkeys(batch, 0))
         ask(studio, "import", given.new)
         later, _ = apart(watched_round, "later round", options, large)
     server.terminate()
@@ -174,15 +178,26 @@ def ask(studio: Connection, what: str, value: object) -> None:
 # ---------------------------------------------------------------- an early state of the large project
 
 
-def make_up(options: dict[str, Any], small: int, large: int, n: int, labelled: int) -> dict[int, int]:
-    """Save a round of the large project that embedded its images; returns task id -> class of some tasks."""
+def make_up(
+    options: dict[str, Any], small: int, large: int, n: int, labelled: int, with_neighbors: bool
+) -> dict[int, int]:
+    """Save a round of the large project that embedded its images; returns task id -> class of some tasks.
+
+    ``with_neighbors``: it has read the tasks, searched neighbours and drawn a map, too.
+    """
     backend = open_backend(Settings(**options))
     first = run_round(backend, small)
     if (chosen := backend.store.backbone_choice(small)) is not None:
         backend.store.keep_backbone_choice(large, chosen)
-    task_ids = np.sort(np.fromiter(all_task_ids(backend, large), np.int64))
+    if with_neighbors:
+        read = read_tasks(backend.label_studio, large, None)
+        backend.store.keep_known_tasks(large, read.known)
+        task_ids = read.snapshot.task_ids
+        del read
+    else:
+        task_ids = np.sort(np.fromiter(all_task_ids(backend, large), np.int64))
     assert len(task_ids) == n
-    embeddings = scattered(first.array("embeddings"), n)
+    embeddings, sources = scattered(first.array("embeddings"), n)
     classifier = frozen_as(backend, first, n)
     record = replace(
         first.record,
@@ -207,6 +222,7 @@ def make_up(options: dict[str, Any], small: int, large: int, n: int, labelled: i
             "embeddings": embeddings,
             "image_keys": note_images(backend, large, n, classifier.backbone.resize(classifier.size)),
         }
+        arrays |= neighbors_by_source(embeddings, sources) if with_neighbors else {}
         draft.save(replace(record, number=draft.number), arrays).mark_published(Publication())
     rows = np.random.default_rng(1).permutation(n)[:labelled]
     codes = (embeddings[rows] - embeddings[rows].mean(0))[:, 0] > 0
@@ -217,15 +233,34 @@ def all_task_ids(backend: Backend, project_id: int) -> Any:
     return (task.task_id for task in backend.label_studio.tasks(project_id, {"include": "id"}))
 
 
-def scattered(known: Floats, n: int) -> Floats:
-    """Unit vectors float32[n, d] around those of ``known``."""
+def scattered(known: Floats, n: int) -> tuple[Floats, np.ndarray]:
+    """Unit vectors float32[n, d] around those of ``known``, and the row of the known one of each."""
     rng = np.random.default_rng(0)
+    sources = rng.integers(0, len(known), n)
     vectors = np.empty((n, known.shape[1]), np.float32)
     for start in range(0, n, 10_000):
-        part = known[rng.integers(0, len(known), len(vectors[start : start + 10_000]))]
+        part = known[sources[start : start + 10_000]]
         part = part + rng.normal(0, 0.04, part.shape)
         vectors[start : start + 10_000] = part / np.linalg.norm(part, axis=1, keepdims=True)
-    return vectors
+    return vectors, sources
+
+
+def neighbors_by_source(vectors: Floats, sources: np.ndarray) -> dict[str, np.ndarray]:
+    """What a round saves of neighbours and map: the nearest rows of each among those of the same source."""
+    n, k = len(vectors), neighbors_for(len(vectors))
+    rows, distances = np.full((n, k), -1, np.int32), np.full((n, k), np.inf, np.float32)
+    for own in np.split(np.argsort(sources, kind="stable"), np.cumsum(np.bincount(sources))[:-1]):
+        if len(own) > 1:
+            graph = exact_graph(vectors[own], k)
+            rows[own, : graph.rows.shape[1]] = own[graph.rows]
+            distances[own, : graph.rows.shape[1]] = graph.distances
+    return {
+        "neighbor_rows": rows,
+        "neighbor_distances": distances,
+        "layout": np.random.default_rng(0).integers(0, 65536, (n, 2)).astype(np.uint16),
+        "compared_pairs": np.empty((0, 2), np.int32),
+        "compared_alike": np.empty(0, bool),
+    }
 
 
 def frozen_as(backend: Backend, small: StoredRound, n: int) -> model.Classifier:
