@@ -5,7 +5,6 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from coreset_backend.arrays import Rows
 from coreset_backend.evaluation.scores import answer_codes
 from coreset_backend.store.record import STATES
 from coreset_backend.store.saved_round import StoredRound
@@ -40,7 +39,7 @@ def map_bytes(stored: StoredRound) -> bytes:
 class _Points:
     """By image row: its task, place and colours. ``rows``: int64[m], its row among all tasks."""
 
-    rows: Rows
+    rows: NDArray[np.int64]
     task_ids: NDArray[np.int64]
     places: NDArray[np.uint16]
     labels: NDArray[np.int16]
@@ -48,7 +47,7 @@ class _Points:
     states: NDArray[np.uint8]
     clusters: NDArray[np.uint8]
 
-    def packed(self, drawn: Rows | slice = slice(None)) -> bytes:
+    def packed(self, drawn: NDArray[np.int64] | slice = slice(None)) -> bytes:
         parts = (
             self.task_ids[drawn].astype("<f8"),
             self.places[drawn].astype("<u2"),
@@ -89,7 +88,7 @@ def _points(stored: StoredRound) -> _Points:
     return _Points(rows, embedded, places, given, predicted, states, clusters.astype(np.uint8))
 
 
-def _drawn(stored: StoredRound, points: _Points) -> Rows:
+def _drawn(stored: StoredRound, points: _Points) -> NDArray[np.int64]:
     """MOST_DRAWN image rows, ascending: what a lead looks for, up to half of it labelled, and chance."""
     rng = np.random.default_rng(stored.record.number)
     wanted = np.isin(points.states, [STATES.index("selected"), STATES.index("reserve")])
