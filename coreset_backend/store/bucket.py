@@ -28,6 +28,7 @@ CLAIM = ".claim"
 FOLDER = ".folder"
 """An empty object that makes a folder known which holds nothing else."""
 TAG = ".tag-"
+"""How the name begins of a file beside another one, which says of which object that is."""
 
 
 class Bucket:

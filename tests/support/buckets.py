@@ -30,16 +30,20 @@ class S3Server:
         return environment_to(self.port)
 
     def make_bucket(self, name: str) -> None:
-        httpx.put(f"http://127.0.0.1:{self.port}/{name}", headers=SIGNED).raise_for_status()
+        httpx.put(f"http://127.0.0.1:{self.port}/{name}", headers=SIGNED, trust_env=False).raise_for_status()
 
     def put_stray(self, key: str) -> None:
         """An object with any key at all, in the bucket `rounds`."""
-        httpx.put(f"http://127.0.0.1:{self.port}/rounds/{key}", headers=SIGNED, content=b"stray")
+        httpx.put(
+            f"http://127.0.0.1:{self.port}/rounds/{key}", headers=SIGNED, content=b"stray", trust_env=False
+        )
 
     def require_credentials(self, *, required: bool) -> None:
         """Whether the server refuses keys that it does not know."""
         httpx.post(
-            f"http://127.0.0.1:{self.port}/moto-api/reset-auth", content=b"0" if required else b"inf"
+            f"http://127.0.0.1:{self.port}/moto-api/reset-auth",
+            content=b"0" if required else b"inf",
+            trust_env=False,
         ).raise_for_status()
 
 
@@ -68,7 +72,7 @@ def running_s3() -> Iterator[S3Server]:
 
 def _answers(server: S3Server) -> bool:
     with contextlib.suppress(httpx.HTTPError):
-        return httpx.get(f"http://127.0.0.1:{server.port}/moto-api/").status_code == 200
+        return httpx.get(f"http://127.0.0.1:{server.port}/moto-api/", trust_env=False).status_code == 200
     return False
 
 
