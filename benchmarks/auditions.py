@@ -209,6 +209,8 @@ class Project:
             groups = duplicate_groups(embeddings, np.flatnonzero(self.is_labeled), graph, self.pixels)
             odds = self._probabilities(entrant, embeddings, targets)
             picked = choose_batch(settings, self._snapshot(), everything, embeddings, odds, graph, groups)
+            if not picked.batch:  # nothing is left but copies of what is labelled
+                return
             self.is_labeled[list(picked.batch)] = True
 
     def audition(self, entrant: Entrant, compared: Sequence[model.Candidate], targets: Floats) -> str:
