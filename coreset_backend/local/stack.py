@@ -228,15 +228,16 @@ def wait_for_web(
     Raises ConfigError after ``patience`` seconds, and whatever ``alive`` raises.
     """
     deadline = time.monotonic() + patience
-    while not stopping.wait(0.1):
-        with contextlib.suppress(httpx.HTTPError):
-            if httpx.get(f"{local_address(settings)}/health", trust_env=False).status_code == 200:
-                return
-        alive()
-        if time.monotonic() > deadline:
-            raise ConfigError(
-                f"The web server does not answer on port {settings.port}; its log above says why."
-            )
+    with httpx.Client(base_url=local_address(settings), trust_env=False) as web:
+        while not stopping.wait(0.1):
+            with contextlib.suppress(httpx.HTTPError):
+                if web.get("/health").status_code == 200:
+                    return
+            alive()
+            if time.monotonic() > deadline:
+                raise ConfigError(
+                    f"The web server does not answer on port {settings.port}; its log above says why."
+                )
 
 
 # ---------------------------------------------------------------- Label Studio and the demo project

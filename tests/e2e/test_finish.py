@@ -64,9 +64,8 @@ def name_of(task: Any) -> str:
 
 def asked(stack: Stack, project_id: int, path: str, **fields: Any) -> Any:
     """What the API answers on the project."""
-    url = f"{stack.url}/api/projects/{project_id}/{path}"
     method = "POST" if fields or "/" in path else "GET"
-    answer = httpx.request(method, url, json=fields or None, trust_env=False, timeout=60)
+    answer = stack.http.request(method, f"/api/projects/{project_id}/{path}", json=fields or None)
     return answer.raise_for_status().json()
 
 

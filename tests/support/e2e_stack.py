@@ -64,9 +64,13 @@ def sign_up(label_studio_url: str, email: str) -> Annotator:
 
 @dataclass(frozen=True)
 class Stack:
-    """A running `coreset-backend run`: its address, what its commands read, its process and its output."""
+    """A running `coreset-backend run`: its address, what its commands read, its process and its output.
+
+    ``http`` asks it, by a new connection each time: a test may kill the web process.
+    """
 
     url: str
+    http: httpx.Client
     environment: dict[str, str]
     process: subprocess.Popen[bytes]
     log: Path
@@ -83,7 +87,7 @@ class Stack:
 
     def status(self, project_id: int) -> Any:
         """The status of the project, with ``round`` None while it is unknown to the backend."""
-        answer = httpx.get(f"{self.url}/api/projects/{project_id}/status", trust_env=False, timeout=30)
+        answer = self.http.get(f"/api/projects/{project_id}/status")
         return answer.json() if answer.status_code == 200 else {"round": None, "progress": {}}
 
     def wait_for_round(self, project_id: int, number: int, seconds: float = 240.0) -> Any:
@@ -144,6 +148,10 @@ def running_stack(folder: Path, label_studio_url: str, api_key: str, **settings:
             **settings,
         },
     )
-    log = folder / f"run-{port}.log"
-    with running_backend(environment, log) as process:
-        yield Stack(f"http://127.0.0.1:{port}", environment, process, log)
+    log, url = folder / f"run-{port}.log", f"http://127.0.0.1:{port}"
+    each_anew = httpx.Limits(max_keepalive_connections=0)
+    with (
+        running_backend(environment, log) as process,
+        httpx.Client(base_url=url, limits=each_anew, trust_env=False, timeout=60) as http,
+    ):
+        yield Stack(url, http, environment, process, log)
