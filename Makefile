@@ -87,7 +87,7 @@ lock: .venv/.dev
 	$(LOCK) --override overrides.txt requirements-sdk.in -o requirements.txt
 	$(LOCK) --override overrides.txt requirements-dev.in -c requirements.txt -o requirements-dev.txt
 	$(LOCK) requirements-release.in -o requirements-release.txt
-	for image in web worker build; do \
+	for image in web worker ray build; do \
 	    $(LOCK) --generate-hashes docker/requirements-$$image.in -c requirements.txt -o docker/requirements-$$image.txt || exit; \
 	done
 

@@ -25,7 +25,6 @@ Progress = Callable[[int, int], None]
 PhaseProgress = Callable[[str, int, int], None]
 """Called with (phase, done, total)."""
 
-
 Interpolation = Literal["bilinear", "bicubic", "nearest", "lanczos", "box", "hamming"]
 """A filter of Pillow's ``Image.resize``."""
 
@@ -63,10 +62,20 @@ class KeyRows:
         rows = self._order[place.clip(min=0)]
         return np.where((self._keys[rows] == wanted).all(axis=1), rows, -1)
 
+    def with_more(self, keys: NDArray[np.uint8]) -> "KeyRows":
+        """These and the ``keys`` uint8[m, 32] as rows behind them."""
+        return KeyRows(np.concatenate([self._keys, keys]))
+
 
 def _starts(keys: NDArray[np.uint8]) -> NDArray[np.uint64]:
     """The first 8 bytes of each digest as a number; no two of a billion images share theirs but by chance."""
     return np.ascontiguousarray(keys[:, :8]).view(np.uint64)[:, 0]
+
+
+class RoundWatch(Protocol):
+    """Called with (phase, done, total), and while a cluster works with the number of its machines."""
+
+    def __call__(self, phase: str, done: int, total: int, machines: int = 0, /) -> None: ...
 
 
 class PixelRows(Protocol):

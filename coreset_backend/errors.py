@@ -19,6 +19,7 @@ CoresetError
 │  ├─ OutOfMemory              even one image does not fit
 │  └─ DownloadFailed           weights could not be downloaded, and may be later
 ├─ ExportError             the folder of an export cannot be written, or would lose something
+├─ ClusterError            the cluster that embeds the images cannot be reached, or was lost
 ├─ QueueError              Redis, which carries requests and progress, does not answer
 ├─ TakenOver               another process has taken over the project's lease
 └─ StoreError              something on disk cannot be used
@@ -169,6 +170,10 @@ class DownloadFailed(ModelError):
 
 class ExportError(CoresetError):
     """The folder of an export cannot be written, or something in it would be lost."""
+
+
+class ClusterError(CoresetError):
+    """The cluster that embeds the images cannot be reached, or was lost; it may be back later."""
 
 
 class QueueError(CoresetError):

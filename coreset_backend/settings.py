@@ -19,7 +19,7 @@ from coreset_backend.hourly_cost import WrittenCost
 from coreset_backend.setting_values import clean, refuse_control_characters, refuse_unsendable
 
 PREFIX = "CORESET_"
-SECRETS = ("label_studio_api_key", "redis_password", "basic_auth_pass", "webhook_secret")
+SECRETS = ("label_studio_api_key", "redis_password", "basic_auth_pass", "webhook_secret", "ray_token")
 SENT_AS_HEADERS = ("label_studio_api_key", "webhook_secret")
 ADDRESSES = ("label_studio_url", "label_studio_browser_url", "url", "redis_url")
 PATHS = ("model_dir", "local_files_document_root", "weights")
@@ -211,6 +211,16 @@ class Settings(BaseSettings):
         (), description="Private hosts or networks from which images may be fetched, comma-separated"
     )
 
+    cluster: Literal["ray"] | None = Field(
+        None, description="`ray`: Ray fetches and embeds the new images of a round; unset: the worker itself"
+    )
+    ray_address: str | None = Field(
+        None,
+        description="Address of a Ray cluster's head, `host:port`; unset: a Ray of the round's own, on all "
+        "cores or GPUs of this machine",
+    )
+    ray_token: SecretStr | None = Field(None, description="Token without which the Ray cluster admits nobody")
+
     @model_validator(mode="before")
     @classmethod
     def _without_what_surrounds_values(cls, values: Mapping[str, object]) -> dict[str, object]:
@@ -256,6 +266,23 @@ class Settings(BaseSettings):
             if about.field_name in SENT_AS_HEADERS:
                 refuse_unsendable(value)
         return value
+
+    @field_validator("ray_address")
+    @classmethod
+    def _host_and_port(cls, value: str | None) -> str | None:
+        host, _, port = (value or "").rpartition(":")
+        if value is not None and not (host and port.isascii() and port.isdigit() and "/" not in host):
+            raise ValueError(f"'{value}' is not host:port; write the head's address as in ray-head:6379")
+        return value
+
+    @model_validator(mode="after")
+    def _no_cluster_without_a_token(self) -> Self:
+        if self.cluster and self.ray_address and not self.ray_token:
+            raise ValueError(
+                "CORESET_RAY_ADDRESS is set without CORESET_RAY_TOKEN. Whoever reaches a Ray cluster without "
+                "a token runs code on it: start it with RAY_AUTH_MODE=token, and give its token here"
+            )
+        return self
 
     @model_validator(mode="after")
     def _both_or_neither(self) -> Self:

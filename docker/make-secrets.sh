@@ -9,7 +9,7 @@ set -eu
 folder=${1:-$(dirname "$0")/secrets}
 mkdir -p "$folder"
 chmod 700 "$folder"
-for name in redis_password basic_auth_pass label_studio_api_key label_studio_password; do
+for name in redis_password basic_auth_pass label_studio_api_key label_studio_password ray_token; do
     [ -s "$folder/$name" ] && continue
     head -c 20 /dev/urandom | od -An -tx1 | tr -d ' \n' > "$folder/$name"
     chmod 644 "$folder/$name"

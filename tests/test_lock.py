@@ -12,6 +12,7 @@ LOCKS = {
     "requirements-dev.txt": ["requirements.txt", "requirements-dev.txt"],
     "docker/requirements-web.txt": ["docker/requirements-web.txt"],
     "docker/requirements-worker.txt": ["docker/requirements-worker.txt"],
+    "docker/requirements-ray.txt": ["docker/requirements-ray.txt"],
 }
 
 
@@ -73,6 +74,7 @@ def test_everything_asked_for_is_in_the_lock() -> None:
         ("benchmarks/requirements.in", "benchmarks/requirements.txt"),
         ("docker/requirements-web.in", "docker/requirements-web.txt"),
         ("docker/requirements-worker.in", "docker/requirements-worker.txt"),
+        ("docker/requirements-ray.in", "docker/requirements-ray.txt"),
     ):
         wanted = {canonicalize_name(one.name) for one in requirements(asked)}
         assert wanted <= set(locked([lock]))

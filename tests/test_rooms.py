@@ -117,6 +117,11 @@ TESTED_IN = {
     "model/test_runtimes.py": ("OpenVINO is one of them", {"model/openvino_runtime"}),
     "model/test_onnx_networks.py": ("a network is a file that was read", {"model/onnx_files"}),
     "model/test_classifier.py": ("a classifier is saved and loaded", {"model/saving"}),
+    "fleet/test_ray_cluster.py": (
+        "a real cluster embeds a pool",
+        {"fleet/embed_shard", "fleet/messages", "fleet/ray_driver", "fleet/ray_process", "fleet/ray_tasks"}
+        | {"fleet/ray_worker", "rounds/ahead"},
+    ),
     "rounds/test_run.py": (
         "whole rounds, one after another",
         {"rounds/due", "rounds/embeddings", "rounds/examples"},

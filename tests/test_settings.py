@@ -77,6 +77,8 @@ SAMPLES = {
     "new_labels": "7",
     "redis_url": "redis://redis:6379/0",
     "url": "http://backend.example:9090",
+    "cluster": "ray",
+    "ray_address": "ray.example:6379",
     "weights": "/srv/weights.safetensors",
 } | {secret: f"seeded-{secret}" for secret in SECRETS}
 
@@ -204,3 +206,20 @@ def test_every_setting_is_in_the_readme_with_its_description() -> None:
     described = {name: Settings.model_fields[field].description for field, name in names.items()}
     assert dict(rows) == described
     assert set(environment_names()) == set(Settings.model_fields)
+
+
+def test_a_cluster_without_a_token_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CORESET_CLUSTER", "ray")
+    monkeypatch.setenv("CORESET_RAY_ADDRESS", "ray-head:6379")
+    with pytest.raises(ConfigError, match="CORESET_RAY_ADDRESS is set without CORESET_RAY_TOKEN"):
+        read_settings()
+    monkeypatch.setenv("CORESET_RAY_TOKEN", "of-the-cluster")
+    assert read_settings().ray_address == "ray-head:6379"
+    assert "of-the-cluster" not in repr(read_settings())
+
+
+@pytest.mark.parametrize("address", ["ray-head", "ray://head:10001", ":6379", "head:port"])
+def test_the_address_of_a_cluster_is_host_and_port(monkeypatch: pytest.MonkeyPatch, address: str) -> None:
+    monkeypatch.setenv("CORESET_RAY_ADDRESS", address)
+    with pytest.raises(ConfigError, match="is not host:port; write the head's address as in ray-head:6379"):
+        read_settings()

@@ -20,6 +20,7 @@ from coreset_backend.connection.connect import image_words, supported_release
 from coreset_backend.connection.problems import problems as connection_problems
 from coreset_backend.environment import secret_files
 from coreset_backend.errors import CoresetError, CorruptRound, ProjectError
+from coreset_backend.fleet.ray_process import describe_cluster
 from coreset_backend.foreign_text import one_line
 from coreset_backend.jobs.monitoring import workers_alive
 from coreset_backend.jobs.states import RoundState
@@ -146,6 +147,12 @@ def _proxies(backend: Backend) -> Iterator[str]:
         yield Note(described)
 
 
+def _cluster(backend: Backend) -> Iterator[str]:
+    if backend.settings.cluster:
+        for line, is_problem in describe_cluster(backend.settings):
+            yield line if is_problem else Note(line)
+
+
 def _secrets(_: Backend) -> Iterator[str]:
     for name, path in secret_files().items():
         # A container has no other users, and Compose keeps the permissions of a file that it mounts.
@@ -215,4 +222,5 @@ CHECKS: dict[str, Check] = {
     "Label Studio": _label_studio,
     "Proxies": _proxies,
     "Secret files": _secrets,
+    "Cluster": _cluster,
 }

@@ -58,7 +58,7 @@ def pool_features(
     Many are computed in shards, each kept in ``folder``: a round that was killed computes only the others.
     Few are computed when they are asked for, and without a folder all are. Raises NotFinite, OutOfMemory.
     """
-    if folder is None or len(rows) < LEAST_IMAGES:
+    if folder is None or (len(rows) < LEAST_IMAGES and not folder.exists()):
         return Features(frozen, pixels)
     network = model.features_name(frozen)
     shelf = Shelf(folder, network)

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.lib.npyio import NpzFile
 from numpy.typing import NDArray
 
-from coreset_backend.arrays import Floats, Rows
+from coreset_backend.arrays import Floats, KeyRows, Rows
 from coreset_backend.files import replacing
 
 log = logging.getLogger(__name__)
@@ -107,8 +107,12 @@ class Shelf:
                 paths.append(path)
         return Index(paths, np.concatenate(found), np.concatenate(places))
 
+    def file_name(self, name: str) -> str:
+        """The name of the shard's file in the folder."""
+        return f"{self._network}-{name}.npz"
+
     def _path(self, name: str) -> Path:
-        return self._folder / f"{self._network}-{name}.npz"
+        return self._folder / self.file_name(name)
 
     def _paths(self) -> list[Path]:
         return sorted(self._folder.glob(f"{self._network}-*.npz"))
@@ -123,18 +127,11 @@ class Index:
     """The images of some shards: ``keys`` uint8[m, 32], and by key the features."""
 
     def __init__(self, paths: Sequence[Path], keys: NDArray[np.uint8], places: NDArray[np.int64]) -> None:
-        self._paths, self.keys = paths, keys
-        names = _as_bytes(keys)
-        order = np.argsort(names, kind="stable")
-        self._names, self._places = names[order], places[order]
+        self._paths, self.keys, self._places, self._rows = paths, keys, places, KeyRows(keys)
 
     def find(self, keys: NDArray[np.uint8]) -> Rows:
         """int64[k]: the place of each image ``keys`` uint8[k, 32] in the index, -1 if it is not there."""
-        if not len(self._names):
-            return np.full(len(keys), -1, dtype=np.int64)
-        names = _as_bytes(keys)
-        at = np.minimum(np.searchsorted(self._names, names), len(self._names) - 1)
-        return np.where(self._names[at] == names, at, -1).astype(np.int64)
+        return self._rows.find(keys)
 
     def read(self, found: Rows, into: Floats) -> NDArray[np.bool_]:
         """Write the features at ``found`` int64[k], as `find` gives them, into the rows of ``into``.
@@ -150,10 +147,6 @@ class Index:
                 into[some] = arrays["features"][self._places[found[some], 1]]
                 written[some] = True
         return written
-
-
-def _as_bytes(keys: NDArray[np.uint8]) -> NDArray[np.bytes_]:
-    return np.ascontiguousarray(keys).reshape(-1, 32).view("S32").reshape(-1)
 
 
 @contextlib.contextmanager

@@ -169,11 +169,13 @@ class Images:
         known = self._revisions.seen(set(addresses))
         return [known.get(address) for address in addresses]
 
-    def last_keys(self, uris: Sequence[str | None], resize: Resize) -> list[bytes]:
-        """The key of each image when it was last read; empty if it never was."""
-        return [
-            bytes.fromhex(pixel_key(seen.content, resize)) if seen else b"" for seen in self.last_seen(uris)
-        ]
+    def last_keys(self, uris: Sequence[str | None], resize: Resize) -> Array:
+        """The key of each image when it was last read, uint8[n, 32]; zeros if it never was."""
+        keys = np.zeros((len(uris), 32), np.uint8)
+        for row, seen in enumerate(self.last_seen(uris)):
+            if seen:
+                keys[row] = np.frombuffer(bytes.fromhex(pixel_key(seen.content, resize)), np.uint8)
+        return keys
 
     def note_seen(self, uri: str, content: str, validator: str) -> None:
         """Remember what another machine read at ``uri``."""

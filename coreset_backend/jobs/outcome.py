@@ -14,6 +14,7 @@ from rq.timeouts import JobTimeoutException
 
 from coreset_backend.backend import Backend
 from coreset_backend.errors import (
+    ClusterError,
     ConfigError,
     CoresetError,
     LabelStudioError,
@@ -75,6 +76,7 @@ RETRIES: tuple[tuple[type[CoresetError], RetryPolicy], ...] = (
     (LabelStudioError, RetryPolicy(by_queue=True, backs_off=False)),  # usually short outages
     (TooManyImageFailures, RetryPolicy(by_queue=True, backs_off=True)),
     (StoreError, RetryPolicy(by_queue=True, backs_off=True)),
+    (ClusterError, RetryPolicy(by_queue=True, backs_off=True)),
     (ProjectError, RetryPolicy(by_queue=False, backs_off=False)),  # labels may come; cheap to check
     (CoresetError, RetryPolicy(by_queue=False, backs_off=True)),  # a person has to change something
 )

@@ -6,7 +6,7 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Annotated, Literal, TypeVar
+from typing import Annotated, Literal, Protocol, TypeVar
 
 from pydantic import Field, TypeAdapter, ValidationError
 from redis import Redis
@@ -45,9 +45,10 @@ class Labeling:
 class WrittenProgress:
     """The progress that jobs write to Redis, as JSON. All times are Unix times.
 
-    ``error``: the reason of the last failure, until the next attempt starts; ``last_failure`` stays.
-    ``passing``: the failure may be resolved without a round. ``retry_at``: the latest time of the automatic
-    retry. ``connection``: sentences on why the batch is not served, and on the version that it replaced.
+    ``machines``: how many of a cluster have embedded images. ``error``: the reason of the last failure,
+    until the next attempt starts; ``last_failure`` stays. ``passing``: the failure may be resolved without a
+    round. ``retry_at``: the latest time of the automatic retry. ``connection``: sentences on why the batch is
+    not served, and on the version that it replaced.
     """
 
     state: Literal[RoundState.IDLE, RoundState.WAITING, RoundState.RUNNING, RoundState.FAILED] = (
@@ -56,6 +57,7 @@ class WrittenProgress:
     phase: str | None = None
     done: Count = 0
     total: Count = 0
+    machines: Count = 0
     reason: str = ""
     error: str | None = None
     passing: bool = True
@@ -102,8 +104,12 @@ class RoundProgress:
 WRITTEN = TypeAdapter(WrittenProgress)
 PRETRAINING = TypeAdapter(PretrainingProgress)
 T = TypeVar("T")
-Report = Callable[[str, int, int], None]
-"""Called with (phase, done, total)."""
+
+
+class Report(Protocol):
+    """Called with (phase, done, total), and while a cluster works with the number of its machines."""
+
+    def __call__(self, phase: str, done: int, total: int, machines: int = 0, /) -> None: ...
 
 
 def read_progress(redis: Redis, store: Store, project_id: int) -> RoundProgress:
@@ -239,7 +245,7 @@ def reporter(redis: Redis, project_id: int, reason: str, is_ours: Callable[[], b
     """
     last, away_until = ("", 0.0), 0.0
 
-    def report(phase: str, done: int, total: int) -> None:
+    def report(phase: str, done: int, total: int, machines: int = 0, /) -> None:
         nonlocal last, away_until
         now = time.monotonic()
         if now < away_until:
@@ -253,7 +259,7 @@ def reporter(redis: Redis, project_id: int, reason: str, is_ours: Callable[[], b
                 raise TakenOver(
                     f"This process was stopped in the phase {phase}; another one has the project."
                 )
-            _update(redis, project_id, lambda known: _running(known, reason, phase, done, total))
+            _update(redis, project_id, lambda known: _running(known, reason, phase, done, total, machines))
         except RedisError:  # known at once, or after the 40 s of a silent network
             then = time.monotonic()
             away_until = then + max(AWAY_SECONDS, 1.5 * (then - now))
@@ -261,13 +267,16 @@ def reporter(redis: Redis, project_id: int, reason: str, is_ours: Callable[[], b
     return report
 
 
-def _running(known: WrittenProgress, reason: str, phase: str, done: int, total: int) -> WrittenProgress:
+def _running(
+    known: WrittenProgress, reason: str, phase: str, done: int, total: int, machines: int
+) -> WrittenProgress:
     return replace(
         known,
         state=RoundState.RUNNING,
         phase=phase,
         done=done,
         total=total,
+        machines=machines,
         reason=reason,
         error=None,
         retry_at=None,

@@ -46,7 +46,16 @@ def _running(written: WrittenProgress, workers: int) -> str:
     phase = next((each.words for each in Phase if each == written.phase), "Working")
     if written.phase == Phase.WEIGHTS:
         return f"{phase}: {written.done / 1e6:.0f} of {written.total / 1e6:.0f} MB."
+    if written.phase == Phase.CLUSTER and written.total:
+        return _on_cluster(written)
     return f"{phase}: {written.done:,} of {written.total:,}." if written.total else f"{phase}."
+
+
+def _on_cluster(written: WrittenProgress) -> str:
+    done = f"Embedded {written.done:,} of {written.total:,} images"
+    if not written.machines:
+        return f"{done}. The round waits for a free machine of the cluster."
+    return f"{done} on {written.machines} machine{'s' if written.machines > 1 else ''}."
 
 
 def _next_try(known: RoundProgress, workers: int) -> str:

@@ -35,6 +35,7 @@ class Phase(StrEnum):
 
     SNAPSHOT = "snapshot", "Reading the project", 2.0
     WEIGHTS = "weights", "Downloading weights", 0.0
+    CLUSTER = "cluster", "Embedding on the cluster", 0.0
     IMAGES = "images", "Reading images", 10.0
     TRAIN = "train", "Training the network", 30.0
     EMBED = "embed", "Embedding", 10.0
@@ -44,6 +45,10 @@ class Phase(StrEnum):
     MAP = "map", "Drawing the map", 2.0
     SAVE = "save", "Saving", 1.0
     PUBLISH = "publish", "Publishing", 5.0
+
+
+RARE = (Phase.WEIGHTS, Phase.CLUSTER)
+"""Phases that few rounds have."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,10 +63,10 @@ class Step:
 def steps(current: str | None) -> tuple[Step, ...]:
     """The phases in order; all are pending if none is ``current``.
 
-    An unknown phase of another release is shown before all others. Few rounds download weights, so that
-    phase is listed only while it lasts.
+    An unknown phase of another release is shown before all others. Phases that few rounds have are listed
+    only while they last.
     """
-    phases = {str(phase): phase.words for phase in Phase if phase is not Phase.WEIGHTS or current == phase}
+    phases = {str(phase): phase.words for phase in Phase if phase not in RARE or current == phase}
     if current and current not in phases:
         phases = {current: current.capitalize(), **phases}
     place = list(phases).index(current) if current else -1

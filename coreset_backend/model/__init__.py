@@ -23,7 +23,14 @@ from coreset_backend.model.catalog import (
     why_not_stronger,
     why_too_slow,
 )
-from coreset_backend.model.classifier import Classifier, embed, embed_and_predict, predict, probabilities_of
+from coreset_backend.model.classifier import (
+    Classifier,
+    arithmetic_of,
+    embed,
+    embed_and_predict,
+    predict,
+    probabilities_of,
+)
 from coreset_backend.model.descent import Recipe
 from coreset_backend.model.heads import folds_of, held_out_logits
 from coreset_backend.model.label_noise import LabelNoise, fit_label_noise
@@ -44,6 +51,7 @@ from coreset_backend.model.pretraining import (
     pretraining_state,
 )
 from coreset_backend.model.pretraining_checkpoint import PretrainingState
+from coreset_backend.model.runtimes import load_frozen
 from coreset_backend.model.saving import (
     features_name,
     load_classifier,
@@ -78,6 +86,7 @@ __all__ = [
     "PretrainingRecipe",
     "PretrainingState",
     "Recipe",
+    "arithmetic_of",
     "backbone_named",
     "candidates_at_hand",
     "choose_backbone",
@@ -98,6 +107,7 @@ __all__ = [
     "is_at_hand",
     "is_permissive",
     "load_classifier",
+    "load_frozen",
     "load_preparation",
     "looked_up",
     "names_with",

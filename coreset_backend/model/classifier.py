@@ -98,6 +98,12 @@ def computes_in_bfloat16(device: torch.device) -> bool:
     return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
 
 
+def arithmetic_of(device: str) -> str:
+    """How torch computes on this machine's device of that name, in words."""
+    place = device_named(device)
+    return f"{'bfloat16' if computes_in_bfloat16(place) else 'float32'} on {place.type}"
+
+
 def half_precision(device: torch.device) -> contextlib.AbstractContextManager[object]:
     """bfloat16 where the device computes with it, else nothing."""
     able = computes_in_bfloat16(device)

@@ -1,6 +1,7 @@
 """What computes a frozen network's features: torch, or OpenVINO where it is installed and agrees."""
 
 import logging
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from coreset_backend.arrays import PixelRows
+from coreset_backend.errors import ConfigError
 from coreset_backend.model import openvino_runtime
 from coreset_backend.model.classifier import (
     Classifier,
@@ -18,7 +20,7 @@ from coreset_backend.model.classifier import (
     images_from,
 )
 from coreset_backend.model.onnx_networks import OnnxNetwork
-from coreset_backend.model.saving import features_name
+from coreset_backend.model.saving import features_name, load_classifier
 
 AGREES, EACH_AGREES = 0.99, 0.9
 """The mean cosine to torch's float32 features, and the least of an image, that are taken for the same.
@@ -58,6 +60,24 @@ def runtime_for(frozen: Classifier, pixels: PixelRows, cache: Path | None) -> Ru
         return None
     log.info("%s computes %s; %s", runtime.name, name, told)
     return runtime
+
+
+def load_frozen(path: Path, network: str, arithmetic: str, device: str, cache: Path | None) -> Classifier:
+    """The frozen network in that file, computed as it was where it was saved.
+
+    ``network`` and ``arithmetic`` are its name and its arithmetic there. Raises ConfigError if this machine
+    computes otherwise, CorruptRound.
+    """
+    frozen = load_classifier(path, device)
+    if arithmetic.startswith("OpenVINO") and openvino_runtime.is_installed():
+        frozen = replace(frozen, runtime=_compiled(frozen, features_name(frozen), cache))
+    if features_name(frozen) != network:
+        raise ConfigError(
+            f"it computes in {frozen.arithmetic} on {frozen.device.type}, but this round's embeddings are "
+            f"computed in {arithmetic} on {device}. They would differ: give all machines of the cluster, and "
+            "that of the worker, the same kind of processor and the same image"
+        )
+    return frozen
 
 
 def _compiled(frozen: Classifier, digest: str, cache: Path | None) -> openvino_runtime.OpenVino:

@@ -147,11 +147,16 @@ def embed_frozen(
     Unchanged embeddings are taken from the previous round. ``shards``: a folder that keeps features until the
     round is saved.
     """
-    converted = settings.local_dir / "converted"
-    frozen = model.untrained(chosen, pixels, seed=settings.seed, device=settings.device, cache=converted)
+    frozen = frozen_network(settings, chosen, pixels)
     if frozen.backbone.published:
         return embed_prepared(frozen, pixels, previous, settings.seed, step, shards)
     return frozen, embed_round(frozen, pixels, previous, step, shards)
+
+
+def frozen_network(settings: Settings, chosen: model.ChosenBackbone, pixels: PixelRows) -> model.Classifier:
+    """The network as it is, without a head; by these images it is chosen what computes it."""
+    converted = settings.local_dir / "converted"
+    return model.untrained(chosen, pixels, seed=settings.seed, device=settings.device, cache=converted)
 
 
 def fit_head(

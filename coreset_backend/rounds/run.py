@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from coreset_backend import model
-from coreset_backend.arrays import Floats, PhaseProgress, Progress, Rows, unwatched
+from coreset_backend.arrays import Floats, Progress, RoundWatch, Rows, unwatched
 from coreset_backend.backend import Backend
 from coreset_backend.errors import CorruptRound, EmptyPool, ImageError, TooManyImageFailures, Unwritable
 from coreset_backend.evaluation.holdout import holdout_task_ids
@@ -28,6 +28,7 @@ from coreset_backend.logs import set_log_context
 from coreset_backend.project import Snapshot
 from coreset_backend.project_settings import label_config_attributes
 from coreset_backend.reports import ImageFailure, Reading, TrainingReport
+from coreset_backend.rounds.ahead import embed_ahead
 from coreset_backend.rounds.backbone import prepare_backbone
 from coreset_backend.rounds.carried import Neighborhood, carried_over, neighborhood
 from coreset_backend.rounds.choose import Choice, choose_batch
@@ -49,7 +50,7 @@ from coreset_backend.store.store import Round, Store
 log = logging.getLogger(__name__)
 
 
-def run_round(backend: Backend, project_id: int, progress: PhaseProgress = unwatched) -> StoredRound:
+def run_round(backend: Backend, project_id: int, progress: RoundWatch = unwatched) -> StoredRound:
     """Run the project's next round; returns it saved and published.
 
     A saved round that was not published because Label Studio was down is published if nothing has changed
@@ -215,8 +216,10 @@ def _learn(
     chosen = choose_project_backbone(store, settings, project_id)
     if previous is None or not previous.record.backbone.startswith(chosen.description):
         log.info("project %d: the backbone is %s", project_id, chosen.description)
+    known = None if look_for_all else embedded_keys(previous, chosen, snapshot, settings.device)
+    if not look_for_all:
+        known = embed_ahead(backend, settings, chosen, snapshot, known, clock.phase, clock.progress)
     with clock.phase("images") as step:
-        known = None if look_for_all else embedded_keys(previous, chosen, snapshot, settings.device)
         uris, resize = snapshot.image_uris, chosen.backbone.resize(settings.image_size)
         pixels, failures = backend.images.fetch(uris, resize, step, known=known)
     readable = np.searchsorted(snapshot.task_ids, pixels.task_ids)
@@ -368,7 +371,7 @@ def _finite(value: float) -> float | None:
 class Clock:
     """Seconds by phase, and progress within each."""
 
-    progress: PhaseProgress
+    progress: RoundWatch
     timings: dict[str, float] = field(default_factory=dict)
 
     @contextlib.contextmanager

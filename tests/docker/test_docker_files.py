@@ -24,7 +24,8 @@ from coreset_backend.settings import SECRETS
 
 COMPOSE = yaml.safe_load((ROOT / "docker/compose.yaml").read_text())
 SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
-OURS = ("web", "worker", "worker-gpu")
+OURS = ("web", "worker", "worker-gpu", "worker-ray")
+CLUSTER = ("ray-head", "ray-worker")
 DOCKERFILE = (ROOT / "docker/Dockerfile").read_text()
 
 
@@ -36,7 +37,7 @@ def test_every_variable_of_our_services_is_a_setting(service: str) -> None:
     assert set(SERVICES[service]["environment"]) <= known | from_files
 
 
-@pytest.mark.parametrize("service", [*OURS, "redis"])
+@pytest.mark.parametrize("service", [*OURS, *CLUSTER, "redis"])
 def test_our_services_may_do_as_little_as_possible(service: str) -> None:
     found = SERVICES[service]
     assert found["read_only"] and found["init"]
@@ -60,8 +61,46 @@ def test_only_this_machine_reaches_the_published_ports() -> None:
 
 def test_only_the_workers_hold_the_token_of_label_studio() -> None:
     held = {name for name in OURS if "label_studio_api_key" in SERVICES[name]["secrets"]}
-    assert held == {"worker", "worker-gpu"}
+    assert held == {"worker", "worker-gpu", "worker-ray"}
     assert SERVICES["web"]["environment"]["LABEL_STUDIO_API_KEY_FILE"] == ""
+
+
+def test_a_cluster_asks_for_a_token_on_a_network_of_its_own() -> None:
+    reach_it = {name for name, service in SERVICES.items() if "ray" in service.get("networks", [])}
+    assert reach_it == {*CLUSTER, "worker-ray"} and COMPOSE["networks"]["ray"]["internal"]
+    names = environment_names()
+    known = {name for group in names.values() for name in group} | {
+        f"{name}_FILE" for field in SECRETS for name in names[field]
+    }
+    for service in (SERVICES[name] for name in CLUSTER):
+        variables = service["environment"]
+        assert variables["RAY_AUTH_MODE"] == "token" and variables["RAY_USAGE_STATS_ENABLED"] == "0"
+        assert variables["RAY_AUTH_TOKEN_PATH"] == "/run/secrets/ray_token"
+        assert {name for name in variables if not name.startswith("RAY_")} <= known
+        assert "ports" not in service and service["volumes"] == [] and service["profiles"] == ["ray"]
+        assert "queue" not in service["networks"] and "redis_password" not in service["secrets"]
+    head = SERVICES["ray-head"]
+    assert "--include-dashboard=false" in head["command"] and "--num-cpus=0" in head["command"]
+    assert head["networks"] == ["ray"] and head["secrets"] == ["ray_token"]
+    worker = SERVICES["worker-ray"]["environment"]
+    assert f"--port={worker['CORESET_RAY_ADDRESS'].partition(':')[2]}" in head["command"]
+    assert f"--address={worker['CORESET_RAY_ADDRESS']}" in SERVICES["ray-worker"]["command"]
+
+
+def test_the_example_for_kubernetes_asks_for_a_token_and_lets_nobody_else_in() -> None:
+    text = (ROOT / "docs/deploy.md").read_text()
+    (example,) = re.findall(r"```yaml\n(apiVersion: ray.io.*?)```", text, re.DOTALL)
+    cluster, policy = yaml.safe_load_all(example)
+    groups = [cluster["spec"]["headGroupSpec"], *cluster["spec"]["workerGroupSpecs"]]
+    for group in groups:
+        (container,) = group["template"]["spec"]["containers"]
+        variables = {each["name"]: each["value"] for each in container["env"]}
+        assert variables["RAY_AUTH_MODE"] == "token" and variables["RAY_USAGE_STATS_ENABLED"] == "0"
+    assert groups[0]["rayStartParams"]["include-dashboard"] == "false"
+    selected = policy["spec"]["podSelector"]["matchLabels"]
+    assert selected == groups[0]["template"]["metadata"]["labels"]
+    (locked,) = pins("docker/requirements-ray.txt")["ray"]
+    assert locked.specifier.contains(cluster["spec"]["rayVersion"])
 
 
 def test_label_studio_can_be_told_the_address_of_the_web() -> None:
@@ -107,7 +146,7 @@ def test_every_install_of_the_images_checks_hashes_or_says_why_not() -> None:
         line for line in commands if " install " in line and line.strip().startswith(("RUN pip", "pip"))
     ]
     unchecked = [line for line in installs if "--require-hashes" not in line]
-    assert len(installs) == 4
+    assert len(installs) == 5
     assert len(unchecked) == 1 and "$TORCH_INDEX_URL" in unchecked[0]
 
 
@@ -127,7 +166,7 @@ def test_the_worker_carries_the_weights_of_the_default_backbone_and_keeps_what_i
     assert "ENV TORCH_HOME=/data/torch HF_HOME=/data/huggingface" in DOCKERFILE
 
 
-@pytest.mark.parametrize("image", ["web", "worker", "build"])
+@pytest.mark.parametrize("image", ["web", "worker", "ray", "build"])
 def test_the_images_have_the_versions_that_the_tests_ran_with(image: str) -> None:
     locks = ("requirements.txt", "requirements-dev.txt")
     tested = {line for lock in locks for line in (ROOT / lock).read_text().splitlines()}

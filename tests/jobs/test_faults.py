@@ -33,7 +33,11 @@ FULL = "could not be saved below|the disk is full"
 TAKEN_OVER = "another process has taken the round over"
 
 
-def faults(what: str, *quick: str, among: Iterable[str] = Phase) -> pytest.MarkDecorator:
+ALONE = tuple(phase for phase in Phase if phase is not Phase.CLUSTER)
+"""The phases of a round that needs no cluster."""
+
+
+def faults(what: str, *quick: str, among: Iterable[str] = ALONE) -> pytest.MarkDecorator:
     """Run the test at each phase, and have the table say so; all but the ``quick`` only by `make soak`."""
     return pytest.mark.parametrize(
         "phase",

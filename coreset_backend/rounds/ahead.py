@@ -1,0 +1,70 @@
+"""Has a cluster fetch and embed the new images of a round before the round reads any."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from coreset_backend import model
+from coreset_backend.arrays import KeyRows, RoundWatch
+from coreset_backend.backend import Backend
+from coreset_backend.fleet.messages import Report
+from coreset_backend.fleet.plan import LEAST_IMAGES
+from coreset_backend.fleet.ray_cluster import embed_on_cluster
+from coreset_backend.fleet.shelf import Shelf
+from coreset_backend.project import Snapshot
+from coreset_backend.rounds.embeddings import is_frozen
+from coreset_backend.rounds.learn import Phase, frozen_network
+from coreset_backend.settings import Settings
+
+SAMPLE = 64
+"""Images that this machine reads itself, to choose what computes the network."""
+
+
+def embed_ahead(
+    backend: Backend,
+    settings: Settings,
+    chosen: model.ChosenBackbone,
+    snapshot: Snapshot,
+    known: KeyRows | None,
+    phase: Phase,
+    progress: RoundWatch,
+) -> KeyRows | None:
+    """The images that need not be read here: the ``known``, which have an embedding, and those that the
+    cluster has embedded now.
+
+    It embeds none if they are few, and none for a network that is trained in the round, which needs the
+    pixels here. Raises ClusterError, ConfigError.
+    """
+    if settings.cluster is None or not is_frozen(chosen, snapshot, settings.device):
+        return known
+    resize = chosen.backbone.resize(settings.image_size)
+    tasks = [(task_id, uri) for task_id, uri in snapshot.image_uris if uri]
+    keys = backend.images.last_keys([uri for _, uri in tasks], resize)
+    rows = np.flatnonzero(known.find(keys) < 0) if known else np.arange(len(tasks))
+    new = [tasks[row] for row in rows]
+    if len(new) < LEAST_IMAGES:
+        return known
+
+    def watch(report: Report, total: int) -> None:
+        progress("cluster", report.images, total, 0 if report.waits else report.machines)
+
+    with phase("cluster"):
+        sample, _ = backend.images.fetch(new[:SAMPLE], resize)
+        shelf = embed_on_cluster(
+            settings,
+            frozen_network(settings, chosen, sample),
+            new,
+            backend.images.addresses(uri for _, uri in new),
+            resize,
+            backend.store.shards(snapshot.project_id),
+            watch,
+        )
+        found = _noted(backend, shelf, dict(new))
+    return known.with_more(found) if known else KeyRows(found)
+
+
+def _noted(backend: Backend, shelf: Shelf, uris: dict[int, str]) -> NDArray[np.uint8]:
+    """The keys of the images on the shelf, uint8[m, 32], after their files were noted as read."""
+    for source in shelf.sources():
+        if uri := uris.get(source.task_id):
+            backend.images.note_seen(uri, source.content, source.validator)
+    return shelf.index().keys
