@@ -41,7 +41,7 @@ def own_network() -> Iterator[None]:
 
 @dataclass
 class Nodes:
-    """The nodes of a cluster by number, each with one core; number 1 is its head, at ``address``."""
+    """The nodes of a cluster by number; number 1 is its head, at ``address``."""
 
     folder: Path
     environment: dict[str, str]
@@ -53,9 +53,9 @@ class Nodes:
     def address(self) -> str:
         return f"127.0.0.1:{self.port}"
 
-    def start(self, number: int, **environment: str) -> None:
+    def start(self, number: int, cores: int = 1, **environment: str) -> None:
         """Start a node with that environment on top; returns when it is a part of the cluster."""
-        command = [*RAY, "start", "--block", "--disable-usage-stats", "--num-cpus=1"]
+        command = [*RAY, "start", "--block", "--disable-usage-stats", f"--num-cpus={cores}"]
         command += ["--object-store-memory=100000000", f"--node-ip-address=127.0.0.{number}"]
         if number == 1:
             command += ["--head", f"--port={self.port}", "--include-dashboard=false"]
