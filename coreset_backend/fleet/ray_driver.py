@@ -251,6 +251,7 @@ def _described(device: str) -> tuple[tuple[str, bool], ...]:
     ours, *others = ray.get(asked, timeout=DESCRIBED_WITHIN)
     if not others:
         return (("No machine of the Ray cluster embeds images: none has a core. Start some.", True),)
+    others.sort(key=lambda machine: machine.address)
     names = ", ".join(f"{each.address} ({each.arithmetic})" for each in others)
     lines = [(f"Machines that embed images: {len(others)}, {names}.", False)]
     return tuple(lines + [(line, True) for each in others for line in _differences(each, ours)])

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from fake_label_studio import TOKEN, FakeLabelStudio, running
 from ray_nodes import Nodes, descendants, own_network, why_no_network
 from training_images import begin, textures
@@ -122,7 +123,8 @@ def embed(
 def undisturbed(
     studio: FakeLabelStudio, weights: Path, redis_url: str, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[dict[bytes, bytes]]:
-    """What one process without Ray computes."""
+    """What one process without Ray computes, on one thread, as each task of Ray has."""
+    torch.set_num_threads(1)
     settings = Settings(  # type: ignore[call-arg]
         redis_url=redis_url,
         model_dir=tmp_path_factory.mktemp("local"),
@@ -318,6 +320,7 @@ def test_all_cores_of_this_machine_are_used_without_an_address(
 ) -> None:
     for name, value in nodes.environment.items():
         monkeypatch.setenv(name, value)
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
     monkeypatch.setenv("MODEL_DIR", str(tmp_path_factory.mktemp("own")))
     assert embed(nothing, ray_address=None, ray_token=None) == undisturbed
     assert not drivers()
