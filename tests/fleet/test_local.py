@@ -89,8 +89,8 @@ def test_a_round_that_was_killed_computes_only_the_others(
 
 def test_few_images_are_not_kept(pool: Pool, frozen: model.Classifier, tmp_path: Path) -> None:
     few = ROWS[: LEAST_IMAGES - 1]
-    assert len(pool_features(frozen, pool, few, tmp_path)(few)) == len(few)
-    assert not list(tmp_path.iterdir())
+    assert len(pool_features(frozen, pool, few, tmp_path / "shards")(few)) == len(few)
+    assert not (tmp_path / "shards").exists()
 
 
 def test_images_that_are_in_no_shard_are_computed_when_asked_for(
