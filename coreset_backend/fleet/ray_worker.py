@@ -1,5 +1,6 @@
 """What a machine of a Ray cluster runs. Its settings and secrets come from its own environment."""
 
+import importlib.metadata
 import importlib.util
 import platform
 import tempfile
@@ -7,7 +8,6 @@ from functools import lru_cache
 from pathlib import Path
 
 import ray
-import torch
 
 from coreset_backend import __version__, model
 from coreset_backend.backend import images_by, label_studio_by, proxies_by
@@ -88,7 +88,7 @@ def installed() -> dict[str, str]:
         "Python": platform.python_version(),
         "Ray": ray.__version__,
         "coreset-backend": __version__,
-        "torch": torch.__version__,
+        "torch": importlib.metadata.version("torch"),
         "decoder": str(DECODER),
         "OpenVINO": "installed" if importlib.util.find_spec("openvino") else "not installed",
     }
