@@ -153,6 +153,7 @@ DOORS = {
         "connection",
         "environment",
         "finish",
+        "fleet",
         "hourly_cost",
         "jobs",
         "project_settings",
