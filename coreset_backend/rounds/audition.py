@@ -7,6 +7,7 @@ whole or not at all, and holds from the next round on; that round embeds the poo
 
 import logging
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -129,16 +130,15 @@ def labeled_images(store: Store, settings: Settings, stored: StoredRound) -> Lab
     usable = (targets[rows] >= 0).all(1) & ~np.isin(embedded, stored.record.holdout)
     sampled = np.random.default_rng(settings.seed).permutation(np.flatnonzero(usable))[:MOST_IMAGES]
     keys, weights = stored.array("image_keys"), _weights(stored, sampled, settings.seed)
-    by_key: dict[bytes, tuple[Floats, float]] = {}
+    by_key = {keys[row].tobytes(): targets[rows[row]] for row in sampled}
+    counted: dict[bytes, float] = defaultdict(float)
     for row, weight in zip(sampled, weights, strict=True):
-        before = by_key.get(keys[row].tobytes(), (targets, 0.0))[1]
-        by_key[keys[row].tobytes()] = targets[rows[row]], before + float(weight)
+        counted[keys[row].tobytes()] += weight
     cached = CachedPixels(store.image_cache, keys[sampled]).keys
-    found = [by_key[key.tobytes()] for key in cached]
-    known = np.array([target for target, _ in found], np.float32).reshape(-1, len(labels.names))
-    return LabeledImages(
-        cached, known, np.array([weight for _, weight in found], np.float32), labels.multiple
-    )
+    found = [key.tobytes() for key in cached]
+    known = np.array([by_key[key] for key in found], np.float32).reshape(-1, len(labels.names))
+    shares = np.array([counted[key] for key in found], np.float32)
+    return LabeledImages(cached, known, shares, labels.multiple)
 
 
 def _weights(stored: StoredRound, labeled: Rows, seed: int) -> Floats:
@@ -267,7 +267,7 @@ def _sentence(current: str, found: model.Comparison, images: int) -> str:
     """How it ended in words, with the figures that decided."""
     scores = {each.name: each for each in found.scores}
     chosen = scores[found.chosen]
-    told = f"right on {100 * (chosen.accuracy or 0):.0f} % of {images:,} labelled images in cross-validation"
+    told = f"{100 * (chosen.accuracy or 0):.0f} % accuracy in cross-validation on {images:,} labelled images"
     if found.chosen == current:
         others = ", ".join(
             f"{each.name} {100 * (each.expected_lead or 0):+.1f}"
