@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from buckets import InBucket, S3Server, flip_in, running_s3
 from fake_label_studio import TOKEN, FakeLabelStudio, running
 from paths import SUPPORT
 from saved_rounds import flip_a_byte
@@ -215,3 +216,70 @@ def test_the_next_round_is_whole(
     # A round that cannot be read is not counted among those that are kept, and stays.
     kept = {"published.json": [2, 3], "round.json": [2, 3, 4], "": [3, 4, 5]}.get(name, [3, 4])
     assert_nothing_lost(backend, studio, 1, kept, damaged={3, 4} - {made})
+
+
+@pytest.fixture(scope="module")
+def s3() -> Iterator[S3Server]:
+    with running_s3() as server:
+        yield server
+
+
+@pytest.fixture
+def in_bucket(
+    three_rounds: tuple[Path, FakeLabelStudio],
+    s3: S3Server,
+    make_backend: Callable[..., Backend],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> Iterator[tuple[Backend, FakeLabelStudio, InBucket]]:
+    """The three rounds in a bucket of their own, opened by a host that has no copies yet."""
+    folder, studio = three_rounds
+    for name, value in {**s3.environment, "XDG_CACHE_HOME": str(tmp_path)}.items():
+        monkeypatch.setenv(name, value)
+    place = InBucket(f"s3://rounds/{tmp_path.name}", tmp_path)
+    for path in folder.rglob("*"):
+        if path.is_file() and "images" not in path.parts:
+            place.write(path.relative_to(folder).as_posix(), path.read_bytes())
+    predictions, projects = copy.deepcopy((studio.predictions, studio.projects))
+    given = {"label_studio_url": studio.url, "label_studio_api_key": TOKEN, **SMALL}
+    yield make_backend(model_dir=place.address, **given), studio, place
+    studio.predictions, studio.projects = predictions, projects
+
+
+IN_BUCKET = [("flip", f"projects/1/round-00003/{name}") for name in OF_A_ROUND]
+IN_BUCKET += [("flip", name.replace("*", "1")) for name in BESIDE if not name.startswith("images")]
+IN_BUCKET += [(how, f"projects/1/round-00003/{name}") for how in ("cut", "remove") for name in OF_A_ROUND]
+IN_BUCKET_QUICK = {("flip", "states.npy"), ("remove", "round.json")}
+
+
+@pytest.mark.parametrize(
+    ("how", "key"),
+    [
+        pytest.param(
+            *each,
+            marks=[] if (each[0], each[1].rpartition("/")[2]) in IN_BUCKET_QUICK else pytest.mark.soak,
+        )
+        for each in IN_BUCKET
+    ],
+)
+@pytest.mark.fault("a file in the bucket is altered, cut short or removed", "between")
+def test_what_is_damaged_in_a_bucket_is_answered_around_and_the_next_round_is_whole(
+    in_bucket: tuple[Backend, FakeLabelStudio, InBucket], how: str, key: str
+) -> None:
+    backend, studio, place = in_bucket
+    content = place.read(key)
+    if how == "flip":
+        flip_in(place, key)
+    elif how == "cut":
+        place.write(key, content[: len(content) // 2])
+    else:
+        place.objects.delete([key])
+    assert_answers(backend)
+    assert [record.number for record in backend.store.history(1)][:2] == [1, 2]
+    made, name = run_round(backend, 1).record, key.rpartition("/")[2]
+    assert made.number == (3 if name == "published.json" else 4)
+    assert_answers(backend)
+    backend.store.open(1, made.number).verify()
+    labeled = sum(bool(task["annotations"]) for task in studio.tasks_of(1))
+    assert made.counts["labeled"] == labeled and sum(made.counts.values()) == len(studio.tasks_of(1))
+    assert studio.queue(1)[: len(made.batch)] == list(made.batch)
