@@ -455,16 +455,17 @@ def tasks(studio: FakeLabelStudio) -> Json:
 def _listing(studio: FakeLabelStudio, project_id: int, wanted: Json) -> list[Json]:
     filters = wanted.get("filters") or {"conjunction": "and", "items": []}
     every = all if filters["conjunction"] == "and" else any
-    scores = _scores(studio, project_id)
+    scores, found = _scores(studio, project_id), studio.tasks_of(project_id)
+    if chosen := wanted.get("selectedItems"):
+        assert chosen["all"] is False
+        included = set(chosen["included"])
+        found = [task for task in found if task["id"] in included]
     found = [
         task
-        for task in studio.tasks_of(project_id)
+        for task in found
         if not filters["items"]
         or every(_matches(studio, task, scores.get(task["id"]), item) for item in filters["items"])
     ]
-    if chosen := wanted.get("selectedItems"):
-        assert chosen["all"] is False
-        found = [task for task in found if task["id"] in chosen["included"]]
     if wanted.get("ordering") == ["tasks:predictions_score"]:
         found.sort(key=lambda task: scores.get(task["id"], 2.0))
     if wanted.get("ordering") == ["-tasks:updated_at"]:
