@@ -43,7 +43,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "backend": {"errors", "images", "label_studio", "network", "project_settings", "redaction"}
     | {"settings", "store"},
     "fleet": {"arrays", "backend", "decoding", "environment", "errors", "files", "images", "model"}
-    | {"settings"},
+    | {"selection", "settings"},
     "rounds": {
         "arrays",
         "backend",

@@ -100,9 +100,9 @@ class Coordinator:
     def __init__(self, shards: Shards) -> None:
         self._shards = shards
         self.messages = self.rounds = 0
-        self._sizes = self.ask(len)
-        self.n = sum(self._sizes)
-        means = self.ask(lambda shard: shard.sample_mean())
+        sizes, means = zip(*self.ask(lambda shard: (len(shard), shard.sample_mean())), strict=True)
+        self._sizes: tuple[int, ...] = sizes
+        self.n = sum(sizes)
         if len({len(mean) for mean in means}) != 1:
             raise ValueError(
                 f"the shards have vectors of {[len(mean) for mean in means]} values: all must be alike"
@@ -140,7 +140,7 @@ class Coordinator:
     def pick(self, batch: int, progress: Progress | None) -> tuple[Rows, Floats]:
         """Makes the farthest row a center, ``batch`` times: int64[batch], and distances as of `Coverage`."""
         picked, distances = [np.empty(0, dtype=np.int64)], [np.empty(0, dtype=np.float32)]
-        size = max(max(FRONT, self.n // 64) // len(self._sizes), LEAST_FRONT)
+        size = max(max(FRONT, self.n // 40) // len(self._sizes), LEAST_FRONT)
         while (left := batch - sum(map(len, picked))) and (union := self._union(size)) is not None:
             rows, coverage = union
             places, far = coverage.pick(left)
