@@ -51,7 +51,7 @@ CASES = {  # name: (features, n, d, labelled, batch)
     "T6": ("sphere", 50_000, 512, 100, 1000),
 }
 FROM_IMAGES = ("images", "patches")
-COMPARED = {"T1": 4, "T1 mixture": 1, "T6": 1}
+COMPARED = {"T1": 4, "T1 mixture": 4, "T6": 1}
 """How many of the others a case is run with: plain numpy first."""
 ROBUST = ((1000, 50, 50, 30), (10_000, 100, 1000, 10), (10_000, 100, 1000, 90), (50_000, 100, 1000, 90))
 """R1: rows, labelled, batch, seconds."""

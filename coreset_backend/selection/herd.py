@@ -137,17 +137,22 @@ class Herd:
                 progress(done + 1, batch)
         return rows
 
-    def take(self, row: int) -> None:
-        """Makes the candidate ``row`` a center; every candidate loses the gain that it no longer has."""
+    def take(self, row: int) -> tuple[NDArray[np.int32], Gains]:
+        """Makes the candidate ``row`` a center; returns which candidates lose what, as `_lost` does."""
         starts, columns, values = self.kernel.indptr, self.kernel.indices, self.kernel.data
         near, value = (array[starts[row] : starts[row + 1]] for array in (columns, values))
         better = value > self.covered[near]
         near, after = near[better], value[better]
         before, self.covered[near] = self.covered[near], after
-        self._lose(near, before, after)
+        candidates, lost = self._lost(near, before, after)
+        np.subtract.at(self.gains, candidates, lost)
         self.gains[row] = TAKEN
+        return candidates, lost
 
-    def _lose(self, near: NDArray[np.int32], before: Floats, after: Floats) -> None:
+    def _lost(
+        self, near: NDArray[np.int32], before: Floats, after: Floats
+    ) -> tuple[NDArray[np.int32], Gains]:
+        """What candidates, int32[k], named more than once, lose as rows are covered better: int64[k]."""
         starts, columns, values = self.by_row.indptr, self.by_row.indices, self.by_row.data
         counts = starts[near + 1] - starts[near]
         ends = np.cumsum(counts)
@@ -155,7 +160,7 @@ class Herd:
         value, weights = values[entries], np.repeat(self.weights[near], counts)
         lost = in_fixed_point(np.maximum(value - np.repeat(before, counts), 0), weights, self.exponent)
         lost -= in_fixed_point(np.maximum(value - np.repeat(after, counts), 0), weights, self.exponent)
-        np.subtract.at(self.gains, columns[entries], lost)
+        return columns[entries], lost
 
 
 def begin_herd(graph: NeighborGraph, length: Floats, width: float, covered: Floats, weights: Floats) -> Herd:

@@ -4,11 +4,11 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.sparse import coo_array, csr_array  # type: ignore[import-untyped]
+from scipy.sparse import csr_array  # type: ignore[import-untyped]
 
 from coreset_backend.arrays import Floats, Rows, Vectors
 from coreset_backend.selection.geometry import lengths
-from coreset_backend.selection.herd import Gains, gains_of, near_values
+from coreset_backend.selection.herd import Gains, Herd, near_values
 from coreset_backend.selection.herding import WIDTH, coverage_by
 from coreset_backend.selection.pool import NeighborGraph
 
@@ -26,12 +26,15 @@ class KernelEntries:
 class CandidateColumns:
     """What candidates add in one shard: their kernel, sparse [candidates, m], with m rows of the shard.
 
-    ``covered`` and ``weights`` are of those rows: float32[m].
+    ``covered`` and ``weights`` are of those rows: float32[m]. ``lost``, int64[k]: what rows of the whole
+    pool, ``losing``, int64[k], no longer gain here because of the new centers.
     """
 
     kernel: csr_array
     covered: Floats
     weights: Floats
+    losing: Rows
+    lost: Gains
 
 
 class HerdShard:
@@ -45,7 +48,6 @@ class HerdShard:
         self.weights = np.ones(len(vectors), dtype=np.float32) if weights is None else weights
         self._vectors = vectors
         self._covered = np.zeros(len(vectors), dtype=np.float32)
-        self._by_candidate = csr_array((0, len(vectors)), dtype=np.float32)
 
     def cover(self, units: Vectors) -> None:
         """Covers the rows by labelled ones, float32[k, d] of length 1."""
@@ -72,36 +74,35 @@ class HerdShard:
         """What each of all n rows would add in this shard: int64[n]. ``others``: entries from all shards."""
         near, m = self._near, len(self._covered)
         here, within = self._is_own(others.rows), self._is_own(near.columns)
-        lists = [
-            (near.rows, near.columns, near.values),
-            (near.columns[within], near.rows[within], near.values[within]),
-            (others.rows[here], others.columns[here], others.values[here]),
-        ]
-        rows, columns, values = (np.concatenate(arrays) for arrays in zip(*lists, strict=True))
+        listed = (near.values, (near.rows - self._first, near.columns))
+        listing = (
+            np.concatenate([near.values[within], others.values[here]]),
+            (
+                np.concatenate([near.columns[within], others.rows[here]]) - self._first,
+                np.concatenate([near.rows[within], others.columns[here]]),
+            ),
+        )
         del self._near
-        self._by_candidate = _largest_of_each(columns, rows - self._first, values, (n, m))
-        return gains_of(self._by_candidate, self._covered, self.weights, exponent)
+        kernel = csr_array(listed, shape=(m, n)).maximum(csr_array(listing, shape=(m, n)))
+        by_candidate = kernel.T.tocsr()
+        self._herd = Herd.begin(by_candidate, kernel.tocsr(), self._covered, self.weights, exponent)
+        return self._herd.gains
 
     def columns(self, candidates: Rows, new: Rows) -> CandidateColumns:
-        """Covers the rows by the ``new`` centers, then lists what the candidates are near to."""
-        for center in new:
-            part = slice(self._by_candidate.indptr[center], self._by_candidate.indptr[center + 1])
-            near = self._by_candidate.indices[part]
-            self._covered[near] = np.maximum(self._covered[near], self._by_candidate.data[part])
-        part = self._by_candidate[candidates]
+        """Makes the ``new`` rows centers, then lists what the candidates are near to."""
+        herd = self._herd
+        taken = [herd.take(center) for center in new]
+        losing, places = np.unique(
+            np.concatenate([np.empty(0, np.int64), *(rows for rows, _ in taken)]), return_inverse=True
+        )
+        lost = np.zeros(len(losing), dtype=np.int64)
+        np.add.at(lost, places, np.concatenate([np.empty(0, np.int64), *(some for _, some in taken)]))
+        part = herd.kernel[candidates]
         rows, places = np.unique(part.indices, return_inverse=True)
         kernel = csr_array((part.data, places, part.indptr), shape=(len(candidates), len(rows)))
-        return CandidateColumns(kernel, self._covered[rows], self.weights[rows])
+        return CandidateColumns(kernel, herd.covered[rows], self.weights[rows], losing, lost)
 
     def _is_own(self, rows: Rows) -> NDArray[np.bool_]:
         """Which of ``rows``, of the whole pool, are in this shard: bool[k]."""
         own: NDArray[np.bool_] = (rows >= self._first) & (rows < self._first + len(self._covered))
         return own
-
-
-def _largest_of_each(rows: Rows, columns: Rows, values: Floats, shape: tuple[int, int]) -> csr_array:
-    """The entries as a sparse array, the largest value where a pair is listed twice."""
-    order = np.lexsort((values, columns, rows))
-    rows, columns, values = rows[order], columns[order], values[order]
-    is_last = np.append((np.diff(rows) != 0) | (np.diff(columns) != 0), True)[: len(rows)]
-    return csr_array(coo_array((values[is_last], (rows[is_last], columns[is_last])), shape=shape))

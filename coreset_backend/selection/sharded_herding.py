@@ -5,13 +5,15 @@ kernel of the rows of largest bound, picks among them as long as none outside co
 shards the new centers. Gains are sums in fixed point, the same in any order.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 from scipy.sparse import hstack  # type: ignore[import-untyped]
 
 from coreset_backend.arrays import Floats, Progress, Rows
 from coreset_backend.selection.geometry import fixed_point, normalized
 from coreset_backend.selection.herd import TAKEN, Gains, Herd
-from coreset_backend.selection.herd_shard import KernelEntries
+from coreset_backend.selection.herd_shard import CandidateColumns, KernelEntries
 from coreset_backend.selection.herding import picked_on_whole_kernel, sampled, takes_whole_kernel
 from coreset_backend.selection.lookahead import Floor
 from coreset_backend.selection.nearest import distances_in_order
@@ -19,7 +21,7 @@ from coreset_backend.selection.pool import Selection, require_batch
 from coreset_backend.selection.sharded import Coordinator, ShardedSelection, Shards
 from coreset_backend.selection.shortlist import Shortlist
 
-CANDIDATES = 256
+CANDIDATES = 1024
 """Rows whose kernel the shards send at a time: about 100 entries of 8 bytes each."""
 
 
@@ -30,12 +32,14 @@ def sharded_herding(
     rng: np.random.Generator,
     *,
     width: int,
+    at_once: int = CANDIDATES,
     progress: Progress | None = None,
 ) -> ShardedSelection:
     """The rows that `max_herding`, or herding by the shards' weights, selects from the whole pool.
 
-    ``labeled_rows``: int64[l] of the whole pool; ``width``: how many near rows the graph lists. Raises
-    NotFinite, and ValueError for labelled rows outside the pool, a negative batch, shards without a graph.
+    ``labeled_rows``: int64[l] of the whole pool; ``width``: how many near rows the graph lists; ``at_once``:
+    how many candidates the coordinator looks at. Raises NotFinite, and ValueError for labelled rows outside
+    the pool, a negative batch, and shards without a graph.
     """
     require_batch(batch)
     coordinator = Coordinator(shards)
@@ -57,7 +61,7 @@ def sharded_herding(
         exponent = fixed_point(heaviest or 1.0, coordinator.n)
         bounds = _first_gains(coordinator, length, exponent)
         bounds[labeled] = TAKEN
-        rows = _picked(coordinator, bounds, exponent, batch, progress)
+        rows = _picked(coordinator, bounds, exponent, batch, at_once, progress)
     return _measured(coordinator, labeled, rows)
 
 
@@ -76,18 +80,25 @@ def _first_gains(coordinator: Coordinator, length: Floats, exponent: int) -> Gai
 
 
 def _picked(
-    coordinator: Coordinator, bounds: Gains, exponent: int, batch: int, progress: Progress | None
+    coordinator: Coordinator,
+    bounds: Gains,
+    exponent: int,
+    batch: int,
+    at_once: int,
+    progress: Progress | None,
 ) -> Rows:
     """The row of largest gain, ``batch`` times, the lowest among equals: int64[batch]. Lowers the bounds."""
     picked: list[int] = []
-    shortlist, new = Shortlist(bounds), np.empty(0, dtype=np.int64)
+    shortlist, new, known = Shortlist(bounds), np.empty(0, dtype=np.int64), np.empty(0, dtype=np.int64)
     while len(picked) < batch:
-        candidates = shortlist.largest(CANDIDATES)
-        floor = _floor_of(bounds, candidates)
+        candidates = shortlist.largest(at_once)
         candidates = candidates[bounds[candidates] != TAKEN]
-        herd = _herd_of(coordinator, candidates, new, exponent)
-        coordinator.rounds += 1
-        before = len(picked)
+        parts = _columns(coordinator, candidates, new)
+        for part in parts:
+            # Candidates of the last round are up to date, and what is taken stays so.
+            others = ~np.isin(part.losing, known) & (bounds[part.losing] != TAKEN)
+            bounds[part.losing[others]] -= part.lost[others]
+        herd, floor, before = _herd_of(parts, exponent), _floor_of(bounds, candidates), len(picked)
         while len(picked) < batch:
             place = int(np.argmax(herd.gains))
             gain, row = int(herd.gains[place]), int(candidates[place])
@@ -95,23 +106,31 @@ def _picked(
                 break
             herd.take(place)
             picked.append(row)
-        bounds[candidates], new = herd.gains, np.array(picked[before:], dtype=np.int64)
+        bounds[candidates], known = herd.gains, candidates
+        new = np.array(picked[before:], dtype=np.int64)
         if progress:
             progress(len(picked), batch)
     return np.array(picked, dtype=np.int64)
 
 
 def _floor_of(bounds: Gains, candidates: Rows) -> Floor:
-    """What others may gain: at most as much as the last candidate, and that only from the row behind it."""
+    """What the other rows may gain, and the lowest of those that may gain most."""
     if len(candidates) == len(bounds):
         return Floor()
-    least = int(bounds[candidates].min())
-    return Floor(least, int(candidates[bounds[candidates] == least][-1]) + 1)
+    kept, bounds[candidates] = bounds[candidates], TAKEN
+    row = int(np.argmax(bounds))
+    floor = Floor(int(bounds[row]), row)
+    bounds[candidates] = kept
+    return floor
 
 
-def _herd_of(coordinator: Coordinator, candidates: Rows, new: Rows, exponent: int) -> Herd:
-    """The candidates with all rows of the pool that they are near to, after the ``new`` centers."""
-    parts = coordinator.ask(lambda shard: shard.herd.columns(candidates, new))
+def _columns(coordinator: Coordinator, candidates: Rows, new: Rows) -> Sequence[CandidateColumns]:
+    coordinator.rounds += 1
+    return coordinator.ask(lambda shard: shard.herd.columns(candidates, new))
+
+
+def _herd_of(parts: Sequence[CandidateColumns], exponent: int) -> Herd:
+    """The candidates with all rows of the pool that they are near to."""
     kernel = hstack([part.kernel for part in parts], format="csr")
     covered = np.concatenate([part.covered for part in parts])
     weights = np.concatenate([part.weights for part in parts])

@@ -53,7 +53,10 @@ def test_1_2_4_16_shards_select_the_rows_of_one_process(seed: int, kind: str, n:
     one = max_herding(pool, batch, np.random.default_rng(7))
     for count in (1, 2, 4, 16):
         shards = divided(pool, np.sort(rng.integers(0, n + 1, count - 1)))
-        found = sharded_herding(shards, labeled, batch, np.random.default_rng(7), width=width).selection
+        rng_of_sample, few = np.random.default_rng(7), int(rng.integers(1, 9))
+        found = sharded_herding(
+            shards, labeled, batch, rng_of_sample, width=width, at_once=1024 if n > 100 else few
+        ).selection
         assert found.rows.tolist() == one.rows.tolist()
         assert found.radius_after == one.radius_after and found.radius_before == one.radius_before
         np.testing.assert_allclose(found.distances, one.distances, rtol=1e-5, atol=1e-5)
