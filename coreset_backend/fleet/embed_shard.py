@@ -15,7 +15,7 @@ def embed_shard(
 
     Raises NotFinite, OutOfMemory, and the error of a token that Label Studio refuses.
     """
-    pixels, _ = images.fetch(tasks, resize)
+    pixels, _ = images.fetch(tasks, resize, more=True)
     uris = dict(tasks)
     seen = images.last_seen([uris[task_id] for task_id in pixels.task_ids.tolist()])
     sources = tuple(

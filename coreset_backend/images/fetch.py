@@ -71,14 +71,15 @@ class Images:
         progress: Progress = unwatched,
         *,
         known: KeyRows | None = None,
+        more: bool = False,
     ) -> tuple[Pixels, list[ImageFailure]]:
         """Read the image of every (task_id, uri), resized as ``resize`` says.
 
         ``progress(done, total)`` counts tasks; an exception in it ends the fetch. The list has the failed
         images in the order of the tasks. ``known``: keys of images that are hardly needed any more: they are
-        looked for only if their rows are asked for, unless their file has changed. Raises
-        ``TooManyImageFailures`` if too many fail, and the error of ``auth`` if Label Studio no longer accepts
-        the token.
+        looked for only if their rows are asked for, unless their file has changed. ``more``: another
+        fetch follows soon, so the processes that decode stay. Raises ``TooManyImageFailures`` if too many
+        fail, and the error of ``auth`` if Label Studio no longer accepts the token.
         """
         given = [(task_id, (uri or "").strip()) for task_id, uri in tasks]
         started_ns = time.time_ns()
@@ -95,7 +96,8 @@ class Images:
                 done += len(image.rows)
                 progress(done, len(given))
         finally:
-            self._decoders.rest()
+            if not more:
+                self._decoders.rest()
         if self._decoders.warnings:
             logger.info("Decoders of images warned %d times", self._decoders.warnings)
         checked = [image for image in to_read if image.is_cached]

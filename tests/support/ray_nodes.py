@@ -4,6 +4,7 @@ import contextlib
 import ctypes
 import os
 import secrets
+import shutil
 import signal
 import subprocess
 import sys
@@ -21,6 +22,8 @@ RAY = (sys.executable, "-m", "ray.scripts.scripts")
 
 def why_no_network() -> str:
     """Why this machine cannot give a test a network of its own; empty if it can."""
+    if not (shutil.which("unshare") and shutil.which("ip")):
+        return "unshare and ip are not installed"
     tried = subprocess.run(["unshare", "-n", "true"], capture_output=True, text=True)
     return tried.stderr.strip()
 
