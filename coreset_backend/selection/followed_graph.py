@@ -3,7 +3,7 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from coreset_backend.arrays import Floats, Rows, Vectors, forget_pages
+from coreset_backend.arrays import Floats, Rows, Vectors
 from coreset_backend.selection.geometry import blocks, require_finite, sample_mean, shifted, squared_norms
 from coreset_backend.selection.graph import squared_distances
 from coreset_backend.selection.pool import NeighborGraph
@@ -27,8 +27,6 @@ def followed_graph(graph: NeighborGraph, before: Rows, vectors: Vectors, k: int)
     names = np.full(len(graph.rows) + 1, -1, dtype=np.int32)  # the last is what -1 finds
     names[before[old]] = old
     kept = graph.renamed(before[old], names, width)
-    forget_pages(graph.rows)
-    forget_pages(graph.distances)
     if not len(added):
         return kept
     rows = np.full((len(before), width), -1, dtype=np.int32)

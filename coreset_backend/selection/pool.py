@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from coreset_backend.arrays import Floats, Rows, Vectors
+from coreset_backend.arrays import Floats, Rows, Vectors, forget_pages
 
 LISTS_AT_ONCE = 16_384
 
@@ -56,6 +56,8 @@ class NeighborGraph:
                 near, far = np.take_along_axis(near, order, axis=1), np.take_along_axis(far, order, axis=1)
             rows[part] = near[:, :width]
             distances[part] = np.where(near < 0, np.float32(np.inf), far)[:, :width]
+        forget_pages(self.rows)
+        forget_pages(self.distances)
         return NeighborGraph(rows, distances, self.normalized)
 
 
@@ -95,8 +97,10 @@ class Pool:
         """The pool of the rows ``kept`` (int64[m], ascending, all labelled rows among them) alone."""
         if len(kept) == len(self.vectors):
             return self
+        vectors = self.vectors[kept]
+        forget_pages(self.vectors)
         return Pool(
-            self.vectors[kept],
+            vectors,
             np.searchsorted(kept, self.labeled_rows),
             None if self.probabilities is None else self.probabilities[kept],
             None if self.neighbors is None else self.neighbors.among(kept),
