@@ -269,16 +269,16 @@ def test_a_machine_that_computes_otherwise_refuses_in_words(
 def test_a_machine_without_the_secrets_of_a_worker_says_so(
     embed: Callable[..., dict[bytes, bytes]], nodes: Nodes, make: Callable[..., Backend]
 ) -> None:
-    nodes.start(2, LABEL_STUDIO_API_KEY="")
+    nodes.start(4, LABEL_STUDIO_API_KEY="")
     lines = describe_cluster(make("doctor").settings)
     assert [line for line, is_problem in lines if is_problem] == [
-        "127.0.0.2 cannot embed images: LABEL_STUDIO_URL and LABEL_STUDIO_API_KEY are not both set, so Label "
+        "127.0.0.4 cannot embed images: LABEL_STUDIO_URL and LABEL_STUDIO_API_KEY are not both set, so Label "
         "Studio cannot be reached. Set both; the key is under Account & Settings in Label Studio."
     ]
-    refused = r"127\.0\.0\.2 of the Ray cluster refuses a shard: LABEL_STUDIO_URL"
+    refused = r"127\.0\.0\.4 of the Ray cluster refuses a shard: LABEL_STUDIO_URL"
     with pytest.raises(ConfigError, match=refused):
         embed(nothing)
-    nodes.kill(2)
+    nodes.kill(4)
 
 
 def test_a_wrong_token_is_refused(embed: Callable[..., dict[bytes, bytes]], nodes: Nodes) -> None:
