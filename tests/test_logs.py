@@ -30,6 +30,7 @@ SEEDS = {
     "BASIC_AUTH_PASS": "seeded-pässword",
     "CORESET_WEBHOOK_SECRET": "seeded-webhook-secret",
     "REDIS_PASSWORD": "seeded-redis-password",
+    "CORESET_RAY_TOKEN": "seeded-ray-token",
 }
 
 

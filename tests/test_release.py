@@ -11,7 +11,9 @@ from coreset_backend import __version__
 def test_the_images_are_tagged_with_the_version() -> None:
     services = yaml.safe_load((ROOT / "docker/compose.yaml").read_text())["services"]
     ours = {service["image"] for service in services.values() if service["image"].startswith("coreset-")}
-    assert ours == {f"coreset-{name}:${{IMAGE_TAG:-{__version__}}}" for name in ("web", "worker")}
+    assert ours == {
+        f"coreset-{name}:${{IMAGE_TAG:-{__version__}}}" for name in ("web", "worker", "worker-ray")
+    }
 
 
 def test_the_documents_name_the_version_where_they_name_one() -> None:

@@ -26,7 +26,16 @@ from coreset_backend.web.pages import TABS
 
 pytestmark = pytest.mark.slow
 ARRAYS = (
-    *("task_ids", "states", "scores", "embedded_task_ids", "embeddings", "image_keys", "probabilities"),
+    *(
+        "task_ids",
+        "states",
+        "scores",
+        "embedded_task_ids",
+        "embeddings",
+        "image_keys",
+        "probabilities",
+        "predicted",
+    ),
     *("layout", "label_codes", "pick_neighbors", "pick_distances"),
     *("suspects", "suspect_sets", "suspect_shares", "label_quality", "duplicate_groups", "clusters"),
 )

@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -51,6 +52,8 @@ class Nodes:
     port: int = PORT
     token: str = field(default_factory=lambda: secrets.token_hex(32))
     running: dict[int, subprocess.Popen[bytes]] = field(default_factory=dict)
+    sockets: str = field(default_factory=lambda: tempfile.mkdtemp(prefix="ray-", dir="/tmp"))
+    """The path of a socket has at most 107 bytes, and Ray needs 60 of them."""
 
     @property
     def address(self) -> str:
@@ -62,7 +65,7 @@ class Nodes:
         command += ["--object-store-memory=100000000", f"--node-ip-address=127.0.0.{number}"]
         if number == 1:
             command += ["--head", f"--port={self.port}", "--include-dashboard=false"]
-            command += [f"--temp-dir={self.folder}"]
+            command += [f"--temp-dir={self.sockets}"]
         else:
             command += [f"--address={self.address}"]
         with self._log(number).open("wb") as log:
@@ -87,8 +90,13 @@ class Nodes:
                 start_new_session=True,
             )
         # Two nodes that start at once on one machine may choose the same socket, and then wait for ever.
-        log = self._log(number)
-        wait_until(lambda: b"will now block" in log.read_bytes(), f"the node of {log}", 240)
+        log, node = self._log(number), self.running[number]
+        wait_until(
+            lambda: b"will now block" in log.read_bytes() or node.poll() is not None,
+            f"the node of {log}",
+            240,
+        )
+        assert node.poll() is None, log.read_text()
 
     def _log(self, number: int) -> Path:
         return self.folder / f"node-{number}.log"
@@ -105,6 +113,7 @@ class Nodes:
     def stop(self) -> None:
         for number in sorted(self.running, reverse=True):
             self.kill(number)
+        shutil.rmtree(self.sockets, ignore_errors=True)
 
 
 def descendants(pid: int) -> list[int]:
