@@ -1,6 +1,7 @@
 """A real Redis, a private store and settings for every test; nothing of the caller's environment."""
 
 import contextlib
+import logging
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -58,6 +59,14 @@ def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     ours = {name for names in environment_names().values() for name in names}
     for name in set(os.environ) & ours:
         monkeypatch.delenv(name)
+
+
+@pytest.fixture(autouse=True)
+def _unchanged_log_level() -> Iterator[None]:
+    """A command that runs in the test's process sets the level for all that follow."""
+    level = logging.root.level
+    yield
+    logging.root.setLevel(level)
 
 
 @pytest.fixture(scope="session")

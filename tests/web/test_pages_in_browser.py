@@ -471,7 +471,7 @@ def test_the_page_follows_a_round_without_a_reload_and_keeps_its_tab(
     assert page.switch_to.active_element.get_attribute("id") == "tab-history"
     page.back()
     wait_for(page, "document.getElementById('map')?.dataset.ready")
-    assert page.find_elements(By.CSS_SELECTOR, ".tabs [aria-current=page]")[0].text == "Pool"
+    wait_for(page, "document.querySelector('.tabs [aria-current=page]').innerText === 'Pool'")
     assert console_errors(page) == []
 
 
