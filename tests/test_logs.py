@@ -151,7 +151,7 @@ def test_no_seeded_secret_is_in_the_logs_answers_or_redis_of_a_real_run(
                 return client.get("/api/projects/7/status", auth=login).text
             return ""
 
-        wait_until(status, "the web process", 30)
+        wait_until(status, "the web process")
         event = {
             "action": "START_TRAINING",
             "project": {"id": 7},

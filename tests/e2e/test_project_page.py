@@ -209,7 +209,7 @@ def test_a_lasso_lists_what_lies_inside_and_exports_it(
     assert page.find_element(By.ID, "chosen-title").text == f"Inside the lasso: {N} images"
     page.find_element(By.ID, "chosen-export").click()
     file = downloads / f"project-{project_id}-round-{newest['number']}.csv"
-    wait_until(file.exists, "the exported file", 30)
+    wait_until(file.exists, "the exported file")
     lines = list(csv.DictReader(file.read_text().splitlines()))
     states = Counter(line["state"] for line in lines)
     expected = {state: count for state, count in newest["counts"].items() if count and state != "unreadable"}

@@ -68,7 +68,7 @@ def test_the_workers_clock_jumps(site: Site, clock: Clock, seconds: int, phase: 
     with stopped_at(site, phase) as project_id:
         clock.shift(seconds)
     stored = assert_recovers(site, project_id, [1])
-    wait_until(lambda: client.get("/ready").status_code == 200, "a worker that is known to live", 30)
+    wait_until(lambda: client.get("/ready").status_code == 200, "a worker that is known to live")
     site.label(stored.record.batch)
     request_round(site.backend, project_id, "an event")
     assert_recovers(site, project_id, [1, 2])

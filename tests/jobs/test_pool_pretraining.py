@@ -92,7 +92,7 @@ def test_the_first_batch_is_served_at_once_and_a_better_one_when_the_pool_was_le
     wait_for_step_after(site, large, interrupted_at)
 
     os.kill(site.round_processes()[0], signal.SIGKILL)
-    wait_until(lambda: "ended unexpectedly (signal 9)" in site.log.read_text(), "the death", 20)
+    wait_until(lambda: "ended unexpectedly (signal 9)" in site.log.read_text(), "the death")
     assert wait_for_step_after(site, large, interrupted_at) > interrupted_at
 
     second = site.wait_for_round(large, 2, seconds=900)

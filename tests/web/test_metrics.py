@@ -132,7 +132,7 @@ def test_readiness_and_status_tell_a_living_worker_from_a_killed_one(
     backend: Backend, client: FlaskClient, worker: Command
 ) -> None:
     backend.store.register(7)
-    ready = wait_until(lambda: (client.get("/ready").json or {}).get("workers"), "the worker", 30)
+    ready = wait_until(lambda: (client.get("/ready").json or {}).get("workers"), "the worker")
     assert ready == 1
     assert figures(client)["coreset_worker_heartbeat_age_seconds",] < HEARTBEAT_SECONDS
     worker.send_signal(signal.SIGKILL)

@@ -50,7 +50,7 @@ def documented_nginx(backend_port: int, folder: Path) -> Iterator[httpx.Client]:
         )
     try:
         with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=20, trust_env=False) as client:
-            wait_until(lambda: not demo.is_free(port), "nginx", 20)
+            wait_until(lambda: not demo.is_free(port), "nginx")
             yield client
     finally:
         process.terminate()

@@ -214,7 +214,7 @@ def test_hovering_the_map_shows_the_image_and_the_lasso_lists_and_exports(
     assert len(page.find_elements(By.CSS_SELECTOR, "#chosen-list img")) == 120
     page.find_element(By.ID, "chosen-export").click()
     file = chromium[1] / "project-7-round-1.csv"
-    wait_until(file.exists, "the exported file", 10)
+    wait_until(file.exists, "the exported file")
     lines = list(csv.DictReader(file.read_text().splitlines()))
     file.unlink()
     assert [int(line["task_id"]) for line in lines] == cats
@@ -309,7 +309,7 @@ def test_an_exported_class_is_no_formula(
     page.find_element(By.CSS_SELECTOR, "#map-legend button").click()
     page.find_element(By.ID, "chosen-export").click()
     file = chromium[1] / "project-7-round-1.csv"
-    wait_until(file.exists, "the exported file", 10)
+    wait_until(file.exists, "the exported file")
     lines = list(csv.DictReader(file.read_text().splitlines()))
     file.unlink()
     assert {line["label"] for line in lines} == {fit_cell(kind) for kind in kinds}
