@@ -62,6 +62,7 @@ def test_a_teams_predictions_stay_in_sight_and_disconnect_puts_all_back(
     shown = client.fetch_results(project_id, first["model_version"], first["batch"])
     assert [shown[each][0]["value"]["choices"] for each in first["batch"]] == [[CLASSES[1]]] * 24
     assert client.model_versions(project_id)[YOLO] == 40
+    stack.wait_until_idle(project_id)
     assert f"instead of version '{YOLO}'" in stack.cli("status", "--project", str(project_id)).stdout
 
     action = {"selectedItems": {"all": False, "included": first["batch"][:10]}}

@@ -175,7 +175,7 @@ def audit(stack: Stack, admin: httpx.Client, project_id: int, person: Annotator,
     stack.wait_until_idle(project_id)  # the audit is published
     assert served_first()
     done = list[str]()
-    while len(done) < 40:
+    while len(done) < COPIES:
         done += label_next(person, admin, project_id, 10)
         found = asked(stack, project_id, f"{kind}/look")
         if found["groups"][0]["set_size"]:

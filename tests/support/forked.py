@@ -69,11 +69,20 @@ def run(*arguments: str, environment: Mapping[str, str], timeout: float) -> subp
         return subprocess.CompletedProcess(command, code, stdout.read_text(), stderr.read_text())
 
 
+def _network() -> str:
+    """The network of this thread: a test may be in one of its own, which the forking process is not in."""
+    return str(Path("/proc/thread-self/ns/net").readlink()) if sys.platform == "linux" else ""
+
+
+NETWORK = _network()
+
+
 def _can_be_forked(environment: Mapping[str, str]) -> bool:
     """Only Linux forks a process with such libraries in it safely."""
     return (
         sys.platform == "linux"
         and environment.get("PYTHONPATH", str(ROOT)) == str(ROOT)
+        and _network() == NETWORK
         and not any(name.startswith(READ_WHEN_IMPORTED) for name in environment)
     )
 
