@@ -38,7 +38,7 @@ class Resize:
 
 
 def forget_pages(array: NDArray[np.generic] | None) -> None:
-    """Have the values of an array that is mapped from a file leave memory; they are read again when used."""
+    """Drop from memory what was read of an array that is mapped from a file; its next use reads it again."""
     place: object = array
     while isinstance(place, np.ndarray):
         place = place.base

@@ -203,7 +203,7 @@ class Unwritable(StoreError):
 
 
 class StorageError(StoreError):
-    """The bucket of the store does not answer, or refuses; ``fix`` says what to do, ``said`` what it said."""
+    """The store's bucket does not answer, or refuses. ``fix``: what to do; ``said``: the reason it gave."""
 
     def __init__(self, place: str, fix: str, said: str) -> None:
         reason = said.partition("Debug source:")[0].strip()

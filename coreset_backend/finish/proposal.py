@@ -65,10 +65,8 @@ def propose(stored: StoredRound, taken: frozenset[int] = frozenset()) -> Proposa
             "batch, with at least two classes; the next round learns from it."
         )
     with stored.reading():
-        embedded, probabilities = (
-            stored.array("embedded_task_ids"),
-            stored.array("probabilities", mapped=True),
-        )
+        embedded = stored.array("embedded_task_ids")
+        probabilities = stored.array("probabilities", mapped=True)
         states = stored.array("states")[np.searchsorted(stored.array("task_ids"), embedded)]
         unlabeled = _unlabeled(states)
         has_label = np.isin(embedded[unlabeled], np.array([*taken], dtype=np.int64))

@@ -41,15 +41,9 @@ def embed_on_cluster(
     network = model.features_name(frozen)
     shelf, task_ids = Shelf(folder, network), np.array([task_id for task_id, _ in tasks], dtype=np.int64)
     shelf.prepare()
-    shards = plan_shards(network, task_ids, addresses)
-    missing = [shard for shard in shards if not shelf.has(shard.name)]
-    there = len(tasks) - sum(len(shard.rows) for shard in missing)
-    log.info(
-        "%d of %d images are embedded on the cluster, in %d shards",
-        len(tasks) - there,
-        len(tasks),
-        len(missing),
-    )
+    missing = [each for each in plan_shards(network, task_ids, addresses) if not shelf.has(each.name)]
+    new = sum(len(shard.rows) for shard in missing)
+    log.info("%d of %d images are embedded on the cluster, in %d shards", new, len(tasks), len(missing))
     if not missing:
         return shelf
     with tempfile.TemporaryDirectory() as scratch:
@@ -67,5 +61,5 @@ def embed_on_cluster(
             ),
         )
         for report in driven(settings, job):
-            watch(replace(report, images=there + report.images), len(tasks))
+            watch(replace(report, images=len(tasks) - new + report.images), len(tasks))
     return shelf

@@ -101,9 +101,7 @@ class Images:
         if self._decoders.warnings:
             logger.info("Decoders of images warned %d times", self._decoders.warnings)
         checked = [image for image in to_read if image.is_cached]
-        if checked:
-            changed = sum(image.has_changed for image in checked)
-            logger.info("%d images were checked, %d have changed", len(checked), changed)
+        _say_what_has_changed(checked)
         results.touched += sum(image.is_known and image.has_changed for image in checked)
         return self._result(given, to_read, results)
 
@@ -317,3 +315,9 @@ class Images:
         )
         if len(failures) > self._max_failed_share * count:
             raise TooManyImageFailures(len(failures) / count, failures[0].reason)
+
+
+def _say_what_has_changed(checked: Sequence[Wanted]) -> None:
+    if checked:
+        changed = sum(image.has_changed for image in checked)
+        logger.info("%d images were checked, %d have changed", len(checked), changed)

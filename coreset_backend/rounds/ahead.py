@@ -4,22 +4,40 @@ import numpy as np
 from numpy.typing import NDArray
 
 from coreset_backend import model
-from coreset_backend.arrays import KeyRows, RoundWatch
+from coreset_backend.arrays import KeyRows, Resize, RoundWatch
 from coreset_backend.backend import Backend
 from coreset_backend.fleet.messages import Report
 from coreset_backend.fleet.plan import LEAST_IMAGES
 from coreset_backend.fleet.ray_cluster import embed_on_cluster
 from coreset_backend.fleet.shelf import Shelf
 from coreset_backend.project import Snapshot
-from coreset_backend.rounds.embeddings import is_frozen
+from coreset_backend.rounds.embeddings import embedded_keys, is_frozen
 from coreset_backend.rounds.learn import Phase, frozen_network
 from coreset_backend.settings import Settings
+from coreset_backend.store.saved_round import StoredRound
 
 SAMPLE = 64
 """Images that this machine reads itself, to choose what computes the network."""
 
 
-def embed_ahead(
+def embedded_images(
+    backend: Backend,
+    settings: Settings,
+    chosen: model.ChosenBackbone,
+    snapshot: Snapshot,
+    previous: StoredRound | None,
+    phase: Phase,
+    progress: RoundWatch,
+) -> KeyRows | None:
+    """The images that need not be read: those of the round before, and those that a cluster embeds now.
+
+    Raises ClusterError, ConfigError.
+    """
+    known = embedded_keys(previous, chosen, snapshot, settings.device)
+    return _embed_ahead(backend, settings, chosen, snapshot, known, phase, progress)
+
+
+def _embed_ahead(
     backend: Backend,
     settings: Settings,
     chosen: model.ChosenBackbone,
@@ -37,10 +55,7 @@ def embed_ahead(
     if settings.cluster is None or not is_frozen(chosen, snapshot, settings.device):
         return known
     resize = chosen.backbone.resize(settings.image_size)
-    tasks = [(task_id, uri) for task_id, uri in snapshot.image_uris if uri]
-    keys = backend.images.last_keys([uri for _, uri in tasks], resize)
-    rows = np.flatnonzero(known.find(keys) < 0) if known else np.arange(len(tasks))
-    new = [tasks[row] for row in rows]
+    new = _new_images(backend, snapshot, resize, known)
     if len(new) < LEAST_IMAGES:
         return known
 
@@ -60,6 +75,15 @@ def embed_ahead(
         )
         found = _noted(backend, shelf, dict(new))
     return known.with_more(found) if known else KeyRows(found)
+
+
+def _new_images(
+    backend: Backend, snapshot: Snapshot, resize: Resize, known: KeyRows | None
+) -> list[tuple[int, str]]:
+    """The (task id, address) of all images that are not among the ``known``."""
+    tasks = [(task_id, uri) for task_id, uri in snapshot.image_uris if uri]
+    keys = backend.images.last_keys([uri for _, uri in tasks], resize)
+    return [tasks[row] for row in np.flatnonzero(known.find(keys) < 0)] if known else tasks
 
 
 def _noted(backend: Backend, shelf: Shelf, uris: dict[int, str]) -> NDArray[np.uint8]:

@@ -28,12 +28,12 @@ from coreset_backend.logs import set_log_context
 from coreset_backend.project import Snapshot
 from coreset_backend.project_settings import label_config_attributes
 from coreset_backend.reports import ImageFailure, Reading, TrainingReport
-from coreset_backend.rounds.ahead import embed_ahead
+from coreset_backend.rounds.ahead import embedded_images
 from coreset_backend.rounds.backbone import prepare_backbone
 from coreset_backend.rounds.carried import Neighborhood, carried_over, neighborhood
 from coreset_backend.rounds.choose import Choice, choose_batch
 from coreset_backend.rounds.consensus import settled
-from coreset_backend.rounds.embeddings import count_embedded, embedded_keys, is_frozen
+from coreset_backend.rounds.embeddings import count_embedded, is_frozen
 from coreset_backend.rounds.examples import examples_among, weights_by_examples
 from coreset_backend.rounds.explain import gather_evidence
 from coreset_backend.rounds.features import choose_project_backbone, features_at_hand
@@ -212,13 +212,10 @@ def _learn(
 ) -> Learned:
     store, project_id = backend.store, snapshot.project_id
     features = features_at_hand(store, project_id)
-    prepare_backbone(store, settings, project_id, len(snapshot.tasks), previous, clock.step("weights"))
-    chosen = choose_project_backbone(store, settings, project_id)
-    if previous is None or not previous.record.backbone.startswith(chosen.description):
-        log.info("project %d: the backbone is %s", project_id, chosen.description)
-    known = None if look_for_all else embedded_keys(previous, chosen, snapshot, settings.device)
+    chosen = _backbone(store, settings, snapshot, previous, clock)
+    known = None
     if not look_for_all:
-        known = embed_ahead(backend, settings, chosen, snapshot, known, clock.phase, clock.progress)
+        known = embedded_images(backend, settings, chosen, snapshot, previous, clock.phase, clock.progress)
     with clock.phase("images") as step:
         uris, resize = snapshot.image_uris, chosen.backbone.resize(settings.image_size)
         pixels, failures = backend.images.fetch(uris, resize, step, known=known)
@@ -243,6 +240,17 @@ def _learn(
         is_frozen=is_frozen(chosen, snapshot, settings.device),
         audition=store.audition(project_id) if settings.labels_choose_backbone else None,
     )
+
+
+def _backbone(
+    store: Store, settings: Settings, snapshot: Snapshot, previous: StoredRound | None, clock: "Clock"
+) -> model.ChosenBackbone:
+    project_id = snapshot.project_id
+    prepare_backbone(store, settings, project_id, len(snapshot.tasks), previous, clock.step("weights"))
+    chosen = choose_project_backbone(store, settings, project_id)
+    if previous is None or not previous.record.backbone.startswith(chosen.description):
+        log.info("project %d: the backbone is %s", project_id, chosen.description)
+    return chosen
 
 
 def _annotator_names(label_studio: LabelStudio, snapshot: Snapshot) -> dict[str, str]:

@@ -118,9 +118,8 @@ class _Near:
 class _Blocks:
     """The rows with copies, in blocks around leaders.
 
-    A row is compared with those of the blocks that can hold a row within its reach, by the distance between
-    the leaders and the radii of both blocks. Compared with all rows, bursts of many copies would cost the
-    square of their number.
+    A row is compared only with blocks that can hold a row within its reach: the distance between the leaders
+    and the radii of both blocks tell which. All rows would cost the square of a burst.
     """
 
     def __init__(self, near: _Near) -> None:

@@ -1,6 +1,6 @@
 """Greedy k-Center (Sener & Savarese 2018, algorithm 1): the farthest row becomes a center, again and again.
 
-The picks are those of the textbook loop, which compares all rows with all centers before each pick::
+The textbook loop compares all rows with all centers before each pick::
 
     centers = list(labeled_rows)
     for _ in range(batch):

@@ -35,7 +35,7 @@ class Floor:
 class Front:
     """The rows that could be farthest, in the order of the file: no row outside reaches above ``floor``.
 
-    ``vectors``: float[n, d] of the whole pool, and ``rows``, int64[m], those of the front in it.
+    ``vectors``: float[n, d], the whole pool; ``rows``: int64[m], where the front's rows are in it.
     ``points``: float[m, d], the rows' shifted vectors, ``norms`` their squared lengths, raised. ``scale``:
     what squared distances are multiplied by. ``bounds``: float[m], not below the exact squared distances to
     the nearest center, and above by at most ``slack``; equal to them where ``is_exact``.

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from coreset_backend.arrays import Floats, Vectors
 
 ROUNDINGS = 16
-"""Roundings at the largest magnitude beside those of the sum over d values, which add up as the root of d
+"""How many roundings the bound allows beside those of a sum over d values, whose errors grow as the root of d
 (Higham & Mary 2019). The largest error seen in 30 kinds of data was two fifths of the bound."""
 STORED = 2.0**-22
 """A bound is raised by this share, because bounds and exact distances are stored as float32."""

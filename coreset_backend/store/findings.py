@@ -45,7 +45,7 @@ def duplicates(stored: StoredRound) -> list[list[int]]:
 
 @dataclass(frozen=True, slots=True)
 class DuplicateCounts:
-    """The numbers of groups of near-duplicates and of their images; ``sizes``: those of the groups listed."""
+    """How many groups of near-duplicates there are, and images in them; ``sizes``: of the groups listed."""
 
     groups: int = 0
     images: int = 0
