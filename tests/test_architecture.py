@@ -58,6 +58,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     | {"label_studio", "logs", "model", "project", "project_settings", "reports", "selection"}
     | {"settings", "store"},
     "jobs": {
+        "arrays",
         "backend",
         "connection",
         "environment",

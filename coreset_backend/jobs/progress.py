@@ -6,12 +6,13 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Annotated, Literal, Protocol, TypeVar
+from typing import Annotated, Literal, TypeVar
 
 from pydantic import Field, TypeAdapter, ValidationError
 from redis import Redis
 from redis.exceptions import RedisError
 
+from coreset_backend.arrays import RoundWatch
 from coreset_backend.errors import QueueError, TakenOver
 from coreset_backend.jobs.keys import DAY, PRETRAINING_LEASE, ROUND_LEASE, redis_key
 from coreset_backend.jobs.states import RoundState
@@ -104,12 +105,6 @@ class RoundProgress:
 WRITTEN = TypeAdapter(WrittenProgress)
 PRETRAINING = TypeAdapter(PretrainingProgress)
 T = TypeVar("T")
-
-
-class Report(Protocol):
-    """Called with (phase, done, total), and while a cluster works with the number of its machines."""
-
-    def __call__(self, phase: str, done: int, total: int, machines: int = 0, /) -> None: ...
 
 
 def read_progress(redis: Redis, store: Store, project_id: int) -> RoundProgress:
@@ -237,7 +232,7 @@ def write_idle(redis: Redis, project_id: int) -> None:
     )
 
 
-def reporter(redis: Redis, project_id: int, reason: str, is_ours: Callable[[], bool]) -> Report:
+def reporter(redis: Redis, project_id: int, reason: str, is_ours: Callable[[], bool]) -> RoundWatch:
     """The progress callback of run_round: writes each phase, and its steps at most twice a second.
 
     While Redis does not answer, the round continues and writing is retried after a while; ``redis`` is a
