@@ -49,9 +49,8 @@ def fit(batch):
 
 def pretrain(batch):
     recipe = model.PretrainingRecipe(epochs=1, least_images=0, batch=batch)
-    return model.pretrain(
-        pixels, keys, Path(tempfile.mkdtemp()), seed=0, device="cpu", recipe=recipe
-    )
+    with tempfile.TemporaryDirectory() as folder:
+        return model.pretrain(pixels, keys, Path(folder), seed=0, device="cpu", recipe=recipe)
 
 found = {}
 whole = model.embed(patches, pixels, batch=32)
