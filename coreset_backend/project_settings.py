@@ -13,7 +13,8 @@ from pydantic import Field, TypeAdapter, ValidationError
 
 from coreset_backend.errors import ConfigError
 from coreset_backend.selection import STRATEGIES
-from coreset_backend.settings import PREFIX, Settings
+from coreset_backend.settings import Settings
+from coreset_backend.settings.settings import PREFIX
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")

@@ -11,7 +11,7 @@ from redis.exceptions import RedisError
 from rq import Worker
 
 from coreset_backend.backend import open_backend
-from coreset_backend.environment import read_settings
+from coreset_backend.settings import read_settings
 
 LATEST = timedelta(seconds=60)
 

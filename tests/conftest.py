@@ -13,9 +13,9 @@ from flask.testing import FlaskClient
 from redis import Redis
 
 from coreset_backend.backend import Backend, open_backend
-from coreset_backend.environment import environment_names
 from coreset_backend.local.redis_server import embedded_redis, wait_for_redis
 from coreset_backend.settings import Settings
+from coreset_backend.settings.environment import environment_names
 from coreset_backend.web.app import create_app
 
 if TYPE_CHECKING:

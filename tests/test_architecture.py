@@ -19,11 +19,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "reports": set(),
     "errors": {"foreign_text", "redaction"},
     "files": {"errors"},
-    "hourly_cost": set(),
-    "setting_values": set(),
-    "bucket_address": set(),
-    "settings": {"bucket_address", "hourly_cost", "setting_values"},
-    "environment": {"bucket_address", "errors", "redaction", "setting_values", "settings"},
+    "settings": {"errors", "redaction"},
     "logs": {"foreign_text", "redaction", "settings"},
     "project": {"arrays", "errors", "foreign_text"},
     "project_settings": {"errors", "selection", "settings"},
@@ -33,7 +29,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "model": {"arrays", "errors", "files", "reports"},
     "selection": {"arrays", "errors", "files"},
     "label_studio": {"arrays", "errors", "foreign_text", "network", "project", "redaction", "reports"},
-    "store": {"arrays", "bucket_address", "errors", "files", "project", "reports"},
+    "store": {"arrays", "errors", "files", "project", "reports", "settings"},
     "evaluation": {"arrays", "errors", "files", "project", "store"},
     "connection": {"arrays", "backend", "errors", "files", "label_studio", "project", "reports", "store"},
     "finish": {"arrays", "backend", "connection", "errors", "evaluation", "files", "label_studio"}
@@ -42,7 +38,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     | {"model", "project", "redaction", "reports", "store"},
     "backend": {"errors", "images", "label_studio", "network", "project_settings", "redaction"}
     | {"settings", "store"},
-    "fleet": {"arrays", "backend", "decoding", "environment", "errors", "files", "images", "model"}
+    "fleet": {"arrays", "backend", "decoding", "errors", "files", "images", "model"}
     | {"selection", "settings"},
     "rounds": {
         "arrays",
@@ -61,11 +57,9 @@ MAY_IMPORT: dict[str, set[str]] = {
         "arrays",
         "backend",
         "connection",
-        "environment",
         "errors",
         "evaluation",
         "finish",
-        "hourly_cost",
         "logs",
         "redaction",
     }
@@ -74,7 +68,6 @@ MAY_IMPORT: dict[str, set[str]] = {
     "web": {
         "backend",
         "connection",
-        "environment",
         "errors",
         "evaluation",
         "finish",
@@ -98,7 +91,6 @@ MAY_IMPORT: dict[str, set[str]] = {
     "local": {
         "backend",
         "connection",
-        "environment",
         "errors",
         "evaluation",
         "files",
@@ -112,7 +104,6 @@ MAY_IMPORT: dict[str, set[str]] = {
         "arrays",
         "backend",
         "connection",
-        "environment",
         "errors",
         "export",
         "finish",
@@ -152,10 +143,8 @@ DOORS = {
     "httpx": {"cli", "errors", "images", "label_studio", "local", "model", "network"},
     "pydantic": {
         "connection",
-        "environment",
         "finish",
         "fleet",
-        "hourly_cost",
         "jobs",
         "project_settings",
         "reports",
@@ -339,6 +328,6 @@ def test_importing_loads_only_what_is_needed(module: str, absent: tuple[str, ...
 
 def test_only_the_reader_of_settings_and_the_process_tree_read_the_environment() -> None:
     readers = {path.stem for path in PACKAGE.rglob("*.py") if "os.environ" in path.read_text()}
-    assert readers <= {"environment", "bucket_address", "stack", "main", "demo", "serve", "decoders"} | {
+    assert readers <= {"environment", "model_dir", "stack", "main", "demo", "serve", "decoders"} | {
         *("ray_process", "ray_driver"),  # what they start has this environment with Ray's token
     }

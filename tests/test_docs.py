@@ -11,7 +11,7 @@ from paths import ROOT
 
 from coreset_backend.backend import Backend
 from coreset_backend.cli.main import main
-from coreset_backend.environment import environment_names
+from coreset_backend.settings.environment import environment_names
 from coreset_backend.web.app import create_app
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("**/*.md"))]

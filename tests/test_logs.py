@@ -18,11 +18,12 @@ from serving import Echo, serving
 from waiting import wait_until
 
 from coreset_backend.connection.connect import SECRET_HEADER
-from coreset_backend.environment import environment_names
 from coreset_backend.local import label_studio as demo
 from coreset_backend.logs import LogFormatter, set_log_context
 from coreset_backend.redaction import keep_secret, redacted
-from coreset_backend.settings import SECRETS, Settings
+from coreset_backend.settings import Settings
+from coreset_backend.settings.environment import environment_names
+from coreset_backend.settings.settings import SECRETS
 from coreset_backend.web.server import gunicorn_command
 
 SEEDS = {
@@ -74,7 +75,7 @@ def test_the_command_line_shows_no_secret_whoever_quotes_it(echo: str) -> None:
 UNCAUGHT = """
 import sys, threading
 from coreset_backend.logs import configure_logging
-from coreset_backend.environment import read_settings
+from coreset_backend.settings import read_settings
 configure_logging(read_settings())
 def fail():
     raise ValueError("it was seeded-webhook-secret")

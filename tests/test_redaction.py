@@ -11,13 +11,13 @@ from rq.serializers import JSONSerializer
 
 from coreset_backend import redaction
 from coreset_backend.backend import Backend, OurJob
-from coreset_backend.environment import keep_secrets_of
 from coreset_backend.errors import CoresetError, ProjectGone, Rejected, Unreachable
 from coreset_backend.jobs.keys import ROUND_JOB
 from coreset_backend.jobs.worker import RoundWorker
 from coreset_backend.label_studio.auth import TokenAuth
 from coreset_backend.redaction import keep_secret, redacted
 from coreset_backend.settings import Settings
+from coreset_backend.settings.environment import keep_secrets_of
 
 SECRET = "päss/word+ä'\"<9>"
 

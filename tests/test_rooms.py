@@ -170,9 +170,9 @@ TESTED_IN = {
     "label_studio/test_payloads.py": ("recorded requests, through our app and theirs", {"web/sdk_model"}),
     "web/test_server.py": ("a real process serves it", {"cli/serve", "web/wsgi"}),
     "test_redaction.py": ("each error is made and its text read", {"errors"}),
-    "test_settings.py": (
+    "settings/test_settings.py": (
         "a setting is cleaned and checked when it is read",
-        {"environment", "setting_values"},
+        {"settings/environment", "settings/values"},
     ),
 }
 """Modules without a test of their name: (why, which), by the test that has them."""

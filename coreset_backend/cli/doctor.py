@@ -18,7 +18,6 @@ from coreset_backend.backend import Backend, open_backend
 from coreset_backend.cli.terminal import optional_project, running_settings, say
 from coreset_backend.connection.connect import image_words, supported_release
 from coreset_backend.connection.problems import problems as connection_problems
-from coreset_backend.environment import secret_files
 from coreset_backend.errors import CoresetError, CorruptRound, ProjectError
 from coreset_backend.fleet.ray_process import describe_cluster
 from coreset_backend.foreign_text import one_line
@@ -29,6 +28,7 @@ from coreset_backend.label_studio.annotations import HIDDEN
 from coreset_backend.label_studio.client import LabelStudio
 from coreset_backend.label_studio.label_config import parse_label_config
 from coreset_backend.label_studio.payloads import parse_task
+from coreset_backend.settings.environment import secret_files
 
 log = logging.getLogger(__name__)
 LEAST_FREE_BYTES = 1_000_000_000

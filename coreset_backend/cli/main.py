@@ -8,10 +8,10 @@ from importlib import import_module
 import click
 
 from coreset_backend import __version__
-from coreset_backend.environment import read_settings
 from coreset_backend.errors import CoresetError
 from coreset_backend.logs import configure_logging
 from coreset_backend.redaction import redacted
+from coreset_backend.settings import read_settings
 
 COMMANDS = {
     "run": ("run", "Run everything on this machine, with a demo project."),

@@ -5,8 +5,8 @@ from pathlib import Path
 import click
 
 from coreset_backend.cli.terminal import label_studio_option, say
-from coreset_backend.environment import read_settings
 from coreset_backend.local import stack
+from coreset_backend.settings import read_settings
 
 
 @click.command()

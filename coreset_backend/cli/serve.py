@@ -4,7 +4,8 @@ import os
 
 import click
 
-from coreset_backend.environment import absolute_paths, read_settings
+from coreset_backend.settings import read_settings
+from coreset_backend.settings.environment import absolute_paths
 from coreset_backend.web.server import PACKAGES, gunicorn_command
 
 

@@ -7,7 +7,7 @@ import click
 
 from coreset_backend.backend import open_backend
 from coreset_backend.cli.terminal import running_settings, say
-from coreset_backend.environment import read_settings
+from coreset_backend.settings import read_settings
 from coreset_backend.simulation.images import read_folder, read_project
 from coreset_backend.simulation.replay import run_simulation
 

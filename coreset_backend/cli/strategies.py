@@ -4,9 +4,9 @@ import textwrap
 
 import click
 
-from coreset_backend.environment import read_settings
 from coreset_backend.selection import NEED_PROBABILITIES
 from coreset_backend.selection.descriptions import DESCRIPTIONS
+from coreset_backend.settings import read_settings
 
 
 @click.command()

@@ -4,11 +4,10 @@ from pathlib import Path
 
 import click
 
-from coreset_backend.environment import read_settings
 from coreset_backend.foreign_text import one_line
 from coreset_backend.local.run_file import settings_of_run
 from coreset_backend.redaction import redacted
-from coreset_backend.settings import Settings
+from coreset_backend.settings import Settings, read_settings
 
 project_option = click.option(
     "--project", "project_id", type=click.IntRange(1), required=True, help="Number of the project."

@@ -3,8 +3,8 @@
 import click
 
 from coreset_backend.backend import open_backend
-from coreset_backend.environment import read_settings
 from coreset_backend.jobs import worker
+from coreset_backend.settings import read_settings
 
 
 @click.command()

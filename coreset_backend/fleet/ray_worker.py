@@ -12,11 +12,11 @@ import ray
 from coreset_backend import __version__, model
 from coreset_backend.backend import images_by, label_studio_by, proxies_by
 from coreset_backend.decoding import DECODER
-from coreset_backend.environment import read_settings
 from coreset_backend.errors import ConfigError, CoresetError
 from coreset_backend.fleet.embed_shard import embed_shard
 from coreset_backend.fleet.messages import Done, Machine, Order, Refused, Tasks
 from coreset_backend.images import Images
+from coreset_backend.settings import read_settings
 
 
 def embed(order: Order, weights: "list[ray.ObjectRef[bytes]]", tasks: Tasks) -> Done | Refused:

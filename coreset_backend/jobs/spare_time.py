@@ -4,7 +4,6 @@ import contextlib
 import logging
 
 from coreset_backend.backend import Backend, open_backend
-from coreset_backend.environment import read_settings
 from coreset_backend.errors import CoresetError
 from coreset_backend.jobs.keys import AUDITION_LEASE
 from coreset_backend.jobs.lease import project_lease
@@ -12,6 +11,7 @@ from coreset_backend.jobs.queue import request_audition, request_pretraining
 from coreset_backend.logs import set_log_context
 from coreset_backend.rounds.audition import GivenWay, hold_audition, is_audition_due
 from coreset_backend.rounds.features import may_pretrain
+from coreset_backend.settings import read_settings
 from coreset_backend.store.saved_round import StoredRound
 
 log = logging.getLogger(__name__)

@@ -14,7 +14,6 @@ from redis.exceptions import RedisError
 
 from coreset_backend.backend import Backend, open_backend
 from coreset_backend.connection.publication import connection_remarks, why_to_publish_again
-from coreset_backend.environment import read_settings
 from coreset_backend.errors import BulkError, CoresetError, FinishError, LabelStudioError, ProjectGone
 from coreset_backend.finish.bulk import advance_bulk
 from coreset_backend.finish.work import advance, has_work
@@ -61,6 +60,7 @@ from coreset_backend.rounds.features import (
 )
 from coreset_backend.rounds.publishing import publish_round
 from coreset_backend.rounds.run import run_round
+from coreset_backend.settings import read_settings
 from coreset_backend.store.saved_round import StoredRound
 from coreset_backend.store.store import Store
 

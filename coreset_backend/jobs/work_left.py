@@ -7,10 +7,10 @@ from coreset_backend.evaluation.stop_advice import Advice
 from coreset_backend.evaluation.working_time import LEAST, Effort, days_for, done_on, effort, per_label
 from coreset_backend.finish.proposal import UNLABELED
 from coreset_backend.finish.session import FinishState
-from coreset_backend.hourly_cost import HourlyCost, read_hourly_cost
 from coreset_backend.jobs.finishing import FinishStatus, labels_left
 from coreset_backend.reports import Count, Moment
 from coreset_backend.settings import Settings
+from coreset_backend.settings.hourly_cost import HourlyCost, read_hourly_cost
 from coreset_backend.store.record import Round, WorkingTime
 
 AUDITED_SHARE, AUDITS = 0.7, 300

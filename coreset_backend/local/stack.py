@@ -16,7 +16,6 @@ import httpx
 
 from coreset_backend.backend import Backend, open_backend
 from coreset_backend.connection.connect import connect
-from coreset_backend.environment import absolute_paths, environment_names, read_settings
 from coreset_backend.errors import ConfigError, CoresetError, LabelStudioError
 from coreset_backend.files import saving
 from coreset_backend.local import demo_project
@@ -26,7 +25,8 @@ from coreset_backend.local.processes import Child, Tree
 from coreset_backend.local.redis_server import _unwatched, embedded_redis, wait_for_redis
 from coreset_backend.local.run_file import announced
 from coreset_backend.local.studio_environment import golden_cache, install_label_studio
-from coreset_backend.settings import Settings
+from coreset_backend.settings import Settings, read_settings
+from coreset_backend.settings.environment import absolute_paths, environment_names
 from coreset_backend.web.server import PACKAGES, gunicorn_command, local_address
 
 Report = demo.Report

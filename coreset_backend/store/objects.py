@@ -14,9 +14,9 @@ from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING
 
-from coreset_backend.bucket_address import bucket_and_prefix
 from coreset_backend.errors import ConfigError, StorageError
 from coreset_backend.files import replacing, saving
+from coreset_backend.settings.model_dir import bucket_and_prefix
 
 if TYPE_CHECKING:
     from obstore import ObjectMeta

@@ -27,10 +27,10 @@ except ModuleNotFoundError as error:
     ) from error
 
 from coreset_backend.backend import Backend, open_backend
-from coreset_backend.environment import read_settings
 from coreset_backend.errors import ConfigError, UnsupportedLabelConfig
 from coreset_backend.evaluation.predictions import AnswerCache, pool_version
 from coreset_backend.label_studio.payloads import parse_project_id, task_id_of
+from coreset_backend.settings import read_settings
 from coreset_backend.store.record import NO_ROUND_VERSION
 from coreset_backend.web.errors import refused_in_the_form
 from coreset_backend.web.events import concerns_us, event_project_id, take_event

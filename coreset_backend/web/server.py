@@ -5,7 +5,8 @@ import sys
 from pathlib import Path
 
 from coreset_backend.errors import ConfigError
-from coreset_backend.settings import Settings, in_an_address
+from coreset_backend.settings import Settings
+from coreset_backend.settings.settings import in_an_address
 from coreset_backend.web.sockets import THREADS
 
 # Gunicorn imports from the folder where it is started, and reads its configuration there: in a folder of the

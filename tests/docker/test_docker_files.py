@@ -19,8 +19,8 @@ from packaging.utils import canonicalize_name
 from paths import ROOT
 from waiting import wait_until
 
-from coreset_backend.environment import environment_names
-from coreset_backend.settings import SECRETS
+from coreset_backend.settings.environment import environment_names
+from coreset_backend.settings.settings import SECRETS
 
 COMPOSE = yaml.safe_load((ROOT / "docker/compose.yaml").read_text())
 SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]

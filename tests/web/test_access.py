@@ -17,9 +17,8 @@ from serving import web_process
 
 from coreset_backend.backend import Backend
 from coreset_backend.connection.connect import SECRET_HEADER
-from coreset_backend.environment import read_settings
 from coreset_backend.errors import ConfigError
-from coreset_backend.settings import Settings
+from coreset_backend.settings import Settings, read_settings
 from coreset_backend.web.app import create_app
 from coreset_backend.web.server import gunicorn_command
 from coreset_backend.web.throttle import KNOWN_S, REMEMBERED_CALLERS, WINDOW_S, WRONG_GUESSES, Throttle

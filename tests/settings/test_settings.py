@@ -5,9 +5,10 @@ import pytest
 from paths import ROOT
 from pydantic import SecretStr
 
-from coreset_backend.environment import absolute_paths, environment_names, read_settings
 from coreset_backend.errors import ConfigError
-from coreset_backend.settings import SECRETS, Settings
+from coreset_backend.settings import Settings, read_settings
+from coreset_backend.settings.environment import absolute_paths, environment_names
+from coreset_backend.settings.settings import SECRETS
 
 
 def test_every_field_is_read_from_its_variable(monkeypatch: pytest.MonkeyPatch) -> None:

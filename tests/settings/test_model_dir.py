@@ -5,10 +5,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coreset_backend.bucket_address import bucket_and_prefix, copies_of, folder_or_bucket
-from coreset_backend.environment import absolute_paths, read_settings
 from coreset_backend.errors import ConfigError
 from coreset_backend.redaction import redacted
+from coreset_backend.settings import read_settings
+from coreset_backend.settings.environment import absolute_paths
+from coreset_backend.settings.model_dir import bucket_and_prefix, copies_of, folder_or_bucket
 
 
 @pytest.mark.parametrize(

@@ -10,11 +10,11 @@ from urllib.parse import unquote
 from pydantic import AliasChoices, ValidationError
 from pydantic_core import ErrorDetails
 
-from coreset_backend.bucket_address import A_SCHEME
 from coreset_backend.errors import ConfigError
 from coreset_backend.redaction import keep_secret, redacted
-from coreset_backend.setting_values import clean, decoded
-from coreset_backend.settings import ADDRESSES, PATHS, PREFIX, SECRETS, Settings
+from coreset_backend.settings.model_dir import A_SCHEME
+from coreset_backend.settings.settings import ADDRESSES, PATHS, PREFIX, SECRETS, Settings
+from coreset_backend.settings.values import clean, decoded
 
 AWS_SECRETS = ("AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_TOKEN", "AWS_SSE_CUSTOMER_KEY_BASE64")
 

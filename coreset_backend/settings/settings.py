@@ -14,9 +14,9 @@ from pydantic import (
 )
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-from coreset_backend.bucket_address import copies_of, folder_or_bucket
-from coreset_backend.hourly_cost import WrittenCost
-from coreset_backend.setting_values import clean, refuse_control_characters, refuse_unsendable
+from coreset_backend.settings.hourly_cost import WrittenCost
+from coreset_backend.settings.model_dir import copies_of, folder_or_bucket
+from coreset_backend.settings.values import clean, refuse_control_characters, refuse_unsendable
 
 PREFIX = "CORESET_"
 SECRETS = ("label_studio_api_key", "redis_password", "basic_auth_pass", "webhook_secret", "ray_token")

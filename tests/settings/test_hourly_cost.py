@@ -1,8 +1,8 @@
 import pytest
 
-from coreset_backend.environment import read_settings
 from coreset_backend.errors import ConfigError
-from coreset_backend.hourly_cost import HourlyCost, read_hourly_cost
+from coreset_backend.settings import read_settings
+from coreset_backend.settings.hourly_cost import HourlyCost, read_hourly_cost
 
 
 @pytest.mark.parametrize(
