@@ -3,7 +3,8 @@
     python benchmarks/auditions.py --pool FOLDER --cache DIR
 
 FOLDER, --images and DIR are those of benchmarks/label_efficiency.py. The candidates: EfficientNet-Lite0,
-patch features, and with --pretraining the features that SimCLR learns on the pool, in minutes of CPU time.
+patch features, with --pretraining the features that SimCLR learns on the pool, in minutes of CPU time, and
+with --stages the last layer and the earlier stages of Lite0's features as two candidates of their own.
 Each draw takes three quarters of the pool. The labels are those that production's strategy picks there, in
 batches of 50, on the backbone that the last audition ended with; with --random they are random. At each
 number of labels production's audition compares the candidates, first with Lite0 in use, then with what the
@@ -41,7 +42,8 @@ from coreset_backend.simulation.replay import pool_and_test, pretrained_on
 BUDGETS = (50, 100, 200, 400)
 BATCH, PART = 50, 0.75
 """Labels a round, and the share of the pool that a draw takes."""
-PATCHES = "patch_features"
+STAGES = {"last layer": slice(0, 1280), "earlier stages": slice(1280, None)}
+"""Of EfficientNet-Lite0's features (`model/stages.py`)."""
 Result = Mapping[str, Any]
 
 
@@ -53,6 +55,8 @@ def main(line: Sequence[str] | None = None) -> None:
     kept, name = given.cache / "auditions.jsonl", pool_name(given.pool)
     results = [json.loads(line) for line in kept.read_text().splitlines()] if kept.exists() else []
     kind = {"pool": name, "size": given.size, "pretraining": given.pretraining, "random": given.random}
+    kind |= {"own_size": given.own_size, "stages": given.stages}
+    results = [{"own_size": None, "stages": False, **each} for each in results]  # the first lack both
     results = [each for each in results if kind.items() <= each.items()]
     draws = [draw for draw in range(given.draws) if draw not in {each["draw"] for each in results}]
     for result in measured(given, draws) if draws else ():
@@ -69,7 +73,9 @@ def arguments() -> argparse.ArgumentParser:
     parser.add_argument("--budgets", type=numbers, default=list(BUDGETS), help="such as 50,100")
     parser.add_argument("--draws", type=int, default=20)
     parser.add_argument("--size", type=int, default=128, help="pixels a side for Lite0")
+    parser.add_argument("--own-size", type=int, help="pixels a side for what is learned on the pool")
     parser.add_argument("--pretraining", action="store_true", help="learn features on the pool too")
+    parser.add_argument("--stages", action="store_true", help="also parts of Lite0's features")
     parser.add_argument("--random", action="store_true", help="random labels")
     parser.add_argument(
         "--cache", type=Path, required=True, help="where pools, features and results are kept"
@@ -110,12 +116,15 @@ class Entrant:
 def entrants(given: argparse.Namespace, folder: Path) -> tuple[list[Entrant], LabeledImages, Floats, Floats]:
     """The candidates, the first is in use at first; the pool's images; one-hot targets of pool and test."""
     settings = Settings(backbone="auto", image_size=given.size, device="cpu", model_dir=given.cache)
-    small = settings.model_copy(update={"backbone": "small_cnn", "image_size": None})
+    small = settings.model_copy(update={"backbone": "small_cnn", "image_size": given.own_size})
     found, targets = [], []
     for each in (settings, small):
         pool, test = images_of(each, folder)
         targets = [one_hot(pool), one_hot(test)]
-        found.append(entrant(each, model.choose_backbone(each.backbone, None), pool, test))
+        whole = model.choose_backbone(each.backbone, None)
+        found.append(entrant(each, whole, pool, test))
+        if given.stages and each is settings:
+            found += [entrant(each, whole, pool, test, stage) for stage in STAGES]
     if given.pretraining:
         own = small.model_copy(update={"backbone": model.SELF_SUPERVISED})
         kept = given.cache / f"pretraining-{pool.digest()[:16]}"
@@ -134,13 +143,20 @@ def images_of(settings: Settings, folder: Path) -> tuple[LabeledImages, LabeledI
 
 
 def entrant(
-    settings: Settings, chosen: model.ChosenBackbone, pool: LabeledImages, test: LabeledImages
+    settings: Settings,
+    chosen: model.ChosenBackbone,
+    pool: LabeledImages,
+    test: LabeledImages,
+    stage: str | None = None,
 ) -> Entrant:
     frozen = model.untrained(chosen, pool.pixels, seed=0, device=settings.device)
     place = settings.local_dir / "features" / f"{model.features_name(frozen)[:16]}.npz"
     features, tested = (features_kept_in(place, frozen, images) for images in (pool, test))
     if not frozen.backbone.published:
         return Entrant(frozen, features, features, tested)
+    if stage:
+        features, tested = features[:, STAGES[stage]], tested[:, STAGES[stage]]
+        frozen = replace(frozen, backbone=replace(frozen.backbone, name=f"{frozen.backbone.name}, {stage}"))
     preparation = model.fit_preparation(features, seed=0)
     embeddings = (model.prepared(preparation, part) for part in (features, tested))
     return Entrant(replace(frozen, preparation=preparation), features, *embeddings)

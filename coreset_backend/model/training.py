@@ -50,13 +50,14 @@ def fit(
     device: str = "auto",
     progress: Progress | None = None,
     recipe: Recipe | None = None,
+    whole: bool | None = None,
 ) -> tuple[Classifier, TrainingReport]:
     """A classifier fitted on the rows outside the hold-out, and its report.
 
     ``pixels`` uint8[n, size, size, 3], ``targets`` float32[n, classes] (one-hot, or multi-hot if
-    ``multiple``), ``holdout`` bool[n]: never trained on. A pretrained backbone stays
-    frozen and gets a linear head, and is trained as a whole where `is_fine_tuned` says so. Same seed, same
-    result on the CPU.
+    ``multiple``), ``holdout`` bool[n]: never trained on. A pretrained backbone stays frozen and gets a linear
+    head, or is trained as a ``whole``; None: where `is_fine_tuned` says so.
+    Same seed, same result on the CPU.
     Raises TooFewLabels, NotFinite, OutOfMemory, ConfigError.
     """
     if not len(pixels) == len(targets) == len(holdout):
@@ -74,15 +75,15 @@ def fit(
         progress=progress,
         started=time.monotonic(),
     )
-    fitted = _fitted(task, recipe)
+    fitted = _fitted(task, recipe, whole)
     return fitted.classifier, _report(task, fitted)
 
 
-def _fitted(task: "_Task", recipe: Recipe | None) -> "_Fitted":
+def _fitted(task: "_Task", recipe: Recipe | None, whole: bool | None) -> "_Fitted":
     backbone = task.chosen.backbone
     if task.chosen.weights is None:
         return _fit_small_cnn(task, recipe or Recipe())
-    if is_fine_tuned(backbone, len(task.rows), task.device):
+    if is_fine_tuned(backbone, len(task.rows), task.device) if whole is None else whole:
         return _fit_all(task, recipe or (GENTLE if backbone.published else FINE))
     return _fit_head(task)
 

@@ -30,7 +30,9 @@ def own(folder: Path) -> model.ChosenBackbone:
     return chosen
 
 
-def fit_textures(folder: Path, labels: int) -> tuple[model.Classifier, TrainingReport]:
+def fit_textures(
+    folder: Path, labels: int, whole: bool | None = None
+) -> tuple[model.Classifier, TrainingReport]:
     pixels, kinds = textures(labels)
     targets = np.eye(4, dtype=np.float32)[kinds]
     short = model.Recipe(images=1600, learning_rate=1e-3)
@@ -43,6 +45,7 @@ def fit_textures(folder: Path, labels: int) -> tuple[model.Classifier, TrainingR
         seed=0,
         device="cpu",
         recipe=short,
+        whole=whole,
     )
 
 
@@ -52,6 +55,13 @@ def test_few_labels_train_the_head_alone(learned: Path) -> None:
     now = classifier.network.state_dict()
     assert all(np.array_equal(now[name].numpy(), frozen[name]) for name in frozen)
     assert "fine-tuned" not in classifier.description and report.n_train == FEW
+
+
+def test_what_is_trained_can_be_said(learned: Path) -> None:
+    frozen, few = features(learned), 100
+    for labels, whole in ((few, True), (FEW + 1, False)):
+        now = fit_textures(learned, labels, whole)[0].network.state_dict()
+        assert whole != all(np.array_equal(now[name].numpy(), frozen[name]) for name in frozen)
 
 
 def test_enough_labels_train_the_network_from_its_pretrained_weights(learned: Path, tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from paths import ROOT
 sys.path.append(str(ROOT / "benchmarks"))
 
 import auditions
+import fine_tuning
 from label_efficiency import main
 from label_tables import CELLS, read_cells, with_tables
 from pools import pool_folder
@@ -93,23 +94,40 @@ def test_auditions_of_a_folder_end_with_a_candidate_and_are_measured_once(
     images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     line = ["--pool", str(images), "--cache", str(tmp_path), "--draws", "1", "--size", "32"]
-    auditions.main([*line, "--budgets", "30,40"])
+    by_stage = [*line, "--budgets", "30,40", "--stages", "--own-size", "16"]
+    parts = {f"efficientnet_lite0, {stage}" for stage in auditions.STAGES}
+    auditions.main(by_stage)
     said = capsys.readouterr().out
     (result,) = read_cells(tmp_path / "auditions.jsonl")
     assert [point["labels"] for point in result["points"]] == [30, 40]
     for point in result["points"]:
-        assert set(point["right"]) == {"efficientnet_lite0", "patch_features"}
+        assert set(point["right"]) == {"efficientnet_lite0", "patch_features", *parts}
         assert set(point["ends"]) == {"efficientnet_lite0"}
         assert set(point["ends"].values()) <= set(point["right"])
         assert all(0 <= share <= 1 for share in point["right"].values())
     assert "| 30 | 1 |" in said and "| 40 | 1 |" in said
-    auditions.main([*line, "--budgets", "30,40"])
+    auditions.main(by_stage)
     again = capsys.readouterr().out
     assert "embedded" not in again and "| 40 | 1 |" in again
     assert len(read_cells(tmp_path / "auditions.jsonl")) == 1
     auditions.main([*line, "--budgets", "30", "--random"])
     _, on_random = read_cells(tmp_path / "auditions.jsonl")
     assert set(on_random["points"][0]["ends"]) == {"efficientnet_lite0", "patch_features"}
+
+
+@pytest.mark.slow
+def test_a_network_trained_on_is_measured_beside_its_head_alone(
+    images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    line = ["--pool", str(images), "--cache", str(tmp_path), "--size", "32", "--labels", "30"]
+    fine_tuning.main([*line, "--rates", "0.001", "--seen", "128"])
+    said = capsys.readouterr().out
+    alone, trained = read_cells(tmp_path / "fine_tuning.jsonl")
+    assert (alone["rate"], trained["rate"]) == (None, 0.001)
+    assert 0 <= alone["right"] <= 1 and 0 <= trained["right"] <= 1
+    assert "| 30 | head alone | 1 |" in said and "| 30 | all, at a rate of 0.001 | 1 |" in said
+    fine_tuning.main([*line, "--rates", "0.001", "--seen", "128"])
+    assert len(read_cells(tmp_path / "fine_tuning.jsonl")) == 2
 
 
 def test_the_tables_in_the_documents_are_those_of_the_cells() -> None:
