@@ -47,7 +47,9 @@ from coreset_backend.reports import Publication
 
 log = logging.getLogger(__name__)
 
-PAGE_SIZE = 1000
+PAGE_SIZE = 900
+"""Label Studio 1.23 on SQLite answers 500 to a page with 999 or more uploaded images: it asks for their files
+in one condition, which SQLite finds too deep."""
 TASKS_IN_AN_ADDRESS = 100
 ANNOTATIONS = (
     "id,data,annotations,result,was_cancelled,ground_truth,completed_by,updated_at,updated_by,"
@@ -164,14 +166,18 @@ class LabelStudio(Api):
             raise ProjectGone(404, error.body, f"project {project_id}") from error
 
     def tasks(
-        self, project_id: int, params: Mapping[str, str], progress: Progress = unwatched
+        self,
+        project_id: int,
+        params: Mapping[str, str],
+        progress: Progress = unwatched,
+        size: int = PAGE_SIZE,
     ) -> Iterator[ListedTask]:
-        """The tasks of all pages, each once; all pages are read, whatever total is reported."""
+        """The tasks of all pages of ``size``, each once; all are read, whatever total is reported."""
         seen: set[int] = set()
         read = 0
         for page in itertools.count(1):
             try:
-                tasks, total = self.page(project_id, page, PAGE_SIZE, **params)
+                tasks, total = self.page(project_id, page, size, **params)
             except Rejected as error:
                 if error.status == 404 and page > 1:  # tasks were deleted meanwhile: the page is gone
                     return
@@ -179,7 +185,7 @@ class LabelStudio(Api):
             fresh = {task.task_id: task for task in tasks if task.task_id not in seen}
             seen.update(fresh)
             read += len(tasks)
-            goes_on = len(tasks) >= PAGE_SIZE or (tasks and read < total)
+            goes_on = len(tasks) >= size or (tasks and read < total)
             if len(seen) > MOST_TASKS or (goes_on and not fresh):
                 raise LabelStudioError(
                     f"Label Studio's list of the tasks of project {project_id} does not end: page {page} "
@@ -348,8 +354,9 @@ class LabelStudio(Api):
         """
         scored = score_filter("empty", False)
         asked = query(all_of(scored, UNSOLVED) if unsolved else all_of(scored), ordering=BY_SCORE)
-        tasks = self.page(project_id, 1, max(count, 1), include="id,predictions_score", query=asked)[0]
-        return {task.task_id: task.score or 0.0 for task in tasks[:count]}
+        wanted = {"include": "id,predictions_score", "query": asked}
+        tasks = self.tasks(project_id, wanted, size=min(max(count, 1), PAGE_SIZE))
+        return {task.task_id: task.score or 0.0 for task in itertools.islice(tasks, count)}
 
     def fetch_predictions(self, project_id: int, below: float) -> Iterator[ListedTask]:
         """The unlabelled tasks with a score lower than ``below``, with their predictions."""

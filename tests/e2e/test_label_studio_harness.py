@@ -1,5 +1,6 @@
 """The real Label Studio without our backend: what the other tests here, and the recipe, rely on."""
 
+import contextlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,7 @@ import httpx
 import pytest
 
 from coreset_backend.errors import Rejected
+from coreset_backend.label_studio.client import LabelStudio
 from coreset_backend.local import demo_project
 from coreset_backend.local import label_studio as demo
 from coreset_backend.local.demo_images import CLASSES, make_images
@@ -129,6 +131,17 @@ def test_more_images_than_one_request_may_carry_are_uploaded(
     make_images(tmp_path / "many", 110, seed=2, size=32)
     project_id = uploaded_project(label_studio, tmp_path / "many", "More than a hundred")
     assert len(tasks_of(admin, project_id)) == 110
+
+
+@pytest.mark.soak
+def test_a_thousand_uploaded_images_are_listed_whole(
+    admin: httpx.Client, label_studio: demo.LabelStudioServer, tmp_path: Path
+) -> None:
+    """Label Studio 1.23.2 on SQLite answers 500 to a page of more than 998 of them."""
+    names = make_images(tmp_path / "many", 1000, seed=2, size=32)
+    project_id = uploaded_project(label_studio, tmp_path / "many", "A thousand")
+    with contextlib.closing(LabelStudio(label_studio.url, label_studio.login.token)) as client:
+        assert len(client.fetch_task_ids(project_id)) == len(list(names)) == 1000
 
 
 def test_a_folder_outside_the_document_root_is_refused_with_the_reason(

@@ -115,6 +115,19 @@ def test_a_task_list_that_shrinks_while_it_is_read(studio: FakeLabelStudio, clie
     assert [task.task_id for task in snapshot.tasks] == task_ids[:PAGE_SIZE]
 
 
+def test_a_thousand_uploaded_images_are_listed_and_served(
+    studio: FakeLabelStudio, client: LabelStudio
+) -> None:
+    """On SQLite Label Studio has no page of so many."""
+    project_id = studio.create_project()
+    task_ids = [studio.add_task(project_id, {"image": f"/data/upload/1/{n}.png"}) for n in range(1000)]
+    assert client.fetch_task_ids(project_id) == set(task_ids)
+    client.publish(project_id, predictions(task_ids, "coreset-1-a"), None)
+    assert list(client.first_served(project_id, 1000)) == task_ids
+    assert list(client.first_served(project_id, 7)) == task_ids[:7]
+    assert client.first_served(project_id, 0) == {}
+
+
 # ---------------------------------------------------------------- a publish that is interrupted
 
 STEPS = {

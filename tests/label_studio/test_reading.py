@@ -33,7 +33,7 @@ def test_any_changes_between_two_readings_are_found(
 
 def test_only_what_is_new_or_has_changed_is_listed(studio: FakeLabelStudio, client: LabelStudio) -> None:
     project_id = studio.create_project()
-    task_ids = [studio.add_task(project_id, {"image": f"/{n}.png"}) for n in range(PAGE_SIZE + 500)]
+    task_ids = [studio.add_task(project_id, {"image": f"/{n}.png"}) for n in range(PAGE_SIZE + 600)]
     first = checked(client, project_id, None)
     assert first.reading.words == "all 1,500 tasks, because no earlier reading is known"
     studio.annotate(task_ids[3], "cat")
