@@ -28,6 +28,8 @@ demo: install label-studio
 PARALLEL := -n 5 --dist loadfile --no-loadscope-reorder
 # One thread each: with more, the threads of five processes wait for each other on two cores, up to five times as long.
 test test-fast: export OMP_NUM_THREADS := 1
+# pytest keeps each test file with its assertions rewritten, or each of the five rewrites all of them at every run.
+test test-fast: export PYTHONDONTWRITEBYTECODE :=
 
 # mypy and the documentation fill the time in which tests wait; what fails in one of the three fails the whole.
 test: install label-studio .venv/.dev .release/.installed

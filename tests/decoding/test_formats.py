@@ -3,6 +3,7 @@ import struct
 import subprocess
 import sys
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, get_args
 
@@ -240,12 +241,16 @@ def bomb() -> bytes:
         (encoded(red(), "ICO"), "not a supported image"),
         (png_header(20_000, 20_000), "megapixels"),
         (png_header(8_000, 8_000), r"8000x8000 = 64 megapixels, more than the 50 allowed"),
-        (bomb(), "megapixels"),
     ],
 )
 def test_what_cannot_be_read_has_a_reason(data: bytes, reason: str) -> None:
     with pytest.raises(ImageError, match=reason):
         decode(data)
+
+
+def test_a_real_bomb_is_refused_for_its_size() -> None:
+    with pytest.raises(ImageError, match="megapixels"):
+        decode(bomb())
 
 
 def test_the_pixel_limit_is_the_callers() -> None:
@@ -410,19 +415,19 @@ def with_chunk(png: bytes, kind: bytes, data: bytes) -> bytes:
 @pytest.mark.parametrize(
     ("kind", "data"),
     [
-        (b"iCCP", b"profile\0\0" + zlib.compress(np.random.default_rng(0).bytes(3_000_000))),
-        (b"iCCP", b"no profile"),
-        (b"iTXt", b"XML:com.adobe.xmp\0\0\0\0\0" + b"x" * 3_000_000),
-        (b"zTXt", b"Comment\0\0" + zlib.compress(bytes(90_000_000))),
-        (b"tEXt", b"x" * 80_000_000),
-        (b"sRGB", b""),
-        (b"acTL", b"\0"),
-        (b"pHYs", b"\1"),
+        (b"iCCP", lambda: b"profile\0\0" + zlib.compress(np.random.default_rng(0).bytes(3_000_000))),
+        (b"iCCP", lambda: b"no profile"),
+        (b"iTXt", lambda: b"XML:com.adobe.xmp\0\0\0\0\0" + b"x" * 3_000_000),
+        (b"zTXt", lambda: b"Comment\0\0" + zlib.compress(bytes(90_000_000))),
+        (b"tEXt", lambda: b"x" * 80_000_000),
+        (b"sRGB", lambda: b""),
+        (b"acTL", lambda: b"\0"),
+        (b"pHYs", lambda: b"\1"),
     ],
 )
-def test_what_is_beside_the_picture_of_a_png_costs_it_nothing(kind: bytes, data: bytes) -> None:
+def test_what_is_beside_the_picture_of_a_png_costs_it_nothing(kind: bytes, data: Callable[[], bytes]) -> None:
     png = encoded(quadrants(), "PNG")
-    np.testing.assert_array_equal(decode(with_chunk(png, kind, data)), decode(png))
+    np.testing.assert_array_equal(decode(with_chunk(png, kind, data())), decode(png))
 
 
 def test_a_png_with_a_wrong_checksum_beside_its_picture_is_read() -> None:

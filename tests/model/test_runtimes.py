@@ -20,7 +20,6 @@ from coreset_backend.model.backbone import Backbone, load_exactly
 from coreset_backend.model.classifier import images_from
 from coreset_backend.model.saving import features_name
 
-CHOSEN = model.choose_backbone("auto", None)
 needs_openvino = pytest.mark.skipif(
     not openvino_runtime.is_installed(), reason="OpenVINO is not installed: pip install openvino"
 )
@@ -48,7 +47,7 @@ def by_torch(pixels: np.ndarray, cache: Path) -> model.Classifier:
 
 
 def untrained(pixels: np.ndarray, cache: Path) -> model.Classifier:
-    return model.untrained(CHOSEN, pixels, seed=0, device="cpu", cache=cache)
+    return model.untrained(model.choose_backbone("auto", None), pixels, seed=0, device="cpu", cache=cache)
 
 
 @needs_openvino
@@ -62,7 +61,7 @@ def test_openvino_computes_what_torch_computes_and_is_named(
         f"{classifier.arithmetic} computes efficientnet_lite0"
     ]
     with torch.inference_mode():
-        exact = classifier.network(images_from(pixels, CHOSEN.backbone, torch.device("cpu")))
+        exact = classifier.network(images_from(pixels, classifier.backbone, torch.device("cpu")))
     cosines = torch.cosine_similarity(torch.from_numpy(model.embed(classifier, pixels)), exact)
     assert len(cosines) == len(pixels)
     assert cosines.mean() > runtimes.AGREES and cosines.min() > 0.97
