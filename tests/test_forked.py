@@ -44,3 +44,12 @@ def test_a_signal_ends_it_and_its_pid_is_its_own(tmp_path: Path, redis_url: str,
     assert worker.wait() == worker.returncode and worker.returncode in (-number, 0)
     with pytest.raises(ProcessLookupError):
         os.kill(worker.pid, 0)
+
+
+def test_a_command_that_nobody_holds_any_more_is_killed(tmp_path: Path, redis_url: str) -> None:
+    environment = run_environment(tmp_path, 1, REDIS_URL=redis_url)
+    worker = forked.start("work", environment=environment, output=tmp_path / "log")
+    left = Path(f"/proc/{worker.pid}")
+    assert left.exists()
+    del worker
+    wait_until(lambda: not left.exists(), "its end")

@@ -1,30 +1,32 @@
 """`coreset-backend` commands without the five seconds in which they import torch.
 
-They are forked from a process that has imported what a worker needs and does nothing else: one thread, no
-connection, an environment of its own. Each test process has one, started for the first command and ended with
-it. Tests of how a command is started start the real one, with ``backend_command``.
+They are forked from `fork_server.py`, a process that has imported what a worker needs and does nothing else:
+one thread, an environment of its own. All test processes of a run share one: the first command starts it, and
+it ends with the last of them. Tests of how a command is started start the real one, with ``backend_command``.
 """
 
 import contextlib
-import multiprocessing
+import fcntl
+import json
 import os
-import runpy
+import select
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator, Mapping
-from multiprocessing import forkserver
+from functools import cache
 from pathlib import Path
-from typing import NoReturn, Protocol
+from typing import Protocol
 
+import fork_server
 from backend_run import backend_command
-from paths import ROOT
+from paths import ROOT, SUPPORT
 
-FORKS = multiprocessing.get_context("forkserver")
-IMPORTED = ["coreset_backend.cli.export", "coreset_backend.cli.work", __name__]
-READ_WHEN_IMPORTED = ("HF_", "LD_")
-"""How the variables begin that huggingface_hub or the loader reads once."""
+READ_BY_THE_LOADER = "LD_"
+"""How the variables begin that are read before any import."""
 
 
 class Command(Protocol):
@@ -66,6 +68,7 @@ def run(*arguments: str, environment: Mapping[str, str], timeout: float) -> subp
             code = running.wait(timeout)
         finally:
             running.kill()
+            running.wait()
         return subprocess.CompletedProcess(command, code, stdout.read_text(), stderr.read_text())
 
 
@@ -83,40 +86,49 @@ def _can_be_forked(environment: Mapping[str, str]) -> bool:
         sys.platform == "linux"
         and environment.get("PYTHONPATH", str(ROOT)) == str(ROOT)
         and _network() == NETWORK
-        and not any(name.startswith(READ_WHEN_IMPORTED) for name in environment)
+        and not any(name.startswith(READ_BY_THE_LOADER) for name in environment)
     )
 
 
 class _Forked:
-    """A command that is forked, with the methods of ``subprocess.Popen``."""
+    """A forked command, with the methods of ``subprocess.Popen``; killed when nothing refers to it."""
 
     def __init__(
         self, arguments: tuple[str, ...], environment: Mapping[str, str], stdout: Path, stderr: Path
     ) -> None:
         self.args = arguments
-        _prepare()
-        given = arguments, dict(environment), Path.cwd(), stdout, stderr
-        self._process = FORKS.Process(target=_become, args=given)
-        self._process.start()
-        self.pid = int(self._process.pid or 0)
-
-    @property
-    def returncode(self) -> int | None:
-        return self._process.exitcode
+        self.returncode: int | None = None
+        asked = {
+            "arguments": arguments,
+            "environment": dict(environment),
+            "folder": str(Path.cwd()),
+            "stdout": str(stdout.absolute()),
+            "stderr": str(stderr.absolute()),
+        }
+        self._answers = _connected(_server())
+        self._answers.sendall(json.dumps(asked).encode() + b"\n")
+        self.pid = int(_line(self._answers))
 
     def poll(self) -> int | None:
         """The exit status, minus the number of the signal that ended it, or None while it runs."""
-        return self._process.exitcode
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self.wait(0)
+        return self.returncode
 
     def wait(self, timeout: float | None = None) -> int:
-        self._process.join(timeout)
         if self.returncode is None:
-            raise subprocess.TimeoutExpired(self.args, timeout or 0)
+            if not select.select([self._answers], [], [], timeout)[0]:
+                raise subprocess.TimeoutExpired(self.args, timeout or 0)
+            self.returncode = int(_line(self._answers))
+            self._answers.close()
         return self.returncode
 
     def send_signal(self, number: int) -> None:
         if self.poll() is None:
             os.kill(self.pid, number)
+
+    def __del__(self) -> None:
+        self._answers.close()
 
     def terminate(self) -> None:
         self.send_signal(signal.SIGTERM)
@@ -125,51 +137,74 @@ class _Forked:
         self.send_signal(signal.SIGKILL)
 
 
-def _prepare() -> None:
-    """Start the process that commands are forked from, unless it runs."""
-    forkserver.set_forkserver_preload(IMPORTED)
-    with tempfile.TemporaryDirectory() as home, _environment_for_imports(home):
-        forkserver.ensure_running()
+@cache
+def _server() -> Path:
+    """The socket of the run's server, which is there until this process ends."""
+    run = os.environ.get("PYTEST_XDIST_TESTRUNUID", str(os.getpid()))[:12]
+    folder = Path(tempfile.gettempdir(), f"forks-{os.getuid()}-{run}")
+    address = folder / fork_server.SOCKET
+    with _alone(folder):
+        if not address.exists():
+            _start(folder)
+        _HELD.append(_connected(address))
+    return address
+
+
+_HELD: list[socket.socket | subprocess.Popen[bytes]] = []
+"""The connection that tells the server that this process may want commands; the server, if it started it."""
 
 
 @contextlib.contextmanager
-def _environment_for_imports(home: str) -> Iterator[None]:
-    """Nothing of the caller's: no folder, no hub, no second thread for a numeric library."""
-    kept = dict(os.environ)
-    _set_environment(
-        {
-            "PATH": kept["PATH"],
-            "PYTHONPATH": os.pathsep.join(sys.path),
-            "HOME": home,
-            "HF_HUB_OFFLINE": "1",
-            "OMP_NUM_THREADS": "1",
-            "OMP_WAIT_POLICY": "PASSIVE",
-        }
-    )
-    try:
-        yield
-    finally:
-        _set_environment(kept)
+def _alone(folder: Path) -> Iterator[None]:
+    """The only process that starts a server in the folder, or that ends one."""
+    while True:
+        folder.mkdir(mode=0o700, exist_ok=True)
+        with contextlib.suppress(FileNotFoundError), (folder / fork_server.LOCK).open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if (folder / fork_server.LOCK).exists():  # else a server has just removed it
+                yield
+                return
 
 
-def _set_environment(variables: Mapping[str, str]) -> None:
-    os.environ.clear()
-    os.environ.update(variables)
+def _start(folder: Path) -> None:
+    """Start the server, and return when it listens. It gets nothing of the caller's environment."""
+    (folder / "home").mkdir()
+    environment = {
+        "PATH": os.environ["PATH"],
+        "PYTHONPATH": os.pathsep.join(sys.path),
+        "HOME": str(folder / "home"),
+        "HF_HUB_OFFLINE": "1",
+        "OMP_NUM_THREADS": "1",
+        "OMP_WAIT_POLICY": "PASSIVE",
+    }
+    with (folder / "log").open("wb") as log:
+        server = subprocess.Popen(
+            [sys.executable, SUPPORT / "fork_server.py", folder],
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+        )
+    _HELD.append(server)
+    while not (folder / fork_server.SOCKET).exists():
+        assert server.poll() is None, (folder / "log").read_text()
+        time.sleep(0.05)
 
 
-def _become(
-    arguments: tuple[str, ...], environment: Mapping[str, str], folder: Path, stdout: Path, stderr: Path
-) -> NoReturn:
-    """`python -m coreset_backend`, as if this process had just been started."""
-    threads = list(Path("/proc/self/task").iterdir())
-    assert len(threads) == 1, "another thread ran in the process that this was forked from"
-    _set_environment(environment)
-    os.chdir(folder)
-    for descriptor, path in ((1, stdout), (2, stderr)):
-        with path.open("ab") as file:
-            os.dup2(file.fileno(), descriptor)
-    sys.stdout = os.fdopen(1, "w", closefd=False)
-    sys.stderr = os.fdopen(2, "w", buffering=1, errors="backslashreplace", closefd=False)
-    sys.argv = ["coreset-backend", *arguments]
-    runpy.run_module("coreset_backend", run_name="__main__", alter_sys=True)
-    sys.exit(0)
+def _connected(address: Path) -> socket.socket:
+    """A connection that the server has accepted."""
+    connection = socket.socket(socket.AF_UNIX)
+    connection.connect(str(address))
+    assert _line(connection) == fork_server.READY
+    return connection
+
+
+def _line(connection: socket.socket) -> bytes:
+    """The next line, byte by byte: the one after it may be there already."""
+    read = bytearray()
+    while not read.endswith(b"\n"):
+        byte = connection.recv(1)
+        assert byte, "the process that commands are forked from has ended; its log may say why"
+        read += byte
+    return bytes(read)
