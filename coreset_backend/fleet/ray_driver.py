@@ -38,7 +38,9 @@ GPU_SHARE = 0.25
 """Of a GPU for each task: the others fetch and decode while one computes."""
 QUEUED = 2
 """Tasks for each place: one that runs and one that waits for it."""
-WAITS_AFTER = 30.0
+WAITS_AFTER, FIRST_AFTER = 30.0, 90.0
+"""Without a shard for so long the round is said to wait for a machine; the first shard takes longer, as
+processes start and load the network."""
 LOST_AFTER = 60.0
 """Without any machine for so long the job fails."""
 LEAST_STORE = 256_000_000
@@ -202,7 +204,8 @@ class _Work:
                 return
             for done in ray.wait(list(self.running), num_returns=1, timeout=1.0)[0]:
                 self._keep(done)
-            waits = time.monotonic() - self.last_done > WAITS_AFTER
+            patience = WAITS_AFTER if self.machines else FIRST_AFTER
+            waits = time.monotonic() - self.last_done > patience
             self.say(Report(self.images, len(self.machines), waits))
 
     def _places(self, gpus: float) -> int:

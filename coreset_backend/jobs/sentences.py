@@ -55,6 +55,8 @@ def _on_cluster(written: WrittenProgress) -> str:
     done = f"Embedded {written.done:,} of {written.total:,} images"
     if not written.machines:
         return f"{done}. The round waits for a free machine of the cluster."
+    if not written.done:
+        return f"{done}: the machines load the network."
     return f"{done} on {written.machines} machine{'s' if written.machines > 1 else ''}."
 
 

@@ -60,7 +60,7 @@ def _embed_ahead(
         return known
 
     def watch(report: Report, total: int) -> None:
-        progress("cluster", report.images, total, 0 if report.waits else report.machines)
+        progress("cluster", report.images, total, 0 if report.waits else max(report.machines, 1))
 
     with phase("cluster"):
         sample, _ = backend.images.fetch(new[:SAMPLE], resize)

@@ -249,14 +249,21 @@ def test_a_worker_without_redis_is_not_to_blame() -> None:
     assert "Redis does not answer" in away.stderr
 
 
-@pytest.mark.parametrize("profile", ["", "gpu", "label-studio"])
+@pytest.mark.parametrize("profile", ["", "gpu", "label-studio", "ray"])
 def test_compose_accepts_the_file(docker: Any, compose: Sequence[str], profile: str) -> None:
     chosen = ["--profile", profile] if profile else []
     checked = docker(*compose, *chosen, "config", "--format", "json")
     assert checked.returncode == 0, checked.stderr
     services = set(json.loads(checked.stdout)["services"])
-    extra = {"": set(), "gpu": {"worker-gpu"}, "label-studio": {"label-studio"}}[profile]
-    assert services == {"web", "worker", "redis"} | extra
+    extra = {"gpu": {"worker-gpu"}, "label-studio": {"label-studio"}, "ray": {*CLUSTER, "worker-ray"}}
+    assert services == {"web", "worker", "redis"} | extra.get(profile, set())
+
+
+@pytest.mark.parametrize("service", SERVICES)
+def test_up_can_wait_for_each_service(service: str) -> None:
+    """`up --wait` fails at a container without a health check; ours have one from their image."""
+    assert not SERVICES[service].get("healthcheck", {}).get("disable")
+    assert service in OURS or "test" in SERVICES[service]["healthcheck"]
 
 
 @pytest.mark.slow

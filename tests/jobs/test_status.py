@@ -91,3 +91,17 @@ def test_a_download_of_weights_is_shown_in_megabytes_and_only_while_it_lasts(
     assert [step.phase for step in progress.steps if step.status == "current"] == ["weights"]
     running(backend, phase="images")
     assert "weights" not in [step.phase for step in project_status(backend, 7).progress.steps]
+
+
+@pytest.mark.parametrize(
+    ("done", "machines", "words"),
+    [
+        (0, 1, "Embedded 0 of 40,000 images: the machines load the network."),
+        (64, 1, "Embedded 64 of 40,000 images on 1 machine."),
+        (12_000, 3, "Embedded 12,000 of 40,000 images on 3 machines."),
+        (12_000, 0, "Embedded 12,000 of 40,000 images. The round waits for a free machine of the cluster."),
+    ],
+)
+def test_what_a_cluster_does_is_said(backend: Backend, done: int, machines: int, words: str) -> None:
+    running(backend, phase="cluster", done=done, total=40_000, machines=machines)
+    assert project_status(backend, 7).progress.sentence == words
