@@ -1,6 +1,6 @@
 """Rounds of a large project: seconds, CPU-seconds and memory by phase, against a recorded Label Studio.
 
-    .venv/bin/python benchmarks/scale.py --tasks 100000 1000000 [--later] [--labelled 2000] [--backbone NAME]
+    .venv/bin/python benchmarks/scale.py --tasks 100000 1000000 [--later] [--labelled 2000] [--skipped 0]
     .venv/bin/python benchmarks/scale.py --bursts 80000 160000
 
 A real first round of a small project gives a model and embeddings. From them an early state of the large
@@ -65,6 +65,8 @@ def main() -> None:
     parser.add_argument("--labelled", type=int, default=2000)
     parser.add_argument("--batch", type=int, default=50)
     parser.add_argument("--new", type=int, default=20)
+    parser.add_argument("--skipped", type=int, default=0)
+    parser.add_argument("--strategy", default=Settings.model_fields["strategy"].default)
     parser.add_argument("--backbone", default="auto")
     parser.add_argument("--bursts", type=int, nargs="*", default=[])
     given = parser.parse_args()
@@ -108,8 +110,10 @@ def measure(n: int, given: argparse.Namespace) -> dict[str, dict[str, float]]:
             "label_studio_api_key": TOKEN,
             "backbone": given.backbone,
             "batch_size": given.batch,
+            "strategy": given.strategy,
         }
         ask(studio, "label", apart(make_up, options, small, large, n, given.labelled, given.later))
+        ask(studio, "skip", given.skipped)
         first: dict[str, float] = {}
         if not given.later:
             first, batch = apart(watched_round, "first round", options, large)
@@ -163,6 +167,10 @@ def serve(pipe: Connection, tasks: int) -> None:
         if what == "label":
             for task_id, code in value.items():
                 studio.annotate(task_id, CLASSES[code])
+        elif what == "skip":
+            waiting = [task["id"] for task in studio.tasks_of(large) if not task["annotations"]]
+            for task_id in waiting[:value]:
+                studio.annotate(task_id, None, cancelled=True)
         else:
             for seed in range(value):
                 studio.add_task(large, {"image": f"/data/upload/{large}/new-{seed}.png"})

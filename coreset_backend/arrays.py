@@ -4,14 +4,19 @@ A *row* is a position in an array, a *task id* is Label Studio's number. Both ar
 type tells them apart.
 """
 
+import math
 import mmap
+import os
+import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from pathlib import Path
+from typing import IO, Literal, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+Scalar = TypeVar("Scalar", bound=np.generic)
 Rows = NDArray[np.int64]
 """Positions in the array that the function names."""
 TaskIds = NDArray[np.int64]
@@ -44,6 +49,50 @@ def forget_pages(array: NDArray[np.generic] | None) -> None:
         place = place.base
     if isinstance(place, mmap.mmap):
         place.madvise(mmap.MADV_DONTNEED)
+
+
+def empty_beside(
+    source: NDArray[np.generic], shape: tuple[int, ...], dtype: type[Scalar] | np.dtype[Scalar]
+) -> NDArray[Scalar]:
+    """An array to fill. If ``source`` is mapped from a file, so is it: from an unnamed one in that folder.
+
+    A copy of an array that memory need not hold is then not held by it either, once its pages are forgotten.
+    The file is gone with the array, and with the process. If it cannot be made, the array is in memory.
+    """
+    path, size = _path_of(source), math.prod(shape) * np.dtype(dtype).itemsize
+    if path is None or not size:
+        return np.empty(shape, dtype)
+    try:
+        with tempfile.TemporaryFile(dir=path.parent) as file:
+            _reserve(file, size)
+            array = np.memmap(file, dtype, "r+", shape=shape)
+    except OSError:  # a read-only folder, or a full disk
+        return np.empty(shape, dtype)
+    array.filename = str(path)  # so that a copy of this one finds the folder, too
+    return array.view(np.ndarray)
+
+
+def _path_of(array: NDArray[np.generic]) -> Path | None:
+    """The file that the array is mapped from; None for one in memory."""
+    place: object = array
+    while isinstance(place, np.ndarray):
+        if isinstance(place, np.memmap):
+            return None if place.filename is None else Path(place.filename)
+        place = place.base
+    return None
+
+
+ZEROS = bytes(2**24)
+
+
+def _reserve(file: IO[bytes], size: int) -> None:
+    """Make the file so large. On a full disk, the kernel would end a process that writes to a map of it."""
+    if hasattr(os, "posix_fallocate"):
+        os.posix_fallocate(file.fileno(), 0, size)
+    else:  # macOS
+        for start in range(0, size, len(ZEROS)):
+            file.write(ZEROS[: size - start])
+        file.flush()
 
 
 class KeyRows:

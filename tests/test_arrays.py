@@ -1,10 +1,11 @@
 """Rows by their keys, against a dict; arrays of files."""
 
+import resource
 from pathlib import Path
 
 import numpy as np
 
-from coreset_backend.arrays import KeyRows, forget_pages
+from coreset_backend.arrays import KeyRows, empty_beside, forget_pages
 
 
 def test_keys_are_found_as_in_a_dict_and_the_last_of_equal_ones_counts() -> None:
@@ -36,3 +37,36 @@ def test_a_mapped_array_leaves_memory_and_is_read_again(tmp_path: Path) -> None:
     assert resident(path) < held / 2
     assert rows[-1] == 1_999_999
     forget_pages(np.arange(3))  # an array of no file stays
+
+
+def mapped(path: Path, array: np.ndarray) -> np.ndarray:
+    np.save(path, array)
+    return np.asarray(np.load(path, mmap_mode="c"))
+
+
+def test_an_array_beside_one_of_a_file_is_of_a_file_without_a_name(tmp_path: Path) -> None:
+    source = mapped(tmp_path / "rows.npy", np.arange(2_000_000))
+    first = empty_beside(source[5:], (500_000, 4), np.float32)
+    first[:] = 7
+    copy = empty_beside(first, first.shape, first.dtype)
+    copy[:] = first
+    assert list(tmp_path.iterdir()) == [tmp_path / "rows.npy"]
+    held = resident(tmp_path)
+    assert held > 15_000
+    for array in (source, first, copy):
+        forget_pages(array)
+    assert resident(tmp_path) < held / 2
+    assert (copy == 7).all()
+
+
+def test_an_array_beside_one_in_memory_is_in_memory_and_so_where_the_disk_has_no_room(tmp_path: Path) -> None:
+    assert empty_beside(np.arange(9), (3, 2), np.float32).base is None
+    source = mapped(tmp_path / "rows.npy", np.arange(9))
+    assert empty_beside(source, (0, 2), np.int32).shape == (0, 2)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, before[1]))
+    try:
+        assert empty_beside(source, (1000, 2), np.int32).base is None
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert empty_beside(source, (1000, 2), np.int32).base is not None

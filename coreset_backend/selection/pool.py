@@ -9,9 +9,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from coreset_backend.arrays import Floats, Rows, Vectors, forget_pages
+from coreset_backend.arrays import Floats, Rows, Vectors, empty_beside, forget_pages
 
-LISTS_AT_ONCE = 16_384
+ROWS_AT_ONCE = 16_384
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,18 +46,18 @@ class NeighborGraph:
 
         ``names``: int32[n + 1], the new name of each row, the last -1 for no row.
         """
-        rows = np.empty((len(kept), width), dtype=np.int32)
-        distances = np.empty((len(kept), width), dtype=np.float32)
-        for start in range(0, len(kept), LISTS_AT_ONCE):
-            part = slice(start, start + LISTS_AT_ONCE)
+        rows = empty_beside(self.rows, (len(kept), width), np.int32)
+        distances = empty_beside(self.distances, (len(kept), width), np.float32)
+        for start in range(0, len(kept), ROWS_AT_ONCE):
+            part = slice(start, start + ROWS_AT_ONCE)
             near, far = names[self.rows[kept[part]]], self.distances[kept[part]]
             if (near < 0).any():
                 order = np.argsort(near < 0, axis=1, kind="stable")
                 near, far = np.take_along_axis(near, order, axis=1), np.take_along_axis(far, order, axis=1)
             rows[part] = near[:, :width]
             distances[part] = np.where(near < 0, np.float32(np.inf), far)[:, :width]
-        forget_pages(self.rows)
-        forget_pages(self.distances)
+            for array in (self.rows, self.distances, rows, distances):
+                forget_pages(array)
         return NeighborGraph(rows, distances, self.normalized)
 
 
@@ -94,11 +94,18 @@ class Pool:
                 raise ValueError(f"{name} has {given} rows, vectors has {len(self.vectors)}")
 
     def among(self, kept: Rows) -> "Pool":
-        """The pool of the rows ``kept`` (int64[m], ascending, all labelled rows among them) alone."""
+        """The pool of the rows ``kept`` (int64[m], ascending, all labelled rows among them) alone.
+
+        Vectors and neighbours that are mapped from files are copied to unnamed files beside them.
+        """
         if len(kept) == len(self.vectors):
             return self
-        vectors = self.vectors[kept]
-        forget_pages(self.vectors)
+        vectors = empty_beside(self.vectors, (len(kept), self.vectors.shape[1]), self.vectors.dtype)
+        for start in range(0, len(kept), ROWS_AT_ONCE):
+            part = slice(start, start + ROWS_AT_ONCE)
+            vectors[part] = self.vectors[kept[part]]
+            forget_pages(self.vectors)
+            forget_pages(vectors)
         return Pool(
             vectors,
             np.searchsorted(kept, self.labeled_rows),

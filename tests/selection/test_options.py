@@ -1,5 +1,6 @@
 """Near-duplicate groups and the outlier cap, around every strategy."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ from hypothesis import strategies as st
 
 from coreset_backend.selection import (
     STRATEGIES,
+    NeighborGraph,
     Pool,
     Selection,
     covering_radius,
@@ -130,6 +132,30 @@ def test_at_most_one_of_a_group_and_none_where_one_is_labelled(name: str) -> Non
     assert every.radius_before == pytest.approx(covering_radius(space, pool.labeled_rows), rel=1e-5)
     centers = np.concatenate([pool.labeled_rows, every.rows])
     assert every.radius_after == pytest.approx(covering_radius(space, centers), rel=1e-5)
+
+
+@pytest.mark.parametrize("name", AROUND)
+def test_a_pool_of_files_gives_the_same_rows_and_leaves_no_file(name: str, tmp_path: Path) -> None:
+    pool = pool_of(with_copies(60, (30, 9, 4)), np.array([1, 70]))
+    graph = pool.neighbors
+    assert graph
+    vectors, near, far = (
+        mapped(tmp_path / f"{place}.npy", array)
+        for place, array in enumerate((pool.vectors, graph.rows, graph.distances))
+    )
+    of_files = replace(pool, vectors=vectors, neighbors=NeighborGraph(near, far))
+    groups = near_duplicate_groups(pool.vectors, pool.labeled_rows, graph)
+    kept = np.setdiff1d(np.arange(len(groups)), np.arange(2, 90, 5))  # as if the others were skipped
+    choose = with_options(strategy_named(name), groups=groups[kept], outlier_share=0.1)
+    plain, found = (choose(some.among(kept), 10, np.random.default_rng(0)) for some in (pool, of_files))
+    assert found.rows.tolist() == plain.rows.tolist() and len(found.rows) == 10
+    assert found.distances.tolist() == plain.distances.tolist()
+    assert len(list(tmp_path.iterdir())) == 3
+
+
+def mapped(path: Path, array: np.ndarray) -> np.ndarray:
+    np.save(path, array)
+    return np.asarray(np.load(path, mmap_mode="c"))
 
 
 @pytest.mark.parametrize("name", AROUND)
