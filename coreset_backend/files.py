@@ -43,17 +43,12 @@ def sealed(fields: Mapping[str, object]) -> bytes:
     return hashlib.sha256(body).hexdigest().encode() + b"\n" + body
 
 
-def read_sealed(path: Path, *, unsealed_too: bool = False) -> dict[str, object]:
-    """The fields in the file; raises CorruptFile if it was altered.
+def unsealed(place: str, content: bytes, *, unsealed_too: bool = False) -> dict[str, object]:
+    """The fields in the content of the file at ``place``; raises CorruptFile if it was altered.
 
     Numbers that are not finite become None. ``unsealed_too``: also read a file of an early release without
     hash.
     """
-    return unsealed(str(path), _content(path), unsealed_too=unsealed_too)
-
-
-def unsealed(place: str, content: bytes, *, unsealed_too: bool = False) -> dict[str, object]:
-    """What `read_sealed` reads from a file with that content; messages name it by ``place``."""
     name = place.rpartition("/")[2]
     seal, line_end, body = content.partition(b"\n")
     if unsealed_too and not line_end:
@@ -76,7 +71,8 @@ def _finite(text: str) -> float | None:
     return value if math.isfinite(value := float(text)) else None
 
 
-def _content(path: Path) -> bytes:
+def content_of(path: Path) -> bytes:
+    """The content of the file; raises CorruptFile if it cannot be read, or is larger than LARGEST."""
     _require_file(path)
     try:
         if (size := path.stat().st_size) > LARGEST:

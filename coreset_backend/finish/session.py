@@ -109,8 +109,7 @@ NAMES = {Kind.MODEL: "finish", Kind.COPIES: "copies"}
 def read_session(store: Store, project_id: int, kind: Kind) -> Session | None:
     """The project's finish of that kind; None without one. Raises FinishError where its file is damaged."""
     try:
-        saved = _kept(store, project_id, kind).read()
-        return None if saved is None else taken(SESSION, saved)
+        return _kept(store, project_id, kind).read_as(SESSION)
     except (CorruptFile, ValueError) as error:
         raise FinishError(
             f"The finish of project {project_id} cannot be read: {error}. {_advice(kind)}"

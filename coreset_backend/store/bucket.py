@@ -17,8 +17,8 @@ from collections.abc import Callable, Iterable, Mapping
 from datetime import timedelta
 from pathlib import Path
 
-from coreset_backend.errors import CorruptFile, CorruptRound, StorageError, StoreError
-from coreset_backend.files import TORN_SECONDS, check_hash, saving, sealed, unsealed
+from coreset_backend.errors import CorruptRound, StorageError, StoreError
+from coreset_backend.files import TORN_SECONDS, check_hash, saving, sealed
 from coreset_backend.store.objects import Listed, NoObject, Objects
 from coreset_backend.store.secret import A_SECRET, DAMAGED, made_secret
 from coreset_backend.store.storage import A_ROUND, RECORD
@@ -49,9 +49,8 @@ class Bucket:
         self.objects = Objects(address, patient=patient)
         self.place, self.as_of_now = self.objects.place, self.objects.as_of_now
 
-    def read(self, key: str, *, unsealed_too: bool = False) -> dict[str, object] | None:
-        content = self.objects.get(key)
-        return None if content is None else unsealed(self.place(key), content, unsealed_too=unsealed_too)
+    def read(self, key: str) -> bytes | None:
+        return self.objects.get(key)
 
     def write(
         self, key: str, fields: Mapping[str, object], *, before: Callable[[], None] = lambda: None
@@ -112,14 +111,9 @@ class Bucket:
     def taken_names(self, key: str) -> list[str]:
         return list(_round_names(self.objects.below(key)))
 
-    def open_round(self, key: str) -> tuple[dict[str, object], Path] | None:
+    def open_round(self, key: str) -> tuple[bytes, Path] | None:
         content = self.objects.get(f"{key}/{RECORD}")
-        if content is None:
-            return None
-        try:
-            return unsealed(self.place(f"{key}/{RECORD}"), content), self._copy(key, content)
-        except CorruptFile as error:
-            raise CorruptRound(self.place(key), error.why) from error
+        return None if content is None else (content, self._copy(key, content))
 
     def file_of_round(self, key: str, folder: Path, name: str, expected: str | None) -> Path:
         path = folder / name

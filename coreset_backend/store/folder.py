@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 
 from coreset_backend.errors import CorruptFile, CorruptRound, StoreError
-from coreset_backend.files import check_hash, flush, is_there, read_sealed, saving, write_sealed
+from coreset_backend.files import check_hash, content_of, flush, is_there, saving, write_sealed
 from coreset_backend.store.secret import kept_secret
 from coreset_backend.store.storage import A_ROUND, RECORD
 
@@ -25,9 +25,9 @@ class Folder:
     def as_of_now(self) -> AbstractContextManager[None]:
         return contextlib.nullcontext()
 
-    def read(self, key: str, *, unsealed_too: bool = False) -> dict[str, object] | None:
+    def read(self, key: str) -> bytes | None:
         path = self.local / key
-        return read_sealed(path, unsealed_too=unsealed_too) if is_there(path) else None
+        return content_of(path) if is_there(path) else None
 
     def write(
         self, key: str, fields: Mapping[str, object], *, before: Callable[[], None] = lambda: None
@@ -95,12 +95,12 @@ class Folder:
     def taken_names(self, key: str) -> list[str]:
         return [path.name for path in (self.local / key).glob("round-*") if A_ROUND.fullmatch(path.name)]
 
-    def open_round(self, key: str) -> tuple[dict[str, object], Path] | None:
+    def open_round(self, key: str) -> tuple[bytes, Path] | None:
         folder = self.local / key
         if not _is_folder(folder):
             return None
         try:
-            return read_sealed(folder / RECORD), folder
+            return content_of(folder / RECORD), folder
         except CorruptFile as error:
             raise CorruptRound(folder, error.why) from error
 

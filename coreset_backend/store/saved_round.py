@@ -2,7 +2,7 @@
 
 import contextlib
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar, cast
@@ -22,7 +22,10 @@ Arrays = dict[str, NDArray[np.generic]]
 """The arrays that are saved with a round's record, by name, of any dtype."""
 MOST_CHECKED = 1000
 _checked: dict[Path, tuple[str | int | None, ...]] = {}
+MOST_COMPUTED = 100
+_computed: dict[tuple[Path, str], tuple[object, object]] = {}
 AnyArray = TypeVar("AnyArray", bound=NDArray[np.generic])
+T = TypeVar("T")
 _TABLES = (
     "embeddings",
     "image_keys",
@@ -128,6 +131,22 @@ class StoredRound:
         self._published.write(as_saved(PUBLICATION, publication))
 
 
+def computed_once(function: Callable[[StoredRound], T], stored: StoredRound) -> T:
+    """What the ``function`` says of the round; each process computes it anew only once a file has changed.
+
+    For what takes long of a large round, and whose result is small.
+    """
+    key = stored.path, function.__qualname__
+    known = _computed.get(key)
+    if known is not None and known[0] == _version(stored):
+        return cast("T", known[1])
+    found = function(stored)
+    if len(_computed) >= MOST_COMPUTED:
+        _computed.clear()
+    _computed[key] = _version(stored), found
+    return found
+
+
 class Draft:
     """A round that is being written, in a folder that readers ignore."""
 
@@ -166,6 +185,11 @@ def _state(path: Path) -> tuple[int, ...]:
     except OSError:
         return ()
     return found.st_mtime_ns, found.st_size, found.st_ino
+
+
+def _version(stored: StoredRound) -> list[tuple[str, str, tuple[int, ...]]]:
+    """What differs between two rounds in the same place, and once a file of the round is written."""
+    return [(name, sha, _state(stored.path / name)) for name, sha in stored.record.hashes.items()]
 
 
 def _mapped(path: Path) -> NDArray[np.generic]:

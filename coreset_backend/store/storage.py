@@ -9,8 +9,17 @@ from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, TypeVar, cast
 
+from pydantic import TypeAdapter
+
+from coreset_backend.files import unsealed
+from coreset_backend.store.record import taken
+
+T = TypeVar("T")
+MOST_REMEMBERED = 2**26
+"""Bytes of files of which a process remembers what they say."""
+_remembered: dict[str, tuple[bytes, object]] = {}
 RECORD = "round.json"
 A_ROUND = re.compile(r"round-((?=[0-9]*[1-9])[0-9]{5}|[1-9][0-9]{5,8})")
 """The exact name of a round's folder; anything else, such as a copy that a person made, is ignored."""
@@ -27,8 +36,8 @@ class Storage(Protocol):
     def as_of_now(self) -> AbstractContextManager[None]:
         """Around code that only reads: a bucket is then asked once for all small files of a project."""
 
-    def read(self, key: str, *, unsealed_too: bool = False) -> dict[str, object] | None:
-        """The fields of a file that was written by `write`; None without one. Raises CorruptFile."""
+    def read(self, key: str) -> bytes | None:
+        """The content of a file that was written by `write`; None without one. Raises CorruptFile."""
 
     def write(
         self, key: str, fields: Mapping[str, object], *, before: Callable[[], None] = lambda: None
@@ -66,8 +75,8 @@ class Storage(Protocol):
     def taken_names(self, key: str) -> list[str]:
         """The names that no new round may have: those of rounds, also of half ones."""
 
-    def open_round(self, key: str) -> tuple[dict[str, object], Path] | None:
-        """The fields of the round's record, and its folder on this machine; None if there is no such round.
+    def open_round(self, key: str) -> tuple[bytes, Path] | None:
+        """The content of RECORD, and the round's folder on this machine; None if there is no such round.
 
         Raises CorruptRound.
         """
@@ -97,6 +106,22 @@ class Storage(Protocol):
         """Keep the files of the folder on this machine as they are now."""
 
 
+def remembered(adapter: TypeAdapter[T], place: str, content: bytes) -> T:
+    """What a file with that content says: each process parses it once, since it may list a million tasks.
+
+    Raises CorruptFile, and ValueError as `taken`. Nobody may change what it returns.
+    """
+    known = _remembered.get(place)
+    if known is not None and known[0] == content:
+        return cast("T", known[1])
+    found = taken(adapter, unsealed(place, content))
+    if sum(len(each) for each, _ in list(_remembered.values())) + len(content) > MOST_REMEMBERED:
+        _remembered.clear()
+    if len(content) <= MOST_REMEMBERED:
+        _remembered[place] = content, found
+    return found
+
+
 @dataclass(frozen=True, slots=True)
 class Kept:
     """A small file of the store: JSON with its hash, read and replaced as a whole."""
@@ -113,7 +138,13 @@ class Kept:
 
     def read(self, *, unsealed_too: bool = False) -> dict[str, object] | None:
         """Its fields; None without the file. Raises CorruptFile."""
-        return self.storage.read(self.key, unsealed_too=unsealed_too)
+        content = self.storage.read(self.key)
+        return None if content is None else unsealed(str(self), content, unsealed_too=unsealed_too)
+
+    def read_as(self, adapter: TypeAdapter[T]) -> T | None:
+        """What it says, as `remembered`; None without the file."""
+        content = self.storage.read(self.key)
+        return None if content is None else remembered(adapter, str(self), content)
 
     def write(self, fields: Mapping[str, object], *, before: Callable[[], None] = lambda: None) -> None:
         """Replace it; ``before`` as `write_sealed` has it. Raises Unwritable."""

@@ -38,7 +38,7 @@ from coreset_backend.store.record import BackboneChoice as BackboneChoice
 from coreset_backend.store.record import Hold as Hold
 from coreset_backend.store.record import Round as Round
 from coreset_backend.store.saved_round import Draft, StoredRound
-from coreset_backend.store.storage import A_ROUND, RECORD, Kept, Storage
+from coreset_backend.store.storage import A_ROUND, RECORD, Kept, Storage, remembered
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -239,8 +239,8 @@ class Store:
         if opened is None:
             known = ", ".join(map(str, self.numbers(project_id))) or "none"
             raise RoundNotFound(f"Project {project_id} has no round {str(number)[:20]}. Its rounds: {known}.")
-        fields, path = opened
-        record = _record(fields, project_id, number, self._storage.place(key))
+        content, path = opened
+        record = _record(content, project_id, number, self._storage.place(key))
         return StoredRound(record, path, self._storage, key)
 
     def readable(self, project_id: int) -> Iterator[StoredRound]:
@@ -357,9 +357,11 @@ def _folder(number: int) -> str:
     return f"round-{number:05d}" if 0 < number < 10**9 else "round-?"
 
 
-def _record(fields: dict[str, object], project_id: int, number: int, place: str) -> Round:
+def _record(content: bytes, project_id: int, number: int, place: str) -> Round:
     try:
-        record = taken(ROUND, fields)
+        record = remembered(ROUND, f"{place}/{RECORD}", content)
+    except CorruptFile as error:
+        raise CorruptRound(place, error.why) from error
     except ValueError as error:
         raise CorruptRound(place, f"{RECORD} is malformed ({error})") from None
     if (record.project_id, record.number) != (project_id, number):

@@ -8,6 +8,8 @@ from coreset_backend.project import NONE_OF_THESE, Labels
 from coreset_backend.store.saved_round import StoredRound
 from coreset_backend.web.page_contents import ClassLine
 
+ROWS_AT_ONCE = 65_536
+
 
 def class_table(stored: StoredRound) -> tuple[ClassLine, ...]:
     """A row for each class; raises CorruptRound.
@@ -17,10 +19,10 @@ def class_table(stored: StoredRound) -> tuple[ClassLine, ...]:
     labels = stored.record.labels
     if labels is None or not stored.has("label_codes"):
         return ()
-    carried, known = _labels_given(stored, labels)
-    columns = {"labeled": carried[known].sum(0).tolist()}
+    rows, carried = _labels_given(stored, labels)
+    columns = {"labeled": carried.sum(0).tolist()}
     if stored.has("probabilities"):
-        columns |= _predicted_by_class(stored, labels, carried, known)
+        columns |= _predicted_by_class(stored, labels, rows, carried)
     names = [*labels.names, NONE_OF_THESE] if labels.multiple else labels.names
     return tuple(
         ClassLine(name, **{column: counts[code] for column, counts in columns.items()})
@@ -28,15 +30,17 @@ def class_table(stored: StoredRound) -> tuple[ClassLine, ...]:
     )
 
 
-def _labels_given(stored: StoredRound, labels: Labels) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-    """bool[n, columns] by task, whether its label names the class, and bool[n], whether it has a label."""
+def _labels_given(stored: StoredRound, labels: Labels) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+    """The rows of the labelled tasks, int64[l], and the classes that each label names: bool[l, columns]."""
     if stored.has("label_sets"):
         sets = stored.array("label_sets", mapped=True)
-        return _with_none(sets == 1), sets[:, 0] >= 0
+        rows = np.flatnonzero(sets[:, 0] >= 0)
+        return rows, _with_none(sets[rows] == 1)
     # In multiple choice, older rounds kept only the first class.
     codes = stored.array("label_codes", mapped=True)
-    carried = codes[:, None] == np.arange(len(labels.names))
-    return _with_none(carried) if labels.multiple else carried, codes >= 0
+    rows = np.flatnonzero(codes >= 0)
+    carried = codes[rows, None] == np.arange(len(labels.names))
+    return rows, _with_none(carried) if labels.multiple else carried
 
 
 def _with_none(named: NDArray[np.bool_]) -> NDArray[np.bool_]:
@@ -45,17 +49,48 @@ def _with_none(named: NDArray[np.bool_]) -> NDArray[np.bool_]:
 
 
 def _predicted_by_class(
-    stored: StoredRound, labels: Labels, carried: NDArray[np.bool_], known: NDArray[np.bool_]
+    stored: StoredRound, labels: Labels, rows: NDArray[np.int64], carried: NDArray[np.bool_]
 ) -> dict[str, list[int]]:
-    embedded = stored.array("embedded_task_ids", mapped=True)
-    rows = np.searchsorted(stored.array("task_ids", mapped=True), embedded)
-    if stored.has("predicted") and not labels.multiple:
-        predicted = stored.array("predicted", mapped=True)[:, None] == np.arange(len(labels.names))
-    else:
-        predicted = named_classes(stored.array("probabilities", mapped=True), labels.multiple)
-    predicted = _with_none(predicted) if labels.multiple else predicted
-    columns = {"predicted": predicted[~known[rows]].sum(0).tolist()}
+    """The counts of unlabelled images: those of all, less those of the labelled ones, which are few."""
+    task_ids, embedded = stored.array("task_ids", mapped=True), stored.array("embedded_task_ids", mapped=True)
+    if not np.array_equal(task_ids[np.searchsorted(task_ids, embedded)], embedded):
+        raise ValueError("an image has no task")
+    labeled = task_ids[rows]
+    images = np.searchsorted(embedded, labeled).clip(max=len(embedded) - 1)
+    has_image = embedded[images] == labeled
+    labeled, images, carried = labeled[has_image], images[has_image], carried[has_image]
+    predicted = _predicted_of(stored, labels, images)
+    columns = {"predicted": (_all_predicted(stored, labels, len(embedded)) - predicted.sum(0)).tolist()}
     if labels.multiple:
         return columns
-    held = carried[rows] & (np.isin(embedded, stored.record.holdout) & known[rows])[:, None]
+    held = carried & np.isin(labeled, stored.record.holdout)[:, None]
     return columns | {"held_out": held.sum(0).tolist(), "right": (held & predicted).sum(0).tolist()}
+
+
+def _all_predicted(stored: StoredRound, labels: Labels, m: int) -> NDArray[np.int64]:
+    """How many of the m images are predicted to have each class: int64[columns]; some rows at a time."""
+    answers = stored.array("predicted" if _has_codes(stored, labels) else "probabilities", mapped=True)
+    if len(answers) != m:
+        raise ValueError(f"{len(answers)} answers for {m} images")
+    if _has_codes(stored, labels):
+        return np.bincount(answers, minlength=len(labels.names))
+    parts = (slice(start, start + ROWS_AT_ONCE) for start in range(0, max(m, 1), ROWS_AT_ONCE))
+    counts: NDArray[np.int64] = np.sum([_predicted_of(stored, labels, part).sum(0) for part in parts], axis=0)
+    return counts
+
+
+def _predicted_of(
+    stored: StoredRound, labels: Labels, images: NDArray[np.int64] | slice
+) -> NDArray[np.bool_]:
+    """Which classes the model predicts for the images: bool[m, columns]."""
+    if _has_codes(stored, labels):
+        codes = stored.array("predicted", mapped=True)[images]
+        said: NDArray[np.bool_] = codes[:, None] == np.arange(len(labels.names))
+        return said
+    named = named_classes(stored.array("probabilities", mapped=True)[images], labels.multiple)
+    return _with_none(named) if labels.multiple else named
+
+
+def _has_codes(stored: StoredRound, labels: Labels) -> bool:
+    """Whether the one class that the model predicts was saved by image; early releases did not."""
+    return stored.has("predicted") and not labels.multiple

@@ -23,7 +23,7 @@ from coreset_backend.settings import Settings
 from coreset_backend.store.examples import examples_words, shown_examples
 from coreset_backend.store.findings import label_names, largest_duplicates, suspects
 from coreset_backend.store.record import STATES
-from coreset_backend.store.saved_round import StoredRound
+from coreset_backend.store.saved_round import StoredRound, computed_once
 from coreset_backend.store.store import Round
 from coreset_backend.web.annotators import annotators_card
 from coreset_backend.web.class_table import class_table
@@ -34,6 +34,7 @@ from coreset_backend.web.page_contents import (
     ProjectPage,
     ProjectsPage,
     RoundDetails,
+    RoundFindings,
     RoundLine,
     Setting,
     TaskCount,
@@ -41,6 +42,8 @@ from coreset_backend.web.page_contents import (
 
 log = logging.getLogger(__name__)
 
+MOST_FAILURES = 200
+"""Images that could not be read, of which a page says why."""
 # Every task of a snapshot is in exactly one of these states.
 STATE_WORDS = {
     "labeled": ("Labelled", "it has an annotation"),
@@ -158,22 +161,30 @@ def newest_details(rounds: Sequence[StoredRound], served: int | None) -> RoundDe
 
 def round_details(stored: StoredRound, served: int | None) -> RoundDetails:
     """The page's details of the current round; raises CorruptRound."""
-    record, line = stored.record, round_line(stored, served)
+    record = stored.record
+    known = (round_line(stored, served), computed_once(round_findings, stored))
+    return RoundDetails(
+        **{each.name: getattr(part, each.name) for part in known for each in fields(part)},
+        counts=task_counts(record),
+        total=sum(record.counts.values()),
+        choice=choice_words(record),
+        imported=record.imported,
+        failures=record.failures[:MOST_FAILURES],
+        failure_count=len(record.failures),
+        remarks=record.remarks,
+        control=record.labels.from_name if record.labels else None,
+        map=stored.has("layout"),
+        multiple=record.labels is not None and record.labels.multiple,
+    )
+
+
+def round_findings(stored: StoredRound) -> RoundFindings:
+    """What the page reads from the round's arrays; raises CorruptRound."""
     with stored.reading():
         listed, counts = largest_duplicates(stored)
-        return RoundDetails(
-            **{each.name: getattr(line, each.name) for each in fields(line)},
-            counts=task_counts(record),
-            total=sum(record.counts.values()),
-            choice=choice_words(record),
-            imported=record.imported,
+        return RoundFindings(
             batch=picks(stored),
-            failures=record.failures,
-            remarks=record.remarks,
-            control=record.labels.from_name if record.labels else None,
             classes=class_table(stored),
-            map=stored.has("layout"),
-            multiple=record.labels is not None and record.labels.multiple,
             duplicates=listed,
             duplicate_counts=counts,
             suspects=suspects(stored),

@@ -123,14 +123,28 @@ class RoundLine:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RoundFindings:
+    """What a page reads from a round's arrays.
+
+    ``duplicates``: task ids by group of near-duplicates, the first of the largest groups;
+    ``duplicate_counts`` has the numbers of all.
+    """
+
+    batch: tuple[Pick, ...]
+    classes: tuple[ClassLine, ...]
+    duplicates: list[list[int]]
+    duplicate_counts: DuplicateCounts
+    suspects: list[Suspect]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RoundDetails(RoundLine):
-    """The round that the page is about.
+    """The round that the page is about, with its `RoundFindings`.
 
     ``choice``: how its strategy chose the batch, in words. ``imported``: whether imported predictions chose
-    it, None without any. ``control``: the <Choices> that is trained on.
-    ``multiple``: an answer may have several classes.
-    ``map``: whether there is an embedding map. ``duplicates``: task ids by group of near-duplicates,
-    the first of the largest groups; ``duplicate_counts`` has the numbers of all.
+    it, None without any. ``failures``: the first of ``failure_count`` images that could not be read.
+    ``control``: the <Choices> that is trained on. ``multiple``: an answer may have several classes.
+    ``map``: whether there is an embedding map.
     """
 
     counts: tuple[TaskCount, ...]
@@ -139,6 +153,7 @@ class RoundDetails(RoundLine):
     imported: ImportUse | None
     batch: tuple[Pick, ...]
     failures: tuple[ImageFailure, ...]
+    failure_count: int
     remarks: tuple[str, ...]
     control: str | None
     classes: tuple[ClassLine, ...]

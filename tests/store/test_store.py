@@ -18,6 +18,7 @@ from coreset_backend.evaluation.scores import named_classes
 from coreset_backend.project import Labels
 from coreset_backend.reports import Publication
 from coreset_backend.store.record import Evaluation, Interval
+from coreset_backend.store.saved_round import StoredRound, computed_once
 from coreset_backend.store.store import Store
 
 
@@ -73,6 +74,33 @@ def test_a_round_comes_back_as_it_was_saved(store: Store) -> None:
     assert found.publication is None
     found.mark_published(Publication(sent=3))
     assert store.open(7, 1).publication == Publication(sent=3)
+
+
+def test_a_record_is_checked_once_until_another_is_in_its_place(
+    place: InFolder | InBucket, store: Store
+) -> None:
+    save(store)
+    read = store.open(7, 1).record
+    assert store.open(7, 1).record is read
+    store.forget(7)
+    save(store, strategy="random")
+    assert store.open(7, 1).record.strategy == "random"
+    flip_in(place, "projects/7/round-00001/round.json")
+    with pytest.raises(CorruptRound):
+        store.open(7, 1)
+
+
+def test_what_is_computed_of_a_round_is_computed_again_once_a_file_changed(tmp_path: Path) -> None:
+    stored, counted = save(Store(tmp_path)), []
+
+    def count(stored: StoredRound) -> int:
+        counted.append(len(stored.array("task_ids")))
+        return counted[-1]
+
+    assert [computed_once(count, stored) for _ in range(3)] == [3, 3, 3] and counted == [3]
+    (stored.path / "task_ids.npy").write_bytes(b"torn")
+    with pytest.raises(CorruptRound):
+        computed_once(count, stored)
 
 
 def test_a_draft_that_is_not_saved_leaves_nothing(store: Store) -> None:

@@ -6,7 +6,7 @@ import re
 import sys
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, astuple
 from typing import Any
 
 import numpy as np
@@ -20,17 +20,19 @@ from written_progress import changed
 
 from coreset_backend.backend import Backend
 from coreset_backend.cli.status import status_lines
-from coreset_backend.evaluation.scores import proportion
+from coreset_backend.evaluation.scores import answer_codes, proportion
 from coreset_backend.images.cache import PixelCache
 from coreset_backend.jobs.keys import redis_key
 from coreset_backend.jobs.progress import Labeling, write_progress
 from coreset_backend.jobs.status import project_status
+from coreset_backend.project import Labels
 from coreset_backend.reports import CandidateScores, ImageFailure, Publication
 from coreset_backend.selection import STRATEGIES
 from coreset_backend.settings import Settings
 from coreset_backend.store.findings import suspects
 from coreset_backend.store.record import STATES, Audition, Calibration, Evaluation
 from coreset_backend.web.app import create_app
+from coreset_backend.web.class_table import ROWS_AT_ONCE, class_table
 from coreset_backend.web.embedding_map import MOST_DRAWN
 from coreset_backend.web.overview import CHOICE_WORDS
 from coreset_backend.web.pages import TABS
@@ -402,6 +404,56 @@ def test_the_class_table_adds_up_and_measures_on_the_hold_out(backend: Backend, 
     assert cat == {"name": "cat", "labeled": 0, "predicted": 1, "held_out": 0, "right": 0}
     assert dog == {"name": "dog", "labeled": 1, "predicted": 1, "held_out": 1, "right": 0}
     assert "dog 1 1 0 of 1" in text(client.get("/projects/7?tab=learned").text)
+
+
+@pytest.mark.parametrize("multiple", [False, True])
+@pytest.mark.parametrize("answers_saved", [False, True])
+def test_the_class_table_is_what_a_count_of_all_tasks_gives(
+    backend: Backend, multiple: bool, answers_saved: bool
+) -> None:
+    rng, names, n = np.random.default_rng(0), ("a", "b", "c"), ROWS_AT_ONCE + 9_000
+    task_ids = np.arange(0, 3 * n, 3)
+    rows = np.sort(rng.choice(n, n - 5_000, replace=False))  # the others are unreadable
+    odds = rng.random((len(rows), 3), dtype=np.float32)
+    sets = rng.integers(0, 2, (n, 3)) if multiple else np.eye(3, dtype=np.int64)[rng.integers(0, 3, n)]
+    known, held = rng.random(n) < 0.1, np.arange(n) % 4 == 0
+    arrays: dict[str, Any] = {
+        "task_ids": task_ids,
+        "embedded_task_ids": task_ids[rows],
+        "probabilities": odds,
+        "label_codes": np.where(known, sets.argmax(1), -1).astype(np.int16),
+    }
+    arrays |= {"label_sets": np.where(known[:, None], sets, -1).astype(np.int8)} if multiple else {}
+    arrays |= {"predicted": answer_codes(odds, multiple)} if answers_saved else {}
+    labels, holdout = Labels("label", "image", names, multiple), tuple(task_ids[held].tolist())
+    with backend.store.draft(7) as draft:
+        stored = draft.save(record(draft.number, labels=labels, holdout=holdout), arrays)
+
+    named = sets == 1
+    said = odds > 0.5 if multiple else odds == odds.max(1, keepdims=True)
+    if multiple:
+        named, said = (np.column_stack([each, ~each.any(1)]) for each in (named, said))
+    measured = named[rows] & (known & held)[rows, None]
+    nothing = [None] * 4
+    expected = zip(
+        (*names, "none of these") if multiple else names,
+        named[known].sum(0).tolist(),
+        said[~known[rows]].sum(0).tolist(),
+        nothing if multiple else measured.sum(0).tolist(),
+        nothing if multiple else (measured & said).sum(0).tolist(),
+        strict=True,
+    )
+    assert [astuple(line) for line in class_table(stored)] == list(expected)
+
+
+def test_of_many_unreadable_images_a_page_names_the_first(backend: Backend, client: FlaskClient) -> None:
+    save_round(backend, failures=tuple(ImageFailure(n, f"/data/{n}.jpg", "torn") for n in range(1, 451)))
+    page = client.get("/projects/7?tab=pool").text
+    assert "450 unreadable images" in text(page) and "The first 200 are shown" in text(page)
+    assert page.count("<td>torn</td>") == 200
+    shown = (client.get("/api/projects/7/overview").json or {})["round"]
+    assert (len(shown["failures"]), shown["failure_count"]) == (200, 450)
+    assert len((client.get("/api/projects/7/status").json or {})["round"]["unreadable"]) == 450
 
 
 def test_the_page_says_how_the_batch_was_chosen(backend: Backend, client: FlaskClient) -> None:

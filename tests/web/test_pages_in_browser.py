@@ -331,6 +331,13 @@ def test_the_map_is_used_by_keyboard(backend: Backend, address: str, page: webdr
     assert page.switch_to.active_element.text == "Labelled: 40 images"
 
 
+MAP_AFTER_LOAD = """
+    const [page] = performance.getEntriesByType("navigation");
+    const map = performance.getEntriesByType("resource").find(({ name }) => name.endsWith("/map"));
+    return map.startTime >= page.loadEventStart;
+"""
+
+
 def test_of_a_hundred_thousand_points_a_sample_is_drawn_and_all_are_counted(
     backend: Backend, address: str, page: webdriver.Chrome
 ) -> None:
@@ -343,6 +350,7 @@ def test_of_a_hundred_thousand_points_a_sample_is_drawn_and_all_are_counted(
     drawn = pixels(canvas)
     pool = (abs(drawn - (0x5B, 0x6A, 0x99)).sum(2) < 60).mean()
     assert pool > 0.1
+    assert page.execute_script(MAP_AFTER_LOAD)
     open_project(page, address, "now")
     assert page.find_element(By.CSS_SELECTOR, "[data-count=pool]").text == "99\u202f940"
     assert console_errors(page) == []

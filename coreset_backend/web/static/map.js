@@ -413,4 +413,5 @@ async function showMap() {
 }
 
 document.addEventListener("fresh", showMap);
-showMap();
+if (document.readyState === "complete") showMap();
+else addEventListener("load", showMap); // the page first: starting WebGL can stop it for a second
