@@ -20,7 +20,7 @@ from coreset_backend.rounds.pool_map import followed_layout, layout
 from coreset_backend.selection import NeighborGraph, neighbors_for
 from coreset_backend.selection.followed_graph import MOST_ADDED, followed_graph
 from coreset_backend.selection.graph import ExactIndex, Nearest
-from coreset_backend.selection.neighbor_search import build_index
+from coreset_backend.selection.neighbor_search import FAISS_FROM, build_index
 from coreset_backend.store.saved_round import Arrays, Draft, StoredRound
 
 log = logging.getLogger(__name__)
@@ -167,17 +167,24 @@ class Neighborhood:
 
 
 def neighborhood(
-    carried: Carried | None, embeddings: Floats, pixels: PixelRows, labeled: Rows, path: Path, seed: int
+    carried: Carried | None,
+    embeddings: Floats,
+    pixels: PixelRows,
+    labeled: Rows,
+    path: Path,
+    seed: int,
+    faiss_from: int = FAISS_FROM,
 ) -> Neighborhood:
     """The neighbours and near-duplicates of all images; ``labeled`` are rows.
 
-    ``path``: the file that an index of Annoy is written to if the neighbours of all are searched.
+    If the neighbours of all are searched, an index of Annoy is written to ``path``, and from ``faiss_from``
+    images on faiss searches.
     """
     k, compared = neighbors_for(len(embeddings)), ComparedPairs(len(embeddings))
     nearest: Nearest
     name = ""
     if carried is None:
-        nearest = built = build_index(embeddings, path, seed=seed)
+        nearest = built = build_index(embeddings, path, seed=seed, faiss_from=faiss_from)
         graph, name = built.graph(k), built.name
     else:
         nearest, compared = ExactIndex(embeddings), carried.compared

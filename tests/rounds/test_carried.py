@@ -12,11 +12,13 @@ from PIL import Image
 
 from coreset_backend.backend import Backend
 from coreset_backend.cli.status import status_lines
+from coreset_backend.images.pixels import Pixels
 from coreset_backend.jobs.status import project_status
-from coreset_backend.rounds.carried import ComparedPairs, carried_over
+from coreset_backend.reports import Work
+from coreset_backend.rounds.carried import ComparedPairs, carried_over, neighborhood
 from coreset_backend.rounds.near_duplicates import look_alike
 from coreset_backend.rounds.run import run_round
-from coreset_backend.selection import exact_graph, near_duplicate_groups
+from coreset_backend.selection import exact_graph, faiss_index, near_duplicate_groups
 from coreset_backend.store.saved_round import StoredRound
 
 POOL = 60
@@ -169,6 +171,16 @@ def test_a_damaged_graph_is_computed_for_all_again(
     assert second.record.work and second.record.work.searched and second.record.work.embedded == 0
     assert carried_over(second, "another network", np.arange(3), np.zeros((3, 32), np.uint8)) is None
     assert carried_over(None, "any", np.arange(3), np.zeros((3, 32), np.uint8)) is None
+
+
+@pytest.mark.skipif(not faiss_index.is_installed(), reason="faiss-cpu, the extra `faiss`, is not installed")
+def test_the_record_says_that_faiss_searched(tmp_path: Path) -> None:
+    images = np.random.default_rng(0).integers(0, 256, (POOL, 8, 8, 3), dtype=np.uint8)
+    pixels = Pixels(np.arange(POOL), np.zeros((POOL, 32), np.uint8), images, POOL)
+    embeddings = images.reshape(POOL, -1)[:, :16].astype(np.float32)
+    for limit, name in ((POOL, "faiss"), (POOL + 1, "annoy")):
+        near = neighborhood(None, embeddings, pixels, np.arange(3), tmp_path / "n.ann", 0, faiss_from=limit)
+        assert near.work(pixels, POOL) == Work(POOL, POOL, POOL, True, 0, near.compared.read, name)
 
 
 def test_pairs_are_read_once(caplog: pytest.LogCaptureFixture) -> None:

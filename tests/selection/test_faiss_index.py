@@ -1,17 +1,28 @@
 """faiss finds nearly all of the exact near rows, behind the interface of Annoy's index."""
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+from paths import ROOT
 
 from coreset_backend.errors import NotFinite
 from coreset_backend.selection import exact_graph, faiss_index
 from coreset_backend.selection.neighbor_search import FAISS_FROM, build_index
 
-pytestmark = pytest.mark.skipif(
+has_faiss = pytest.mark.skipif(
     not faiss_index.is_installed(), reason="faiss-cpu, the extra `faiss`, is not installed"
 )
+WITHOUT = """
+import sys
+from pathlib import Path
+import numpy as np
+from coreset_backend.selection.neighbor_search import build_index
+print(build_index(np.eye(30, dtype=np.float32), Path(sys.argv[1]) / "n.ann", faiss_from=30).name)
+"""
 
 
 def clusters(n: int = 6000) -> np.ndarray:
@@ -21,6 +32,7 @@ def clusters(n: int = 6000) -> np.ndarray:
     )
 
 
+@has_faiss
 def test_the_graph_has_nearly_all_rows_of_the_exact_one_at_their_distances(tmp_path: Path) -> None:
     vectors, seen = clusters(), []
     index = build_index(
@@ -38,6 +50,7 @@ def test_the_graph_has_nearly_all_rows_of_the_exact_one_at_their_distances(tmp_p
     assert np.mean(again.rows == graph.rows) > 0.9
 
 
+@has_faiss
 def test_a_row_comes_before_its_copies_and_what_is_not_found_is_minus_one(tmp_path: Path) -> None:
     vectors = clusters()[np.arange(400) % 7]
     index = build_index(vectors, tmp_path / "n.ann", faiss_from=1)
@@ -48,6 +61,7 @@ def test_a_row_comes_before_its_copies_and_what_is_not_found_is_minus_one(tmp_pa
     assert sorted(few.rows[0, :4].tolist()) == [1, 2, 3, 4]
 
 
+@has_faiss
 def test_annoy_stays_below_two_million_rows_and_nan_is_refused(tmp_path: Path) -> None:
     vectors = clusters(300)
     assert build_index(vectors, tmp_path / "n.ann").name == "annoy"
@@ -55,3 +69,19 @@ def test_annoy_stays_below_two_million_rows_and_nan_is_refused(tmp_path: Path) -
     vectors[7, 1] = np.nan
     with pytest.raises(NotFinite, match="row 7"):
         build_index(vectors, tmp_path / "n.ann", faiss_from=1)
+
+
+def test_without_the_extra_annoy_searches_and_the_log_says_how_to_get_it(tmp_path: Path) -> None:
+    (tmp_path / "faiss.py").write_text("raise ImportError('not installed')")
+    ran = subprocess.run(
+        [sys.executable, "-c", WITHOUT, tmp_path],
+        env=os.environ | {"PYTHONPATH": f"{tmp_path}:{ROOT}"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert ran.stdout == "annoy\n"
+    assert ran.stderr == (
+        "Annoy searches the neighbours of 30 rows, since faiss is not installed; pip install "
+        "'coreset-backend[faiss]' adds it\n"
+    )
