@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from coreset_backend.evaluation.calibration import (
@@ -33,6 +33,7 @@ def test_in_multiple_choice_each_class_of_an_image_is_an_answer() -> None:
     assert calibration_error(truth, said, multiple=True) == pytest.approx(0.05)
 
 
+@settings(deadline=None)
 @given(st.integers(0, 1000))
 def test_a_model_that_is_as_sure_as_it_is_right_has_hardly_any_calibration_error(seed: int) -> None:
     rng = np.random.default_rng(seed)

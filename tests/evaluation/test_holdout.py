@@ -1,6 +1,6 @@
 import itertools
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from coreset_backend.evaluation.holdout import holdout_task_ids
@@ -49,6 +49,7 @@ def test_tasks_that_show_a_held_out_image_are_held_out_too() -> None:
     assert again == chosen | {100 + task_id for task_id in chosen}
 
 
+@settings(deadline=None)
 @given(
     counts=st.lists(st.integers(0, 30), min_size=1, max_size=5),
     share=st.floats(0, 0.5),

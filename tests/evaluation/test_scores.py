@@ -2,7 +2,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from coreset_backend.evaluation.scores import (
@@ -30,6 +30,7 @@ def test_wilsons_interval_is_that_of_the_books() -> None:
         assert found.value == hits / n
 
 
+@settings(deadline=None)
 @given(n=st.integers(1, 400), data=st.data())
 def test_an_interval_holds_its_value_and_narrows_with_more_images(n: int, data: st.DataObject) -> None:
     hits = data.draw(st.integers(0, n))
@@ -116,6 +117,7 @@ def test_scores_of_a_class_by_hand() -> None:
     assert macro_f1(actual, predicted).value == pytest.approx((0.8 + 0.5) / 2)  # nobody is a fox
 
 
+@settings(deadline=None)
 @given(
     st.integers(1, 40),
     st.integers(2, 6),

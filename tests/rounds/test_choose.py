@@ -2,7 +2,7 @@ from datetime import UTC, datetime
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from coreset_backend.project import Labels, Snapshot, Task
@@ -131,6 +131,7 @@ def test_each_row_is_as_likely_as_any_other_and_labels_move_the_draw_on() -> Non
     assert draws[0] == draws[1] != draws[2]
 
 
+@settings(deadline=None)
 @given(st.integers(0, 30), st.integers(0, 15), st.integers(0, 10))
 def test_spreading_keeps_everything_in_order(own: int, drawn: int, reserve: int) -> None:
     distances = np.arange(own + reserve, dtype=np.float32)

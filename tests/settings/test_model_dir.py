@@ -2,7 +2,7 @@ import os
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from coreset_backend.errors import ConfigError
@@ -49,6 +49,7 @@ def test_what_is_no_bucket_is_refused_in_words(
     assert said in str(raised.value) and str(raised.value).startswith("MODEL_DIR: ")
 
 
+@settings(deadline=None)
 @given(st.lists(st.text(st.characters(exclude_characters="/"), min_size=1), max_size=3))
 def test_an_address_is_read_back_as_it_is_written(prefix: list[str]) -> None:
     if not {".", ".."} & set(prefix):
