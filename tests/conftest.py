@@ -1,6 +1,8 @@
 """A real Redis, a private store and settings for every test; nothing of the caller's environment."""
 
+import atexit
 import contextlib
+import gc
 import logging
 import os
 from collections.abc import Callable, Iterator
@@ -11,6 +13,8 @@ import pytest
 from fake_label_studio import FakeLabelStudio, running
 from flask.testing import FlaskClient
 from redis import Redis
+from xdist.remote import Producer
+from xdist.scheduler import LoadFileScheduling
 
 from coreset_backend.backend import Backend, open_backend
 from coreset_backend.local.redis_server import embedded_redis, wait_for_redis
@@ -24,7 +28,14 @@ if TYPE_CHECKING:
 # No test asks the real hub; those of tests/model/test_hub.py ask their own.
 os.environ["HF_HUB_OFFLINE"] = "1"
 pytest.register_assert_rewrite("label_studio_contract", "worker_site")
+gc.disable()  # while the tests are collected, nothing becomes garbage
 ONLY_WHERE_NAMED = ("docker", "soak")
+ON_ONE_LABEL_STUDIO = (
+    ("story", "crowd", "browser", "cloud", "label_configs"),
+    ("trouble", "bucket_story", "disconnect", "replaced_file"),
+    ("finish", "measuring", "project_page", "findings", "publish", "label_studio_harness"),
+)
+"""Files of tests/e2e that one process runs: it starts one Label Studio and one backend for all of them."""
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -43,6 +54,30 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         items[:] = [item for item in items if item not in left_out]
     if hasattr(config, "workerinput"):  # a process of pytest-xdist
         items.sort(key=longest_files_first(items))
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Leave 650,000 objects that stay, of torch and of the tests, out of each later search for garbage."""
+    gc.enable()
+    # Elsewhere hypothesis is imported last, and looks for what holds what.
+    if hasattr(session.config, "workerinput"):
+        gc.freeze()
+        atexit.register(gc.unfreeze)  # libraries of C++ complain of what is left when they are unloaded
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LoadFileScheduling | None:
+    return TogetherOnOneLabelStudio(config, log) if config.getoption("dist") == "loadfile" else None
+
+
+class TogetherOnOneLabelStudio(LoadFileScheduling):
+    """Gives a process a file at a time, or the files that share a Label Studio."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        file: str = super()._split_scope(nodeid)
+        name = Path(file).stem.removeprefix("test_")
+        group = next((at for at, names in enumerate(ON_ONE_LABEL_STUDIO) if name in names), None)
+        return file if group is None or "e2e" not in Path(file).parts else f"Label Studio {group}"
 
 
 def longest_files_first(items: list[pytest.Item]) -> Callable[[pytest.Item], int]:

@@ -17,7 +17,7 @@ from coreset_backend.local import demo_project
 from coreset_backend.local import label_studio as demo
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def label_studio(tmp_path_factory: pytest.TempPathFactory) -> Iterator[demo.LabelStudioServer]:
     executable = demo.find_label_studio(ROOT, os.environ.get("LABEL_STUDIO_COMMAND"))
     if executable is None:
@@ -58,7 +58,7 @@ def new_annotator(label_studio: demo.LabelStudioServer) -> Iterator[Callable[[st
         annotator.http.close()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def stack(label_studio: demo.LabelStudioServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     folder = tmp_path_factory.mktemp("stack")
     url, token = label_studio.url, label_studio.login.token

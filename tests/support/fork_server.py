@@ -7,6 +7,7 @@ pid goes out, and its exit status when it has ended. A command whose connection 
 
 import contextlib
 import fcntl
+import gc
 import json
 import os
 import runpy
@@ -159,5 +160,6 @@ def exit_status(job: dict[str, Any]) -> int:
 if __name__ == "__main__":
     for name in IMPORTED:
         import_module(name)
+    gc.freeze()  # else a command's first search for garbage copies all that was imported
     # Not by Python's own end: onnxruntime would wait for a thread that a forked process does not have.
     os._exit(exit_status(serve_in(Path(sys.argv[1]))))
