@@ -1,8 +1,10 @@
 """`coreset-backend`: the table of commands; the module of each is imported when it runs."""
 
+import contextlib
+import gc
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from importlib import import_module
 
 import click
@@ -68,9 +70,23 @@ class LazyCommand(click.Command):
     def make_context(
         self, info_name: str | None, args: list[str], parent: click.Context | None = None, **extra: object
     ) -> click.Context:
-        module = import_module(f"coreset_backend.cli.{COMMANDS[str(self.name)][0]}")
+        with _no_search_for_garbage():
+            module = import_module(f"coreset_backend.cli.{COMMANDS[str(self.name)][0]}")
         command: click.Command = getattr(module, str(self.name).replace("-", "_"))
         return command.make_context(info_name, args, parent, **extra)
+
+
+@contextlib.contextmanager
+def _no_search_for_garbage() -> Iterator[None]:
+    """What torch makes when it is imported stays: to search it again and again takes a fifth of the time."""
+    if not gc.isenabled():
+        yield
+        return
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
 
 
 def _lazy_commands() -> Mapping[str, click.Command]:
