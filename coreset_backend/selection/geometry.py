@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-from coreset_backend.arrays import Floats, Rows, Vectors
+from coreset_backend.arrays import Floats, Rows, Vectors, forget_pages
 from coreset_backend.errors import NotFinite
 from coreset_backend.selection.rounding import as_compared, exact_squares
 
@@ -83,6 +83,7 @@ def normalized(vectors: Vectors) -> Floats:
     units = np.empty(vectors.shape, dtype=np.float32)
     for block in blocks(*vectors.shape):
         np.divide(vectors[block], length[block, None], out=units[block], casting="same_kind")
+    forget_pages(vectors)
     return units
 
 

@@ -187,9 +187,9 @@ def _state(path: Path) -> tuple[int, ...]:
     return found.st_mtime_ns, found.st_size, found.st_ino
 
 
-def _version(stored: StoredRound) -> list[tuple[str, str, tuple[int, ...]]]:
+def _version(stored: StoredRound) -> tuple[Round, list[tuple[int, ...]]]:
     """What differs between two rounds in the same place, and once a file of the round is written."""
-    return [(name, sha, _state(stored.path / name)) for name, sha in stored.record.hashes.items()]
+    return stored.record, [_state(stored.path / name) for name in stored.record.hashes]
 
 
 def _mapped(path: Path) -> NDArray[np.generic]:

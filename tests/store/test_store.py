@@ -3,6 +3,7 @@ import json
 import stat
 import tarfile
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -98,6 +99,8 @@ def test_what_is_computed_of_a_round_is_computed_again_once_a_file_changed(tmp_p
         return counted[-1]
 
     assert [computed_once(count, stored) for _ in range(3)] == [3, 3, 3] and counted == [3]
+    assert computed_once(count, replace(stored, record=replace(stored.record, batch=(2,)))) == 3
+    assert counted == [3, 3]
     (stored.path / "task_ids.npy").write_bytes(b"torn")
     with pytest.raises(CorruptRound):
         computed_once(count, stored)
