@@ -87,7 +87,9 @@ def _herded(
     forget_pages(graph.rows)
     forget_pages(graph.distances)
     herd.exclude(pool.labeled_rows)
-    return measured(pool.vectors, pool.labeled_rows, herd.pick(batch, progress))
+    rows = herd.pick(batch, progress)
+    del herd  # its kernel and the vectors that are read next need a gigabyte each of a million rows
+    return measured(pool.vectors, pool.labeled_rows, rows)
 
 
 def takes_whole_kernel(centers: int, width: int, n: int) -> bool:
