@@ -8,8 +8,8 @@ from coreset_backend.selection import annoy_index, faiss_index
 
 log = logging.getLogger(__name__)
 FAISS_FROM = 2_000_000
-"""From so many rows on faiss is used if it is installed. At a million it is done a quarter sooner than Annoy;
-but it holds the vectors in memory, where Annoy maps a file."""
+"""From so many rows on faiss is used if it is installed: it finds .99 of the ten nearest rows of a mixture of
+256 values, Annoy .64; but it holds the vectors in memory, where Annoy maps a file."""
 
 Index = annoy_index.NeighborIndex | faiss_index.FaissIndex
 
