@@ -55,7 +55,7 @@ def open_browser(folder: Path, width: int = 1400, height: int = 900) -> Iterator
 
 def wait_for(page: webdriver.Chrome, expression: str, seconds: float = 90.0) -> Any:
     """The first true value of the JavaScript expression."""
-    return WebDriverWait(page, seconds, 0.05).until(lambda page: page.execute_script(f"return {expression}"))
+    return WebDriverWait(page, seconds, 0.1).until(lambda page: page.execute_script(f"return {expression}"))
 
 
 def press(page: webdriver.Chrome, button: str, words: str) -> None:

@@ -15,6 +15,9 @@ from waiting import wait_until
 
 from coreset_backend.local import label_studio as demo
 
+LOOKS = 0.5
+"""Seconds between two looks at a status: each takes time of the cores that the round needs."""
+
 
 @dataclass(frozen=True)
 class Annotator:
@@ -98,7 +101,7 @@ class Stack:
             return newest if newest and newest["number"] >= number and newest["published"] else None
 
         return wait_until(
-            published, f"round {number} of project {project_id}; {self.log} may say why", seconds
+            published, f"round {number} of project {project_id}; {self.log} may say why", seconds, LOOKS
         )
 
     def wait_for_error(self, project_id: int, seconds: float = 120.0) -> str:
@@ -108,7 +111,7 @@ class Stack:
             progress = self.status(project_id)["progress"]
             return progress.get("error") if progress.get("state") in ("failed", "waiting") else None
 
-        return str(wait_until(failed, f"an error in project {project_id}", seconds))
+        return str(wait_until(failed, f"an error in project {project_id}", seconds, LOOKS))
 
     def wait_until_idle(self, project_id: int, seconds: float = 120.0) -> None:
         """Return when no round of the project runs or waits."""
@@ -116,7 +119,7 @@ class Stack:
         def idle() -> bool:
             return bool(self.status(project_id)["progress"].get("state") == "idle")
 
-        wait_until(idle, f"project {project_id} to be idle", seconds)
+        wait_until(idle, f"project {project_id} to be idle", seconds, LOOKS)
 
     def processes(self, word: str) -> list[int]:
         """The pids of the run's processes with ``word`` in their command, as `work` for worker and child."""
@@ -144,7 +147,7 @@ def running_stack(folder: Path, label_studio_url: str, api_key: str, **settings:
             "CORESET_URL": f"http://localhost:{port}",
             "CORESET_BATCH_SIZE": "24",
             "CORESET_DEBOUNCE_SECONDS": "1",
-            "CORESET_POLL_SECONDS": "15",  # each reads every project; webhooks tell of what tests do
+            "CORESET_POLL_SECONDS": "30",  # each reads every project; webhooks tell of what tests do
             **settings,
         },
     )
