@@ -82,16 +82,14 @@ def _path_of(array: NDArray[np.generic]) -> Path | None:
     return None
 
 
-ZEROS = bytes(2**24)
-
-
 def _reserve(file: IO[bytes], size: int) -> None:
     """Make the file so large. On a full disk, the kernel would end a process that writes to a map of it."""
     if hasattr(os, "posix_fallocate"):
         os.posix_fallocate(file.fileno(), 0, size)
     else:  # macOS
-        for start in range(0, size, len(ZEROS)):
-            file.write(ZEROS[: size - start])
+        zeros = bytes(2**24)
+        for start in range(0, size, len(zeros)):
+            file.write(zeros[: size - start])
         file.flush()
 
 
