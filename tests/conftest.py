@@ -148,9 +148,10 @@ def make_backend(redis_url: str, tmp_path: Path) -> Iterator[Callable[..., Backe
 
     with Redis.from_url(redis_url) as redis:
         redis.flushall()
-    yield make
-    for backend in opened:
-        backend.close()
+        yield make
+        for backend in opened:
+            backend.close()
+        redis.flushall()  # other tests start their own processes on it
 
 
 @pytest.fixture
