@@ -28,6 +28,7 @@ from coreset_backend.label_studio.answers import (
 from coreset_backend.label_studio.api import PATIENT, Api
 from coreset_backend.label_studio.filters import (
     ANNOTATED,
+    ANNOTATION_FIELDS,
     BY_SCORE,
     UNSOLVED,
     Filter,
@@ -51,10 +52,6 @@ PAGE_SIZE = 900
 """Label Studio 1.23 on SQLite answers 500 to a page with 999 or more uploaded images: it asks for their files
 in one condition, which SQLite finds too deep."""
 TASKS_IN_AN_ADDRESS = 100
-ANNOTATIONS = (
-    "id,data,annotations,result,was_cancelled,ground_truth,completed_by,updated_at,updated_by,"
-    "lead_time,created_at,import_id"
-)
 
 
 class LabelStudio(Api):
@@ -109,7 +106,7 @@ class LabelStudio(Api):
     def annotated_tasks(self, project_id: int, task_ids: Sequence[int] | None = None) -> Iterator[ListedTask]:
         """The tasks (all, or among up to a hundred) that are annotated or skipped, with their annotations."""
         asked = query(ANNOTATED, task_ids=task_ids)
-        return self.tasks(project_id, {"fields": "all", "include": ANNOTATIONS, "query": asked})
+        return self.tasks(project_id, {"fields": "all", "include": ANNOTATION_FIELDS, "query": asked})
 
     def listed(
         self, project_id: int, task_ids: Sequence[int], include: str = "id,data", *only: Filter, **more: str
@@ -166,18 +163,14 @@ class LabelStudio(Api):
             raise ProjectGone(404, error.body, f"project {project_id}") from error
 
     def tasks(
-        self,
-        project_id: int,
-        params: Mapping[str, str],
-        progress: Progress = unwatched,
-        size: int = PAGE_SIZE,
+        self, project_id: int, asked: Mapping[str, str], progress: Progress = unwatched, size: int = PAGE_SIZE
     ) -> Iterator[ListedTask]:
         """The tasks of all pages of ``size``, each once; all are read, whatever total is reported."""
         seen: set[int] = set()
         read = 0
         for page in itertools.count(1):
             try:
-                tasks, total = self.page(project_id, page, size, **params)
+                tasks, total = self.page(project_id, page, size, **asked)
             except Rejected as error:
                 if error.status == 404 and page > 1:  # tasks were deleted meanwhile: the page is gone
                     return

@@ -1,4 +1,4 @@
-"""Filters of Label Studio's Data Manager, as its API takes them in a query or in a tab. Pure."""
+"""What is asked of Label Studio's Data Manager: filters, orders and fields of its list of tasks. Pure."""
 
 import json
 from collections.abc import Sequence
@@ -8,6 +8,10 @@ from typing import TypedDict
 BY_SCORE = ["tasks:predictions_score"]
 NEWEST_FIRST = ["-tasks:updated_at"]
 NO_TASK = -1
+ANNOTATION_FIELDS = (
+    "id,data,annotations,result,was_cancelled,ground_truth,completed_by,updated_at,updated_by,"
+    "lead_time,created_at,import_id"
+)
 
 
 class Filter(TypedDict):
