@@ -3,7 +3,10 @@
 With SCREENSHOTS_TO=docs/images in the environment it also makes the pictures of the documentation.
 """
 
+import contextlib
 import csv
+import os
+import signal
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -319,14 +322,28 @@ def annotations_of(admin: httpx.Client, project_id: int) -> dict[int, list[dict[
     }
 
 
+@contextlib.contextmanager
+def no_work(stack: Any) -> Iterator[None]:
+    """Without it the round may be over before somebody who presses buttons has cancelled it."""
+    workers = stack.processes("work")
+    for pid in workers:
+        os.kill(pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        for pid in workers:
+            os.kill(pid, signal.SIGCONT)
+
+
 def test_cancel_publish_again_and_roll_back_do_what_they_say(
     stack: Any, admin: httpx.Client, project_id: int, page: webdriver.Chrome
 ) -> None:
     before = stack.wait_for_round(project_id, 2)
     stack.wait_until_idle(project_id)
     open_page(page, stack, project_id, "history")
-    press(page, "[data-action=start]", "A round is queued.")
-    press(page, "[data-action=cancel]", "Cancelled. Annotators keep the current batch.")
+    with no_work(stack):
+        press(page, "[data-action=start]", "A round is queued.")
+        press(page, "[data-action=cancel]", "Cancelled. Annotators keep the current batch.")
     assert stack.status(project_id)["progress"]["state"] == "idle"
     assert stack.status(project_id)["round"]["model_version"] == before["model_version"]
 
