@@ -17,6 +17,7 @@ import pytest
 from browser import (
     accessibility_violations,
     console_errors,
+    downloaded,
     draw_lasso,
     open_browser,
     picture,
@@ -212,8 +213,7 @@ def test_a_lasso_lists_what_lies_inside_and_exports_it(
     assert page.find_element(By.ID, "chosen-title").text == f"Inside the lasso: {N} images"
     page.find_element(By.ID, "chosen-export").click()
     file = downloads / f"project-{project_id}-round-{newest['number']}.csv"
-    wait_until(file.exists, "the exported file")
-    lines = list(csv.DictReader(file.read_text().splitlines()))
+    lines = list(csv.DictReader(downloaded(file).splitlines()))
     states = Counter(line["state"] for line in lines)
     expected = {state: count for state, count in newest["counts"].items() if count and state != "unreadable"}
     assert dict(states) == expected

@@ -15,6 +15,7 @@ from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.ui import WebDriverWait
+from waiting import wait_until
 
 CHROMIUM = Path("/usr/bin/chromium")
 DRIVER = Path("/usr/bin/chromedriver")
@@ -70,6 +71,17 @@ def press(page: webdriver.Chrome, button: str, words: str) -> None:
 def wait_until_said(page: webdriver.Chrome, words: str) -> None:
     """Return when the page's live region says so."""
     wait_for(page, f"document.getElementById('messages').textContent.includes({words!r})")
+
+
+def downloaded(file: Path) -> str:
+    """The text of a file that the browser saves; the file is removed.
+
+    While it is saved under another name, an empty file of its own name may be there.
+    """
+    wait_until(lambda: file.exists() and file.stat().st_size > 0, f"the file {file.name}")
+    text = file.read_text()
+    file.unlink()
+    return text
 
 
 def draw_lasso(page: webdriver.Chrome, width: float = 1.0) -> None:

@@ -13,6 +13,7 @@ import pytest
 from browser import (
     accessibility_violations,
     console_errors,
+    downloaded,
     draw_lasso,
     open_browser,
     prefer_colours,
@@ -30,7 +31,6 @@ from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.remote.webelement import WebElement
 from selenium.webdriver.support.ui import Select
 from serving import serving
-from waiting import wait_until
 from werkzeug.serving import make_server
 from written_progress import changed
 
@@ -214,9 +214,7 @@ def test_hovering_the_map_shows_the_image_and_the_lasso_lists_and_exports(
     assert len(page.find_elements(By.CSS_SELECTOR, "#chosen-list img")) == 120
     page.find_element(By.ID, "chosen-export").click()
     file = chromium[1] / "project-7-round-1.csv"
-    wait_until(file.exists, "the exported file")
-    lines = list(csv.DictReader(file.read_text().splitlines()))
-    file.unlink()
+    lines = list(csv.DictReader(downloaded(file).splitlines()))
     assert [int(line["task_id"]) for line in lines] == cats
     assert lines[0]["label"] == lines[0]["predicted"] == "cat"
     assert lines[20]["pick"] == "2"
@@ -309,9 +307,7 @@ def test_an_exported_class_is_no_formula(
     page.find_element(By.CSS_SELECTOR, "#map-legend button").click()
     page.find_element(By.ID, "chosen-export").click()
     file = chromium[1] / "project-7-round-1.csv"
-    wait_until(file.exists, "the exported file")
-    lines = list(csv.DictReader(file.read_text().splitlines()))
-    file.unlink()
+    lines = list(csv.DictReader(downloaded(file).splitlines()))
     assert {line["label"] for line in lines} == {fit_cell(kind) for kind in kinds}
     assert {fit_cell(kind) for kind in kinds} == {f"'{kinds[0]}", "dog;'\t'@SUM(1)"}
 
