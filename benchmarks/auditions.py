@@ -14,7 +14,6 @@ a second run goes on from there. One core: `OMP_NUM_THREADS=1`.
 """
 
 import argparse
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -25,6 +24,7 @@ from typing import Any
 import numpy as np
 import torch
 from label_efficiency import conditions, features_kept_in, numbers, pool_name, yield_of
+from label_tables import keep_cell, read_cells
 from pools import POOLS, pool_folder
 
 from coreset_backend import model
@@ -53,7 +53,7 @@ def main(line: Sequence[str] | None = None) -> None:
     torch.set_num_threads(1)
     given.cache.mkdir(parents=True, exist_ok=True)
     kept, name = given.cache / "auditions.jsonl", pool_name(given.pool)
-    results = [json.loads(line) for line in kept.read_text().splitlines()] if kept.exists() else []
+    results = read_cells(kept)
     kind = {"pool": name, "size": given.size, "pretraining": given.pretraining, "random": given.random}
     kind |= {"own_size": given.own_size, "stages": given.stages}
     results = [{"own_size": None, "stages": False, **each} for each in results]  # the first lack both
@@ -61,8 +61,7 @@ def main(line: Sequence[str] | None = None) -> None:
     draws = [draw for draw in range(given.draws) if draw not in {each["draw"] for each in results}]
     for result in measured(given, draws) if draws else ():
         results.append({**kind, **result})
-        with kept.open("a") as file:
-            file.write(json.dumps(results[-1]) + "\n")
+        keep_cell(kept, results[-1])
     print(table(results))
 
 

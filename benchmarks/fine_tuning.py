@@ -9,7 +9,6 @@ DIR/fine_tuning.jsonl, and a second run goes on from there. One core: `OMP_NUM_T
 """
 
 import argparse
-import json
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import product
@@ -20,6 +19,7 @@ import numpy as np
 import torch
 from auditions import entrant, images_of, one_hot
 from label_efficiency import conditions, numbers, pool_name
+from label_tables import keep_cell, read_cells
 from pools import POOLS, pool_folder
 
 from coreset_backend import model
@@ -36,13 +36,12 @@ def main(line: Sequence[str] | None = None) -> None:
     torch.set_num_threads(1)
     given.cache.mkdir(parents=True, exist_ok=True)
     kept = given.cache / "fine_tuning.jsonl"
-    results = [json.loads(line) for line in kept.read_text().splitlines()] if kept.exists() else []
+    results = read_cells(kept)
     kind = {"pool": pool_name(given.pool), "size": given.size, "seen": given.seen}
     results = [each for each in results if kind.items() <= each.items()]
     for result in missing(given, results):
         results.append({**kind, **result})
-        with kept.open("a") as file:
-            file.write(json.dumps(results[-1]) + "\n")
+        keep_cell(kept, results[-1])
         print(results[-1], flush=True)
     print(table(results))
 

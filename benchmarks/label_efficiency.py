@@ -29,7 +29,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from label_tables import BUDGETS, Cell, tables
+from label_tables import BUDGETS, Cell, keep_cell, read_cells, tables
 from numpy.typing import NDArray
 from pools import POOLS, pool_folder
 
@@ -53,11 +53,10 @@ def main(line: Sequence[str] | None = None) -> None:
     torch.set_num_threads(1)
     given.cache.mkdir(parents=True, exist_ok=True)
     kept = given.cache / "cells.jsonl"
-    cells = [json.loads(line) for line in kept.read_text().splitlines()] if kept.exists() else []
+    cells = read_cells(kept)
     for cell in missing_cells(given, cells):
         cells.append(cell)
-        with kept.open("a") as file:
-            file.write(json.dumps(cell) + "\n")
+        keep_cell(kept, cell)
         print(cell["pool"], cell["strategy"], cell["draw"], *percent(cell["curve"]), flush=True)
     name = pool_name(given.pool)
     print(tables([cell for cell in cells if cell["pool"] == name and cell["budgets"] == given.budgets]))

@@ -34,7 +34,14 @@ def main(documents: Sequence[Path]) -> None:
 
 
 def read_cells(path: Path) -> list[Cell]:
-    return [json.loads(line) for line in path.read_text().splitlines()]
+    """The results that were kept in the file so far; none without it."""
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def keep_cell(path: Path, cell: Cell) -> None:
+    """Append the result to the file, so that a second run goes on from there."""
+    with path.open("a") as file:
+        file.write(json.dumps(cell) + "\n")
 
 
 def with_tables(text: str, cells: Cells) -> str:

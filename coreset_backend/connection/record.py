@@ -16,7 +16,7 @@ from coreset_backend.errors import CorruptFile
 from coreset_backend.label_studio.answers import Project
 from coreset_backend.label_studio.client import LabelStudio
 from coreset_backend.project import Region
-from coreset_backend.store.record import NO_ROUND_VERSION, taken
+from coreset_backend.store.record import NO_ROUND_VERSION
 from coreset_backend.store.saved_round import StoredRound
 from coreset_backend.store.store import CONNECTION_FILE, Store
 
@@ -47,8 +47,7 @@ CONNECTION = TypeAdapter(Connection)
 def read_connection(store: Store, project_id: int) -> Connection | None:
     """The record of the project's connection; None if it is not connected or the file is damaged."""
     try:
-        saved = store.kept(project_id, CONNECTION_FILE).read()
-        return None if saved is None else taken(CONNECTION, saved)
+        return store.kept(project_id, CONNECTION_FILE).read_as(CONNECTION)
     except (CorruptFile, ValueError) as error:
         log.error(
             "project %d: its settings from before it was connected cannot be read: %s", project_id, error

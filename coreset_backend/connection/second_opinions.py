@@ -15,7 +15,7 @@ from pydantic import TypeAdapter
 from coreset_backend.errors import CorruptFile
 from coreset_backend.label_studio.client import LabelStudio
 from coreset_backend.label_studio.overlap import Overlap, fetch_overlaps, set_overlap
-from coreset_backend.store.record import SecondOpinion, as_saved, taken
+from coreset_backend.store.record import SecondOpinion, as_saved
 from coreset_backend.store.storage import Kept
 from coreset_backend.store.store import Store
 
@@ -74,8 +74,8 @@ def withdraw_second_opinions(label_studio: LabelStudio, store: Store, project_id
 def read_asked(store: Store, project_id: int) -> tuple[Asked, ...]:
     """The tasks that are asked for; none where the file is damaged, which leaves them as they are."""
     try:
-        saved = _kept(store, project_id).read()
-        return () if saved is None else taken(ASKED, saved).tasks
+        saved = _kept(store, project_id).read_as(ASKED)
+        return () if saved is None else saved.tasks
     except (CorruptFile, ValueError) as error:
         log.error("project %d: its second opinions are not withdrawn: %s", project_id, error)
         return ()

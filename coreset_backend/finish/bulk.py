@@ -26,7 +26,7 @@ from coreset_backend.label_studio.bulk_labels import (
 from coreset_backend.label_studio.label_config import parse_label_config
 from coreset_backend.project import Labels
 from coreset_backend.reports import Count, Moment, TaskId
-from coreset_backend.store.record import as_saved, taken
+from coreset_backend.store.record import as_saved
 from coreset_backend.store.storage import Kept
 from coreset_backend.store.store import Store
 
@@ -86,8 +86,8 @@ class Fate(StrEnum):
 def read_writes(store: Store, project_id: int) -> tuple[BulkWrite, ...]:
     """The latest writes of the project, the newest first. Raises BulkError where the file is damaged."""
     try:
-        saved = _kept(store, project_id).read()
-        return () if saved is None else taken(WRITES, saved).writes
+        saved = _kept(store, project_id).read_as(WRITES)
+        return () if saved is None else saved.writes
     except (CorruptFile, ValueError) as error:
         raise BulkError(
             f"The labels in bulk of project {project_id} cannot be read: {error}. Delete bulk.json in the "

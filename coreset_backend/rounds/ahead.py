@@ -29,29 +29,13 @@ def embedded_images(
     phase: Phase,
     progress: RoundWatch,
 ) -> KeyRows | None:
-    """The images that need not be read: those of the round before, and those that a cluster embeds now.
-
-    Raises ClusterError, ConfigError.
-    """
-    known = embedded_keys(previous, chosen, snapshot, settings.device)
-    return _embed_ahead(backend, settings, chosen, snapshot, known, phase, progress)
-
-
-def _embed_ahead(
-    backend: Backend,
-    settings: Settings,
-    chosen: model.ChosenBackbone,
-    snapshot: Snapshot,
-    known: KeyRows | None,
-    phase: Phase,
-    progress: RoundWatch,
-) -> KeyRows | None:
-    """The images that need not be read here: the ``known``, which have an embedding, and those that the
-    cluster has embedded now.
+    """The keys of the images that the round need not read: those embedded before, and those that the cluster
+    embeds now.
 
     It embeds none if they are few, and none for a network that is trained in the round, which needs the
     pixels here. Raises ClusterError, ConfigError.
     """
+    known = embedded_keys(previous, chosen, snapshot, settings.device)
     if settings.cluster is None or not is_frozen(chosen, snapshot, settings.device):
         return known
     resize = chosen.backbone.resize(settings.image_size)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pydantic import TypeAdapter
 
 from coreset_backend.errors import CorruptFile, ProjectError
-from coreset_backend.store.record import Example, as_saved, taken
+from coreset_backend.store.record import Example, as_saved
 from coreset_backend.store.storage import Kept
 from coreset_backend.store.store import Store
 
@@ -33,8 +33,8 @@ def read_examples(store: Store, project_id: int) -> tuple[Example, ...]:
     """The marked images of the project, the latest last. Raises CorruptFile where the file is damaged."""
     kept = _kept(store, project_id)
     try:
-        saved = kept.read()
-        return () if saved is None else taken(EXAMPLES, saved).examples
+        saved = kept.read_as(EXAMPLES)
+        return () if saved is None else saved.examples
     except ValueError as error:
         raise CorruptFile(kept, str(error)) from None
 

@@ -92,8 +92,7 @@ class Store:
         """The last audition of the project; None where none was held, or its file is damaged."""
         kept = self.kept(project_id, "audition.json")
         try:
-            saved = kept.read()
-            return None if saved is None else taken(AUDITION, saved)
+            return kept.read_as(AUDITION)
         except (CorruptFile, ValueError) as error:  # the next round goes without, and another is held
             log.error("project %d has no audition: %s: %s", project_id, kept.name, error)
             return None
@@ -130,8 +129,7 @@ class Store:
     def backbone_choice(self, project_id: int) -> BackboneChoice | None:
         """The backbone that was chosen for the project; None before, or where the file is damaged."""
         try:
-            saved = self.kept(project_id, "backbone.json").read()
-            return None if saved is None else taken(CHOICE, saved)
+            return self.kept(project_id, "backbone.json").read_as(CHOICE)
         except (CorruptFile, ValueError) as error:
             log.error("project %d: its backbone is chosen anew: %s", project_id, error)
             return None
@@ -221,8 +219,7 @@ class Store:
         """Why no round starts automatically; None if rounds do."""
         kept = self.kept(project_id, "held.json")
         try:
-            saved = kept.read()
-            return None if saved is None else taken(HOLD, saved)
+            return kept.read_as(HOLD)
         except CorruptFile as error:  # a person paused it, so a person has to start it again
             return Hold(f"Rounds are paused, but the reason cannot be read: {error.why}.", None, 0)
         except ValueError as error:

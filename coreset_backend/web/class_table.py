@@ -51,7 +51,7 @@ def _with_none(named: NDArray[np.bool_]) -> NDArray[np.bool_]:
 def _predicted_by_class(
     stored: StoredRound, labels: Labels, rows: NDArray[np.int64], carried: NDArray[np.bool_]
 ) -> dict[str, list[int]]:
-    """The counts of unlabelled images: those of all, less those of the labelled ones, which are few."""
+    """How many unlabelled images have each class; all are counted, and the few labelled ones subtracted."""
     task_ids, embedded = stored.array("task_ids", mapped=True), stored.array("embedded_task_ids", mapped=True)
     if not np.array_equal(task_ids[np.searchsorted(task_ids, embedded)], embedded):
         raise ValueError("an image has no task")
