@@ -80,14 +80,15 @@ class ListedTask:
 
     ``data`` is as people imported it, of any shape. ``score`` is that under the version that the project
     shows. ``updated_at``: when it was last saved, ISO 8601. ``overlap``: how many annotators the task needs;
-    ``is_labeled``: whether they have all answered.
+    ``is_labeled``: whether they have all answered. ``is_annotated``: True if anybody has, False if it was
+    only skipped, None if Label Studio counts neither.
     """
 
     task_id: int
     data: object = None
     annotations: Sequence[Annotation] = ()
     predictions: Sequence[StoredPrediction] = ()
-    is_annotated: bool = False
+    is_annotated: bool | None = None
     score: float | None = None
     updated_at: str = ""
     overlap: int = 1
@@ -257,20 +258,29 @@ def read_task(task: object) -> ListedTask:
     if not (_is_count(task_id) and task_id > 0):
         raise unexpected("The id of a task", task_id, "a whole number from 1 on")
     annotations, predictions = fields.get("annotations"), fields.get("predictions")
-    count, score = fields.get("total_annotations"), fields.get("predictions_score")
-    if count is not None and not isinstance(count, int):
-        raise unexpected(f"'total_annotations' of task {task_id}", count, "a whole number")
+    score = fields.get("predictions_score")
+    annotated = _counted(fields, "total_annotations", task_id)
+    skipped = _counted(fields, "cancelled_annotations", task_id)
     return ListedTask(
         task_id,
         fields.get("data"),
         _annotations(annotations, task_id) if annotations else (),
         _predictions(predictions, task_id) if predictions else (),
-        bool(count),
+        annotated > 0 if annotated or skipped else None,
         None if score is None else _number(score, "'predictions_score'", task_id),
         str(fields.get("updated_at") or ""),
         read_count(fields.get("overlap") or 1, "'overlap' of a task"),
         bool(fields.get("is_labeled")),
     )
+
+
+def _counted(fields: Fields, name: str, task_id: int) -> int:
+    count = fields.get(name)
+    if count is None:
+        return 0
+    if not isinstance(count, int):
+        raise unexpected(f"{name!r} of task {task_id}", count, "a whole number")
+    return count
 
 
 def _annotations(found: object, task_id: int) -> Sequence[Annotation]:

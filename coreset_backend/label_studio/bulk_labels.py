@@ -6,7 +6,8 @@ from coreset_backend.errors import Rejected
 from coreset_backend.label_studio.annotations import is_by_model
 from coreset_backend.label_studio.answers import Annotation
 from coreset_backend.label_studio.api import PATIENT
-from coreset_backend.label_studio.client import TASKS_IN_AN_ADDRESS, LabelStudio
+from coreset_backend.label_studio.client import LabelStudio
+from coreset_backend.label_studio.filters import in_addresses
 from coreset_backend.label_studio.model_labels import delete_annotations
 from coreset_backend.project import Labels
 
@@ -52,8 +53,7 @@ def annotations_among(
 ) -> dict[int, Sequence[Annotation]]:
     """Task id -> annotations and skips by people; tasks without any are absent."""
     found: dict[int, Sequence[Annotation]] = {}
-    for start in range(0, len(task_ids), TASKS_IN_AN_ADDRESS):
-        some = task_ids[start : start + TASKS_IN_AN_ADDRESS]
+    for some in in_addresses(task_ids):
         for task in label_studio.annotated_tasks(project_id, some):
             if by_people := [each for each in task.annotations if not is_by_model(each)]:
                 found[task.task_id] = by_people

@@ -30,9 +30,11 @@ from coreset_backend.label_studio.filters import (
     ANNOTATED,
     ANNOTATION_FIELDS,
     BY_SCORE,
+    COUNTS,
     UNSOLVED,
     Filter,
     all_of,
+    in_addresses,
     query,
     score_filter,
 )
@@ -51,7 +53,6 @@ log = logging.getLogger(__name__)
 PAGE_SIZE = 900
 """Label Studio 1.23 on SQLite answers 500 to a page with 999 or more uploaded images: it asks for their files
 in one condition, which SQLite finds too deep."""
-TASKS_IN_AN_ADDRESS = 100
 
 
 class LabelStudio(Api):
@@ -112,7 +113,7 @@ class LabelStudio(Api):
         self, project_id: int, task_ids: Sequence[int], include: str = "id,data", *only: Filter, **more: str
     ) -> Iterator[ListedTask]:
         """Those of the tasks that the project still has and on which the conditions ``only`` hold."""
-        for some in _hundreds(task_ids):
+        for some in in_addresses(task_ids):
             asked = query(all_of(*only) if only else None, task_ids=some)
             yield from self.tasks(project_id, {"include": include, "query": asked, **more})
 
@@ -129,9 +130,16 @@ class LabelStudio(Api):
 
     def fetch_annotated(self, project_id: int) -> dict[int, bool]:
         """Task id -> True if annotated, False if only skipped; others are absent. Raises ProjectGone."""
-        parameters = {"include": "id,total_annotations", "query": query(ANNOTATED)}
+        found, uncounted = dict[int, bool](), list[int]()
         with self._gone_if_404(project_id):
-            return {task.task_id: task.is_annotated for task in self.tasks(project_id, parameters)}
+            for task in self.tasks(project_id, {"include": COUNTS, "query": query(ANNOTATED)}):
+                found[task.task_id] = bool(task.is_annotated)
+                if task.is_annotated is None:
+                    uncounted.append(task.task_id)
+            for some in in_addresses(uncounted):
+                for task in self.annotated_tasks(project_id, some):
+                    found[task.task_id] = not all(each.was_cancelled for each in task.annotations)
+        return found
 
     def fetch_waiting(self, project_id: int) -> dict[int, float | None]:
         """Unlabelled task id -> its score under the project's version, or None without a prediction of it."""
@@ -301,9 +309,8 @@ class LabelStudio(Api):
         self, project_id: int, version: str, task_ids: Iterable[int]
     ) -> dict[int, Sequence[Region]]:
         """Task id -> regions of its newest prediction of the version; tasks without one are absent."""
-        wanted, found = list(task_ids), {}
-        for start in range(0, len(wanted), TASKS_IN_AN_ADDRESS):
-            some = wanted[start : start + TASKS_IN_AN_ADDRESS]
+        found = {}
+        for some in in_addresses(list(task_ids)):
             parameters = {
                 "fields": "all",
                 "include": "id,predictions,result,model_version",
@@ -378,11 +385,8 @@ class LabelStudio(Api):
     def count_unserved(self, project_id: int, task_ids: Sequence[int]) -> int:
         """Number of the tasks that are unlabelled and have no prediction of the shown version."""
         unserved = all_of(UNSOLVED, score_filter("empty", True))
-        count = 0
-        for start in range(0, len(task_ids), TASKS_IN_AN_ADDRESS):
-            asked = query(unserved, task_ids=task_ids[start : start + TASKS_IN_AN_ADDRESS])
-            count += self.page(project_id, 1, 1, include="id", query=asked)[1]
-        return count
+        asked = (query(unserved, task_ids=some) for some in in_addresses(task_ids))
+        return sum(self.page(project_id, 1, 1, include="id", query=each)[1] for each in asked)
 
     def backends(self, project_id: int) -> list[ConnectedBackend]:
         """The ML backends that the project has."""
@@ -391,9 +395,3 @@ class LabelStudio(Api):
     def webhooks(self, project_id: int) -> list[Webhook]:
         """The webhooks that the project has."""
         return read_webhooks(self.request("GET", "/api/webhooks/", params={"project": project_id}))
-
-
-def _hundreds(task_ids: Sequence[int]) -> Iterator[list[int]]:
-    """The task ids in parts that fit into an address."""
-    for start in range(0, len(task_ids), TASKS_IN_AN_ADDRESS):
-        yield list(task_ids[start : start + TASKS_IN_AN_ADDRESS])

@@ -1,13 +1,15 @@
 """What is asked of Label Studio's Data Manager: filters, orders and fields of its list of tasks. Pure."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from typing import TypedDict
 
 BY_SCORE = ["tasks:predictions_score"]
 NEWEST_FIRST = ["-tasks:updated_at"]
 NO_TASK = -1
+TASKS_IN_AN_ADDRESS = 100
+COUNTS = "id,total_annotations,cancelled_annotations"
 ANNOTATION_FIELDS = (
     "id,data,annotations,result,was_cancelled,ground_truth,completed_by,updated_at,updated_by,"
     "lead_time,created_at,import_id"
@@ -38,9 +40,13 @@ UNSOLVED = _column("completed_at", "empty", "Datetime", True)
 ANNOTATED: Filters = {
     "conjunction": "or",
     "items": [
-        _column(count, "greater", "Number", 0) for count in ("total_annotations", "cancelled_annotations")
+        _column("total_annotations", "greater", "Number", 0),
+        _column("cancelled_annotations", "greater", "Number", 0),
+        _column("annotators", "empty", "List", False),
     ],
 }
+"""Annotated or skipped. Label Studio may count nothing on a task that is annotated during an import of
+predictions, until it counts again at the next one; its annotators are always known."""
 
 
 def score_filter(operator: str, value: float | bool) -> Filter:
@@ -76,6 +82,12 @@ def one_of(task_ids: Sequence[int]) -> Filters:
     """The filter for exactly these tasks, in a form that the Data Manager can show."""
     items = [_column("id", "equal", "Number", task_id) for task_id in task_ids or [NO_TASK]]
     return {"conjunction": "or", "items": items}
+
+
+def in_addresses(task_ids: Sequence[int]) -> Iterator[list[int]]:
+    """The task ids in parts that fit into the address of a request."""
+    for start in range(0, len(task_ids), TASKS_IN_AN_ADDRESS):
+        yield list(task_ids[start : start + TASKS_IN_AN_ADDRESS])
 
 
 def query(

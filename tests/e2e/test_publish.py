@@ -1,5 +1,7 @@
 """Our calls against the real Label Studio, where it is most surprising."""
 
+import contextlib
+import sqlite3
 from collections.abc import Callable, Iterator
 
 import httpx
@@ -30,6 +32,21 @@ def client(label_studio: demo.LabelStudioServer) -> Iterator[LabelStudio]:
 @pytest.fixture
 def project(admin: httpx.Client) -> tuple[int, list[int]]:
     return create_project(admin)
+
+
+@pytest.fixture
+def lose_counts(label_studio: demo.LabelStudioServer) -> Callable[[int], None]:
+    """Has Label Studio forget how many annotations a task has, as an import at the same time does."""
+    database = label_studio.data_dir / "label_studio.sqlite3"
+    if not database.exists():
+        pytest.skip("counts are changed in the file of SQLite")
+    change = "UPDATE task SET total_annotations = 0, cancelled_annotations = 0 WHERE id = ?"
+
+    def lose(task_id: int) -> None:
+        with contextlib.closing(sqlite3.connect(database, timeout=60)) as opened, opened:
+            opened.execute(change, (task_id,))
+
+    return lose
 
 
 class TestTheRealOne(LabelStudioContract):

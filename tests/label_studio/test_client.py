@@ -19,6 +19,11 @@ def project(admin: httpx.Client) -> tuple[int, list[int]]:
     return create_project(admin)
 
 
+@pytest.fixture
+def lose_counts(studio: FakeLabelStudio) -> Callable[[int], None]:
+    return studio.uncounted.add
+
+
 class TestTheFake(LabelStudioContract):
     """The fake answers as the real one does, or the other tests of this file would show nothing."""
 

@@ -97,6 +97,7 @@ class FakeLabelStudio:
         self.faults: list[Fault] = []
         self.lag = timedelta()  # how far the clock of the server that saves tasks is behind the others'
         self.filters = True  # an early release ignores the filters by id and by time
+        self.uncounted: set[int] = set()  # tasks that were annotated while predictions were imported
         self._ids = itertools.count(1)
         self._lock = threading.RLock()
         self._app = _application(self)
@@ -448,7 +449,7 @@ def tasks(studio: FakeLabelStudio) -> Json:
     return jsonify(
         total=len(found),
         tasks=[
-            _shown(task, names, "fields" in query)
+            _shown(studio, task, names, "fields" in query)
             | ({"predictions_score": scores.get(task["id"])} if more[0] else {})
             | ({"predictions": studio.predictions_of(task["id"])} if more[1] else {})
             for task in shown
@@ -488,13 +489,13 @@ def _matches(studio: FakeLabelStudio, task: Json, score: float | None, item: Jso
     if item["operator"] == "less":
         return score is not None and score < item["value"]
     if item["operator"] == "empty":
-        empty = (
-            score is None if item["filter"] == "filter:tasks:predictions_score" else not task["is_labeled"]
-        )
-        return bool(empty == item["value"])
-    kept = len(_kept(task))
-    counts = {"total_annotations": kept, "cancelled_annotations": len(task["annotations"]) - kept}
-    return bool(counts[column] > item["value"])
+        empty = {
+            "predictions_score": score is None,
+            "completed_at": not task["is_labeled"],
+            "annotators": not task["annotations"],
+        }
+        return bool(empty[column] == item["value"])
+    return bool(_counts(studio, task)[column] > item["value"])
 
 
 def _scores(studio: FakeLabelStudio, project_id: int) -> dict[int, float]:
@@ -507,10 +508,16 @@ def _scores(studio: FakeLabelStudio, project_id: int) -> dict[int, float]:
     return {task_id: sum(values) / len(values) for task_id, values in scores.items()}
 
 
-def _shown(task: Json, names: set[str] | None, all_fields: bool) -> Json:
+def _counts(studio: FakeLabelStudio, task: Json) -> dict[str, int]:
+    kept = 0 if task["id"] in studio.uncounted else len(_kept(task))
+    skips = 0 if task["id"] in studio.uncounted else len(task["annotations"]) - kept
+    return {"total_annotations": kept, "cancelled_annotations": skips}
+
+
+def _shown(studio: FakeLabelStudio, task: Json, names: set[str] | None, all_fields: bool) -> Json:
     whole = {
         **task,
-        "total_annotations": len(_kept(task)),
+        **_counts(studio, task),
         "annotations": [
             {name: value for name, value in each.items() if names is None or name in names or name == "id"}
             for each in task["annotations"]
@@ -530,7 +537,7 @@ def one_task(studio: FakeLabelStudio, task_id: int) -> Json:
     if request.method == "PATCH":
         studio.tasks[task_id] |= request.get_json()
         studio.touch(task_id)
-    return jsonify(_shown(studio.tasks[task_id], None, True))
+    return jsonify(_shown(studio, studio.tasks[task_id], None, True))
 
 
 def annotate(studio: FakeLabelStudio, task_id: int) -> Json:

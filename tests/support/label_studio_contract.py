@@ -1,6 +1,7 @@
 """What the recipe of publishing relies on: asked of the real Label Studio and of the fake one alike."""
 
 import time
+from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import replace
 from datetime import datetime, timedelta
@@ -290,6 +291,31 @@ class LabelStudioContract:
             task_ids[1]: False,
             task_ids[2]: True,
         }
+
+    def test_labels_and_skips_that_label_studio_has_not_counted_are_read(
+        self,
+        client: LabelStudio,
+        admin: httpx.Client,
+        project: tuple[int, list[int]],
+        lose_counts: Callable[[int], None],
+    ) -> None:
+        """As where somebody labels a task while predictions are imported: the import then counts none."""
+        project_id, task_ids = project
+        region = {"from_name": "label", "to_name": "image", "type": "choices", "value": {"choices": ["dog"]}}
+        for task_id, body in (
+            (task_ids[0], {"result": [region]}),
+            (task_ids[1], {"result": [], "was_cancelled": True}),
+        ):
+            admin.post(f"/api/tasks/{task_id}/annotations/", json=body).raise_for_status()
+            lose_counts(task_id)
+            assert admin.get(f"/api/tasks/{task_id}/").json()["total_annotations"] == 0
+        assert [task.label for task in client.fetch_labels(project_id).tasks] == [("dog",), None]
+        assert [task.state for task in client.fetch_snapshot(project_id).tasks[:3]] == [
+            "labeled",
+            "skipped",
+            "pool",
+        ]
+        assert client.fetch_annotated(project_id) == {task_ids[0]: True, task_ids[1]: False}
 
     def test_reading_only_what_has_changed_finds_what_a_full_reading_finds(
         self, client: LabelStudio, admin: httpx.Client, project: tuple[int, list[int]]
