@@ -324,15 +324,30 @@ def annotations_of(admin: httpx.Client, project_id: int) -> dict[int, list[dict[
 
 @contextlib.contextmanager
 def no_work(stack: Any) -> Iterator[None]:
-    """Without it the round may be over before somebody who presses buttons has cancelled it."""
+    """Without it the round may be over before somebody who presses buttons has cancelled it.
+
+    A job that a webhook started before must be over: a worker that stands still cannot cancel it.
+    """
     workers = stack.processes("work")
-    for pid in workers:
-        os.kill(pid, signal.SIGSTOP)
+
+    def stands_still() -> bool:
+        signal_all(workers, signal.SIGSTOP)
+        if 'coreset_jobs{state="started"} 0.0' in stack.http.get("/metrics").text:
+            return True
+        signal_all(workers, signal.SIGCONT)
+        return False
+
+    wait_until(stands_still, "a worker without a job")
     try:
         yield
     finally:
-        for pid in workers:
-            os.kill(pid, signal.SIGCONT)
+        signal_all(workers, signal.SIGCONT)
+
+
+def signal_all(processes: list[int], number: signal.Signals) -> None:
+    for process in processes:
+        with contextlib.suppress(ProcessLookupError):  # a job's, which is over
+            os.kill(process, number)
 
 
 def test_cancel_publish_again_and_roll_back_do_what_they_say(
