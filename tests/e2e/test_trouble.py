@@ -154,7 +154,9 @@ def test_a_start_in_mid_round_starts_another_round_after_it(
     before = first["number"]
     stack.wait_until_idle(project_id)
     assert stack.cli("start", "--project", str(project_id)).returncode == 0
-    wait_until(lambda: stack.status(project_id)["progress"]["state"] == "running", "a running round")
+    wait_until(
+        lambda: stack.status(project_id)["progress"]["state"] == "running", "a running round", pause=0.02
+    )
     url = f"{stack.url}/api/projects/{project_id}/start"
     for _ in range(3):
         assert httpx.post(url, trust_env=False).status_code == 202
