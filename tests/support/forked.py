@@ -5,6 +5,7 @@ one thread, an environment of its own. All test processes of a run share one: th
 it ends with the last of them. Tests of how a command is started start the real one, with ``backend_command``.
 """
 
+import atexit
 import contextlib
 import fcntl
 import json
@@ -146,12 +147,12 @@ def _server() -> Path:
     with _alone(folder):
         if not address.exists():
             _start(folder)
-        _HELD.append(_connected(address))
+        atexit.register(_connected(address).close)  # until then the server knows that we may want commands
     return address
 
 
-_HELD: list[socket.socket | subprocess.Popen[bytes]] = []
-"""The connection that tells the server that this process may want commands; the server, if it started it."""
+_STARTED: list[subprocess.Popen[bytes]] = []
+"""The server, in the process that started it; it outlives that process where others want commands."""
 
 
 @contextlib.contextmanager
@@ -186,7 +187,7 @@ def _start(folder: Path) -> None:
             stderr=log,
             start_new_session=True,
         )
-    _HELD.append(server)
+    _STARTED.append(server)
     while not (folder / fork_server.SOCKET).exists():
         assert server.poll() is None, (folder / "log").read_text()
         time.sleep(0.05)
