@@ -207,6 +207,11 @@ def test_a_killed_container_comes_back_and_rounds_go_on(stack: Stack, project_id
     stack.round(project_id, before["number"] + 1)
 
 
+def test_openvino_computes_the_features(stack: Stack, project_id: int) -> None:
+    stack.round(project_id, 1)
+    assert re.search(r"OpenVINO \S+ \w+ computes efficientnet_lite0", stack.compose("logs", "worker").stdout)
+
+
 def test_a_rollback_in_a_container_serves_the_earlier_round(stack: Stack, project_id: int) -> None:
     newest = stack.round(project_id, 2)["number"]
     told = stack.inside("worker", "coreset-backend", "rollback", "--project", str(project_id), "--round", "1")

@@ -15,6 +15,7 @@ from packaging.utils import canonicalize_name
 from paths import ROOT
 
 DOCUMENT = ROOT / "docs/licences.md"
+LOCKS = ("requirements.txt", "docker/requirements-worker.txt", "docker/requirements-ray.txt")
 BEGIN, END = "<!-- licences -->", "<!-- /licences -->"
 
 PERMISSIVE = {
@@ -24,6 +25,8 @@ PERMISSIVE = {
 FILE_COPYLEFT = {"MPL-2.0"}  # asks for the source of its own files only
 # The words that older packages use in place of an SPDX name.
 SPDX = {
+    "3-Clause BSD License": "BSD-3-Clause",
+    "Apache 2.0": "Apache-2.0",
     "Apache License 2.0": "Apache-2.0",
     "Apache Software License": "Apache-2.0",
     "BSD License": "BSD",
@@ -42,13 +45,18 @@ PROPRIETARY = {"LicenseRef-NVIDIA-Proprietary"}
 
 
 def required() -> set[str]:
-    """The packages that requirements.txt locks."""
-    lines = ((ROOT / "requirements.txt").read_text()).splitlines()
-    return {canonicalize_name(Requirement(line).name) for line in lines if re.match(r"\w", line)}
+    """The packages that are installed with us, or are in one of our images."""
+    pins = (
+        line.partition(" \\")[0]
+        for lock in LOCKS
+        for line in (ROOT / lock).read_text().splitlines()
+        if re.match(r"\w", line)
+    )
+    return {canonicalize_name(Requirement(pin).name) for pin in pins}
 
 
 def installed() -> Iterator[tuple[str, str]]:
-    """Each package that is installed because requirements.txt asks for it, and its licence."""
+    """Each package here that the locks ask for, and its licence."""
     program = Path(sys.executable).with_name("pip-licenses")
     command = [program, f"--python={sys.executable}", "--from=mixed", "--format=json", "--with-system"]
     told = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
