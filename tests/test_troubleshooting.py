@@ -61,6 +61,20 @@ def test_the_table_of_faults_is_what_the_tests_say() -> None:
     assert checked.returncode == 0, checked.stderr
 
 
+@pytest.mark.parametrize("document", ["reliability", "deploy"])
+@pytest.mark.parametrize(("status", "fails"), [(0, False), (1, False), (2, True)])
+def test_a_backup_succeeds_where_files_came_or_went_meanwhile(
+    tmp_path: Path, document: str, status: int, fails: bool
+) -> None:
+    """GNU tar then ends with 1, and with 2 where it could not make the copy."""
+    [line] = re.findall(r"^.*tar -.*c.* \|\| .*$", (ROOT / f"docs/{document}.md").read_text(), re.MULTILINE)
+    for name, script in (("tar", f"exit {status}"), ("docker", 'while [ "$1" != sh ]; do shift; done; "$@"')):
+        (tmp_path / name).write_text(f"#!/bin/sh\n{script}\n")
+        (tmp_path / name).chmod(0o755)
+    path = {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    assert bool(subprocess.run(line, shell=True, cwd=tmp_path, env=path).returncode) == fails
+
+
 def test_a_backup_made_by_the_documented_lines_restores_every_round(tmp_path: Path) -> None:
     lines = re.findall(r"tar -[cx]zf coreset\.tgz [^`\n]+", (ROOT / "docs/reliability.md").read_text())
     store = Store(tmp_path / "data")
