@@ -1,5 +1,6 @@
 """A Docker engine, found or started, and `docker compose` on the project's own file."""
 
+import contextlib
 import os
 import shutil
 import signal
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from paths import ROOT
+from waiting import wait_until
 
 
 @dataclass(frozen=True)
@@ -76,5 +78,13 @@ def own_engine(docker: Docker, tmp_path_factory: pytest.TempPathFactory) -> Iter
             reached["DOCKER_CONFIG"] = str(folder / "config")
         yield docker.environment | reached
     finally:
-        if (folder / "dockerd.pid").exists():
-            os.kill(int((folder / "dockerd.pid").read_text()), signal.SIGTERM)
+        stop_engine(folder)
+
+
+def stop_engine(folder: Path) -> None:
+    """End the engine of this folder, and remove what it held: up to twenty gigabytes, with all images."""
+    with contextlib.suppress(FileNotFoundError):
+        pid = int((folder / "dockerd.pid").read_text())
+        os.kill(pid, signal.SIGTERM)
+        wait_until(lambda: not Path(f"/proc/{pid}").exists(), f"the end of the engine in {folder}")
+    shutil.rmtree(folder, ignore_errors=True)
