@@ -6,6 +6,7 @@ from coreset_backend.backend import Backend
 from coreset_backend.errors import CorruptRound
 from coreset_backend.finish.session import labeled_by_us
 from coreset_backend.label_studio.client import LabelStudio
+from coreset_backend.label_studio.filters import after_id, all_of, query
 from coreset_backend.label_studio.overlap import fetch_overlaps
 from coreset_backend.rounds.choose import state_code
 from coreset_backend.rounds.features import features_at_hand
@@ -17,7 +18,8 @@ from coreset_backend.store.saved_round import StoredRound
 class Due:
     """Why a project needs a round now, in words; None if it does not.
 
-    ``done``: number of annotated tasks in the batch of round ``number``; None if it was not counted.
+    ``done``: how many tasks of the batch of round ``number`` nobody has to label any more: they are
+    annotated, skipped or deleted; None if it was not counted.
     """
 
     reason: str | None
@@ -45,12 +47,13 @@ def round_due(backend: Backend, project_id: int) -> Due:
         given = "1 second opinion was" if answered == 1 else f"{answered} second opinions were"
         return Due(f"{given} given, and no other task was served")
     annotated = backend.label_studio.fetch_annotated(project_id)
-    done = sum(task_id in annotated for task_id in stored.record.batch)
+    left = [task_id for task_id in stored.record.batch if task_id not in annotated]
+    done = len(stored.record.batch) - len(backend.label_studio.fetch_existing(project_id, left))
     try:
         # Where the labels choose the backbone, features of the pool are compared first.
         features = "" if settings.labels_choose_backbone else features_at_hand(backend.store, project_id)
         by_us = labeled_by_us(backend.store, project_id)
-        reason = _due(settings, stored, annotated, by_us, features)
+        reason = _due(settings, stored, annotated, done, by_us, features)
     except CorruptRound as error:
         reason = f"round {number} is damaged: {error.why}"
     return Due(reason, number, done)
@@ -60,11 +63,11 @@ def _due(
     settings: Settings,
     stored: StoredRound,
     annotated: dict[int, bool],
+    done: int,
     by_us: frozenset[int],
     features: str,
 ) -> str | None:
     batch = stored.record.batch
-    done = sum(task_id in annotated for task_id in batch)
     if batch and done >= settings.batch_done * len(batch):
         return f"{done} of the batch's {len(batch)} tasks are done"
     states = stored.array("states")
@@ -92,5 +95,10 @@ def _new_tasks(label_studio: LabelStudio, stored: StoredRound) -> int:
     """Number of tasks added after a round that had none left to select; 0 while a batch is served."""
     if stored.record.batch:
         return 0
-    found = label_studio.fetch_project(stored.record.project_id).task_number
-    return max(found - sum(stored.record.counts.values()), 0)
+    project_id, newest = stored.record.project_id, int(stored.array("task_ids").max(initial=0))
+    asked = query(all_of(after_id(newest)))
+    tasks, total = label_studio.page(project_id, 1, 1, include="id", query=asked)
+    if all(task.task_id > newest for task in tasks):
+        return total
+    # An early release ignores the filter. Then tasks that were deleted hide as many that were added.
+    return max(total - sum(stored.record.counts.values()), 0)

@@ -25,7 +25,7 @@ from coreset_backend.jobs.progress import Failure, Labeling, write_progress
 from coreset_backend.jobs.queue import request_round
 from coreset_backend.jobs.status import project_status
 from coreset_backend.reports import Publication
-from coreset_backend.rounds.due import round_due
+from coreset_backend.rounds.due import Due, round_due
 from coreset_backend.web.app import create_app
 
 BATCHES = {"none": 1, "unpublished": 2, "empty": 3, "begun": 4, "done": 5}
@@ -375,15 +375,39 @@ def test_doctor_does_not_ask_for_a_round_while_one_runs_or_waits(connected: tupl
 def test_after_everything_was_labelled_new_images_start_a_round(
     make_backend: Callable[..., Backend], studio: FakeLabelStudio
 ) -> None:
-    """What the sentence of an empty batch promises."""
+    """What the sentence of an empty batch promises, also if as many images are deleted."""
     backend = make_backend(label_studio_url=studio.url, label_studio_api_key=TOKEN)
-    project_id = studio.create_project(4)
-    given = {"project_id": project_id, "batch": (), "reserve": (), "counts": {"labeled": 4}}
-    with backend.store.draft(project_id) as draft:
-        draft.save(record(1, **given), {"task_ids": [0], "states": [0]}).mark_published(Publication())
+    project_id, task_ids = published(backend, studio, batch=0)
     assert round_due(backend, project_id).reason is None
+    studio.delete_task(task_ids[0])
     studio.add_task(project_id, {"image": "/data/upload/new.png"})
     assert round_due(backend, project_id).reason == "1 new tasks, and none was left to select"
+    studio.add_task(project_id, {"image": "/data/upload/newer.png"})
+    studio.filters = False  # an early release, which cannot be asked for what is new
+    assert round_due(backend, project_id).reason == "1 new tasks, and none was left to select"
+
+
+def published(backend: Backend, studio: FakeLabelStudio, *, batch: int) -> tuple[int, list[int]]:
+    """A project of four tasks, so many of them in the batch of its published round; and their ids."""
+    project_id = studio.create_project(4)
+    task_ids = [task["id"] for task in studio.tasks_of(project_id)]
+    given = {"batch": tuple(task_ids[:batch]), "distances": (1.0,) * batch, "reserve": ()}
+    with backend.store.draft(project_id) as draft:
+        made = record(1, project_id=project_id, counts={"labeled": 4}, **given)
+        draft.save(made, {"task_ids": task_ids, "states": [0] * 4}).mark_published(Publication())
+    return project_id, task_ids
+
+
+def test_a_deleted_task_of_the_last_batch_does_not_hold_up_the_next_round(
+    make_backend: Callable[..., Backend], studio: FakeLabelStudio
+) -> None:
+    backend = make_backend(label_studio_url=studio.url, label_studio_api_key=TOKEN)
+    project_id, task_ids = published(backend, studio, batch=3)
+    studio.delete_task(task_ids[0])
+    studio.annotate(task_ids[1], "cat")
+    assert round_due(backend, project_id) == Due(None, 1, 2)
+    studio.annotate(task_ids[2], None, cancelled=True)
+    assert round_due(backend, project_id).reason == "3 of the batch's 3 tasks are done"
 
 
 def test_what_only_a_person_can_repeat_is_not_said_to_be_tried_again(
