@@ -16,6 +16,17 @@ PROGRESS := awk '/^ *(Downloading|Using cached|Processing) / && !/\.metadata / {
     printf "\r  %d packages, %d MB", packages, mb; fflush() } \
     /^Installing collected/ { printf "; unpacking" ; fflush() } END { print "" }'
 
+# Set, as to https://download.pytorch.org/whl/cpu: torch of the locked version from that index, and nothing of CUDA.
+ifdef TORCH_INDEX_URL
+TORCH_FIRST := grep -oE '^torch(vision)?==[0-9.]+' requirements.txt > .venv/torch.txt && \
+    $(BIN)/pip install --no-deps --index-url $(TORCH_INDEX_URL) -r .venv/torch.txt &&
+LEFT_OUT := ^(torch|triton|nvidia-|cuda-)
+DOWNLOAD := less than 1 GB
+else
+LEFT_OUT := ^$$
+DOWNLOAD := about 3 GB
+endif
+
 .PHONY: run demo test all-tests test-fast docker-test soak matrix check lock licences docs dist benchmark install label-studio clean
 
 run: install $(if $(LABEL_STUDIO_URL),,label-studio)
@@ -66,8 +77,9 @@ label-studio: .label-studio/.installed
 	@$(PYTHON) -m venv .venv
 
 .venv/.installed: requirements.txt pyproject.toml .venv/bin/python
-	@echo "Installing the backend: $$(grep -c == $<) packages, about 3 GB to download without a cache; some 2 minutes."
-	@$(BIN)/pip install --no-deps -r requirements.txt | $(PROGRESS)
+	@echo "Installing the backend: $$(grep -c == $<) packages, $(DOWNLOAD) to download without a cache; some 2 minutes."
+	@{ $(TORCH_FIRST) grep -vE '$(LEFT_OUT)' requirements.txt > .venv/locked.txt && \
+	    $(BIN)/pip install --no-deps -r .venv/locked.txt; } | $(PROGRESS)
 	@$(BIN)/pip install --quiet --no-deps --editable .
 	@touch $@
 

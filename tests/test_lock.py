@@ -1,5 +1,7 @@
 """The locks are installed without resolving, so nobody but this test sees that they are complete."""
 
+import re
+import subprocess
 from importlib.metadata import PackageNotFoundError, distribution
 
 import pytest
@@ -25,6 +27,20 @@ def requirements(path: str) -> list[Requirement]:
     return [
         requirement for requirement in found if requirement.marker is None or requirement.marker.evaluate()
     ]
+
+
+def test_with_an_index_of_torch_s_own_nothing_of_cuda_is_installed() -> None:
+    command = ["make", "--dry-run", "--always-make", "install", "TORCH_INDEX_URL=https://example.com/cpu"]
+    told = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert "--index-url https://example.com/cpu" in told
+    taken, left_out = (
+        re.search(rf"grep -{option} '([^']+)' requirements.txt", told) for option in ("oE", "vE")
+    )
+    assert taken and left_out
+    lines = (ROOT / "requirements.txt").read_text().splitlines()
+    assert sum(bool(re.search(taken[1], line)) for line in lines) == 2
+    kept = [line for line in lines if not re.search(left_out[1], line)]
+    assert not [line for line in kept if re.match("torch|triton|nvidia|cuda", line)] and len(kept) > 50
 
 
 def overridden() -> set[str]:

@@ -229,8 +229,8 @@ def _why_not_connected(error: Rejected, url: str) -> str:
         return f"The token's user may not connect a backend to the project: {error.body}"
     return (
         f"Label Studio could not connect to the backend at {url}: {error.body} "
-        "Check that `coreset-backend serve` runs and that CORESET_URL is the address at which Label Studio "
-        "reaches it (in a container: http://host.docker.internal:9090 or the service's name, not localhost)."
+        "Check that the backend runs and that CORESET_URL is the address at which Label Studio reaches it: "
+        "from a container not localhost but http://host.docker.internal:9090, with HOST=0.0.0.0 and a login."
     )
 
 

@@ -164,7 +164,7 @@ class Settings(BaseSettings):
         "the rest; 1: no limit",
     )
     trigger: Literal["auto", "manual"] = Field(
-        "auto", description="`auto`: rounds start automatically; `manual`: only on Start Training"
+        "auto", description="`auto`: rounds start automatically; `manual`: a person starts all but the first"
     )
     batch_done: float = Field(
         1.0, gt=0, le=1, description="Share of the batch that must be labelled before the next round starts"
@@ -185,7 +185,9 @@ class Settings(BaseSettings):
         description="Show the model's answer on the tasks of a batch: `auto` if it is at least "
         "90 % sure and, by the hold-out, at least 80 % of such answers are correct (lower 95 % bound)",
     )
-    second_opinion: Literal["auto", "off"] = Field("auto", description="`auto`: ask again if many are wrong")
+    second_opinion: Literal["auto", "off"] = Field(
+        "auto", description="`auto`: if many labels are wrong, doubtful ones are asked of one more annotator"
+    )
     hourly_cost: WrittenCost | None = Field(None, description="Cost of an hour of labelling, as in `25 EUR`")
     debounce_seconds: float = Field(
         3.0, ge=0, description="Seconds to wait after a webhook, so that a burst of them makes one job"

@@ -374,8 +374,8 @@ def test_the_poll_leaves_a_persons_choice_and_deleted_tasks_alone(
     connected(backend, project_id)
     publish(backend, project_id, task_ids)
     studio.delete_task(task_ids[0])
-    studio.annotate(task_ids[1], "cat")
-    studio.predictions = [each for each in studio.predictions if each["task"] != task_ids[1]]
+    studio.annotate(task_ids[2], "cat")
+    studio.predictions = [each for each in studio.predictions if each["task"] != task_ids[2]]
     import_by_hand(admin, project_id, task_ids[4:], "chosen since")
     poll()
     assert backend.queue.count == 0
