@@ -64,7 +64,8 @@ class Task:
     why. An annotated task counts as labeled even then, because a person has looked at it. ``unknown``: a
     selected value that the label config does not have. ``votes``: the classes that each annotator chose,
     where several did, and ``annotators`` who they are, in the same order; also where one alone answered.
-    ``is_truth``: the label is that of a ground truth. ``timed``: the answers of people whose time is known.
+    ``is_truth``: the label is that of a ground truth. ``in_bulk``: an answer was given to many images at
+    once. ``timed``: the answers of people whose time is known.
     """
 
     task_id: int
@@ -76,6 +77,7 @@ class Task:
     votes: tuple[tuple[str, ...], ...] = ()
     is_truth: bool = False
     annotators: tuple[str, ...] = ()
+    in_bulk: bool = False
     timed: tuple[TimedAnswer, ...] = ()
 
 

@@ -16,6 +16,7 @@ from pydantic import TypeAdapter
 
 from coreset_backend.backend import Backend
 from coreset_backend.errors import BulkError, CorruptFile, ProjectError
+from coreset_backend.finish.session import is_audited
 from coreset_backend.label_studio.answers import Annotation
 from coreset_backend.label_studio.bulk_labels import (
     annotations_among,
@@ -153,10 +154,10 @@ def _fate(write: BulkWrite, answers: Sequence[Annotation]) -> Fate:
 def advance_bulk(backend: Backend, project_id: int) -> str:
     """Do the next step of a write or an undo; what was done in words, "" if there is nothing to do.
 
-    Hold the project's lease. Raises LabelStudioError, BulkError.
+    During an audit it waits. Hold the project's lease. Raises LabelStudioError, BulkError.
     """
-    write = next((each for each in read_writes(backend.store, project_id) if is_open(each)), None)
-    if write is None:
+    write = open_write(backend.store, project_id)
+    if write is None or is_audited(backend.store, project_id):
         return ""
     try:
         step = _undo_some if write.state is BulkState.UNDOING else _write_some
@@ -169,6 +170,11 @@ def advance_bulk(backend: Backend, project_id: int) -> str:
     return f"{after.written} labels in bulk are written"
 
 
+def open_write(store: Store, project_id: int) -> BulkWrite | None:
+    """The newest write that a worker has something to do for. Raises BulkError."""
+    return next((each for each in read_writes(store, project_id) if is_open(each)), None)
+
+
 def is_open(write: BulkWrite) -> bool:
     """Whether a worker has something to do for it."""
     return write.state in WORK and not write.remark
@@ -177,11 +183,10 @@ def is_open(write: BulkWrite) -> bool:
 def _write_some(backend: Backend, project_id: int, write: BulkWrite) -> BulkWrite:
     some = write.task_ids[write.done : write.done + AT_ONCE]
     labels = classes_to_write(backend, project_id, write.label)
-    found = Counter[str](left_out=0)
     fate_of = fates(backend, project_id, write, some)
-    for task_id in some:
-        found[_settle(backend, write, task_id, fate_of.get(task_id), labels)] += 1
-    done = write.done + len(some)
+    became = {each: _settle(backend, write, each, fate_of.get(each), labels) for each in some}
+    became |= _give_way(backend, project_id, write, some, labels)
+    found, done = Counter(became.values()), write.done + len(some)
     return replace(
         write,
         done=done,
@@ -204,6 +209,22 @@ def _settle(backend: Backend, write: BulkWrite, task_id: int, fate: Fate | None,
     ):
         return "written"
     return "gone"
+
+
+def _give_way(
+    backend: Backend, project_id: int, write: BulkWrite, task_ids: Sequence[int], labels: Labels
+) -> dict[int, str]:
+    """Where people have answered since the look before, do what is done where they had; the counts to which
+    these tasks belong."""
+    label_studio, became = backend.label_studio, dict[int, str]()
+    for task_id, answers in annotations_among(label_studio, project_id, task_ids).items():
+        ours = [each for each in answers if is_of_write(each, write.version)]
+        fate = _fate(write, [each for each in answers if each not in ours])
+        stays = fate is Fate.WRITE or (fate is Fate.CORRECT and all(each.ground_truth for each in ours))
+        if ours and not stays:
+            delete_write(label_studio, project_id, write.version, [task_id])
+            became[task_id] = _settle(backend, write, task_id, fate, labels)
+    return became
 
 
 def _undo_some(backend: Backend, project_id: int, write: BulkWrite) -> BulkWrite:

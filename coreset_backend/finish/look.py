@@ -113,7 +113,8 @@ def look(
 ) -> Look:
     """How far the finish is, by the tasks that people have ``labeled`` and those that are ``gone``.
 
-    An answer counts as wrong where people skipped the task, deleted it, or said what cannot be read.
+    An answer counts as wrong where people skipped the task, deleted it, said what cannot be read, or gave a
+    label in bulk, which is no check.
     """
     marks = np.full(len(proposal.task_ids), UNKNOWN, dtype=np.int8)
     by_people = np.zeros(len(marks), dtype=bool)
@@ -122,7 +123,8 @@ def look(
         if task_id in gone:
             marks[row] = WRONG
         elif task is not None and task.state in ("labeled", "skipped"):
-            right = task.label is not None and set(task.label) == set(proposal.named(row))
+            said = None if task.in_bulk else task.label
+            right = said is not None and set(said) == set(proposal.named(row))
             marks[row] = RIGHT if right else WRONG
             by_people[row] = task.state == "labeled"
     parts = groups(proposal, session.per_class)

@@ -177,6 +177,11 @@ def readable_sessions(store: Store, project_id: int) -> list[Session]:
     return found
 
 
+def is_audited(store: Store, project_id: int) -> bool:
+    """Whether people check labels of the model or of copies."""
+    return any(each.state is FinishState.AUDITING for each in readable_sessions(store, project_id))
+
+
 def labeled_by_us(store: Store, project_id: int) -> frozenset[int]:
     """The tasks whose annotations are the model's or a copy's, or are about to be."""
     sessions = readable_sessions(store, project_id)

@@ -4,7 +4,6 @@ Every step can be repeated: a job that was killed in the middle is completed by 
 session in the store says. Hold the project's lease.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
@@ -31,7 +30,7 @@ from coreset_backend.label_studio.client import LabelStudio
 from coreset_backend.label_studio.model_labels import (
     annotate_as_predicted,
     annotations_by_model,
-    delete_annotations,
+    delete_by_model,
     show_model_labels,
 )
 from coreset_backend.project import Labels, Prediction, Snapshot, Task
@@ -99,8 +98,10 @@ def new_session(backend: Backend, project_id: int, wish: Wish) -> Look:
         raise FinishError(f"Project {project_id} has no round yet, so nothing can be proposed.")
     now, labeled = datetime.now(UTC), read_labels(backend, project_id)
     others = [each for each in readable_sessions(backend.store, project_id) if each.kind is not wish.kind]
-    taken = frozenset(task_id for each in others for task_id in each.accepted)
-    proposal, contradicted = _proposed(wish.kind, stored, labeled, taken)
+    taken = {task_id for each in others for task_id in each.accepted}
+    # No checks: whoever gave labels in bulk may have chosen the images by the model's answer.
+    taken |= {task_id for task_id, task in labeled.tasks.items() if task.in_bulk}
+    proposal, contradicted = _proposed(wish.kind, stored, labeled, frozenset(taken))
     # The chance of being misled is spent in proportion to the checks: on few copies all of it.
     most = min(wish.audits, len(proposal.task_ids)) if wish.kind is Kind.COPIES else wish.audits
     session = Session(
@@ -296,9 +297,8 @@ def _versions_shown(backend: Backend, project_id: int, without: Session) -> list
 
 def _withdraw(label_studio: LabelStudio, project_id: int, version: str, kept: set[int]) -> None:
     """Delete the version's annotations of other tasks: their original has another label by now."""
-    for task_id, (annotation_ids, _) in annotations_by_model(label_studio, project_id, version).items():
-        if task_id not in kept:
-            delete_annotations(label_studio, annotation_ids)
+    made = annotations_by_model(label_studio, project_id, version)
+    delete_by_model(label_studio, project_id, version, [each for each in made if each not in kept])
 
 
 def undo_now(backend: Backend, project_id: int, session: Session) -> str:
@@ -315,13 +315,11 @@ def undo_now(backend: Backend, project_id: int, session: Session) -> str:
 def remove_labels(label_studio: LabelStudio, project_id: int, version: str) -> int:
     """Delete the version's annotations that no person has changed, and its predictions; how many annotations
     there were."""
-    annotation_ids: Sequence[int] = [
-        each for ids, _ in annotations_by_model(label_studio, project_id, version).values() for each in ids
-    ]
-    delete_annotations(label_studio, annotation_ids)
+    made = annotations_by_model(label_studio, project_id, version)
+    count = delete_by_model(label_studio, project_id, version, list(made))
     if kept := label_studio.delete_versions(project_id, {version}):
         raise FinishError(f"The predictions of version '{kept[0]}' could not be deleted; it is tried again.")
-    return len(annotation_ids)
+    return count
 
 
 def accept(backend: Backend, project_id: int, *, annotations: bool, rest: Rest) -> Look:

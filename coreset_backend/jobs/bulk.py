@@ -17,10 +17,11 @@ from coreset_backend.finish.bulk import (
     is_open,
     keep_write,
     new_write,
+    open_write,
     read_writes,
     undo_write,
 )
-from coreset_backend.finish.session import FinishState, readable_sessions
+from coreset_backend.finish.session import is_audited
 from coreset_backend.jobs.keys import BULK_LEASE
 from coreset_backend.jobs.queue import request_work
 from coreset_backend.jobs.requests import held_work, require_connected
@@ -58,7 +59,8 @@ class BulkStatus:
 def bulk_status(backend: Backend, project_id: int) -> BulkStatus:
     """The project's labels in bulk; what is wrong with their file is the sentence."""
     try:
-        writes = tuple(_status(each) for each in read_writes(backend.store, project_id))
+        waits = is_audited(backend.store, project_id)
+        writes = tuple(_status(each, waits) for each in read_writes(backend.store, project_id))
     except BulkError as error:
         return BulkStatus(project_id, str(error))
     return BulkStatus(project_id, writes[0].sentence if writes else "", writes)
@@ -69,6 +71,7 @@ def plan_bulk(
 ) -> BulkStatus:
     """What would be written, without changing anything. Raises BulkError and LabelStudioError."""
     write = _wanted(backend, project_id, label, task_ids, corrects)
+    _require_no_audit(backend, project_id)
     found = Counter(fates(backend, project_id, write, write.task_ids).values())
     user = backend.label_studio.whoami()
     gone = len(write.task_ids) - found.total()
@@ -81,6 +84,7 @@ def start_bulk(
     """Have a worker write the label. Raises BulkError, LabelStudioError and QueueError."""
     write = _wanted(backend, project_id, label, task_ids, corrects)
     with _changing(backend, project_id):
+        _require_no_audit(backend, project_id)
         keep_write(backend.store, project_id, write)
     return bulk_status(backend, project_id)
 
@@ -90,7 +94,6 @@ def _wanted(
 ) -> BulkWrite:
     """The write, checked to be possible. Raises BulkError and LabelStudioError."""
     require_connected(backend.store, project_id)
-    _require_no_audit(backend, project_id)
     write = new_write(label, task_ids, corrects=corrects)
     classes_to_write(backend, project_id, label)
     return write
@@ -100,17 +103,17 @@ def undo_bulk(backend: Backend, project_id: int, version: str) -> BulkStatus:
     """Have a worker delete what the write has made. Raises BulkError and QueueError."""
     require_connected(backend.store, project_id)
     with _changing(backend, project_id):
+        _require_no_audit(backend, project_id)
         undo_write(backend.store, project_id, version)
     return bulk_status(backend, project_id)
 
 
 def _require_no_audit(backend: Backend, project_id: int) -> None:
     """Raises BulkError during an audit: it counts labels that people gave without seeing an answer."""
-    sessions = readable_sessions(backend.store, project_id)
-    if any(each.state is FinishState.AUDITING for each in sessions):
+    if is_audited(backend.store, project_id):
         raise BulkError(
-            "People are checking labels of the model or of copies, and labels in bulk would bias these "
-            "checks. Accept these labels, or undo them, first."
+            "People are checking labels of the model or of copies, and labels in bulk that come or go would "
+            "bias these checks. Accept the labels that are checked, or undo them, first."
         )
 
 
@@ -122,13 +125,14 @@ def _changing(backend: Backend, project_id: int) -> contextlib.AbstractContextMa
 
 def has_bulk_work(backend: Backend, project_id: int) -> bool:
     """Whether a write or an undo was left behind, by a killed worker or a lost job. Raises BulkError."""
-    return any(is_open(each) for each in read_writes(backend.store, project_id))
+    left = open_write(backend.store, project_id)
+    return left is not None and not is_audited(backend.store, project_id)
 
 
 # ---------------------------------------------------------------- in words
 
 
-def _status(write: BulkWrite) -> BulkWriteStatus:
+def _status(write: BulkWrite, waits: bool) -> BulkWriteStatus:
     return BulkWriteStatus(
         version=write.version,
         label=write.label,
@@ -140,7 +144,7 @@ def _status(write: BulkWrite) -> BulkWriteStatus:
         written=write.written,
         left_out=write.left_out,
         gone=write.gone,
-        sentence=write.remark or _sentence(write),
+        sentence=write.remark or (_waiting(write) if waits and is_open(write) else _sentence(write)),
     )
 
 
@@ -159,6 +163,11 @@ def _plan(write: BulkWrite, found: Counter[Fate], gone: int, user: str) -> str:
     if gone:
         parts.append(f"{_images(gone)} {_are(gone)} no longer in Label Studio.")
     return " ".join([*parts, COUNTS] if fresh + corrected else [*parts, "Nothing would change."])
+
+
+def _waiting(write: BulkWrite) -> str:
+    act = "undone" if write.state is BulkState.UNDOING else "written"
+    return f"{_named(write)} is {act} further once nobody checks labels of the model or of copies any more."
 
 
 def _sentence(write: BulkWrite) -> str:

@@ -4,11 +4,13 @@ Of both kinds: labels by the model, and those of copies.
 """
 
 import contextlib
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from functools import partial
 
 from coreset_backend.backend import Backend
 from coreset_backend.errors import FinishError
+from coreset_backend.finish.bulk import BulkState, open_write
 from coreset_backend.finish.look import Look
 from coreset_backend.finish.session import (
     Audited,
@@ -33,7 +35,7 @@ from coreset_backend.finish.work import (
     recount,
     undo,
 )
-from coreset_backend.jobs.keys import FINISH_LEASE
+from coreset_backend.jobs.keys import BULK_LEASE, FINISH_LEASE
 from coreset_backend.jobs.queue import request_publication
 from coreset_backend.jobs.requests import held_work, require_connected
 from coreset_backend.reports import Count, Share
@@ -110,8 +112,12 @@ def plan_finish(backend: Backend, project_id: int, wish: Wish) -> FinishStatus:
 
 
 def start_finish(backend: Backend, project_id: int, wish: Wish) -> FinishStatus:
-    """Begin the audit: its images come first in the queue. Raises FinishError where one is under way."""
-    with _held(backend, project_id):
+    """Begin the audit: its images come first in the queue.
+
+    Raises FinishError where one is under way, or labels in bulk are.
+    """
+    _require_no_bulk(backend.store, project_id)  # at once: the worker that writes them holds their lease
+    with _held(backend, project_id), _no_new_bulk(backend, project_id):
         _require_no_other(backend, project_id, wish.kind)
         found = new_session(backend, project_id, wish)
         begin(backend, project_id, found)
@@ -129,6 +135,24 @@ def _require_no_other(backend: Backend, project_id: int, kind: Kind) -> None:
                 f"A {WHOSE[other.kind]} of project {project_id} is {other.state}, and people check only one "
                 "at a time. Wait until its labels are written, or undo it first."
             )
+
+
+def _require_no_bulk(store: Store, project_id: int) -> None:
+    """Raises FinishError while labels in bulk are written or undone."""
+    if (write := open_write(store, project_id)) is not None:
+        act = "undone" if write.state is BulkState.UNDOING else "written"
+        raise FinishError(
+            f"Labels in bulk of project {project_id} are being {act}, and would bias the checks. "
+            f"Begin once they are {act}."
+        )
+
+
+@contextlib.contextmanager
+def _no_new_bulk(backend: Backend, project_id: int) -> Iterator[None]:
+    """Keep labels in bulk from beginning while the block runs. Raises FinishError where they have."""
+    with held_work(backend, project_id, BULK_LEASE, "labels in bulk", lambda: None):
+        _require_no_bulk(backend.store, project_id)
+        yield
 
 
 def look_at_finish(backend: Backend, project_id: int, kind: Kind) -> FinishStatus:

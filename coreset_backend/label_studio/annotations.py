@@ -22,6 +22,9 @@ COPY_LABELS = f"{MODEL_LABELS}copies-"
 LABELLED_BY = "labelled_by"
 """The key of a region that names such a version. Label Studio keeps it in predictions, and copies it into the
 annotations that it makes of them; what a person saves in the editor lacks it."""
+LABELLED_IN_BULK = "labelled_in_bulk"
+"""The key of a region that names the write in bulk which made it. Label Studio keeps it; what a person saves
+in the editor lacks it, so that an annotation which a person has changed is not this write's any more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +49,11 @@ def is_by_model(annotation: Annotation, version: str = MODEL_LABELS) -> bool:
     """Whether this backend wrote the annotation, of that version or any, and no person has changed it."""
     marked = any(str(region.get(LABELLED_BY) or "").startswith(version) for region in annotation.result)
     return marked and not annotation.was_updated and not annotation.ground_truth
+
+
+def is_in_bulk(annotation: Annotation) -> bool:
+    """Whether the annotation was made together with many others, and nobody has answered anew since."""
+    return any(region.get(LABELLED_IN_BULK) for region in annotation.result)
 
 
 def agreed_label(annotations: Sequence[Annotation], control: Control) -> Answer:

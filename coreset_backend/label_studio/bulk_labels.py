@@ -1,19 +1,16 @@
 """A person's labels in bulk: annotations by the token's user, each marked with the write that made it."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 
 from coreset_backend.errors import Rejected
-from coreset_backend.label_studio.annotations import is_by_model
+from coreset_backend.label_studio.annotations import LABELLED_IN_BULK, is_by_model
 from coreset_backend.label_studio.answers import Annotation
 from coreset_backend.label_studio.api import PATIENT
 from coreset_backend.label_studio.client import LabelStudio
 from coreset_backend.label_studio.filters import in_addresses
-from coreset_backend.label_studio.model_labels import delete_annotations
+from coreset_backend.label_studio.model_labels import delete_chosen
 from coreset_backend.project import Labels
 
-LABELLED_IN_BULK = "labelled_in_bulk"
-"""The key of a region that names the write. Label Studio keeps it; what a person saves in the editor lacks
-it, so that an annotation which a person has changed is not this write's any more."""
 CORRECTION = "/correction"
 """The end of the mark of an annotation that was made a ground truth, to count instead of other people's."""
 
@@ -69,13 +66,5 @@ def is_of_write(annotation: Annotation, version: str) -> bool:
 def delete_write(label_studio: LabelStudio, project_id: int, version: str, task_ids: Sequence[int]) -> int:
     """Delete the annotations of the write on these tasks that nobody has changed; how many."""
     found = annotations_among(label_studio, project_id, task_ids)
-    ours = list(_ids_of_write(found.values(), version))
-    delete_annotations(label_studio, ours)
-    return len(ours)
-
-
-def _ids_of_write(found: Iterable[Sequence[Annotation]], version: str) -> Iterator[int]:
-    for annotations in found:
-        for annotation in annotations:
-            if is_of_write(annotation, version):
-                yield annotation.annotation_id
+    made = [each for each, answers in found.items() if any(is_of_write(one, version) for one in answers)]
+    return delete_chosen(label_studio, project_id, made, lambda each: is_of_write(each, version))

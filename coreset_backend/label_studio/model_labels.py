@@ -1,9 +1,10 @@
 """Labels by this backend's model in Label Studio: predictions of a version of their own, and annotations."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 from coreset_backend.errors import Rejected
 from coreset_backend.label_studio.annotations import is_by_model
+from coreset_backend.label_studio.answers import Annotation
 from coreset_backend.label_studio.api import PATIENT
 from coreset_backend.label_studio.client import LabelStudio
 from coreset_backend.label_studio.filters import all_of
@@ -41,9 +42,9 @@ def annotate_as_predicted(
         some = [task_id for task_id in task_ids[start : start + AT_ONCE] if task_id not in annotated]
         if some:
             _make_annotations(label_studio, project_id, version, some)
-    for annotation_ids, by_person_too in annotations_by_model(label_studio, project_id, version).values():
-        if by_person_too:
-            delete_annotations(label_studio, annotation_ids)
+    made = annotations_by_model(label_studio, project_id, version)
+    overtaken = [task_id for task_id, (_, by_person_too) in made.items() if by_person_too]
+    delete_by_model(label_studio, project_id, version, overtaken)
 
 
 def _make_annotations(
@@ -71,6 +72,32 @@ def annotations_by_model(
         if ours := [each.annotation_id for each in task.annotations if is_by_model(each, version)]:
             found[task.task_id] = ours, not all(is_by_model(each) for each in task.annotations)
     return found
+
+
+def delete_by_model(label_studio: LabelStudio, project_id: int, version: str, task_ids: Sequence[int]) -> int:
+    """Delete the version's annotations on the tasks that no person has changed; how many."""
+    return delete_chosen(label_studio, project_id, task_ids, lambda each: is_by_model(each, version))
+
+
+def delete_chosen(
+    label_studio: LabelStudio,
+    project_id: int,
+    task_ids: Sequence[int],
+    is_ours: Callable[[Annotation], bool],
+) -> int:
+    """Delete those annotations of the tasks that ``is_ours`` chooses; how many.
+
+    Thousands take minutes, in which people work on: each task is read right before, so that an annotation
+    which a person has changed by then stays.
+    """
+    count = 0
+    for task_id in task_ids:
+        tasks = label_studio.annotated_tasks(project_id, [task_id])
+        found = [each for task in tasks if task.task_id == task_id for each in task.annotations]
+        ours = [each.annotation_id for each in found if is_ours(each)]
+        delete_annotations(label_studio, ours)
+        count += len(ours)
+    return count
 
 
 def delete_annotations(label_studio: LabelStudio, annotation_ids: Collection[int]) -> None:

@@ -17,6 +17,7 @@ from coreset_backend.label_studio.annotations import (
     agreed_label,
     choices_in,
     is_by_model,
+    is_in_bulk,
 )
 from coreset_backend.label_studio.answers import Fields, ListedTask, Project
 from coreset_backend.label_studio.label_config import LabelConfig, parse_label_config
@@ -122,6 +123,7 @@ def parse_task(task: ListedTask, config: LabelConfig) -> Task:
         votes=answer.votes,
         is_truth=answer.is_truth,
         annotators=answer.annotators,
+        in_bulk=any(is_in_bulk(each) for each in kept),
         timed=tuple(
             TimedAnswer(each.annotator, each.lead_time, each.created_at)
             for each in by_people

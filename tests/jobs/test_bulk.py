@@ -157,6 +157,61 @@ def test_a_worker_killed_in_the_middle_writes_no_label_twice(pool: Pool) -> None
     assert len(pool.labels()) == N - 2 * AT_ONCE
 
 
+def test_who_answers_while_labels_are_written_is_not_outvoted(pool: Pool) -> None:
+    labelled, skipped, corrected, *_ = some = pool.task_ids[:5]
+
+    def faster() -> None:
+        pool.studio.annotate(labelled, "dog", by=7)
+        pool.studio.annotate(skipped, None, cancelled=True, by=7)
+
+    pool.start(some)
+    pool.studio.fail("meanwhile", "/annotations/", method="POST", times=1, act=faster)
+    killed = pool.studio.fail(400, "/api/tasks/$", method="GET", skip=2)  # once all are written
+    with pytest.raises(LabelStudioError):
+        pool.work()
+    pool.studio.faults.remove(killed)
+    assert len(pool.studio.tasks[labelled]["annotations"]) == 2
+    pool.studio.correct(corrected, "dog")
+    pool.work()
+    found = bulk_status(pool.backend, pool.project_id).writes[0]
+    assert (found.written, found.left_out, found.gone) == (2, 3, 0)
+    assert pool.labels() == {labelled: "dog", corrected: "dog", some[3]: "cat", some[4]: "cat"}
+    assert [len(pool.studio.tasks[each]["annotations"]) for each in some] == [1] * 5
+    pool.undo()
+    assert pool.labels() == {labelled: "dog", corrected: "dog"}
+
+
+def test_who_answers_while_a_correction_is_written_is_corrected_unless_it_is_a_truth(pool: Pool) -> None:
+    answered, truth, free = pool.task_ids[:3]
+
+    def faster() -> None:
+        for task_id in (answered, truth):
+            pool.studio.annotate(task_id, "dog", by=7)
+        pool.studio.tasks[truth]["annotations"][-1]["ground_truth"] = True
+
+    pool.start([free, answered, truth], corrects=True)
+    pool.studio.fail("meanwhile", "/annotations/", method="POST", times=1, act=faster)
+    pool.work()
+    assert pool.labels() == {answered: "cat", truth: "dog", free: "cat"}
+    found = bulk_status(pool.backend, pool.project_id).writes[0]
+    assert (found.written, found.left_out) == (2, 1)
+    pool.undo()
+    assert pool.labels() == {answered: "dog", truth: "dog"}
+
+
+def test_a_correction_that_a_person_saves_while_a_write_is_undone_stays(pool: Pool) -> None:
+    some = pool.task_ids[:3]
+    pool.start(some)
+    pool.work()
+
+    def corrected() -> None:
+        pool.studio.correct(some[2], "dog")
+
+    pool.studio.fail("meanwhile", "/api/annotations/", method="DELETE", times=1, act=corrected)
+    pool.undo()
+    assert pool.labels() == {some[2]: "dog"}
+
+
 def test_label_studio_away_in_the_middle_loses_nothing(pool: Pool) -> None:
     pool.start(pool.task_ids[:30])
     fault = pool.studio.fail(500, "/annotations/", skip=5)
@@ -198,6 +253,14 @@ def test_labels_in_bulk_do_not_bias_an_audit(pool: Pool) -> None:
         pool.start(pool.task_ids[:3])
     keep_session(pool.backend.store, pool.project_id, replace(session, state=FinishState.WRITTEN))
     assert pool.plan(pool.task_ids[:3]).startswith("3 annotations")
+
+    def audit_begins() -> None:
+        keep_session(pool.backend.store, pool.project_id, session)
+
+    pool.studio.fail("meanwhile", "/api/projects/", times=1, act=audit_begins)
+    with pytest.raises(BulkError, match="would bias these checks"):
+        pool.start(pool.task_ids[:3])
+    assert read_writes(pool.backend.store, pool.project_id) == ()
 
 
 @pytest.mark.parametrize(

@@ -207,9 +207,15 @@ def test_a_copy_follows_its_original_when_people_change_their_mind(pool: Pool) -
     before = pool.copied()
     original = pool.studio.tasks[family[0]]["annotations"][0]
     original["result"][0]["value"]["choices"] = ["dog" if pool.truth(family[0]) == "cat" else "cat"]
+
+    def corrected() -> None:
+        pool.studio.correct(family[2], "dog")
+
+    pool.studio.fail("meanwhile", "/api/annotations/", method="DELETE", times=1, act=corrected)
     told, _ = advance(pool.backend, pool.project_id)
     assert "labels of copies are written" in told
     assert pool.copied() == before - {*family}
+    assert [pool.labels(each) for each in family[1:4]] == [[], ["dog"], []]
     assert pool.studio.versions(pool.project_id)[pool.session.version] == len(pool.copied())
     assert pool.status.labels.by_copies == len(pool.copied()) and pool.status.labels.tasks == len(
         pool.task_ids

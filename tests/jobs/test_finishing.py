@@ -14,10 +14,12 @@ from saved_rounds import LABELS, record
 from coreset_backend.arrays import unwatched
 from coreset_backend.backend import Backend
 from coreset_backend.cli.main import main
-from coreset_backend.errors import FinishError, LabelStudioError, ProjectGone
+from coreset_backend.errors import BulkError, FinishError, LabelStudioError, ProjectGone
+from coreset_backend.finish.bulk import advance_bulk, keep_write, new_write
 from coreset_backend.finish.proposal import could_finish, groups, propose
 from coreset_backend.finish.session import FinishState, Kind, Rest, Session, read_proposal, read_session
 from coreset_backend.finish.work import Wish, advance, has_work, remove_labels
+from coreset_backend.jobs.bulk import bulk_status, has_bulk_work, start_bulk, undo_bulk
 from coreset_backend.jobs.finishing import (
     FinishStatus,
     accept_finish,
@@ -30,8 +32,9 @@ from coreset_backend.jobs.finishing import (
 )
 from coreset_backend.jobs.requests import disconnect_project, labels_to_remove
 from coreset_backend.jobs.tasks import reconcile_job, run_round_job
-from coreset_backend.label_studio.model_labels import TAB, annotations_by_model
-from coreset_backend.project import Labels
+from coreset_backend.label_studio.bulk_labels import write_label
+from coreset_backend.label_studio.model_labels import TAB, annotate_as_predicted, annotations_by_model
+from coreset_backend.project import Labels, Prediction
 from coreset_backend.reports import Publication
 from coreset_backend.rounds.due import round_due
 from coreset_backend.rounds.publishing import publish_round
@@ -383,6 +386,90 @@ def written_pool(pool: Pool) -> Session:
     session = read_session(pool.backend.store, pool.project_id, Kind.MODEL)
     assert session and pool.by_model()
     return session
+
+
+def test_a_correction_that_a_person_saves_while_a_finish_is_undone_stays(pool: Pool) -> None:
+    session = written_pool(pool)
+    *others, last = session.accepted
+    assert others
+
+    def corrected() -> None:
+        pool.studio.correct(last, "dog")
+
+    undo_finish(pool.backend, pool.project_id, Kind.MODEL)
+    pool.studio.fail("meanwhile", "/api/annotations/", method="DELETE", times=1, act=corrected)
+    told, _ = advance(pool.backend, pool.project_id)
+    assert told == f"the finish is undone, {len(others)} annotations of the model are deleted"
+    assert [pool.studio.tasks[each]["annotations"] for each in others] == [[]] * len(others)
+    (kept,) = pool.studio.tasks[last]["annotations"]
+    assert kept["result"][0]["value"] == {"choices": ["dog"]}
+
+
+def test_where_a_person_was_faster_the_models_annotation_is_removed_unless_it_was_corrected(
+    pool: Pool,
+) -> None:
+    some = pool.task_ids[:3]
+    predictions = [Prediction(each, 1.0, "finish-1-now", ("cat",)) for each in some]
+    pool.backend.label_studio.add_missing(pool.project_id, predictions, LABELS)
+
+    def answered() -> None:
+        for task_id in some[:2]:
+            pool.studio.annotate(task_id, "dog", by=2)
+
+    def corrected() -> None:
+        pool.studio.correct(some[1], "dog")
+
+    pool.studio.fail("meanwhile", "/api/dm/actions/", times=1, act=answered)
+    pool.studio.fail("meanwhile", "/api/annotations/", method="DELETE", times=1, act=corrected)
+    annotate_as_predicted(pool.backend.label_studio, pool.project_id, "finish-1-now", some)
+    assert [len(pool.studio.tasks[each]["annotations"]) for each in some] == [1, 2, 1]
+    assert annotations_by_model(pool.backend.label_studio, pool.project_id, "finish-").keys() == {some[2]}
+
+
+def test_an_audit_and_labels_in_bulk_wait_for_each_other(pool: Pool) -> None:
+    wish, some = Wish(accuracy=0.9), pool.task_ids[:30]
+    begun = start_bulk(pool.backend, pool.project_id, ["cat"], some, corrects=False)
+    advance_bulk(pool.backend, pool.project_id)
+    with pytest.raises(FinishError, match="are being written, and would bias the checks"):
+        start_finish(pool.backend, pool.project_id, wish)
+    while advance_bulk(pool.backend, pool.project_id):
+        pass
+    undo_bulk(pool.backend, pool.project_id, begun.writes[0].version)
+    with pytest.raises(FinishError, match="are being undone, and would bias the checks"):
+        start_finish(pool.backend, pool.project_id, wish)
+    while advance_bulk(pool.backend, pool.project_id):
+        pass
+    start_finish(pool.backend, pool.project_id, wish)
+    with pytest.raises(BulkError, match="would bias these checks"):
+        undo_bulk(pool.backend, pool.project_id, begun.writes[0].version)
+
+    # As a release left it that let both begin.
+    keep_write(pool.backend.store, pool.project_id, new_write(["cat"], some, corrects=False))
+    assert advance_bulk(pool.backend, pool.project_id) == ""
+    assert not has_bulk_work(pool.backend, pool.project_id)
+    told = bulk_status(pool.backend, pool.project_id).sentence
+    assert told == "“cat” is written further once nobody checks labels of the model or of copies any more."
+    undo_finish(pool.backend, pool.project_id, Kind.MODEL)
+    advance(pool.backend, pool.project_id)
+    assert has_bulk_work(pool.backend, pool.project_id)
+    assert advance_bulk(pool.backend, pool.project_id) == "25 labels in bulk are written"
+
+
+def test_labels_in_bulk_are_no_checks(pool: Pool) -> None:
+    in_bulk = pool.task_ids[:100]
+    start_bulk(pool.backend, pool.project_id, ["cat"], in_bulk, corrects=False)
+    while advance_bulk(pool.backend, pool.project_id):
+        pass
+    begun = start_finish(pool.backend, pool.project_id, Wish(accuracy=0.9))
+    assert (begun.groups[0].images, begun.groups[0].checked, begun.labels.by_people) == (N - 100, 0, 100)
+    proposal = read_proposal(pool.backend.store, pool.project_id, Kind.MODEL)
+    assert not set(proposal.task_ids) & {*in_bulk}
+    session = read_session(pool.backend.store, pool.project_id, Kind.MODEL)
+    assert session
+    asked = session.asked[0]
+    right = proposal.named(proposal.task_ids.index(asked))[0]
+    write_label(pool.backend.label_studio, asked, LABELS, [right], "bulk-1", corrects=False)
+    assert look_at_finish(pool.backend, pool.project_id, Kind.MODEL).groups[0].wrong == 1
 
 
 def test_disconnect_undoes_a_finish_says_so_before_and_goes_on_where_it_was_cut_off(pool: Pool) -> None:

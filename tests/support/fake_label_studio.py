@@ -53,7 +53,8 @@ class Fault:
 
     ``kind``: a status as 500; ``slow`` (``seconds`` late); ``cut`` (the connection ends within the body);
     ``html`` (a page, with status 200); ``torn`` (JSON that stops); ``other`` (JSON of another shape);
-    ``answer`` (what ``answer`` makes of the query, with ``headers``); ``drip`` (a byte every 0.1 s).
+    ``answer`` (what ``answer`` makes of the query, with ``headers``); ``drip`` (a byte every 0.1 s);
+    ``meanwhile`` (somebody else is faster: ``act`` is done first).
     """
 
     kind: int | str
@@ -64,6 +65,7 @@ class Fault:
     seconds: float = 0.0
     headers: Mapping[str, str] | None = None
     answer: Callable[[Mapping[str, str]], bytes] = lambda _query: b""
+    act: Callable[[], object] = lambda: None
 
     def strikes(self, method: str, path: str) -> bool:
         if self.method not in ("", method) or not re.search(self.path, path) or not self.times:
@@ -211,6 +213,14 @@ class FakeLabelStudio:
         self.touch(task_id)
         return annotation
 
+    def correct(self, task_id: int, label: str, *, by: int = 2) -> None:
+        """Change the task's latest annotation in the editor, which saves no key that it does not know."""
+        latest = self.tasks[task_id]["annotations"][-1]
+        value = {"choices": [label]}
+        region = {"from_name": "label", "to_name": "image", "type": "choices", "value": value}
+        latest |= {"result": [region], "updated_by": by}
+        self.touch(task_id)
+
     def note_backend(self, backend: Json) -> None:
         """What follows where somebody adds a backend, in the form or by the SDK."""
         project = self.projects[backend["project"]]
@@ -337,6 +347,9 @@ def _bound(studio: FakeLabelStudio, view: Any) -> Any:
 def _misbehave(fault: Fault) -> Response | None:
     if fault.kind == "slow":
         time.sleep(fault.seconds)
+        return None
+    if fault.kind == "meanwhile":
+        fault.act()
         return None
     if fault.kind == "cut":
         connection = request.environ["werkzeug.socket"]
