@@ -43,6 +43,71 @@ def test_images_are_found_by_address_name_and_the_name_before_the_upload() -> No
     assert set(rows(text)) == {1, 2, 4}
 
 
+@pytest.mark.parametrize(
+    ("uri", "image"),
+    [
+        ("/data/local-files/?d=set/Stra%C3%9Fe%202.jpg", "Straße 2.jpg"),
+        ("/data/local-files/?d=set/Stra%C3%9Fe%202.jpg", "Stra%C3%9Fe%202.jpg"),
+        ("/data/local-files/?d=set/Stra%C3%9Fe%202.jpg", "set/Straße 2.jpg"),
+        ("/data/local-files/?d=set%2Fx.jpg", "x.jpg"),
+        ("/data/local-files?d=set%5Cx.jpg", "x.jpg"),
+        ("/data/local-files/?d=a+b.jpg", "a b.jpg"),
+        ("/data/local-files/?d=a+b.jpg", "a+b.jpg"),
+        ("/data/local-files/?d=cafe%CC%81.jpg", "café.jpg"),  # a folder of a Mac, decomposed
+        ("s3://bucket/dt=1/café.jpg", "cafe\u0301.jpg"),
+        ("http://localhost:8080/data/upload/1/ab12cd34-%C3%BC.jpg", "ü.jpg"),
+        ("/data/upload/1/ab12cd34-my_photo_1.jpg", "my photo (1).jpg"),
+        ("https://host/a/cat.jpg?X-Amz-Signature=abc/def=", "cat.jpg"),
+        ("https://host/o/set%2Fcat%201.jpg?alt=media#top", "cat 1.jpg"),
+        ("https://host/get?file=cat.jpg", "cat.jpg"),
+        ("s3://bucket/50%25.jpg", "50%25.jpg"),
+        ("C:\\set\\x.jpg", "x.jpg"),
+    ],
+)
+def test_an_image_is_found_by_its_file_name_however_its_address_is_written(uri: str, image: str) -> None:
+    tasks = [Task(1, uri), Task(2, "s3://bucket/other.jpg")]
+    assert set(read_table(f"image,cat\n{image},1\n", LABELS, tasks)) == {1}
+
+
+def test_a_name_is_not_taken_for_another_file() -> None:
+    tasks = [Task(1, "s3://bucket/my_photo.jpg"), Task(2, "/data/local-files/?d=b%2520c.jpg")]
+    for image in ("my photo.jpg", "class=my_photo.jpg", "b c.jpg"):
+        with pytest.raises(ImportRefused, match="no task shows the image"):
+            read_table(f"image,cat\n{image},1\n", LABELS, tasks)
+
+
+@pytest.mark.parametrize(
+    ("names", "text"),
+    [
+        (("id", "passport"), "image,id,passport\nb.jpg,0.9,0.1\n"),
+        (("file", "table"), "file,file,table\nb.jpg,0.9,0.1\n"),
+        (("image", "table"), "task,image,table\n2,0.9,0.1\n"),
+        (("id", "table"), "id,ID,table\n0.9,2,0.1\n"),
+        ((" cat", "dog "), "task, cat,dog \n2,0.9,0.1\n"),
+        ((" cat", "dog "), "task,class,probability\n2, cat,0.9\n"),
+        ((" cat", "cat"), "task, cat,cat\n2,0.9,0.1\n"),
+        (("café", "B"), "task,cafe\u0301,B\n2,0.9,0.1\n"),
+        (("cafe\u0301", "B"), "task,class,probability\n2,café,0.9\n"),
+        (("a, b, c", "d, e"), 'task;"a, b, c";"d, e"\n2;0.9;0.1\n'),
+        (("a, b, c", "d, e"), "task;a, b, c;d, e\n2;0.9;0.1\n"),
+        (("a\nb; c", "d; e; f"), 'task,"a\nb; c",d; e; f\n2,0.9,0.1\n'),
+        (("A", "B"), "task,A,B\n2,0.9000001,0.0999999\n"),
+    ],
+)
+def test_classes_of_any_name_have_their_column(names: tuple[str, ...], text: str) -> None:
+    assert rows(text, Labels("label", "image", names, multiple=False)) == {2: [0.9, 0.1]}
+
+
+def test_rounded_probabilities_of_many_classes_add_up() -> None:
+    many = Labels("label", "image", tuple(f"k{each}" for each in range(1000)), multiple=False)
+    head = f"task,{','.join(many.names)}\n2,"
+    found = read_table(f"{head}0.95{',0.000' * 999}\n", many, TASKS)
+    assert sum(found[2]) == pytest.approx(1) and max(found[2]) == found[2][0]
+    for others in (",0.9" + ",0.00" * 998, ",0.00001" * 999):  # no rounding makes these of probabilities
+        with pytest.raises(ImportRefused, match="add up to"):
+            read_table(f"{head}0.9{others}\n", many, TASKS)
+
+
 def test_in_multiple_choice_classes_are_independent() -> None:
     text = "task,class,probability\n1,cat,0.9\n1,dog,0.8\n2,cow,0\n"
     assert rows(text, MULTIPLE) == {1: [0.9, 0.8, 0.0], 2: [0.0, 0.0, 0.0]}
@@ -72,6 +137,7 @@ def test_in_multiple_choice_classes_are_independent() -> None:
         ("image,class,probability\nz.jpg,cat,1\n", r"no task shows the image 'z.jpg'"),
         ("name,class,probability\n1,cat,1\n", r"none of which names the task"),
         ("task,pig\n1,1\n", r"The columns 'pig' are no classes of the project"),
+        ("task,cat,dog,cat\n1,.5,.2,.3\n", r"The classes 'cat' have several columns"),
         ("task\n1\n", r"are no classes of the project"),
         ("task,class,probability\n", r"no line with a prediction"),
         ("", r"none of which names the task"),
