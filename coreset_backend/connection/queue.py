@@ -30,6 +30,7 @@ FIRST_HEAD = (0.4, 0.8)
 BEHIND = (0.9, 1.0)
 NEXT_HEAD = 0.9
 LEAST = 1e-200
+ANSWERS = "id,predictions,result,model_version"
 
 
 Ids = Sequence[int]
@@ -53,8 +54,8 @@ def publish_queue(
     ``predict`` returns the predictions of tasks, all of one version. ``on_served`` is called as soon as
     annotators get the head. Then the predictions that the head replaces, and the versions that this backend
     has ``written`` before, are deleted. ``known``: tasks of the project, so that a large one need not list
-    all that wait. Can be repeated; an unlabelled task in the queue never loses its last
-    prediction meanwhile. Raises LabelStudioError.
+    all that wait. Can be repeated; an unlabelled task in the queue never loses its last prediction meanwhile,
+    unless that shows an answer and the task is to show none. Raises LabelStudioError.
     """
     project, first = label_studio.fetch_project(project_id), predict(head)
     if kept := _kept_version(label_studio, project, first[0].model_version, written):
@@ -176,6 +177,8 @@ def _amend(
         behind = [replace(each, model_version=version) for each in lacking]
         label_studio.add_predictions(project_id, _scored(behind, *BEHIND), labels)
     progress(2, 4)
+    bare = [each.task_id for each in head if not (each.label or each.regions)]
+    hide_answers(label_studio, project_id, bare, {version})
     if list(label_studio.first_served(project_id, len(order))) != order:
         top = _lowest(label_studio, project_id)
         first = [replace(each, model_version=version) for each in head]
@@ -196,6 +199,20 @@ def _amend(
         below=max(served.values(), default=0.0) * (1 + 1e-6),
         behind=label_studio.count_waiting(project_id, served=True) - len(served),
     )
+
+
+def hide_answers(
+    label_studio: LabelStudio, project_id: int, task_ids: Ids, versions: Collection[str]
+) -> None:
+    """Delete the predictions of these versions that show an answer on the tasks; those without one stay.
+
+    Done before the tasks come first in the queue: Label Studio's editor shows every prediction of the
+    project's version, whatever its score. A task that has none left is not served until it gets another.
+    """
+    for task in label_studio.listed(project_id, task_ids, ANSWERS, fields="all"):
+        for each in task.predictions:
+            if each.model_version in versions and each.result:
+                label_studio.delete_prediction(each.prediction_id)
 
 
 def _drop_superseded(label_studio: LabelStudio, project_id: int, version: str) -> None:

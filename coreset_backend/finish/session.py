@@ -4,6 +4,7 @@
     MODEL_DIR/projects/<id>/finish-proposal.json    its answers, frozen when it began
     MODEL_DIR/projects/<id>/copies.json             labels of copies, and
     MODEL_DIR/projects/<id>/copies-proposal.json    the labels that they would take
+    MODEL_DIR/projects/<id>/finish-served.json      how far both were when the queue was last published
 
 The answers are frozen when the finish begins. Later rounds learn from the audit, but do not change
 them, so the model that is checked has never seen the checked images.
@@ -100,7 +101,15 @@ class Session:
     kind: Kind = Kind.MODEL
 
 
+@dataclass(frozen=True, slots=True)
+class Served:
+    """How far the ``finishes`` of a project were when its queue was published."""
+
+    finishes: tuple[str, ...] = ()
+
+
 SESSION = TypeAdapter(Session)
+SERVED = TypeAdapter(Served)
 PROPOSAL = TypeAdapter(Proposal)
 NAMES = {Kind.MODEL: "finish", Kind.COPIES: "copies"}
 """How the files of a kind begin."""
@@ -192,6 +201,40 @@ def audit_in_front(store: Store, project_id: int) -> tuple[int, ...]:
     """The tasks that people are asked to check next, in order; without the answer."""
     auditing = [each for each in readable_sessions(store, project_id) if each.state is FinishState.AUDITING]
     return tuple(task_id for each in auditing for task_id in each.asked)
+
+
+def steps_of_finishes(store: Store, project_id: int) -> tuple[str, ...]:
+    """How far each finish is; a step after which the queue has to be published again changes it."""
+    return tuple(
+        f"{each.version}: {each.state}, {len(each.ever_asked)} asked, {len(each.accepted)} accepted"
+        for each in readable_sessions(store, project_id)
+    )
+
+
+def is_queue_behind(store: Store, project_id: int) -> bool:
+    """Whether a finish has got further since the queue was published."""
+    now = steps_of_finishes(store, project_id)
+    return now != _served(store, project_id) and store.latest(project_id) is not None
+
+
+def keep_served(store: Store, project_id: int, steps: tuple[str, ...]) -> None:
+    """Note that the published queue is that of these steps; raises Unwritable."""
+    if steps != _served(store, project_id):
+        _kept_served(store, project_id).write(as_saved(SERVED, Served(steps)))
+
+
+def _served(store: Store, project_id: int) -> tuple[str, ...] | None:
+    """None where the file is damaged."""
+    try:
+        saved = _kept_served(store, project_id).read_as(SERVED)
+        return () if saved is None else saved.finishes
+    except (CorruptFile, ValueError) as error:
+        log.error("project %d: its queue is published again: %s", project_id, error)
+        return None
+
+
+def _kept_served(store: Store, project_id: int) -> Kept:
+    return store.kept(project_id, "finish-served.json")
 
 
 def finished_behind(store: Store, project_id: int) -> tuple[frozenset[int], list[int]] | None:

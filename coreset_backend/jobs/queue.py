@@ -3,6 +3,7 @@
 import contextlib
 import logging
 import secrets
+from collections.abc import Iterator
 from datetime import timedelta
 from functools import partial
 
@@ -24,6 +25,7 @@ from coreset_backend.jobs.progress import is_demanded, write_idle
 log = logging.getLogger(__name__)
 RESERVED_SECONDS = 10
 OVERDUE_SECONDS = 60
+DELETE_IF_SAME = "return redis.call('get', KEYS[1]) == ARGV[1] and redis.call('del', KEYS[1]) or 0"
 BY_HAND = "start-"
 """The prefix of the ids of jobs that a person has started."""
 
@@ -122,8 +124,26 @@ def _queue(backend: Backend, project_id: int, job_id: str, delay: float) -> None
 
 def request_publication(backend: Backend, project_id: int, *, by_hand: bool = True) -> bool:
     """Queue a job that publishes the current round again; True if a job was queued."""
-    backend.redis.set(redis_key(project_id, "republish"), "1", ex=DAY)
+    note_publication(backend.redis, project_id)
     return _queue_once(backend, project_id, "to be published again", 0, by_hand=by_hand)
+
+
+def note_publication(redis: Redis, project_id: int) -> None:
+    """Ask the project's next job to publish the current round again; each request has a value of its own."""
+    redis.set(redis_key(project_id, "republish"), secrets.token_hex(8), ex=DAY)
+
+
+@contextlib.contextmanager
+def answering_publication(redis: Redis, project_id: int) -> Iterator[None]:
+    """Publish in the block: it answers the request that stands when it begins, if no error ends it.
+
+    A request that comes meanwhile stands for the next job: what it is about may have been read before.
+    """
+    key = redis_key(project_id, "republish")
+    asked: bytes | None = redis.get(key)  # type: ignore[assignment]
+    yield
+    if asked:
+        redis.eval(DELETE_IF_SAME, 1, key, asked)
 
 
 def request_work(backend: Backend, project_id: int, reason: str) -> bool:

@@ -17,7 +17,7 @@ from coreset_backend.errors import (
     RoundNotFound,
     StoreError,
 )
-from coreset_backend.finish.session import Kind, read_session, readable_sessions
+from coreset_backend.finish.session import Kind, is_queue_behind, read_session, readable_sessions
 from coreset_backend.finish.work import undo, undo_now
 from coreset_backend.jobs.keys import FINISH_LEASE
 from coreset_backend.jobs.lease import LEASE_SECONDS, project_lease
@@ -25,6 +25,7 @@ from coreset_backend.jobs.queue import forget_state, request_publication, reques
 from coreset_backend.store.store import Store
 
 PATIENCE = 10.0
+CANCELLED = "A person cancelled the last round."
 LEFT_BEHIND = LEASE_SECONDS + 5.0
 """As long as the lease of a job that was just stopped may take to expire."""
 WHOSE = {Kind.MODEL: "by the model", Kind.COPIES: "of copies"}
@@ -34,13 +35,18 @@ def cancel_round(backend: Backend, project_id: int) -> bool:
     """Cancel the running round and the waiting one within ten seconds; False if there was neither.
 
     Label Studio keeps serving the current batch. No round starts automatically until a person starts one.
-    Raises QueueError if Redis or the worker does not answer.
+    What a finish has changed in the queue is published all the same, by another job. Raises QueueError if
+    Redis or the worker does not answer.
     """
     stopped, held = False, backend.store.held(project_id)
     if held is None:  # before the stop, or a waiting job could start just after it
-        backend.store.hold(project_id, "A person cancelled the last round.")
+        backend.store.hold(project_id, CANCELLED)
     try:
         stopped = stop_round(backend, project_id, PATIENCE)
+        if stopped and backend.store.held(project_id) is None:  # a round that was just ending released it
+            backend.store.hold(project_id, CANCELLED)
+        if stopped and is_queue_behind(backend.store, project_id):
+            request_publication(backend, project_id)
     except RedisError as error:
         raise _away(error) from error
     finally:

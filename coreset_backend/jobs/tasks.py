@@ -16,11 +16,11 @@ from coreset_backend.backend import Backend, open_backend
 from coreset_backend.connection.publication import connection_remarks, why_to_publish_again
 from coreset_backend.errors import BulkError, CoresetError, FinishError, LabelStudioError, ProjectGone
 from coreset_backend.finish.bulk import advance_bulk
+from coreset_backend.finish.session import is_queue_behind
 from coreset_backend.finish.work import advance, has_work
 from coreset_backend.jobs.bulk import has_bulk_work
 from coreset_backend.jobs.keys import (
     BULK_LEASE,
-    DAY,
     FINISH_LEASE,
     NEVER_ENDS,
     PRETRAINING_LEASE,
@@ -42,7 +42,9 @@ from coreset_backend.jobs.progress import (
     write_progress,
 )
 from coreset_backend.jobs.queue import (
+    answering_publication,
     forget_state,
+    note_publication,
     queue_again,
     request_pretraining,
     request_publication,
@@ -129,7 +131,7 @@ def _advance_finish(backend: Backend, project_id: int) -> str:
             log.error("project %d: %s", project_id, error)
             return ""
     if changes_queue:
-        backend.redis.set(redis_key(project_id, "republish"), "1", ex=DAY)
+        note_publication(backend.redis, project_id)
     return done
 
 
@@ -155,7 +157,9 @@ def _run(backend: Backend, project_id: int, reason: str, demands: int, is_ours: 
     """Run a round that answers the oldest ``demands`` demands for one."""
     log.info("project %d: a round starts: %s", project_id, reason)
     held = backend.store.held(project_id)
-    stored = run_round(backend, project_id, reporter(backend.brief_redis, project_id, reason, is_ours))
+    watch = reporter(backend.brief_redis, project_id, reason, is_ours)
+    with answering_publication(backend.redis, project_id):
+        stored = run_round(backend, project_id, watch)
     note_connection(backend, stored)
     count(backend.redis, "coreset_rounds", str(project_id), "done", "")
     for phase, seconds in stored.record.timings.items():
@@ -187,12 +191,12 @@ def note_connection(backend: Backend, stored: StoredRound) -> None:
 
 
 def _republish(backend: Backend, project_id: int, is_ours: IsOurs) -> str:
-    stored = backend.store.latest(project_id, verified=True)
-    if stored:
-        progress = reporter(backend.brief_redis, project_id, "published again", is_ours)
-        publish_round(backend, stored, partial(progress, "publish"))
-        note_connection(backend, stored)
-    backend.redis.delete(redis_key(project_id, "republish"))
+    progress = reporter(backend.brief_redis, project_id, "published again", is_ours)
+    with answering_publication(backend.redis, project_id):
+        stored = backend.store.latest(project_id, verified=True)
+        if stored:
+            publish_round(backend, stored, partial(progress, "publish"))
+            note_connection(backend, stored)
     write_idle(backend.redis, project_id)
     return f"round {stored.record.number} is published again" if stored else "there is no round to publish"
 
@@ -278,9 +282,12 @@ def _forget(redis: Redis, store: Store, project_id: int, error: ProjectGone) -> 
 
 
 def _publish_what_was_lost(backend: Backend, project_id: int) -> None:
-    """Request that the batch is published again if Label Studio no longer serves it. Raises ProjectGone."""
+    """Request that the batch is published again if Label Studio does not serve it as it should be served.
+
+    Raises ProjectGone.
+    """
     try:
-        why = why_to_publish_again(backend, project_id)
+        why = _why_to_publish(backend, project_id)
         newest = backend.store.latest(project_id)
         written = read_progress(backend.redis, backend.store, project_id).written
         if newest and written.connection:  # the problem may be solved by now
@@ -292,6 +299,14 @@ def _publish_what_was_lost(backend: Backend, project_id: int) -> None:
         raise
     except LabelStudioError as error:  # no round is needed, so the state stays
         log.warning("project %d: whether its batch is served could not be checked: %s", project_id, error)
+
+
+def _why_to_publish(backend: Backend, project_id: int) -> str | None:
+    if backend.redis.exists(redis_key(project_id, "republish")):
+        return "the job that was to publish its batch again is gone"
+    if is_queue_behind(backend.store, project_id):
+        return "a finish changed after its batch was published"
+    return why_to_publish_again(backend, project_id)
 
 
 def reconcile_job() -> str:

@@ -9,12 +9,17 @@ from datetime import UTC, datetime
 from coreset_backend.arrays import Progress
 from coreset_backend.backend import Backend
 from coreset_backend.connection.publication import prepare_publication, show_findings
-from coreset_backend.connection.queue import publish_queue
+from coreset_backend.connection.queue import hide_answers, publish_queue
 from coreset_backend.connection.record import regions_shown
 from coreset_backend.connection.second_opinions import ask_second_opinions
 from coreset_backend.errors import LabelStudioError
 from coreset_backend.evaluation.predictions import Answers
-from coreset_backend.finish.session import audit_in_front, finished_behind
+from coreset_backend.finish.session import (
+    audit_in_front,
+    finished_behind,
+    keep_served,
+    steps_of_finishes,
+)
 from coreset_backend.label_studio.client import LabelStudio
 from coreset_backend.project import Prediction
 from coreset_backend.reports import Publication
@@ -34,15 +39,21 @@ def publish_round(backend: Backend, stored: StoredRound, step: Progress) -> None
     each change; an exception in it ends the publish.
     """
     record, project_id = stored.record, stored.record.project_id
+    steps = steps_of_finishes(backend.store, project_id)  # first, so that what changes meanwhile is noticed
     audit, wanted = audit_in_front(backend.store, project_id), record.label_errors.asked
     is_any = audit or wanted or record.batch or record.reserve
     prepared = prepare_publication(backend, project_id) if is_any else None
+    if prepared:
+        step(0, 4)
+        blind = [*audit, *(each.task_id for each in wanted)]
+        hide_answers(backend.label_studio, project_id, blind, prepared[0])
     asked = ask_second_opinions(backend.label_studio, backend.store, project_id, wanted)
     head = list(dict.fromkeys([*audit, *asked, *record.batch, *record.reserve]))
     if prepared and head:
         _publish_head(backend, stored, head, frozenset({*audit, *asked}), prepared, step)
     else:
         stored.mark_published(Publication(stored.record.model_version, seconds=0.0, at=_now()))
+    keep_served(backend.store, project_id, steps)
     _show_findings(backend.label_studio, stored)
 
 

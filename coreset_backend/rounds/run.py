@@ -80,7 +80,9 @@ def _read_tasks(backend: Backend, project_id: int, step: Progress) -> tuple[Snap
         title = read.snapshot.title
         raise EmptyPool(f"Project {project_id} '{title}' has no tasks yet. Import images into it.")
     try:
-        backend.store.keep_known_tasks(project_id, read.known)
+        # Else a person asked meanwhile that the next round reads all tasks.
+        if known is None or backend.store.known_tasks(project_id) is not None:
+            backend.store.keep_known_tasks(project_id, read.known)
     except Unwritable as error:  # the next round reads all tasks, or more of them
         log.warning("project %d: %s", project_id, error)
     return read.snapshot, read.reading

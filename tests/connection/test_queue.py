@@ -130,6 +130,30 @@ def test_a_batch_counts_as_served_before_what_it_supersedes_is_deleted(
         assert seen[0].behind == final.behind == n - 10
 
 
+@pytest.mark.parametrize("broken", [("DELETE", "/api/predictions"), ("POST", "import/predictions"), None])
+def test_answers_that_are_not_to_be_shown_any_more_are_gone_before_the_head_is_served(
+    studio: FakeLabelStudio, client: LabelStudio, broken: tuple[str, str] | None
+) -> None:
+    project_id, tasks = project_of(studio, LARGE)
+    publish(client, project_id, tasks[:10], 1, "cat")
+    head = tasks[5:15]
+
+    def shown() -> int:
+        return sum(bool(each["result"]) for task in head for each in studio.predictions_of(task))
+
+    if broken:
+        studio.fail(500, broken[1], method=broken[0])
+        with pytest.raises(LabelStudioError):
+            publish(client, project_id, head, 2)
+        left = 0 if broken[0] == "POST" else 10
+        assert shown() == left and [each for each in studio.queue(project_id) if each in head] == head[:left]
+        studio.heal()
+    seen: list[int] = []
+    publish(client, project_id, head, 2, on_served=lambda _publication: seen.append(shown()))
+    assert seen == [0] and studio.queue(project_id)[:10] == head
+    assert sorted(studio.queue(project_id)) == tasks and len(studio.predictions) == LARGE
+
+
 def test_publishing_again_changes_nothing(studio: FakeLabelStudio, client: LabelStudio) -> None:
     for n in (30, LARGE):
         project_id, tasks = project_of(studio, n)

@@ -17,13 +17,14 @@ from fake_label_studio import TOKEN, FakeLabelStudio
 from image_server import plain_png
 from serving import serving
 
-from coreset_backend.arrays import Resize
+from coreset_backend.arrays import Resize, unwatched
 from coreset_backend.backend import Backend
 from coreset_backend.images import Images, Limits, open_images
 from coreset_backend.images.fetch import REVISIONS
 from coreset_backend.images.revisions import ASKED_AGAIN_AFTER, MOST_ASKED, Revisions, Seen, due
 from coreset_backend.jobs.requests import refresh_images
 from coreset_backend.label_studio.reading import read_tasks
+from coreset_backend.rounds.run import _read_tasks
 
 PATH = "/data/upload/1/a.png"
 
@@ -343,3 +344,17 @@ def test_refresh_has_a_round_ask_for_all_images_of_the_project(
     after, _ = backend.images.fetch(uris, Resize(16))
     assert (after.keys != before.keys).any(axis=1).tolist() == [False, True, False]
     assert after[1:2][0, 8, 8, 0] == 77
+
+
+def test_a_refresh_while_a_round_reads_the_tasks_has_the_next_round_read_all(
+    make_backend: Callable[..., Backend], studio: FakeLabelStudio
+) -> None:
+    backend = make_backend(label_studio_url=studio.url, label_studio_api_key=TOKEN)
+    project_id = studio.create_project(images=3)
+    backend.images.fetch([(1, f"/data/upload/{project_id}/0.png")], Resize(16))
+    _read_tasks(backend, project_id, unwatched)
+    assert backend.store.known_tasks(project_id)
+    asked = []
+    _read_tasks(backend, project_id, lambda _done, _total: asked.append(refresh_images(backend, project_id)))
+    assert asked == [1]
+    assert backend.store.known_tasks(project_id) is None

@@ -95,6 +95,14 @@ def test_second_opinions_are_served_without_an_answer_and_the_last_ones_start_a_
                 "scores": np.zeros(3),
             },
         )
+    body = {"project": project_id, "task": tasks[1], "result": [{"type": "choices"}], "score": 0.1}
+    studio.predictions.append({**body, "id": studio.next_id(), "model_version": stored.record.model_version})
+    studio.projects[project_id]["model_version"] = stored.record.model_version
+    studio.fail(500, "/api/tasks/", method="PATCH")
+    with pytest.raises(LabelStudioError):
+        publish_round(backend, stored, unwatched)
+    assert not studio.predictions, "an answer is gone before the task is served once more"
+    studio.heal()
     publish_round(backend, stored, unwatched)
     assert (studio.queue(project_id, by=1), studio.queue(project_id, by=2)) == ([], [tasks[1]])
     assert [each["result"] for each in studio.predictions_of(tasks[1])] == [[]]
