@@ -37,6 +37,9 @@ _FILE_PATH = re.compile(r"/data/|/storage-data/|/(tasks|projects)/\d+/(presign|r
 _SHORT_BODY = 65_536
 _LONGEST_VALIDATOR = 500
 _QUESTIONS = {"etag": "If-None-Match", "date": "If-Modified-Since"}
+_ZLIB = ("gzip", "x-gzip", "deflate", "x-deflate")
+_UNREAD = frozenset(("br", "zstd", "compress", "x-compress", "dcb", "dcz"))
+_MOST_PACKINGS = 2
 _HEADERS = {"Accept": "image/*,*/*;q=0.5", "Accept-Encoding": "identity", "User-Agent": "coreset-backend"}
 
 
@@ -338,15 +341,22 @@ def _drain(response: httpx.Response) -> None:
 
 
 def _unpacked(data: bytes, encoding: str, limit: int) -> bytes:
-    """``data`` without its Content-Encoding, at most ``limit`` + 1 bytes of it."""
-    if encoding.lower() in ("", "identity"):
-        return data
-    if encoding.lower() not in ("gzip", "deflate"):
+    """``data`` without its Content-Encoding, at most ``limit`` + 1 bytes of it.
+
+    Names that are no coding, which stores keep of an upload (``aws-chunked``), leave it as it is.
+    """
+    codings = [coding.strip().lower() for coding in encoding.split(",")]
+    packings = sum(coding in _ZLIB for coding in codings)
+    if packings > _MOST_PACKINGS or not _UNREAD.isdisjoint(codings):
         raise ImageError(f"the answer is encoded as {encoding[:20]!r}, which was not requested")
-    try:
-        return zlib.decompressobj(wbits=zlib.MAX_WBITS | 32).decompress(data, limit + 1)
-    except zlib.error as error:
-        raise ImageError("the compressed answer is damaged") from error
+    for _ in range(packings):
+        if len(data) > limit:
+            break
+        try:
+            data = zlib.decompressobj(wbits=zlib.MAX_WBITS | 32).decompress(data, limit + 1)
+        except zlib.error as error:
+            raise ImageError("the compressed answer is damaged") from error
+    return data
 
 
 def _announced_bytes(header: str) -> float:

@@ -201,6 +201,33 @@ def test_too_many_bytes_are_refused_whether_announced_or_not(
     assert sent.wait(30)
 
 
+CODINGS = ["aws-chunked", "utf-8", "base64", "none", "image/png", "", "identity", "aws-chunked, identity"]
+PACKED = ["gzip", "X-GZIP", "aws-chunked,gzip", "gzip, gzip"]
+UNREAD = ["br", "gzip,zstd", "gzip,gzip,gzip"]
+
+
+def test_a_packed_file_is_unpacked_and_what_is_no_coding_leaves_it_alone(
+    server: Server, opened: Callable[..., Images]
+) -> None:
+    def answer(body: bytes, coding: str) -> Answer:
+        for _ in range(coding.lower().count("gzip")):
+            body = gzip.compress(body)
+        return lambda handler: handler.send(body, Content_Encoding=coding)
+
+    for number, coding in enumerate([*CODINGS, *PACKED, *UNREAD]):
+        server.answers[f"/data/upload/1/{number}"] = answer(plain_png(), coding)
+        server.answers[f"/data/upload/1/bomb{number}"] = answer(bytes(10_000_000), coding)
+    images = opened(max_bytes=100_000)
+    paths = tasks([*server.answers])
+    reasons = {failure.task_id: failure.reason for failure in images.fetch(paths, Resize(16))[1]}
+    told = {path.rpartition("/")[2]: reasons.get(task_id) for task_id, path in paths if path}
+    readable = len(CODINGS + PACKED)
+    assert [told[str(number)] for number in range(readable)] == [None] * readable
+    assert all("more than the 0.1 MB" in (told[f"bomb{number}"] or "") for number in range(readable))
+    unread = [told[str(number)] for number in range(readable, readable + len(UNREAD))]
+    assert unread == [f"the answer is encoded as {coding!r}, which was not requested" for coding in UNREAD]
+
+
 def test_a_body_that_is_cut_off_is_asked_for_again(server: Server, opened: Callable[..., Images]) -> None:
     whole, cuts = plain_png(), 2
 
