@@ -6,7 +6,7 @@ JSON are those that Label Studio 1.23.2 was seen to send.
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Literal
 
@@ -30,7 +30,8 @@ class Labels:
     """The <Choices> to train on; the order of ``names`` is the class index.
 
     ``multiple``: an answer has any number of classes, including none. ``paths``: with allowNested, the
-    values from the top choice down to each class, in the order of ``names``; else empty.
+    values from the top choice down to each class, in the order of ``names``; else empty. ``unimportable``:
+    the names that Label Studio's import of predictions drops, though its editor shows them.
     """
 
     from_name: str
@@ -38,6 +39,7 @@ class Labels:
     names: tuple[str, ...]
     multiple: bool
     paths: tuple[tuple[str, ...], ...] = ()
+    unimportable: tuple[str, ...] = field(default=(), compare=False, repr=False)
 
     def value_of(self, name: str) -> str | list[str]:
         """The class as it is in a result of Label Studio."""

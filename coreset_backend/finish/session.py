@@ -74,8 +74,8 @@ class Session:
     ``asked``: the task ids to check next; ``ever_asked``: all that ever were. ``accepted``: the task ids that
     get the label. ``annotations``: as annotations too, else as predictions only. ``written``: how many tasks
     have it now. ``tasks`` of the project, and how many people have labelled, at the last look.
-    ``contradicted``: groups of near-duplicates that people labelled differently. ``remark``: why the finish
-    stands still, "" if it does not.
+    ``refused``: on how many Label Studio did not accept it. ``contradicted``: groups of near-duplicates that
+    people labelled differently. ``remark``: why the finish stands still, "" if it does not.
     """
 
     round: int
@@ -96,6 +96,7 @@ class Session:
     tasks: int = 0
     people: int = 0
     looked: str = ""
+    refused: int = 0
     contradicted: int = 0
     remark: str = ""
     kind: Kind = Kind.MODEL

@@ -17,10 +17,18 @@ def sentence(session: Session, planned: bool) -> str:
         )
     if session.state is FinishState.WRITTEN:
         how = "have the label of their original" if copies else "are labelled by the model"
-        return f"{session.written:,} images {how}. {_bounds(session)}"
+        return f"{session.written:,} images {how}.{_refused(session.refused)} {_bounds(session)}"
     if planned:
         return f"{_plan_of_copies(session) if copies else _plan_of_model(session)} {_bounds(session)}"
     return f"{_bounds(session)} {_next(session)}".strip()
+
+
+def _refused(count: int) -> str:
+    """The labels that Label Studio did not accept; "" without any."""
+    if not count:
+        return ""
+    images = "1 image has" if count == 1 else f"{count:,} images have"
+    return f" {images} no label, because Label Studio did not accept it; people are asked instead."
 
 
 def _plan_of_model(session: Session) -> str:

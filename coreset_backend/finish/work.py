@@ -4,6 +4,7 @@ Every step can be repeated: a job that was killed in the middle is completed by 
 session in the store says. Hold the project's lease.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
@@ -267,21 +268,38 @@ def _write(backend: Backend, project_id: int, found: Look, labeled: Labeled) -> 
     if not predictions:
         label_studio.delete_versions(project_id, {session.version})
     gone = set(label_studio.add_missing(project_id, predictions, proposal.labels))
-    kept = tuple(task_id for task_id in accepted if task_id not in gone)
+    refused = _without_answer(label_studio, project_id, session.version, predictions) - gone
+    kept = tuple(task_id for task_id in accepted if task_id not in gone | refused)
     show_model_labels(
         label_studio, project_id, [*_versions_shown(backend, project_id, session), session.version]
     )
     if session.annotations:
         _withdraw(label_studio, project_id, session.version, set(kept))
-        named = [each.task_id for each in predictions if each.label and each.task_id not in gone]
+        named = [each.task_id for each in predictions if each.label and each.task_id not in gone | refused]
         annotate_as_predicted(label_studio, project_id, session.version, named)
     done = noted(
-        replace(found, session=replace(session, state=FinishState.WRITTEN, accepted=kept, remark=""))
+        replace(
+            found,
+            session=replace(
+                session, state=FinishState.WRITTEN, accepted=kept, refused=len(refused), remark=""
+            ),
+        )
     )
     now = replace(labeled, versions={session.version: len(kept)})
     keep_session(backend.store, project_id, _counted(done, now))
     whose = "the model's labels" if session.kind is Kind.MODEL else "the labels of copies"
-    return f"{whose} are written on {len(kept)} tasks"
+    left_out = f", and not on {len(refused)}, where Label Studio did not accept them" if refused else ""
+    return f"{whose} are written on {len(kept)} tasks{left_out}"
+
+
+def _without_answer(
+    label_studio: LabelStudio, project_id: int, version: str, predictions: Sequence[Prediction]
+) -> set[int]:
+    """The tasks on which Label Studio does not have the answer of the prediction: an annotation made there
+    would say "none of these", or nothing, as if a person had."""
+    answered = [each.task_id for each in predictions if each.label]
+    kept = label_studio.fetch_results(project_id, version, answered)
+    return {task_id for task_id in answered if not kept.get(task_id)}
 
 
 def _prediction(session: Session, proposal: Proposal, row: int) -> Prediction:

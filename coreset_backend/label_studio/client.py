@@ -40,7 +40,7 @@ from coreset_backend.label_studio.filters import (
 )
 from coreset_backend.label_studio.payloads import (
     PredictionBody,
-    has_paths,
+    is_importable,
     parse_snapshot,
     prediction_json,
     without_result,
@@ -124,9 +124,11 @@ class LabelStudio(Api):
     def add_missing(
         self, project_id: int, predictions: Sequence[Prediction], labels: Labels
     ) -> tuple[int, ...]:
-        """Import the predictions, all of one version, that their tasks lack; returns tasks that are gone."""
-        bodies = {each.task_id: prediction_json(each, labels) for each in predictions}
-        return self._import_missing(project_id, predictions[0].model_version, bodies) if bodies else ()
+        """Import the predictions, all of one version, that their tasks lack; returns tasks that are gone.
+
+        What Label Studio does not accept is left out: an empty prediction would answer "none of these".
+        """
+        return self._import_missing(project_id, predictions, labels, bare=False) if predictions else ()
 
     def fetch_annotated(self, project_id: int) -> dict[int, bool]:
         """Task id -> True if annotated, False if only skipped; others are absent. Raises ProjectGone."""
@@ -226,27 +228,28 @@ class LabelStudio(Api):
         ``progress`` is called before each change. Raises Rejected if Label Studio drops predictions.
         """
         version = predictions[0].model_version
-        bodies = {each.task_id: prediction_json(each, labels) for each in predictions}
         progress(0, 3)
-        gone = self._import_missing(project_id, version, bodies)
+        gone = self._import_missing(project_id, predictions, labels)
         progress(1, 3)
         self.request("PATCH", f"/api/projects/{project_id}/", json={"model_version": version})
         progress(2, 3)
         kept = self.delete_versions(project_id, set(written) - {version})
-        sent = len(bodies) - len(gone)
+        sent = len({each.task_id for each in predictions}) - len(gone)
         serves = tuple(self.first_served(project_id, min(sent, PAGE_SIZE)))
         return Publication(version, sent, gone, serves, kept)
 
     def _import_missing(
-        self, project_id: int, version: str, bodies: Mapping[int, PredictionBody]
+        self, project_id: int, predictions: Sequence[Prediction], labels: Labels | None, *, bare: bool = True
     ) -> tuple[int, ...]:
-        """Import one prediction of the version for each task; returns the tasks that no longer exist."""
+        """Import one prediction of their version for each task; returns the tasks that no longer exist."""
+        version = predictions[0].model_version
+        bodies = {each.task_id: prediction_json(each, labels) for each in predictions}
         held = self._held(project_id, version, bodies)
         missing = {task_id: body for task_id, body in bodies.items() if task_id not in held}
         if not missing:
             return ()
         try:
-            self._import(project_id, version, missing)
+            self._import(project_id, missing, labels, version if bare else None)
             return ()
         except Rejected as error:
             if error.status != 400:
@@ -261,9 +264,9 @@ class LabelStudio(Api):
         log.warning(
             "%d selected tasks of project %d were deleted; the others are published", len(gone), project_id
         )
-        held = self._held(project_id, version, bodies)  # predictions with paths are sent one by one
+        held = self._held(project_id, version, bodies)  # some predictions are sent one by one
         left = {each: missing[each] for each in missing if each in present and each not in held}
-        self._import(project_id, version, left)
+        self._import(project_id, left, labels, version if bare else None)
         return gone
 
     def _held(self, project_id: int, version: str, task_ids: Collection[int]) -> Collection[int]:
@@ -277,31 +280,38 @@ class LabelStudio(Api):
         self._delete_version(project_id, version)  # some tasks have two, or other tasks have one
         return ()
 
-    def _import(self, project_id: int, version: str, bodies: Mapping[int, PredictionBody]) -> None:
-        if self._post_predictions(project_id, list(bodies.values())) == len(bodies):
+    def _import(
+        self, project_id: int, bodies: Mapping[int, PredictionBody], labels: Labels | None, bare: str | None
+    ) -> None:
+        """Import the predictions; what is not accepted is sent without answers if they are of ``bare``."""
+        if self._all_taken(project_id, list(bodies.values()), labels) or bare is None:
             return
-        # Label Studio drops invalid predictions silently; usually a label was removed since the snapshot.
-        held = self.fetch_results(project_id, version, bodies)
-        bare = [without_result(body) for task_id, body in bodies.items() if task_id not in held]
-        log.warning(
-            "Label Studio did not accept %d of %d predictions; they are sent without answers",
-            len(bare),
-            len(bodies),
-        )
-        created = self._post_predictions(project_id, bare)
-        if created != len(bare):
-            raise Rejected(201, f"created {created} of {len(bare)} predictions", "import/predictions")
+        held = self.fetch_results(project_id, bare, bodies)
+        self._post_bare(project_id, [body for task_id, body in bodies.items() if task_id not in held])
 
-    def _post_predictions(self, project_id: int, bodies: Sequence[PredictionBody]) -> int:
+    def _all_taken(self, project_id: int, bodies: Sequence[PredictionBody], labels: Labels | None) -> bool:
+        """Import the predictions. Label Studio drops some silently, as where a label was removed since."""
+        dropped = len(bodies) - self._post(project_id, bodies, labels)
+        if dropped:
+            log.warning("Label Studio did not accept %d of %d predictions", dropped, len(bodies))
+        return not dropped
+
+    def _post_bare(self, project_id: int, bodies: Sequence[PredictionBody]) -> None:
+        """Send the predictions without their answers; raises Rejected if not even these are accepted."""
+        created = self._post(project_id, [without_result(body) for body in bodies], None)
+        if created != len(bodies):
+            raise Rejected(201, f"created {created} of {len(bodies)} predictions", "import/predictions")
+
+    def _post(self, project_id: int, bodies: Sequence[PredictionBody], labels: Labels | None) -> int:
         """How many of the predictions Label Studio accepted."""
-        # The import checks choices against the label config, which fails if they are paths.
-        nested = [body for body in bodies if has_paths(body)]
-        created = len(nested)
-        if at_once := [body for body in bodies if not has_paths(body)]:
+        # The import checks choices against the label config, and fails at valid ones too; this path does not.
+        one_by_one = [body for body in bodies if not is_importable(body, labels)]
+        created = len(one_by_one)
+        if at_once := [body for body in bodies if is_importable(body, labels)]:
             path = f"/api/projects/{project_id}/import/predictions"
             answer = self.request_object("POST", path, ("created",), json=at_once, timeout=PATIENT)
             created += read_count(answer["created"], "'created'")
-        for body in nested:
+        for body in one_by_one:
             self.request_object("POST", "/api/predictions/", ("id",), json=body)
         return created
 
@@ -368,16 +378,8 @@ class LabelStudio(Api):
     ) -> None:
         """Import the predictions; without their answers if Label Studio does not accept all of them."""
         bodies = [prediction_json(each, labels) for each in predictions]
-        created = self._post_predictions(project_id, bodies)
-        if created == len(bodies):
-            return
-        # Label Studio drops invalid predictions silently; usually a label was removed since the snapshot.
-        log.warning(
-            "Label Studio accepted %d of %d predictions; they are sent without answers", created, len(bodies)
-        )
-        created = self._post_predictions(project_id, [without_result(body) for body in bodies])
-        if created != len(bodies):
-            raise Rejected(201, f"created {created} of {len(bodies)} predictions", "import/predictions")
+        if not self._all_taken(project_id, bodies, labels):
+            self._post_bare(project_id, bodies)
 
     def delete_prediction(self, prediction_id: int) -> None:
         self.request("DELETE", f"/api/predictions/{prediction_id}/", timeout=PATIENT)

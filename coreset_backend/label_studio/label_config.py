@@ -290,12 +290,20 @@ def _control(choices: _Tag, image: str, tags: Sequence[_Tag]) -> Control:
     multiple = choices.get("choice") == "multiple" or len(names) == 1
     values = _names_of_choices(tags)
     return Control(
-        Labels(choices.name, image, names, multiple, paths if nested else ()),
+        Labels(choices.name, image, names, multiple, paths if nested else (), _unimportable(choices, names)),
         classes,
         frozenset(path[:level] for path in paths for level in range(1, len(path))),
         choices.get("required") == "true",
         tuple(condition for tag in (*choices.above, choices) for condition in _conditions(tag, values)),
     )
+
+
+def _unimportable(choices: _Tag, names: Sequence[str]) -> tuple[str, ...]:
+    """The classes that Label Studio's import does not know: it reads the attributes of a <Choice>, not its
+    text, and knows the tags in this case only."""
+    is_known = choices.element.tag == "Choices"
+    known = {each.get("alias") or each.get("value") for each in choices.element.iter("Choice") if is_known}
+    return tuple(name for name in names if name not in known)
 
 
 def _classes(choices: _Tag) -> dict[tuple[str, ...], str]:

@@ -44,9 +44,11 @@ class PredictionBody(TypedDict):
     result: list[Region]
 
 
-def has_paths(body: PredictionBody) -> bool:
-    """Whether the prediction answers nested choices."""
-    return any(isinstance(choice, list) for region in body["result"] for choice in choices_in(region))
+def is_importable(body: PredictionBody, labels: Labels | None) -> bool:
+    """Whether Label Studio's import accepts the prediction: it knows no paths of nested choices."""
+    unknown = labels.unimportable if labels else ()
+    chosen = [choice for region in body["result"] for choice in choices_in(region)]
+    return not any(isinstance(choice, list) or choice in unknown for choice in chosen)
 
 
 def without_result(body: PredictionBody) -> PredictionBody:

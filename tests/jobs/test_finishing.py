@@ -18,6 +18,7 @@ from coreset_backend.errors import BulkError, FinishError, LabelStudioError, Pro
 from coreset_backend.finish.bulk import advance_bulk, keep_write, new_write
 from coreset_backend.finish.proposal import could_finish, groups, propose
 from coreset_backend.finish.session import FinishState, Kind, Rest, Session, read_proposal, read_session
+from coreset_backend.finish.words import sentence
 from coreset_backend.finish.work import Wish, advance, has_work, remove_labels
 from coreset_backend.jobs.bulk import bulk_status, has_bulk_work, start_bulk, undo_bulk
 from coreset_backend.jobs.finishing import (
@@ -243,6 +244,34 @@ def test_a_worker_that_is_killed_while_writing_is_completed_by_the_next(pool: Po
     assert all(len(pool.studio.tasks[each]["annotations"]) == 1 for each in session.accepted)
     remove_labels(pool.backend.label_studio, pool.project_id, session.version)
     assert not pool.by_model()
+
+
+def test_labels_that_label_studio_does_not_accept_are_neither_annotated_nor_counted(pool: Pool) -> None:
+    """As its import does by itself with a class that its editor takes from the text of a <Choice>."""
+    start_finish(pool.backend, pool.project_id, Wish(accuracy=0.9))
+    pool.audit(looks=4)
+    accept_finish(pool.backend, pool.project_id, annotations=True, rest=Rest.HARDEST_FIRST)
+    project = pool.studio.projects[pool.project_id]
+    project["label_config"] = project["label_config"].replace('"cat"/>', '"c">cat</Choice>')
+    session = read_session(pool.backend.store, pool.project_id, Kind.MODEL)
+    assert session
+    told, _ = advance(pool.backend, pool.project_id)
+    taken = pool.by_model()
+    refused = len(session.accepted) - len(taken)
+    assert len(taken) > 0 and refused > 0
+    assert told == (
+        f"the model's labels are written on {len(taken)} tasks, and not on {refused}, where Label Studio did "
+        "not accept them"
+    )
+    now = read_session(pool.backend.store, pool.project_id, Kind.MODEL)
+    assert now and set(now.accepted) == set(taken) and now.written == len(taken)
+    assert f"{refused} images have no label, because Label Studio did not accept" in sentence(
+        now, planned=False
+    )
+    assert all(pool.studio.tasks[each]["annotations"] == [] for each in {*session.accepted} - {*taken})
+    advance(pool.backend, pool.project_id)
+    again = read_session(pool.backend.store, pool.project_id, Kind.MODEL)
+    assert again and again.refused == refused  # still told
 
 
 def test_another_label_config_stops_the_finish_before_anything_is_written(pool: Pool) -> None:

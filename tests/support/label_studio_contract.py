@@ -390,6 +390,33 @@ class LabelStudioContract:
         delete_annotations(client, [made[task_ids[2]][0][0], 10**9])
         assert not annotations_by_model(client, project_id, "finish-1-now")
 
+    @pytest.mark.parametrize("choice", ["single", "multiple"])
+    def test_a_class_that_is_the_text_of_its_choice_is_written_though_the_import_drops_it(
+        self, client: LabelStudio, admin: httpx.Client, project: tuple[int, list[int]], choice: str
+    ) -> None:
+        project_id, task_ids = project
+        config = (
+            '<View><Image name="image" value="$image"/>'
+            f'<Choices name="label" toName="image" choice="{choice}">'
+            '<Choice value="c">cat</Choice><Choice value="dog"/></Choices></View>'
+        )
+        admin.patch(f"/api/projects/{project_id}/", json={"label_config": config}).raise_for_status()
+        labels = client.fetch_snapshot(project_id).labels
+        assert labels and labels.names == ("cat", "dog")
+        chosen = [
+            *predictions(task_ids[:2], "finish-1-now"),
+            *predictions(task_ids[2:4], "finish-1-now", "dog"),
+            *predictions(task_ids[4:], "finish-1-now", "no such label"),
+        ]
+        if checks_predictions(admin, client, project_id, task_ids[0]):
+            client.add_missing(project_id, chosen, replace(labels, unimportable=()))
+            assert set(client.fetch_results(project_id, "finish-1-now", task_ids)) == {*task_ids[2:4]}
+            client.add_missing(project_id, chosen, labels)
+            shown = client.fetch_results(project_id, "finish-1-now", task_ids)
+            assert set(shown) == {*task_ids[:4]} and all(shown.values())
+        annotate_as_predicted(client, project_id, "finish-1-now", task_ids[:4])
+        assert set(annotations_by_model(client, project_id, "finish-1-now")) == {*task_ids[:4]}
+
     def test_a_personal_access_token_works_and_is_bought_anew(
         self, client: LabelStudio, admin: httpx.Client, project: tuple[int, list[int]]
     ) -> None:
