@@ -30,7 +30,7 @@ FIRST_HEAD = (0.4, 0.8)
 BEHIND = (0.9, 1.0)
 NEXT_HEAD = 0.9
 LEAST = 1e-200
-ANSWERS = "id,predictions,result,model_version"
+ANSWERS = "id,predictions,result,model_version,score"
 
 
 Ids = Sequence[int]
@@ -204,15 +204,19 @@ def _amend(
 def hide_answers(
     label_studio: LabelStudio, project_id: int, task_ids: Ids, versions: Collection[str]
 ) -> None:
-    """Delete the predictions of these versions that show an answer on the tasks; those without one stay.
+    """Delete the predictions of these versions that show an answer on the tasks, in the order of the queue.
 
     Done before the tasks come first in the queue: Label Studio's editor shows every prediction of the
     project's version, whatever its score. A task that has none left is not served until it gets another.
     """
-    for task in label_studio.listed(project_id, task_ids, ANSWERS, fields="all"):
-        for each in task.predictions:
-            if each.model_version in versions and each.result:
-                label_studio.delete_prediction(each.prediction_id)
+    answers = [
+        each
+        for task in label_studio.listed(project_id, task_ids, ANSWERS, fields="all")
+        for each in task.predictions
+        if each.model_version in versions and each.result
+    ]
+    for answer in sorted(answers, key=lambda each: each.score or 0.0):
+        label_studio.delete_prediction(answer.prediction_id)
 
 
 def _drop_superseded(label_studio: LabelStudio, project_id: int, version: str) -> None:

@@ -10,7 +10,7 @@ import httpx
 import pytest
 from task_changes import TaskChanges
 
-from coreset_backend.connection.queue import publish_queue
+from coreset_backend.connection.queue import hide_answers, publish_queue
 from coreset_backend.errors import LabelStudioError, ProjectGone, Rejected, Unauthorized
 from coreset_backend.label_studio.annotations import choices_in
 from coreset_backend.label_studio.client import LabelStudio
@@ -223,6 +223,20 @@ class LabelStudioContract:
             assert client.count_unserved(project_id, task_ids) == len(deleted)
             assert client.publish(project_id, chosen, None).serves == tuple(task_ids)
             assert client.model_versions(project_id) == {"coreset-1-a": 6}
+
+    def test_answers_are_hidden_and_the_project_keeps_its_version(
+        self, client: LabelStudio, admin: httpx.Client, project: tuple[int, list[int]]
+    ) -> None:
+        project_id, task_ids = project
+        labels, version = client.fetch_snapshot(project_id).labels, "coreset-1-a"
+        bare = predictions(task_ids[:2], version, None)
+        client.publish(project_id, [*bare, *predictions(task_ids, version)[2:]], labels)
+        import_by_hand(admin, project_id, task_ids, "by hand")
+        hide_answers(client, project_id, task_ids[1:4], {version})
+        assert list(client.first_served(project_id, 6)) == [*task_ids[:2], *task_ids[4:]]
+        hide_answers(client, project_id, task_ids, {version})
+        assert client.model_versions(project_id) == {version: 2, "by hand": 6}
+        assert client.fetch_project(project_id).model_version == version
 
     def test_deleting_the_version_that_is_shown_leaves_null(
         self, client: LabelStudio, project: tuple[int, list[int]]
