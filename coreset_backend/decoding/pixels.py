@@ -15,12 +15,13 @@ from PIL import Image
 
 from coreset_backend.arrays import Resize
 from coreset_backend.decoding.formats import DAMAGED, damage, opened_image
-from coreset_backend.decoding.modes import converted
+from coreset_backend.decoding.modes import common_no_data, converted, has_values, reduced, without_holes
 from coreset_backend.decoding.repair import loaded
+from coreset_backend.decoding.tiff import no_data_value
 from coreset_backend.errors import ImageError
 
 # Part of the cache's key: increase it whenever the same bytes would give different pixels.
-DECODER = 2
+DECODER = 3
 STRIP_BYTES = 8_000_000
 """Largest part of the picture that is converted at once: the memory needed besides its own pixels."""
 LEAST_RANGE = 32.0
@@ -39,6 +40,7 @@ _UPRIGHT = {
     8: Image.Transpose.ROTATE_90,
 }
 _ORIENTATION = 0x0112
+_XMP = ("xmp", "XML:com.adobe.xmp")
 
 Admit = Callable[[int, int], None]
 
@@ -68,10 +70,13 @@ def decoded_pixels(
 
 def _resized_pixels(image: Image.Image, data: bytes, resize: Resize) -> NDArray[np.uint8]:
     """uint8[size, size, 3] of the first frame, upright."""
+    for name in _XMP:  # Pillow would turn the picture by it, and browsers do not
+        image.info.pop(name, None)
     picture = loaded(image, data)
     least_range = LEAST_RANGE if picture.mode.startswith("I;16") else 0.0
     orientation = _orientation(image)  # after load, because load turns a TIFF upright
-    resized = _in_eight_bits(_resized(picture, resize), least_range)
+    no_data = _no_data(picture) if has_values(picture) else None
+    resized = _in_eight_bits(_resized(picture, resize, no_data), least_range)
     # Turned after the resize, which is cheapest; both sides are equal, so the order does not matter.
     if orientation in _UPRIGHT:
         resized = resized.transpose(_UPRIGHT[orientation])
@@ -86,29 +91,35 @@ def _orientation(image: Image.Image) -> int:
         return 1
 
 
-def _resized(image: Image.Image, resize: Resize) -> Image.Image:
-    """``image`` in mode RGB or F, size x size; first converted and reduced by whole factors,
+def _no_data(image: Image.Image) -> float | None:
+    named = no_data_value(image)
+    rows = max(1, STRIP_BYTES // (4 * image.width))
+    return common_no_data(image, rows) if named is None else named
+
+
+def _resized(image: Image.Image, resize: Resize, no_data: float | None) -> Image.Image:
+    """``image`` in mode RGB or F, size x size, without holes; first converted and reduced by whole factors,
     strip by strip, as Pillow does with a ``reducing_gap`` of 2.
     """
     (width, height), size = image.size, resize.size
     kind = Image.Resampling[resize.interpolation.upper()]
     if kind is Image.Resampling.NEAREST:  # keeps values as they are, so none are averaged before
-        return converted(image.resize((size, size), kind))
+        return without_holes(converted(image.resize((size, size), kind), no_data), OUTLYING)
     across, down = max(1, width // (2 * size)), max(1, height // (2 * size))
     rows = max(1, STRIP_BYTES // (4 * width * down)) * down
     if across == down == 1 and rows >= height:
-        return converted(image).resize((size, size), kind)
+        return without_holes(converted(image, no_data), OUTLYING).resize((size, size), kind)
     small: Image.Image | None = None
     for top in range(0, height, rows):
         strip = image.crop((0, top, width, min(top + rows, height)))
-        part = converted(strip).reduce((across, down))
+        part = reduced(converted(strip, no_data), (across, down))
         if small is None:
             small = Image.new(part.mode, (part.width, -(-height // down)))
         small.paste(part, (0, top // down))
     assert small is not None
     # The last column and row may cover fewer pixels than the others.
     box = (0, 0, width / across, height / down)
-    return small.resize((size, size), kind, box=box)
+    return without_holes(small, OUTLYING).resize((size, size), kind, box=box)
 
 
 def _in_eight_bits(image: Image.Image, least_range: float) -> Image.Image:

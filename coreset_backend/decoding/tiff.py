@@ -1,18 +1,20 @@
 """TIFF: the names of its kinds, the memory for unpacking a file, and reading a huge file at reduced size."""
 
 import io
+import math
 from collections.abc import Callable, Iterator
 
 from PIL import Image
 from PIL.TiffImagePlugin import ImageFileDirectory_v2
 
-from coreset_backend.decoding.modes import converted
+from coreset_backend.decoding.modes import converted, reduced
 
 TIFF_SIGNATURES = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _WIDTH, _HEIGHT, _BITS, _COMPRESSION, _PHOTOMETRIC, _SAMPLES, _FORMAT = 256, 257, 258, 259, 262, 277, 339
 _NUMBERS = {2: "signed", 3: "float", 4: "undefined", 5: "complex", 6: "complex"}
 _STRIP_ROWS, _TILE_WIDTH, _TILE_ROWS = 278, 322, 323
 _KIND, _ORIENTATION, _PLANAR = 254, 274, 284
+_NO_DATA = 42113  # as GDAL writes it
 _STRIP_PLACES, _STRIP_SIZES, _TILE_PLACES, _TILE_SIZES = 273, 279, 324, 325
 # The tags of the picture that each tile needs: predictor, palette, alpha, JPEG tables, sub-sampling.
 _OF_EVERY_TILE = (_BITS, _COMPRESSION, _PHOTOMETRIC, _SAMPLES, _PLANAR, 317, 320, 338, _FORMAT, 347, 530, 532)
@@ -53,6 +55,15 @@ def _tags(image: Image.Image) -> ImageFileDirectory_v2:
     """The tags of the frame that ``image`` is at; none where it is no TIFF."""
     found = getattr(image, "tag_v2", None)
     return found if isinstance(found, ImageFileDirectory_v2) else ImageFileDirectory_v2()
+
+
+def no_data_value(image: Image.Image) -> float | None:
+    """The value that stands for "not measured", if the TIFF names one."""
+    try:
+        named = float(str(_tags(image)[_NO_DATA]).strip("\0 "))
+    except (KeyError, ValueError):
+        return None
+    return named if math.isfinite(named) else None
 
 
 def strip_bytes(image: Image.Image) -> int:
@@ -113,8 +124,9 @@ def _common_power_of_two(across: int, down: int, most: int) -> int:
 
 def _from_tiles(image: Image.Image, data: bytes, across: int, down: int, shrink: int) -> Image.Image:
     small: Image.Image | None = None
+    no_data = no_data_value(image)
     for left, top, tile in _tiles(image, data, across, down):
-        part = converted(tile).reduce(shrink)
+        part = reduced(converted(tile, no_data), shrink)
         if small is None:
             small = Image.new(part.mode, (-(-image.width // shrink), -(-image.height // shrink)))
         small.paste(part, (left // shrink, top // shrink))

@@ -41,6 +41,8 @@ for name in sys.argv[1:]:
         if resample != Image.Resampling.NEAREST:
             image.draft(None, (side, side))  # a large JPEG is decoded at a fraction of its size, as in rounds
         small = image.convert("RGB").resize((side, side), resample, reducing_gap=2.0)
+    for key in ("xmp", "XML:com.adobe.xmp"):  # browsers turn an image by its EXIF data only
+        small.info.pop(key, None)
     pixels = np.asarray(ImageOps.exif_transpose(small))
     probabilities = session.run(None, {"pixels": pixels[None]})[0][0]
     print(json.dumps({"image": name} | dict(zip(names, probabilities.round(5).tolist()))))

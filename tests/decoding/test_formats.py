@@ -121,7 +121,76 @@ def test_values_that_are_no_numbers_do_no_harm() -> None:
     assert (decode(encoded(Image.fromarray(values), "TIFF")) == 0).all()
     values[0] = np.inf
     values[1] = 5
-    assert decode(encoded(Image.fromarray(values), "TIFF"))[1].min() == 255
+    values[2] = 6
+    rows = decode(encoded(Image.fromarray(values), "TIFF"))[:, 0, 0]
+    assert rows[2] == 255 and not rows[[0, 1, *range(3, 32)]].any()
+
+
+HOLES = [
+    (np.nan, None),
+    (np.inf, None),
+    (-3.4028235e38, None),
+    (9.96921e36, None),
+    (-9999, None),
+    (-32768, None),
+    (250, "250"),  # named by the file, whatever it is
+    (-9999, "-9999 \0"),
+]
+
+
+@pytest.mark.parametrize(("hole", "named"), HOLES)
+@pytest.mark.parametrize("side", [32, 64, 512])
+@pytest.mark.parametrize("interpolation", ["bilinear", "nearest"])
+def test_what_was_not_measured_does_not_make_different_pictures_alike(
+    hole: float, named: str | None, side: int, interpolation: Interpolation
+) -> None:
+    down, across = np.mgrid[:side, :side] * (32 / side)
+    pictures = []
+    for place in (down, across):
+        values = (290 + 10 * np.sin(place / 2)).astype(np.float32)
+        whole = decoded_pixels(encoded(Image.fromarray(values), "TIFF"), Resize(32, interpolation), side**2)
+        values[: side // 4, : side // 4] = hole
+        data = encoded(Image.fromarray(values), "TIFF", tiffinfo={42113: named} if named else {})
+        pictures.append(decoded_pixels(data, Resize(32, interpolation), side**2)[..., 0].astype(int))
+        assert np.abs(pictures[-1] - whole[..., 0])[10:].mean() < 2
+        assert pictures[-1][:7, :7].max() == 0
+    assert np.abs(pictures[0] - pictures[1])[10:].mean() > 50
+
+
+def test_single_holes_leave_the_pixels_beside_them() -> None:
+    ramp = np.linspace(0, 1000, 512, dtype=np.float32)[None].repeat(512, 0)
+    whole = decode(encoded(Image.fromarray(ramp), "TIFF")).astype(int)
+    ramp[np.random.default_rng(0).random(ramp.shape) < 0.1] = np.nan
+    assert np.abs(decode(encoded(Image.fromarray(ramp), "TIFF")) - whole).max() <= 2
+
+
+@pytest.mark.parametrize(
+    "values",
+    [np.linspace(-20000, 20000, 1024), np.linspace(-9999, 9999, 1024), np.linspace(-32768, 32767, 1024)],
+)
+def test_a_usual_value_for_holes_is_a_measurement_among_others(values: Pixels) -> None:
+    values = np.rint(values).astype(np.int32).reshape(32, 32)
+    values[20, 20] = -9999
+    assert decode(encoded(Image.fromarray(values), "TIFF"))[20, 20, 0] == pytest.approx(
+        255 * (-9999 - values.min()) / np.ptp(values), abs=2
+    )
+
+
+def test_a_tag_that_names_no_number_costs_nothing() -> None:
+    ramp = np.linspace(0, 1000, 32, dtype=np.float32)[None].repeat(32, 0)
+    pixels = decode(encoded(Image.fromarray(ramp), "TIFF", tiffinfo={42113: "none"}))
+    assert pixels[0, -1, 0] == 255
+
+
+XMP = b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:Description tiff:Orientation="6"/></x:xmpmeta>'
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "WEBP", "TIFF"])
+def test_only_exif_turns_a_picture_as_in_browsers(kind: str) -> None:
+    options = {"tiffinfo": {700: XMP}} if kind == "TIFF" else {"xmp": XMP}
+    np.testing.assert_array_equal(
+        decode(encoded(quadrants(), kind, **options)), decode(encoded(quadrants(), kind))
+    )
 
 
 @pytest.mark.parametrize("kind", ["GIF", "WEBP", "PNG", "TIFF"])

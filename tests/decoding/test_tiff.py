@@ -29,7 +29,9 @@ def small(picture: np.ndarray) -> np.ndarray:
     return np.asarray(Image.fromarray(picture).resize((SIDE, SIDE), Image.Resampling.BOX)).astype(int)
 
 
-def tiled(picture: np.ndarray, *, tile: int = 128, prefix: bytes = b"II", pack: bool = True) -> bytes:
+def tiled(
+    picture: np.ndarray, *, tile: int = 128, prefix: bytes = b"II", pack: bool = True, no_data: str = ""
+) -> bytes:
     """A tiled TIFF of uint8 or uint16 [h, w] or [h, w, 3], deflated if ``pack``."""
     height, width = picture.shape[:2]
     whole = np.zeros((-(-height // tile) * tile, -(-width // tile) * tile, *picture.shape[2:]), picture.dtype)
@@ -53,6 +55,8 @@ def tiled(picture: np.ndarray, *, tile: int = 128, prefix: bytes = b"II", pack: 
         323: tile,
         325: tuple(map(len, bodies)),
     }
+    if no_data:
+        tags[42113] = no_data
     places = np.cumsum([0, *map(len, bodies)])[:-1]
     length = len(_directory(prefix, tags, places).tobytes(8))
     return b"".join([_header(prefix), _directory(prefix, tags, places + 8 + length).tobytes(8), *bodies])
@@ -84,6 +88,14 @@ def test_tiles_of_sixteen_bits_use_the_whole_range() -> None:
     faint = (100 + scene()[:, :, 0].astype(np.uint16)).astype(np.uint16)
     pixels = decoded_pixels(tiled(faint), Resize(SIDE), ALLOWED)
     assert pixels.min() < 5 and pixels.max() > 250
+
+
+def test_tiles_with_holes_use_the_whole_range_of_the_others() -> None:
+    picture = (1000 + scene()[:, :, 0].astype(np.uint16)).astype(np.uint16)
+    whole = decoded_pixels(tiled(picture), Resize(SIDE), ALLOWED).astype(int)
+    picture[-200:, :301] = 0
+    pixels = decoded_pixels(tiled(picture, no_data="0"), Resize(SIDE), ALLOWED)
+    assert np.abs(pixels - whole)[:40].mean() < 2 and pixels[50:, :20].max() == 0
 
 
 def test_the_smallest_overview_that_will_do_is_read() -> None:

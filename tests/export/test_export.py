@@ -137,14 +137,15 @@ def test_images_lie_in_folders_of_their_classes_byte_for_byte(project: Project, 
 def test_onnx_gives_torchs_probabilities_and_the_script_prints_them(
     project: Project, exported: Path, tmp_path: Path
 ) -> None:
-    """Of the pool's images, and of a large JPEG that a camera turned."""
+    """Of the pool's images, and of large JPEGs, one that a camera turned and one that only its XMP would."""
     config = json.loads((exported / "config.json").read_text())
     turned = Image.Exif()
     turned[0x0112] = 6
     clouds = np.random.default_rng(0).integers(0, 256, (9, 13, 3), dtype=np.uint8)
     photo = Image.fromarray(clouds).resize((301, 503), Image.Resampling.BICUBIC)
     photo.save(tmp_path / "photo.jpg", exif=turned)
-    files = [*sorted((exported / "dataset/images").rglob("*.png")), tmp_path / "photo.jpg"]
+    photo.save(tmp_path / "upright.jpg", xmp=b'<rdf:Description tiff:Orientation="6"/>')
+    files = [*sorted((exported / "dataset/images").rglob("*.png")), *sorted(tmp_path.glob("*.jpg"))]
     resize = Resize(config["image_size"], config["interpolation"])
     pixels = np.stack([decoded_pixels(file.read_bytes(), resize, 10**8) for file in files])
     session = onnxruntime.InferenceSession(exported / "model.onnx")
