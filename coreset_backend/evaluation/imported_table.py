@@ -211,23 +211,24 @@ class _Images:
 
 
 def _spellings(address: str) -> list[str]:
-    """The address, and the names of its file, all in Unicode's form NFC.
+    """The address, the names of its file with its folder, and those without, all in Unicode's form NFC.
 
     Addresses of the web and of Label Studio are read without their query, percent-encoded as they are and
     decoded; the query names the file if it is a local file of Label Studio, or may do so at its end.
     """
-    names = [address, _file_name(address)]
+    places = [address]
     if address.lower().startswith(("http://", "https://", "/")):
         path, _, query = address.partition("#")[0].partition("?")
         is_local = path.rstrip("/").endswith("/data/local-files")
         decoded = parse_qs(query).get("d", [""])[0] if is_local else unquote(path)
         at_end = query.rpartition("=")[2]
-        names = [address, decoded, *map(_file_name, (path, decoded, at_end, unquote(at_end)))]
+        places = [path, decoded, at_end, unquote(at_end)]
+    names = [address, *places, *(_file_name(each, 2) for each in places), *map(_file_name, places)]
     return [name for name in dict.fromkeys(unicodedata.normalize("NFC", each) for each in names) if name]
 
 
-def _file_name(path: str) -> str:
-    return "" if path.startswith("data:") else re.split(r"[/\\]", path)[-1]
+def _file_name(path: str, parts: int = 1) -> str:
+    return "" if path.startswith("data:") else "/".join(re.split(r"[/\\]", path)[-parts:])
 
 
 def _share(text: str) -> float:

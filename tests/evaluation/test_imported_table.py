@@ -69,6 +69,16 @@ def test_an_image_is_found_by_its_file_name_however_its_address_is_written(uri: 
     assert set(read_table(f"image,cat\n{image},1\n", LABELS, tasks)) == {1}
 
 
+def test_files_of_one_name_are_told_apart_by_their_folder() -> None:
+    tasks = [
+        Task(1, "s3://bucket/cats/1.jpg"),
+        Task(2, "https://host/all%20dogs/1.jpg?sign=1"),
+        Task(3, "1.jpg"),
+    ]
+    text = "image,cat\n/home/me/cats/1.jpg,1\nall dogs\\1.jpg,0\n"
+    assert {task: odds[0] for task, odds in read_table(text, LABELS, tasks).items()} == {1: 1.0, 2: 0.0}
+
+
 def test_a_name_is_not_taken_for_another_file() -> None:
     tasks = [Task(1, "s3://bucket/my_photo.jpg"), Task(2, "/data/local-files/?d=b%2520c.jpg")]
     for image in ("my photo.jpg", "class=my_photo.jpg", "b c.jpg"):
