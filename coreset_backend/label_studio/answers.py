@@ -292,7 +292,7 @@ def _annotations(found: object, task_id: int) -> Sequence[Annotation]:
             raise unexpected(f"'completed_by' of an annotation of task {task_id}", by, "a user")
         read.append(
             Annotation(
-                _regions(fields, "an annotation", task_id),
+                [_region(each) for each in _listed(fields.get("result"))],
                 annotator,
                 read_count(fields.get("id") or 0, "The id of an annotation"),
                 str(fields.get("updated_at") or ""),
@@ -333,22 +333,21 @@ def _predictions(found: object, task_id: int) -> Sequence[StoredPrediction]:
                 read_count(fields.get("id"), "The id of a prediction"),
                 version if isinstance(version, str) else None,
                 None if score is None else _number(score, "A prediction's score", task_id),
-                _regions(fields, "a prediction", task_id),
+                [each for each in _listed(fields.get("result")) if isinstance(each, dict)],
             )
         )
     return read
 
 
-def _regions(fields: Fields, owner: str, task_id: int) -> Sequence[Region]:
-    found = fields.get("result")
-    if not found:
-        return ()
-    regions = _objects(found, "'result' of " + owner + " of task", task_id)
-    for region in regions:
-        value = region.get("value")
-        if value and not isinstance(value, dict):
-            raise unexpected(f"A region's value in task {task_id}", value, "an object")
-    return regions
+def _listed(result: object) -> list[object]:
+    """The entries of a result. Label Studio imports any shape; an odd one must not hide the other tasks."""
+    return result if isinstance(result, list) else [result] if result else []
+
+
+def _region(entry: object) -> Region:
+    """The entry of an annotation's result; one that is no object is kept as an answer that names no control,
+    so that it is not read as "none of these"."""
+    return entry if isinstance(entry, dict) else {"value": entry}
 
 
 def _objects(found: object, where: str, number: int | None = None) -> list[Fields]:

@@ -5,6 +5,7 @@ makes every answer a path, ``visibleWhen`` hides tags.
 """
 
 import re
+import unicodedata
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from xml.etree import ElementTree
@@ -18,11 +19,14 @@ DEEPEST, MOST_NAMED = 100, 8
 BETWEEN_LEVELS = " / "
 """Separates the levels of a nested choice in the name of its class."""
 FREE_TEXT = "textarea"
+WHEN_ANY_CHOSE = "any-chose"
+"""The kind of a condition that is ``whenChoiceValue`` alone: some control has this value, as it is stored."""
 
 
 @dataclass(frozen=True, slots=True)
 class Condition:
-    """When a tag is shown: visibleWhen's ``kind``, for ``values`` (empty: any) of the control ``tag``."""
+    """When a tag is shown: visibleWhen's ``kind``, for ``values`` (empty: any) of the control ``tag`` (empty:
+    of any)."""
 
     kind: str
     tag: str
@@ -35,7 +39,8 @@ class Control:
 
     ``classes``: path in an annotation -> class; a choice with an ``alias`` has both its paths. ``parents``:
     paths of nested choices that have choices below them. ``required``: annotators must answer it.
-    ``shown_when``: the conditions that all must hold for annotators to see it.
+    ``shown_when``: the conditions that all must hold for annotators to see it; ``saved_when``: those for
+    their answer to be saved. ``controls``: what an answer can be to, empty where a <Repeater> makes more.
     """
 
     labels: Labels
@@ -43,6 +48,8 @@ class Control:
     parents: frozenset[tuple[str, ...]]
     required: bool
     shown_when: tuple[Condition, ...]
+    saved_when: tuple[Condition, ...]
+    controls: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -289,13 +296,21 @@ def _control(choices: _Tag, image: str, tags: Sequence[_Tag]) -> Control:
     # Not checking a single checkbox is an answer too.
     multiple = choices.get("choice") == "multiple" or len(names) == 1
     values = _names_of_choices(tags)
+    own = _conditions(choices, values)
     return Control(
         Labels(choices.name, image, names, multiple, paths if nested else (), _unimportable(choices, names)),
-        classes,
+        {**{composed(path): name for path, name in classes.items()}, **classes},
         frozenset(path[:level] for path in paths for level in range(1, len(path))),
         choices.get("required") == "true",
-        tuple(condition for tag in (*choices.above, choices) for condition in _conditions(tag, values)),
+        (*(condition for tag in choices.above for condition in _conditions(tag, values)), *own),
+        tuple(condition for condition in own if condition.kind.startswith("choice-")),
+        () if any(tag.is_repeated for tag in tags) else tuple(tag.name for tag in tags if tag.name),
     )
+
+
+def composed(path: tuple[str, ...]) -> tuple[str, ...]:
+    """The path in the form of Unicode that keyboards write."""
+    return tuple(unicodedata.normalize("NFC", each) for each in path)
 
 
 def _unimportable(choices: _Tag, names: Sequence[str]) -> tuple[str, ...]:
@@ -362,7 +377,7 @@ def _conditions(tag: _Tag, names: Mapping[tuple[str, str], frozenset[str]]) -> l
     """The tag's own condition for being shown; empty if it is always shown."""
     kind, values = tag.get("visiblewhen"), tag.get("whenchoicevalue")
     if not kind and values and tag.get("perregion") != "true":
-        kind = "choice-selected"
+        return [Condition(WHEN_ANY_CHOSE, "", frozenset({values}))]
     if kind not in ("choice-selected", "choice-unselected", "region-selected"):
         return []
     control = tag.get("whentagname")

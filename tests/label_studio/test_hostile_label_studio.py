@@ -46,10 +46,6 @@ def page(*tasks: Any, total: Any = None) -> Any:
     return {"tasks": list(tasks), "total": len(tasks) if total is None else total}
 
 
-def annotated(result: Any) -> Any:
-    return {**TASK, "annotations": [{"id": 1, "result": result}]}
-
-
 TASK_LISTS: dict[str, tuple[Any, str]] = {
     "an id as text": (page({**TASK, "id": "7"}), "id of a task .* is '7', not a whole number"),
     "a negative id": (page({**TASK, "id": -7}), "is -7, not a whole number"),
@@ -66,9 +62,6 @@ TASK_LISTS: dict[str, tuple[Any, str]] = {
     "annotations as an object": (page({**TASK, "annotations": {"id": 1}}), "'annotations' of task 1"),
     "annotations as numbers": (page({**TASK, "annotations": [1, 2]}), "'annotations' of task 1"),
     "annotations as text": (page({**TASK, "annotations": "1, 2"}), "'annotations' of task 1"),
-    "a result as text": (page(annotated("cat")), "'result' of an annotation of task 1"),
-    "a result of texts": (page(annotated(["cat"])), "'result' of an annotation of task 1"),
-    "a value as a list": (page(annotated([{"value": ["cat"]}])), "region's value in task 1"),
     "an annotator as a list": (
         page({**TASK, "annotations": [{"id": 1, "completed_by": [1]}]}),
         r"'completed_by' of an annotation of task 1 .* is \[1\], not a user",
@@ -105,6 +98,26 @@ def test_a_list_of_another_shape_is_refused_and_changes_nothing(
     assert studio.queue(project) == before
     studio.heal()
     assert len(client.fetch_snapshot(project).tasks) == 4
+
+
+@pytest.mark.parametrize(
+    "result", ["cat", 7, {"a": 1}, ["cat"], [None], [["cat"]], [{"value": ["cat"]}], [{"from_name": "x"}]]
+)
+def test_a_result_of_another_shape_hides_no_other_and_is_no_answer(
+    studio: FakeLabelStudio, client: LabelStudio, project: int, result: Any
+) -> None:
+    """Label Studio's own import lets it through."""
+    readable = [{"from_name": "label", "type": "choices", "value": {"choices": ["cat"]}}]
+    tasks = [
+        {**TASK, "id": number, "annotations": [{"id": number, "completed_by": 1, "result": each}]}
+        for number, each in ((1, result), (2, readable))
+    ]
+    predicted = [{"id": 1, "model_version": "by hand", "result": result}]
+    answer(studio, "^/api/tasks/", page({**tasks[0], "predictions": predicted}, tasks[1]))
+    odd, other = client.fetch_snapshot(project).tasks
+    assert (odd.label, other.label) == (None, ("cat",)) and "nothing is chosen in 'label'" in odd.unread
+    assert odd.state == "labeled"
+    assert all(isinstance(each, dict) for each in client.fetch_results(project, "by hand", [1])[1])
 
 
 def test_task_data_of_another_shape_is_an_image_that_cannot_be_read(
