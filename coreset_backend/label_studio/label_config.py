@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from xml.etree import ElementTree
 
 from coreset_backend.errors import UnsupportedLabelConfig
+from coreset_backend.foreign_text import one_line
 from coreset_backend.label_studio.task_images import VARIABLE
 from coreset_backend.project import Labels
 
@@ -25,8 +26,7 @@ WHEN_ANY_CHOSE = "any-chose"
 
 @dataclass(frozen=True, slots=True)
 class Condition:
-    """When a tag is shown: visibleWhen's ``kind``, for ``values`` (empty: any) of the control ``tag`` (empty:
-    of any)."""
+    """When a tag is shown: visibleWhen's ``kind``, for ``values`` of the control ``tag``; empty: any."""
 
     kind: str
     tag: str
@@ -154,6 +154,11 @@ def _images(tags: Sequence[_Tag]) -> dict[str, str]:
             "The label config shows several images per task in a <Repeater>. This backend reads one image "
             "per task: import every image as a task of its own."
         )
+    if unfilled := [value for tag in tags if tag.kind == "image" and "$" in (value := _shown(tag)[:60])]:
+        raise UnsupportedLabelConfig(
+            f"Label Studio cannot fill in the <Image>'s value '{one_line(unfilled[0])}': names after '$' are "
+            "of the letters a to z, digits and '_'. Rename the field in the tasks' data and in the value."
+        )
     raise UnsupportedLabelConfig(
         'The label config has no <Image name="…" value="$…"> to read images from. '
         "This backend needs an image in each task: "
@@ -177,12 +182,21 @@ def _why_untrainable(choices: _Tag, images: Mapping[str, str]) -> str:
         return f"{name} asks about each region, not about the image"
     if not _image_of(choices, images):
         return f"{name} is not about an <Image>"
-    if not _classes(choices):
-        if VARIABLE.search(choices.get("value")):
-            source = choices.get("value")
-            return f"the choices of {name} come from each task's data ({source}), not from the label config"
-        return f"{name} has no <Choice>"
-    return ""
+    return _why_no_classes(choices, name)
+
+
+def _why_no_classes(choices: _Tag, name: str) -> str:
+    values = [] if _classes(choices) else [choices.get("value")]
+    for choice in (each for each in choices.element.iter() if str(each.tag).lower() == "choice"):
+        alias, value = _alias_and_value(choice)
+        if not alias and "alias" in map(str.lower, choice.attrib):
+            return (
+                f'a <Choice> of {name} has alias="", which Label Studio stores for it: remove the attribute'
+            )
+        values += [] if alias else [value]
+    if source := next(filter(VARIABLE.search, values), ""):
+        return f"the choices of {name} come from each task's data ({source[:60]}), not from the label config"
+    return "" if _classes(choices) else f"{name} has no <Choice>"
 
 
 def _image_of(choices: _Tag, images: Mapping[str, str]) -> str:

@@ -36,6 +36,12 @@ def test_label_config_names_the_image_and_the_choices_in_order() -> None:
         ('<View><Text name="t" value="$text"/></View>', "no <Image"),
         ('<View><Image name="i" value="https://example.com/a.png"/></View>', "no <Image"),
         (
+            '<View><Image name="i" value="$фото"/></View>',
+            "cannot fill in the <Image>'s value '.фото'",
+        ),
+        ('<View><Image name="i" valueList="$图片"/></View>', "are of the letters a to z"),
+        ('<View><Image name="i" value="https://cdn/$-x"/></View>', "Rename the field in the tasks' data"),
+        (
             '<View><Repeater on="$images" indexFlag="{{idx}}"><Image name="i_{{idx}}" '
             'value="$images[{{idx}}].url"/></Repeater></View>',
             "several images per task in a <Repeater>. .* every image as a task",
@@ -131,6 +137,22 @@ def test_of_a_list_of_images_the_first_is_read_and_that_is_said() -> None:
             "the choices of 'label' come from each task's data ($options)",
         ),
         (choices(inside=""), "'label' has no <Choice>"),
+        (
+            choices(inside='<Choice value="$one"/><Choice value="$two"/>'),
+            "the choices of 'label' come from each task's data ($one)",
+        ),
+        (
+            choices(inside='<Choice value="cat"/><View><Choice>costs $two</Choice></View>'),
+            "the choices of 'label' come from each task's data (costs $two)",
+        ),
+        (
+            choices(inside='<Choice value="cat" alias=""/><Choice value="dog"/>'),
+            "a <Choice> of 'label' has alias=\"\", which Label Studio stores for it",
+        ),
+        (
+            choices(inside='<Choice value="a" Alias=""><Choice value="b"/></Choice>', allowNested="true"),
+            "a <Choice> of 'label' has alias=\"\"",
+        ),
         (choices(to="text") + '<Text name="text" value="$text"/>', "'label' is not about an <Image>"),
         (
             '<Taxonomy name="t" toName="image"><Choice value="a"/></Taxonomy>',
@@ -252,6 +274,12 @@ def test_choices_may_stand_in_a_view_or_hold_their_value_as_text_or_escaped() ->
     inside = '<View><Choice value="a &amp; b"/></View><Header value="or"/><Choice>c &lt; d</Choice>'
     labels = parse_label_config(config(choices(inside=inside, choice="single-radio"))).labels
     assert labels == Labels("label", "image", ("a & b", "c < d"), multiple=False)
+
+
+def test_a_choice_that_shows_data_of_the_task_is_the_class_of_its_alias() -> None:
+    inside = '<Choice value="$left" alias="left"/><Choice value="5 $ or more"/>'
+    labels = parse_label_config(config(choices(inside=inside))).labels
+    assert labels and labels.names == ("left", "5 $ or more")
 
 
 def test_of_choices_that_stand_twice_one_is_kept() -> None:
