@@ -281,7 +281,11 @@ def _write(backend: Backend, project_id: int, found: Look, labeled: Labeled) -> 
         replace(
             found,
             session=replace(
-                session, state=FinishState.WRITTEN, accepted=kept, refused=len(refused), remark=""
+                session,
+                state=FinishState.WRITTEN,
+                accepted=kept,
+                refused=session.refused + len(refused),
+                remark="",
             ),
         )
     )

@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from coreset_backend.foreign_text import one_line
-from coreset_backend.label_studio.answers import Annotation, User
+from coreset_backend.label_studio.answers import Annotation
 from coreset_backend.label_studio.label_config import WHEN_ANY_CHOSE, Condition, Control, composed
 from coreset_backend.project import Region
 
@@ -68,9 +68,9 @@ def agreed_label(annotations: Sequence[Annotation], control: Control) -> Answer:
     """
     in_time = sorted(annotations, key=lambda each: (each.updated_at, each.annotation_id))
     truths = [each for each in in_time if each.ground_truth and _speaks(read_result(each.result, control))]
-    latest: dict[User | tuple[int], Annotation] = {}  # of each annotator, the newest first
+    latest: dict[object, Annotation] = {}  # of each annotator, the newest first
     for each in reversed(truths or in_time):
-        latest.setdefault((each.annotation_id,) if each.annotator is None else each.annotator, each)
+        latest.setdefault(each.voter, each)
     answers = [read_result(annotation.result, control) for annotation in latest.values()]
     votes = [answer.label for answer in answers if answer.label is not None]
     voters = [

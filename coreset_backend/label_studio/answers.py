@@ -63,6 +63,11 @@ class Annotation:
     lead_time: float | None = None
     created_at: float | None = None
 
+    @property
+    def voter(self) -> object:
+        """Whose vote it is. Deleted users cannot be told apart: each of their annotations is one."""
+        return (self.annotation_id,) if self.annotator is None else self.annotator
+
 
 @dataclass(frozen=True, slots=True)
 class StoredPrediction:

@@ -29,7 +29,7 @@ def fetch_overlaps(label_studio: LabelStudio, project_id: int, task_ids: Sequenc
     return {
         task.task_id: Overlap(
             task.overlap,
-            len({each.annotator for each in task.annotations if not each.was_cancelled}),
+            len({each.voter for each in task.annotations if not each.was_cancelled}),
             task.is_labeled,
         )
         for task in label_studio.listed(project_id, task_ids, OVERLAPS, fields="all")

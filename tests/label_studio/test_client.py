@@ -12,6 +12,7 @@ from label_studio_contract import LabelStudioContract, create_project, predictio
 
 from coreset_backend.errors import LabelStudioError, Rejected, Unauthorized, Unreachable
 from coreset_backend.label_studio.client import PAGE_SIZE, LabelStudio
+from coreset_backend.label_studio.overlap import fetch_overlaps
 
 
 @pytest.fixture
@@ -26,6 +27,15 @@ def lose_counts(studio: FakeLabelStudio) -> Callable[[int], None]:
 
 class TestTheFake(LabelStudioContract):
     """The fake answers as the real one does, or the other tests of this file would show nothing."""
+
+
+def test_each_answer_of_deleted_users_is_that_of_an_annotator(
+    studio: FakeLabelStudio, client: LabelStudio, project: tuple[int, list[int]]
+) -> None:
+    project_id, (task_id, *_) = project
+    for by, skipped in ((None, False), (None, False), (3, False), (3, False), (None, True)):
+        studio.add_annotation(task_id, {"result": [], "completed_by": by, "was_cancelled": skipped})
+    assert fetch_overlaps(client, project_id, [task_id])[task_id].annotators == 3
 
 
 # ---------------------------------------------------------------- every fault, at every call
