@@ -70,6 +70,9 @@ def uncertainty_source(
     use = ImportUse(imported.source, False, int(np.isin(task_ids, imported.task_ids).sum()))
     if snapshot.labels is None or snapshot.labels.names != imported.names:
         return replace(use, why="the label config has other classes by now; import them again")
+    if snapshot.labels.multiple != imported.multiple:
+        answers = "several classes" if snapshot.labels.multiple else "one class"
+        return replace(use, why=f"an answer may have {answers} by now; import them again")
     if not use.tasks:
         return replace(use, why="none of their tasks has an image that can be read")
     return _compared(use, imported, snapshot, task_ids, holdout, own)

@@ -41,9 +41,11 @@ def _audition(backend: Backend, project_id: int) -> str:
     except (CoresetError, OSError, MemoryError) as error:
         log.error("project %d, audition: %s: %s", project_id, type(error).__name__, error)
         return f"{error}" or "memory ran out"
+    if held is None:  # the next round asks again: it may bring labels, and images into the cache
+        return "no audition is due, or too few of the labelled images are in the cache"
     if newest := backend.store.latest(project_id):
         request_spare_work(backend, newest)
-    return held.sentence if held else "no audition is due"
+    return held.sentence
 
 
 def request_spare_work(backend: Backend, stored: StoredRound) -> None:

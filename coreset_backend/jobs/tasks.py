@@ -306,6 +306,9 @@ def _why_to_publish(backend: Backend, project_id: int) -> str | None:
         return "the job that was to publish its batch again is gone"
     if is_queue_behind(backend.store, project_id):
         return "a finish changed after its batch was published"
+    newest, held = backend.store.latest(project_id), backend.store.held(project_id)
+    if newest and held and held.number == newest.record.number and newest.publication is None:
+        return "the job that was to publish the round that was rolled back to is gone"
     return why_to_publish_again(backend, project_id)
 
 

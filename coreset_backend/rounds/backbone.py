@@ -46,8 +46,15 @@ def prepare_backbone(
     if kept is None or _is_outgrown(kept, images):
         kept = _decide(settings, images, kept, previous, progress)
         store.keep_backbone_choice(project_id, kept)
-    if kept.name != model.LITE0:
-        model.have_weights(kept.name, download=settings.download == "auto", progress=progress)
+    name = _network_in_use(store, settings, project_id) or kept.name
+    if name not in (model.LITE0, model.SELF_SUPERVISED):
+        model.have_weights(name, download=settings.download == "auto", progress=progress)
+
+
+def _network_in_use(store: Store, settings: Settings, project_id: int) -> str | None:
+    """The network that the labels chose, perhaps on another host; None if 'auto' goes by speed."""
+    held = store.audition(project_id) if settings.labels_choose_backbone else None
+    return held.chosen if held and held.chosen != model.SMALL_CNN else None
 
 
 def _is_outgrown(kept: BackboneChoice, images: int) -> bool:

@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+import numpy as np
+
 from coreset_backend.backend import Backend
 from coreset_backend.errors import CorruptRound
 from coreset_backend.finish.session import labeled_by_us
@@ -12,6 +14,10 @@ from coreset_backend.rounds.choose import state_code
 from coreset_backend.rounds.features import features_at_hand
 from coreset_backend.settings import Settings
 from coreset_backend.store.saved_round import StoredRound
+
+NOTHING_NEW = ("labeled", "unreadable", "model", "copy")
+"""States of a round in which a task's annotation teaches the next round nothing: it was known, its image
+cannot be read, or no person has made it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,9 +76,8 @@ def _due(
     batch = stored.record.batch
     if batch and done >= settings.batch_done * len(batch):
         return f"{done} of the batch's {len(batch)} tasks are done"
-    states = stored.array("states")
-    before = set(stored.array("task_ids")[states == state_code("labeled")].tolist())
-    before |= by_us  # no person has labelled them
+    is_old = np.isin(stored.array("states"), [state_code(state) for state in NOTHING_NEW])
+    before = by_us.union(stored.array("task_ids")[is_old].tolist())
     new = sum(labeled and task_id not in before for task_id, labeled in annotated.items())
     if new >= settings.labels_for_a_round:
         return f"{new} new labels"

@@ -366,6 +366,25 @@ def test_the_poll_publishes_again_what_was_deleted(
     assert backend.queue.count == 0
 
 
+def test_the_poll_publishes_a_round_that_was_rolled_back_to_and_whose_job_was_lost(
+    backend: Backend, studio: FakeLabelStudio, poll: Callable[[], str]
+) -> None:
+    project_id = studio.create_project(6)
+    task_ids = tasks_of(studio, project_id)
+    connected(backend, project_id)
+    publish(backend, project_id, task_ids)
+    publish(backend, project_id, task_ids[::-1])
+    roll_back(backend, project_id, 1)
+    backend.redis.flushall()
+    poll()
+    assert backend.queue.count == 1
+    publish_round(backend, backend.store.open(project_id, 1), lambda _done, _total: None)
+    assert studio.queue(project_id)[:2] == task_ids[:2]
+    backend.redis.flushall()
+    poll()
+    assert backend.queue.count == 0
+
+
 def test_the_poll_leaves_a_persons_choice_and_deleted_tasks_alone(
     backend: Backend, studio: FakeLabelStudio, admin: httpx.Client, poll: Callable[[], str]
 ) -> None:

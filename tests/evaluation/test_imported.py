@@ -59,6 +59,9 @@ def test_what_cannot_be_compared_or_has_other_classes_is_not_used() -> None:
     renamed = snapshot(replace(LABELS, names=("cat", "wolf")))
     other = uncertainty_source(IMPORTED, renamed, TASK_IDS, HOLDOUT, None)
     assert other and not other.used and "other classes by now" in other.why
+    several = snapshot(replace(LABELS, multiple=True))
+    other = uncertainty_source(IMPORTED, several, TASK_IDS, HOLDOUT, own(0.9))
+    assert other and not other.used and "an answer may have several classes by now" in other.why
     nowhere = uncertainty_source(IMPORTED, snapshot(), np.array([1, 3]), HOLDOUT, None)
     assert nowhere and not nowhere.used and nowhere.tasks == 0
     assert uncertainty_source(None, snapshot(), TASK_IDS, HOLDOUT, own(0.9)) is None

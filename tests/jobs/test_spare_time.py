@@ -2,15 +2,46 @@
 
 import os
 import signal
+from collections.abc import Callable
 
+import numpy as np
 import pytest
+from backend_run import environment_of
+from saved_rounds import record
 from waiting import wait_until
 from worker_site import Site
 
+from coreset_backend.backend import Backend
 from coreset_backend.cli.status import status_lines
 from coreset_backend.jobs.keys import AUDITION_LEASE, redis_key
 from coreset_backend.jobs.queue import request_round
+from coreset_backend.jobs.spare_time import audition_job, request_spare_work
 from coreset_backend.jobs.status import project_status
+from coreset_backend.project import Labels
+from coreset_backend.reports import TrainingReport
+
+
+def test_an_audition_that_cannot_be_held_is_not_asked_for_again_before_the_next_round(
+    make_backend: Callable[..., Backend], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a second host, whose image cache is empty."""
+    backend, n = make_backend(), 60
+    for name, value in environment_of(backend.settings).items():
+        monkeypatch.setenv(name, value)
+    with backend.store.draft(7) as draft:
+        arrays = {
+            "task_ids": np.arange(n),
+            "embedded_task_ids": np.arange(n),
+            "label_codes": np.arange(n, dtype=np.int16) % 2,
+            "image_keys": np.arange(32 * n, dtype=np.uint8).reshape(n, 32),
+        }
+        labels, training = Labels("label", "image", ("cat", "dog"), multiple=False), TrainingReport(n_train=n)
+        stored = draft.save(record(1, labels=labels, training=training, counts={"labeled": n}), arrays)
+    request_spare_work(backend, stored)
+    assert backend.low_priority_queue.count == 1
+    backend.low_priority_queue.empty()
+    assert "too few of the labelled images are in the cache" in audition_job(7)
+    assert backend.low_priority_queue.count == 0
 
 
 @pytest.mark.slow

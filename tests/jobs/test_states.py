@@ -3,7 +3,7 @@
 import itertools
 import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,6 +26,7 @@ from coreset_backend.jobs.queue import request_round
 from coreset_backend.jobs.status import project_status
 from coreset_backend.reports import Publication
 from coreset_backend.rounds.due import Due, round_due
+from coreset_backend.store.record import STATES
 from coreset_backend.web.app import create_app
 
 BATCHES = {"none": 1, "unpublished": 2, "empty": 3, "begun": 4, "done": 5}
@@ -387,14 +388,17 @@ def test_after_everything_was_labelled_new_images_start_a_round(
     assert round_due(backend, project_id).reason == "1 new tasks, and none was left to select"
 
 
-def published(backend: Backend, studio: FakeLabelStudio, *, batch: int) -> tuple[int, list[int]]:
+def published(
+    backend: Backend, studio: FakeLabelStudio, *, batch: int, states: Sequence[str] = ("labeled",) * 4
+) -> tuple[int, list[int]]:
     """A project of four tasks, so many of them in the batch of its published round; and their ids."""
     project_id = studio.create_project(4)
     task_ids = [task["id"] for task in studio.tasks_of(project_id)]
     given = {"batch": tuple(task_ids[:batch]), "distances": (1.0,) * batch, "reserve": ()}
     with backend.store.draft(project_id) as draft:
         made = record(1, project_id=project_id, counts={"labeled": 4}, **given)
-        draft.save(made, {"task_ids": task_ids, "states": [0] * 4}).mark_published(Publication())
+        arrays = {"task_ids": task_ids, "states": [STATES.index(state) for state in states]}
+        draft.save(made, arrays).mark_published(Publication())
     return project_id, task_ids
 
 
@@ -408,6 +412,21 @@ def test_a_deleted_task_of_the_last_batch_does_not_hold_up_the_next_round(
     assert round_due(backend, project_id) == Due(None, 1, 2)
     studio.annotate(task_ids[2], None, cancelled=True)
     assert round_due(backend, project_id).reason == "3 of the batch's 3 tasks are done"
+
+
+@pytest.mark.parametrize("state", ["unreadable", "model", "copy"])
+def test_annotations_that_teach_nothing_start_no_round(
+    make_backend: Callable[..., Backend], studio: FakeLabelStudio, state: str
+) -> None:
+    backend = make_backend(label_studio_url=studio.url, label_studio_api_key=TOKEN, new_labels=2)
+    project_id, task_ids = published(backend, studio, batch=1, states=("pool", state, state, "pool"))
+    for task_id in task_ids[1:3]:
+        studio.annotate(task_id, "cat")
+    assert round_due(backend, project_id).reason is None
+    studio.annotate(task_ids[3], "cat")
+    assert round_due(backend, project_id).reason is None
+    studio.annotate(task_ids[0], "cat")
+    assert round_due(backend, project_id).reason == "1 of the batch's 1 tasks are done"
 
 
 def test_what_only_a_person_can_repeat_is_not_said_to_be_tried_again(

@@ -13,10 +13,10 @@ from waiting import wait_until
 from worker_site import Site
 
 from coreset_backend.jobs.queue import request_round
-from coreset_backend.model import STRONGER
+from coreset_backend.model import LITE0, STRONGER
 from coreset_backend.rounds.backbone import prepare_backbone
 from coreset_backend.settings import Settings
-from coreset_backend.store.record import BackboneChoice
+from coreset_backend.store.record import Audition, BackboneChoice
 from coreset_backend.store.store import Store
 
 pytestmark = pytest.mark.slow
@@ -116,6 +116,17 @@ def test_auto_downloads_the_stronger_network_once_and_stays_with_it_when_the_hub
     assert next_round(site, project_id, 2) == first
     assert len(hub.asked) == asked, "what is on disk is not asked for"
     assert site.log.read_text().count("the backbone is") == 1, "what has not changed is not said again"
+
+
+def test_the_network_that_the_labels_chose_on_another_host_is_downloaded(
+    site: Site, hub: FakeHub, strong: Path
+) -> None:
+    hub.add(REPOSITORY, strong)
+    project_id, store = site.new_project(), site.backend.store
+    store.keep_backbone_choice(project_id, BackboneChoice(LITE0, "the other host said so"))
+    store.keep_audition(project_id, Audition(LITE0, STRONGER, (), 40, 50, "It leads."))
+    site.start_worker(**hub_settings(site, hub))
+    assert next_round(site, project_id, 1).startswith(f"{STRONGER} with pretrained weights")
 
 
 def test_a_dead_hub_costs_a_round_seconds_and_is_tried_again_later(
