@@ -37,7 +37,7 @@ TESTED_IN = {
     ),
     "jobs/test_importing.py": (
         "predictions come from a file and from a version by the command",
-        {"cli/import_predictions", "connection/scored_answers", "store/imported"},
+        {"cli/import_predictions", "store/imported"},
     ),
     "jobs/test_copies.py": ("labels of copies from the plan to the undo", {"finish/copies", "finish/tally"}),
     "export/test_export.py": (

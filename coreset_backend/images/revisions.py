@@ -33,6 +33,7 @@ CREATE TABLE IF NOT EXISTS seen (
 ) WITHOUT ROWID
 """
 _ASK_AGAIN = -1.0  # as the time of the last question
+_DAMAGED = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 
 
 class Seen(NamedTuple):
@@ -53,7 +54,7 @@ class Revisions:
 
     def __init__(self, path: Path) -> None:
         self._path, self._lock, self._said_broken = path, threading.Lock(), False
-        self._connection = self._opened() or self._opened_anew()
+        self._connection = self._opened()
 
     def seen(self, addresses: Iterable[str]) -> dict[str, Seen]:
         """Address -> its entry; unknown addresses are absent."""
@@ -101,6 +102,17 @@ class Revisions:
             self._forget_the_oldest(connection)
         except sqlite3.Error as error:
             self._say_broken(error)
+            is_damaged = getattr(error, "sqlite_errorcode", 0) & 0xFF in _DAMAGED
+            return self._opened_anew() if is_damaged else self._opened_to_read()
+        return connection
+
+    def _opened_to_read(self) -> sqlite3.Connection | None:
+        """The file as it is, where nothing can be written beside it, as on a full disk."""
+        try:
+            place = f"{self._path.absolute().as_uri()}?mode=ro&immutable=1"
+            connection = sqlite3.connect(place, uri=True, isolation_level=None, check_same_thread=False)
+            connection.execute("SELECT count(*) FROM seen")
+        except sqlite3.Error:
             return None
         return connection
 

@@ -19,6 +19,7 @@ from coreset_backend.arrays import Floats, Rows
 from coreset_backend.project import Snapshot, Task
 from coreset_backend.selection import (
     NEED_PROBABILITIES,
+    NOT_CUT,
     NeighborGraph,
     Pool,
     Selection,
@@ -74,7 +75,8 @@ def choose_batch(
     groups: NDArray[np.int32] | None = None,
     weights: Floats | None = None,
 ) -> Choice:
-    """The batch and the reserve, which is its continuation: a greedy order can be cut anywhere.
+    """The batch and the reserve, which is its continuation: a greedy order can be cut anywhere, and what is
+    no greedy order is continued by k-Center.
 
     ``readable``: int64[m], image row -> snapshot row. By image row: ``embeddings`` float32[m, d], ``weights``
     float32[m], ``probabilities`` float32[m, classes]; ``graph``, ``groups`` int32[m] are computed if missing.
@@ -158,12 +160,25 @@ def _select(
         return strategy, Selection(np.empty(0, np.int64), np.empty(0, np.float32), 0, 0), drawn
     # The random slice will be labelled too, so the strategy need not cover it again.
     rest = replace(pool, labeled_rows=np.concatenate([pool.labeled_rows, drawn]))
+    batch = settings.batch_size - len(drawn)
+    if strategy not in NOT_CUT:
+        return strategy, _picked(settings, strategy, rest, groups, batch + settings.reserve_size), drawn
+    first = _picked(settings, strategy, rest, groups, batch)
+    behind = replace(rest, labeled_rows=np.concatenate([rest.labeled_rows, first.rows]))
+    reserve = _picked(settings, "k_center", behind, groups, settings.reserve_size)
+    rows = np.concatenate([first.rows, reserve.rows])
+    distances = np.concatenate([first.distances, reserve.distances])
+    return strategy, replace(first, rows=rows, distances=distances), drawn
+
+
+def _picked(
+    settings: Settings, strategy: str, pool: Pool, groups: NDArray[np.int32], wanted: int
+) -> Selection:
     chosen = strategy_named(strategy)
     if pool.weights is not None and strategy not in WEIGHTED:
         chosen = by_examples(chosen)
     choose = with_options(chosen, groups=groups, outlier_share=settings.outlier_share)
-    wanted = settings.batch_size + settings.reserve_size - len(drawn)
-    return strategy, choose(rest, wanted, np.random.default_rng(settings.seed)), drawn
+    return choose(pool, wanted, np.random.default_rng(settings.seed))
 
 
 def random_rows_of(free: Rows, size: int, seed: int, labels: int) -> Rows:

@@ -4,6 +4,7 @@ If the network's weights do not change in the round, all images are embedded fir
 embeddings; a network that is trained on the labels embeds the images afterwards.
 """
 
+import logging
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
@@ -14,7 +15,10 @@ from numpy.typing import NDArray
 
 from coreset_backend import model
 from coreset_backend.arrays import Floats, PixelRows, PixelSubset, Progress, Rows
+from coreset_backend.errors import CorruptRound
+from coreset_backend.evaluation.holdout import holdout_task_ids
 from coreset_backend.fleet.local import PoolPixels
+from coreset_backend.images import Pixels
 from coreset_backend.project import Snapshot
 from coreset_backend.reports import TrainingReport
 from coreset_backend.rounds.consensus import LEAST_LABELS, NOISY, learned_targets
@@ -23,6 +27,7 @@ from coreset_backend.rounds.label_errors import GivenLabels, given_labels, label
 from coreset_backend.settings import Settings
 from coreset_backend.store.saved_round import StoredRound
 
+log = logging.getLogger(__name__)
 Phase = Callable[[str], AbstractContextManager[Progress]]
 
 
@@ -44,6 +49,33 @@ class Labeled:
     def trained(self) -> int:
         """Number of labelled images outside the hold-out."""
         return int((~self.holdout).sum())
+
+
+def held_out(
+    settings: Settings, snapshot: Snapshot, pixels: Pixels, previous: StoredRound | None
+) -> frozenset[int]:
+    """The ids of the tasks of the hold-out. Tasks with equal pixels are in it together, and so are
+    near-duplicates, as the ``previous`` round found them."""
+    known = previous.record.holdout if previous else ()
+    labeled = snapshot.task_ids[[task.label is not None for task in snapshot.tasks]]
+    rows = np.flatnonzero(np.isin(pixels.task_ids, labeled))
+    codes = np.unique(pixels.keys[rows], axis=0, return_inverse=True)[1].reshape(-1)
+    alike = _groups(pixels.task_ids[rows], codes)
+    if previous is not None and previous.has("duplicate_groups"):
+        try:
+            task_ids, groups = previous.array("embedded_task_ids"), previous.array("duplicate_groups")
+            rows = np.flatnonzero(np.isin(task_ids, labeled) & (groups >= 0))
+            alike += _groups(task_ids[rows], groups[rows])
+        except CorruptRound as error:
+            log.error("project %d: near-duplicates are not known: %s", snapshot.project_id, error)
+    return holdout_task_ids(snapshot.tasks, known, settings.holdout, settings.seed, alike)
+
+
+def _groups(task_ids: NDArray[np.int64], codes: NDArray[np.int64]) -> list[list[int]]:
+    """The task ids with the same code, of each code that several have."""
+    order = np.argsort(codes, kind="stable")
+    parts = np.split(task_ids[order], np.flatnonzero(np.diff(codes[order])) + 1)
+    return [part.tolist() for part in parts if len(part) > 1]
 
 
 def labeled_among(snapshot: Snapshot, readable: Rows, holdout: frozenset[int]) -> Labeled | None:

@@ -50,7 +50,9 @@ def publish_round(backend: Backend, stored: StoredRound, step: Progress) -> None
     asked = ask_second_opinions(backend.label_studio, backend.store, project_id, wanted)
     head = list(dict.fromkeys([*audit, *asked, *record.batch, *record.reserve]))
     if prepared and head:
-        _publish_head(backend, stored, head, frozenset({*audit, *asked}), prepared, step)
+        # An answer on the random slice would make people agree with it, and the slice measures the model.
+        bare = frozenset({*audit, *asked, *record.random_slice})
+        _publish_head(backend, stored, head, bare, prepared, step)
     else:
         stored.mark_published(Publication(stored.record.model_version, seconds=0.0, at=_now()))
     keep_served(backend.store, project_id, steps)

@@ -13,7 +13,6 @@ from coreset_backend import model
 from coreset_backend.arrays import Floats, Progress, RoundWatch, Rows, unwatched
 from coreset_backend.backend import Backend
 from coreset_backend.errors import CorruptRound, EmptyPool, ImageError, TooManyImageFailures, Unwritable
-from coreset_backend.evaluation.holdout import holdout_task_ids
 from coreset_backend.evaluation.imported import merged_probabilities, uncertainty_source, usable_import
 from coreset_backend.evaluation.round_scores import batch_scores, holdout_evaluation
 from coreset_backend.evaluation.scores import answer_codes
@@ -38,7 +37,7 @@ from coreset_backend.rounds.examples import examples_among, weights_by_examples
 from coreset_backend.rounds.explain import gather_evidence
 from coreset_backend.rounds.features import choose_project_backbone, features_at_hand
 from coreset_backend.rounds.label_errors import JudgedLabels, judged_labels
-from coreset_backend.rounds.learn import labeled_among, learn_snapshot
+from coreset_backend.rounds.learn import held_out, labeled_among, learn_snapshot
 from coreset_backend.rounds.publishing import publish_round
 from coreset_backend.rounds.relabel import label_errors
 from coreset_backend.settings import Settings
@@ -222,8 +221,7 @@ def _learn(
         uris, resize = snapshot.image_uris, chosen.backbone.resize(settings.image_size)
         pixels, failures = backend.images.fetch(uris, resize, step, known=known)
     readable = np.searchsorted(snapshot.task_ids, pixels.task_ids)
-    fixed = previous.record.holdout if previous else ()
-    holdout = holdout_task_ids(snapshot.tasks, fixed, settings.holdout, settings.seed)
+    holdout = held_out(settings, snapshot, pixels, previous)
     labeled, phase = labeled_among(snapshot, readable, holdout), clock.phase
     learned = learn_snapshot(settings, chosen, pixels, labeled, previous, phase, store.shards(project_id))
     classifier, embeddings, probabilities, training = learned

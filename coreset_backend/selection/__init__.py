@@ -43,10 +43,13 @@ NEED_PROBABILITIES = frozenset(
     {"margin", "entropy", "margin_k_center", "weighted_k_center", "badge", "uncertainty_herding"}
 )
 """The strategies that need a classifier and therefore cannot select the first batch."""
+NOT_CUT = frozenset({"robust_k_center"})
+"""The strategies whose rows are a solution together: the first of them are none for a smaller batch."""
 
 __all__ = [
     "MOST_ROWS",
     "NEED_PROBABILITIES",
+    "NOT_CUT",
     "STRATEGIES",
     "Coverage",
     "NeighborGraph",

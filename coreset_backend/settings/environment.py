@@ -2,6 +2,7 @@
 
 import base64
 import os
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from coreset_backend.settings.model_dir import A_SCHEME
 from coreset_backend.settings.settings import ADDRESSES, PATHS, PREFIX, SECRETS, Settings
 from coreset_backend.settings.values import clean, decoded
 
+SERVICE_LINK = re.compile(r"_SERVICE_(HOST|PORT(_\w+)?)$|_PORT_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?$")
 AWS_SECRETS = ("AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_TOKEN", "AWS_SSE_CUSTOMER_KEY_BASE64")
 
 
@@ -103,9 +105,16 @@ def _prepare_for_bucket() -> None:
 
 def _refuse_unknown(known: set[str]) -> None:
     known_or_file = known | {f"{name}_FILE" for name in known}
-    if unknown := sorted(n for n in os.environ if n.startswith(PREFIX) and n not in known_or_file):
+    ours_by_name = {name: value for name, value in os.environ.items() if name.startswith(PREFIX)}
+    strange = {name for name, value in ours_by_name.items() if not _is_service_link(name, value)}
+    if unknown := sorted(strange - known_or_file):
         ours = ", ".join(sorted(name for name in known if name.startswith(PREFIX)))
         raise ConfigError(f"Unknown settings: {', '.join(unknown)}. Known are: {ours}.")
+
+
+def _is_service_link(name: str, value: str) -> bool:
+    """Whether Kubernetes made the variable for a Service, as CORESET_WEB_PORT for one called coreset-web."""
+    return bool(SERVICE_LINK.search(name)) or (name.endswith("_PORT") and "://" in value)
 
 
 def secret_files() -> dict[str, Path]:

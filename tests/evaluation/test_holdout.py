@@ -41,6 +41,21 @@ def test_holdout_forgets_a_task_whose_label_was_deleted() -> None:
     assert not chosen & holdout_task_ids(left, chosen, 0.2, seed=0)
 
 
+def test_images_that_are_alike_are_held_out_together_or_not_at_all() -> None:
+    scenes = [range(first, first + 5) for first in range(1, 301, 5)]
+    tasks = [Task(n, f"/{n}", "labeled", ("cat",)) for scene in scenes for n in scene]
+    chosen = holdout_task_ids(tasks, (), 0.2, 0, scenes)
+    assert len(chosen) == 60
+    assert all(len(chosen.intersection(scene)) in (0, 5) for scene in scenes)
+    copy = Task(1000, "/1000", "labeled", ("cat",))
+    for scene in scenes[:20]:  # a new copy is where its original is
+        again = holdout_task_ids([*tasks, copy], chosen, 0.2, 0, [*scenes, [*scene, 1000]])
+        assert again - {1000} == chosen and (1000 in again) == (scene[0] in chosen)
+    apart = {scene[0] for scene in scenes}  # as an early release drew them
+    whole = holdout_task_ids(tasks, apart, 0.2, 0, scenes)
+    assert len(whole) == 120 and all(len(whole.intersection(scene)) in (0, 5) for scene in scenes)
+
+
 def test_tasks_that_show_a_held_out_image_are_held_out_too() -> None:
     tasks = labeled_tasks({"cat": 10})
     chosen = holdout_task_ids(tasks, (), 0.2, seed=0)

@@ -3,6 +3,7 @@
 import contextlib
 import hashlib
 import os
+import resource
 import sqlite3
 import time
 from collections.abc import Callable, Iterator
@@ -294,6 +295,21 @@ def test_a_file_of_revisions_that_cannot_be_made_costs_fetches_only(
     images = opened()
     assert [shade(images), shade(images)] == [10, 10]
     assert caplog.text.count("images are fetched again") == 1
+
+
+def test_a_full_disk_costs_no_known_address(tmp_path: Path) -> None:
+    known = Revisions(tmp_path / "r")
+    known.note("https://example.com/1.png", "content", "")
+    known.close()
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, limits[1]))
+    try:
+        full = Revisions(tmp_path / "r")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    for opened in (full, Revisions(tmp_path / "r")):
+        assert len(opened.seen(["https://example.com/1.png"])) == 1
+        opened.close()
 
 
 def test_two_processes_write_at_once(tmp_path: Path) -> None:

@@ -2,13 +2,13 @@
 
 import contextlib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 
 import numpy as np
 import pytest
 from backend_run import environment_of
 from click.testing import CliRunner
 from fake_label_studio import TOKEN, FakeLabelStudio
+from finishing_pool import BATCH, N, Pool, made_pool
 from saved_rounds import LABELS, record
 
 from coreset_backend.arrays import unwatched
@@ -22,7 +22,6 @@ from coreset_backend.finish.words import sentence
 from coreset_backend.finish.work import Wish, advance, has_work, remove_labels
 from coreset_backend.jobs.bulk import bulk_status, has_bulk_work, start_bulk, undo_bulk
 from coreset_backend.jobs.finishing import (
-    FinishStatus,
     accept_finish,
     finish_status,
     look_at_finish,
@@ -40,84 +39,11 @@ from coreset_backend.reports import Publication
 from coreset_backend.rounds.due import round_due
 from coreset_backend.rounds.publishing import publish_round
 from coreset_backend.store.record import STATES
-from coreset_backend.store.saved_round import StoredRound
-
-N = 240
-BATCH, RESERVE = 6, 4
-
-
-@dataclass
-class Pool:
-    """A project of N images of which a round's model is surest of the first; ``truth`` is what people say."""
-
-    studio: FakeLabelStudio
-    backend: Backend
-    project_id: int
-    task_ids: list[int]
-    truth: list[str]
-    stored: StoredRound
-
-    def answer(self, task_ids: tuple[int, ...] | list[int]) -> None:
-        for task_id in task_ids:
-            if not self.studio.tasks[task_id]["annotations"]:
-                self.studio.annotate(task_id, self.truth[self.task_ids.index(task_id)])
-
-    def audit(self, looks: int = 40) -> FinishStatus:
-        """Answer what is asked for until nothing is."""
-        for _ in range(looks):
-            session = read_session(self.backend.store, self.project_id, Kind.MODEL)
-            assert session
-            if not session.asked:
-                break
-            self.answer(session.asked)
-            advance(self.backend, self.project_id)
-        return finish_status(self.backend, self.project_id, Kind.MODEL)
-
-    def by_model(self) -> list[int]:
-        """Tasks with an annotation of the model."""
-        session = read_session(self.backend.store, self.project_id, Kind.MODEL)
-        version = session.version if session else "finish-"
-        return list(annotations_by_model(self.backend.label_studio, self.project_id, version))
 
 
 @pytest.fixture
 def pool(make_backend: Callable[..., Backend], studio: FakeLabelStudio) -> Iterator[Pool]:
     yield made_pool(make_backend(label_studio_url=studio.url, label_studio_api_key=TOKEN), studio)
-
-
-def made_pool(backend: Backend, studio: FakeLabelStudio, labels: Labels = LABELS) -> Pool:
-    project_id = studio.create_project()
-    task_ids = [studio.add_task(project_id, {"image": f"/data/upload/{i}.png"}) for i in range(N)]
-    odds = np.linspace(0.995, 0.55, N)
-    rng = np.random.default_rng(0)
-    says = rng.integers(0, 2, N)
-    wrong = rng.random(N) < (1 - odds)
-    truth = [labels.names[int(code) ^ int(error)] for code, error in zip(says, wrong, strict=True)]
-    probabilities = np.stack([np.where(says == 0, odds, 1 - odds), np.where(says == 1, odds, 1 - odds)], 1)
-    states = np.full(N, STATES.index("pool"), dtype=np.uint8)
-    batch, reserve = task_ids[-BATCH:], task_ids[-BATCH - RESERVE : -BATCH]
-    states[-BATCH:], states[-BATCH - RESERVE : -BATCH] = STATES.index("selected"), STATES.index("reserve")
-    with backend.store.draft(project_id) as draft:
-        stored = draft.save(
-            record(
-                draft.number,
-                project_id=project_id,
-                labels=labels,
-                batch=tuple(batch),
-                reserve=tuple(reserve),
-                random_slice=tuple(batch[:2]),
-                distances=tuple([1.0] * (BATCH + RESERVE)),
-                counts={"pool": N},
-            ),
-            {
-                "task_ids": np.array(task_ids),
-                "states": states,
-                "scores": np.linspace(0, 1, N, dtype=np.float32),
-                "embedded_task_ids": np.array(task_ids),
-                "probabilities": probabilities.astype(np.float32),
-            },
-        )
-    return Pool(studio, backend, project_id, task_ids, truth, stored)
 
 
 def test_the_most_that_could_be_finished_is_what_the_model_expects_to_be_right() -> None:

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 from backend_run import environment_of
 from fake_label_studio import TOKEN, FakeLabelStudio
-from test_finishing import Pool, made_pool
+from finishing_pool import Pool, made_pool
 
 from coreset_backend.arrays import unwatched
 from coreset_backend.backend import Backend

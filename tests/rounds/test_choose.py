@@ -7,7 +7,13 @@ from hypothesis import strategies as st
 
 from coreset_backend.project import Labels, Snapshot, Task
 from coreset_backend.rounds.choose import COLD_START, Choice, choose_batch, random_rows_of, spread, state_code
-from coreset_backend.selection import NEED_PROBABILITIES, STRATEGIES, Pool, covering_radius, exact_graph
+from coreset_backend.selection import (
+    NEED_PROBABILITIES,
+    STRATEGIES,
+    Pool,
+    covering_radius,
+    exact_graph,
+)
 from coreset_backend.settings import Settings
 
 N = 60
@@ -79,6 +85,14 @@ def test_both_radii_are_measured_alike_over_all_tasks(strategy: str) -> None:
     centers = np.array([*range(5), *np.array(choice.batch) - 100])
     assert choice.radius_before == pytest.approx(covering_radius(space, centers[:5]), rel=1e-5)
     assert choice.radius_after == pytest.approx(covering_radius(space, centers), rel=1e-5)
+
+
+def test_a_batch_of_robust_k_center_is_its_solution_for_that_size_and_not_half_of_a_larger_one() -> None:
+    as_it_is = {"outlier_share": 1.0, "group_duplicates": False}
+    robust = chosen(5, strategy="robust_k_center", **as_it_is)
+    greedy = chosen(5, strategy="k_center", **as_it_is)
+    assert robust.radius_after <= greedy.radius_after
+    assert len(robust.reserve) == len(greedy.reserve) and not set(robust.reserve) & set(robust.batch)
 
 
 def with_copies() -> np.ndarray:

@@ -13,6 +13,7 @@ from coreset_backend.backend import Backend
 from coreset_backend.connection.queue import SMALL
 from coreset_backend.errors import LabelStudioError
 from coreset_backend.jobs.status import project_status
+from coreset_backend.project import Labels
 from coreset_backend.rounds.due import round_due
 from coreset_backend.rounds.publishing import publish_round
 from coreset_backend.store.record import LabelErrors, SecondOpinion
@@ -69,6 +70,29 @@ def test_a_batch_that_is_served_is_published_though_deleting_fails(
     publish_round(backend, second, unwatched)
     assert len(studio.predictions) == len(tasks)
     assert second.publication.at and served_at and second.publication.at > served_at
+
+
+def test_the_random_slice_shows_no_answer(
+    make_backend: Callable[..., Backend], studio: FakeLabelStudio
+) -> None:
+    """People would agree with it, and the slice measures the model."""
+    known = {"label_studio_url": studio.url, "label_studio_api_key": TOKEN}
+    backend, project_id = make_backend(**known, preannotate="on"), studio.create_project(6)
+    tasks = [task["id"] for task in studio.tasks_of(project_id)]
+    labels = Labels("label", "image", ("cat", "dog"), multiple=False)
+    told = {"labels": labels, "batch": tuple(tasks[:4]), "reserve": (), "random_slice": tuple(tasks[1:3])}
+    with backend.store.draft(project_id) as draft:
+        arrays = {
+            "task_ids": np.array(tasks),
+            "embedded_task_ids": np.array(tasks),
+            "states": np.full(6, 3, np.uint8),
+            "scores": np.zeros(6),
+            "probabilities": np.full((6, 2), [0.99, 0.01], np.float32),
+        }
+        stored = draft.save(record(1, project_id=project_id, distances=(1.0,) * 4, **told), arrays)
+    publish_round(backend, stored, unwatched)
+    shown = [any(each["result"] for each in studio.predictions_of(task_id)) for task_id in tasks]
+    assert shown == [True, False, False, True, True, True]
 
 
 def test_second_opinions_are_served_without_an_answer_and_the_last_ones_start_a_round(

@@ -27,6 +27,25 @@ def test_an_unknown_setting_is_refused_and_the_known_are_listed(monkeypatch: pyt
         read_settings()
 
 
+def test_what_kubernetes_says_of_a_service_is_no_setting(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A Service called coreset-web, in each pod that starts after it."""
+    for name, value in (
+        ("SERVICE_HOST", "10.96.4.2"),
+        ("SERVICE_PORT", "9090"),
+        ("SERVICE_PORT_HTTP", "9090"),
+        ("PORT", "tcp://10.96.4.2:9090"),
+        ("PORT_9090_TCP", "tcp://10.96.4.2:9090"),
+        ("PORT_9090_TCP_PROTO", "tcp"),
+        ("PORT_9090_TCP_PORT", "9090"),
+        ("PORT_9090_TCP_ADDR", "10.96.4.2"),
+    ):
+        monkeypatch.setenv(f"CORESET_WEB_{name}", value)
+    read_settings()
+    monkeypatch.setenv("CORESET_WEB_PORT", "9090")
+    with pytest.raises(ConfigError, match=r"CORESET_WEB_PORT\. Known are"):
+        read_settings()
+
+
 @pytest.mark.parametrize(
     ("name", "value"),
     [
