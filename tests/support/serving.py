@@ -69,7 +69,12 @@ def web_process(redis_url: str, folder: Path, **environment: str) -> Iterator[We
             gunicorn_command(settings), env=os.environ | given, stdout=file, stderr=subprocess.STDOUT
         )
     try:
-        with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=20, trust_env=False) as client:
+        # A connection for each request, as Label Studio opens them: the server closes an idle one after two
+        # seconds, and one with a large unread body at once.
+        each_anew = httpx.Limits(max_keepalive_connections=0)
+        with httpx.Client(
+            base_url=f"http://127.0.0.1:{port}", timeout=20, trust_env=False, limits=each_anew
+        ) as client:
             wait_until(lambda: _answers(client), "the web process", 60)
             yield WebProcess(port, process, log, client)
     finally:
