@@ -177,12 +177,7 @@ def _amend(
         behind = [replace(each, model_version=version) for each in lacking]
         label_studio.add_predictions(project_id, _scored(behind, *BEHIND), labels)
     progress(2, 4)
-    bare = [each.task_id for each in head if not (each.label or each.regions)]
-    hide_answers(label_studio, project_id, bare, {version})
-    if list(label_studio.first_served(project_id, len(order))) != order:
-        top = _lowest(label_studio, project_id)
-        first = [replace(each, model_version=version) for each in head]
-        label_studio.add_predictions(project_id, _scored(first, NEXT_HEAD * top, top), labels)
+    _put_in_front(label_studio, project_id, version, head, labels)
     waiting = label_studio.count_waiting(project_id, served=True)
     # The label stream goes by the lowest score of a task already; the Data Manager by the mean, until later.
     on_served(Publication(version, len(order), serves=tuple(order), behind=waiting - len(order)))
@@ -199,6 +194,23 @@ def _amend(
         below=max(served.values(), default=0.0) * (1 + 1e-6),
         behind=label_studio.count_waiting(project_id, served=True) - len(served),
     )
+
+
+def _put_in_front(
+    label_studio: LabelStudio,
+    project_id: int,
+    version: str,
+    head: Sequence[Prediction],
+    labels: Labels | None,
+) -> None:
+    """Have the head served first, in its order; a task that is to show no answer shows none from then on."""
+    bare = [each.task_id for each in head if not (each.label or each.regions)]
+    hide_answers(label_studio, project_id, bare, {version})
+    order = [each.task_id for each in head]
+    if list(label_studio.first_served(project_id, len(order))) != order:
+        top = _lowest(label_studio, project_id)
+        first = [replace(each, model_version=version) for each in head]
+        label_studio.add_predictions(project_id, _scored(first, NEXT_HEAD * top, top), labels)
 
 
 def hide_answers(

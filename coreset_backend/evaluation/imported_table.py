@@ -242,7 +242,10 @@ def _share(text: str) -> float:
 
 
 def _may_be_one(given: Mapping[str, float], is_whole: bool) -> bool:
-    """Whether the probabilities can add up to 1 with those of the other classes, before they were rounded."""
+    """Whether the probabilities of one image can be right: unrounded, all its classes add up to 1.
+
+    ``is_whole``: whether every class has one.
+    """
     odds, total = list(given.values()), sum(given.values())
     if 1 - SUM_ERROR <= total <= 1 + SUM_ERROR or (total < 1 and not is_whole):
         return True

@@ -75,8 +75,7 @@ def choose_batch(
     groups: NDArray[np.int32] | None = None,
     weights: Floats | None = None,
 ) -> Choice:
-    """The batch and the reserve, which is its continuation: a greedy order can be cut anywhere, and what is
-    no greedy order is continued by k-Center.
+    """The batch and the reserve, which continues it: a greedy order can be cut anywhere.
 
     ``readable``: int64[m], image row -> snapshot row. By image row: ``embeddings`` float32[m, d], ``weights``
     float32[m], ``probabilities`` float32[m, classes]; ``graph``, ``groups`` int32[m] are computed if missing.
@@ -163,6 +162,7 @@ def _select(
     batch = settings.batch_size - len(drawn)
     if strategy not in NOT_CUT:
         return strategy, _picked(settings, strategy, rest, groups, batch + settings.reserve_size), drawn
+    # Its rows are a solution together, and k-Center, whose order can be cut, continues them.
     first = _picked(settings, strategy, rest, groups, batch)
     behind = replace(rest, labeled_rows=np.concatenate([rest.labeled_rows, first.rows]))
     reserve = _picked(settings, "k_center", behind, groups, settings.reserve_size)

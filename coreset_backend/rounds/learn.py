@@ -25,6 +25,7 @@ from coreset_backend.rounds.consensus import LEAST_LABELS, NOISY, learned_target
 from coreset_backend.rounds.embeddings import embed_prepared, embed_round
 from coreset_backend.rounds.label_errors import GivenLabels, given_labels, label_quality
 from coreset_backend.settings import Settings
+from coreset_backend.store.findings import duplicate_groups, members
 from coreset_backend.store.saved_round import StoredRound
 
 log = logging.getLogger(__name__)
@@ -60,22 +61,14 @@ def held_out(
     labeled = snapshot.task_ids[[task.label is not None for task in snapshot.tasks]]
     rows = np.flatnonzero(np.isin(pixels.task_ids, labeled))
     codes = np.unique(pixels.keys[rows], axis=0, return_inverse=True)[1].reshape(-1)
-    alike = _groups(pixels.task_ids[rows], codes)
-    if previous is not None and previous.has("duplicate_groups"):
-        try:
-            task_ids, groups = previous.array("embedded_task_ids"), previous.array("duplicate_groups")
-            rows = np.flatnonzero(np.isin(task_ids, labeled) & (groups >= 0))
-            alike += _groups(task_ids[rows], groups[rows])
-        except CorruptRound as error:
-            log.error("project %d: near-duplicates are not known: %s", snapshot.project_id, error)
+    alike = members(codes, pixels.task_ids[rows], np.arange(len(rows)))
+    try:
+        if previous is not None and (found := duplicate_groups(previous)) is not None:
+            groups, task_ids = found
+            alike += members(groups, task_ids, np.flatnonzero(np.isin(task_ids, labeled) & (groups >= 0)))
+    except CorruptRound as error:
+        log.error("project %d: near-duplicates are not known: %s", snapshot.project_id, error)
     return holdout_task_ids(snapshot.tasks, known, settings.holdout, settings.seed, alike)
-
-
-def _groups(task_ids: NDArray[np.int64], codes: NDArray[np.int64]) -> list[list[int]]:
-    """The task ids with the same code, of each code that several have."""
-    order = np.argsort(codes, kind="stable")
-    parts = np.split(task_ids[order], np.flatnonzero(np.diff(codes[order])) + 1)
-    return [part.tolist() for part in parts if len(part) > 1]
 
 
 def labeled_among(snapshot: Snapshot, readable: Rows, holdout: frozenset[int]) -> Labeled | None:

@@ -39,8 +39,8 @@ def label_names(stored: StoredRound) -> dict[int, str]:
 
 def duplicates(stored: StoredRound) -> list[list[int]]:
     """Task ids of each group of near-duplicates, the largest group first."""
-    found = _groups(stored)
-    return [] if found is None else _members(*found, np.flatnonzero(found[0] >= 0))
+    found = duplicate_groups(stored)
+    return [] if found is None else members(*found, np.flatnonzero(found[0] >= 0))
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,17 +54,17 @@ class DuplicateCounts:
 
 def largest_duplicates(stored: StoredRound) -> tuple[list[list[int]], DuplicateCounts]:
     """The MOST_LISTED largest groups with the first MOST_LISTED task ids of each, and the numbers of all."""
-    found = _groups(stored)
+    found = duplicate_groups(stored)
     if found is None or not (found[0] >= 0).any():
         return [], DuplicateCounts()
     groups, task_ids = found
     listed = np.flatnonzero((groups >= 0) & (groups < MOST_LISTED))
     sizes = tuple(np.bincount(groups[listed]).tolist())
-    members = [each[:MOST_LISTED] for each in _members(groups, task_ids, listed)]
-    return members, DuplicateCounts(int(groups.max()) + 1, int((groups >= 0).sum()), sizes)
+    largest = [each[:MOST_LISTED] for each in members(groups, task_ids, listed)]
+    return largest, DuplicateCounts(int(groups.max()) + 1, int((groups >= 0).sum()), sizes)
 
 
-def _groups(stored: StoredRound) -> tuple[NDArray[np.int32], TaskIds] | None:
+def duplicate_groups(stored: StoredRound) -> tuple[NDArray[np.int32], TaskIds] | None:
     """The group of every embedded task, -1 for none, and the tasks; None in rounds of early releases."""
     if not stored.has("duplicate_groups"):
         return None
@@ -72,7 +72,7 @@ def _groups(stored: StoredRound) -> tuple[NDArray[np.int32], TaskIds] | None:
     return groups, stored.array("embedded_task_ids", mapped=True)
 
 
-def _members(groups: NDArray[np.int32], task_ids: TaskIds, rows: Rows) -> list[list[int]]:
+def members(groups: NDArray[np.integer], task_ids: TaskIds, rows: Rows) -> list[list[int]]:
     """The task ids of the ``rows`` by group, in the order of the groups' numbers."""
     by_group = rows[np.argsort(groups[rows], kind="stable")]
     starts = np.flatnonzero(np.diff(groups[by_group])) + 1
