@@ -55,14 +55,16 @@ def _queue_once(
 ) -> bool:
     waiting = redis_key(project_id, "waiting")
     job_id = _job_id(project_id, by_hand=by_hand)
+    known = b""
     if not backend.redis.set(waiting, job_id, nx=True, ex=DAY):
-        known: bytes = backend.redis.get(waiting) or b""  # type: ignore[assignment]
+        known = backend.redis.get(waiting) or b""  # type: ignore[assignment]
         stands_behind = by_hand and not known.startswith(BY_HAND.encode())
         if still_waits(backend, waiting) and not stands_behind:
             return False
         backend.redis.set(waiting, job_id, ex=DAY)
-        _drop(backend.redis, known)
     _queue(backend, project_id, job_id, delay)
+    if known:  # dropped only now: a process that ends in between leaves the project with a job
+        _drop(backend.redis, known)
     log.info("project %d: %s; job %s in %.0f s", project_id, reason, job_id, delay)
     return True
 

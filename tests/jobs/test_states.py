@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import pytest
+import redis
 from fake_label_studio import TOKEN, FakeLabelStudio
 from flask.testing import FlaskClient
 from listening import no_worker_listens, worker_listens
@@ -18,7 +19,7 @@ from coreset_backend.backend import Backend
 from coreset_backend.cli.doctor import examine
 from coreset_backend.cli.status import status_lines
 from coreset_backend.connection.connect import SAMPLING, SECRET_HEADER
-from coreset_backend.errors import NotFinite, Unreachable
+from coreset_backend.errors import NotFinite, QueueError, Unreachable
 from coreset_backend.jobs.keys import redis_key
 from coreset_backend.jobs.outcome import note_failure
 from coreset_backend.jobs.progress import Failure, Labeling, write_progress
@@ -458,3 +459,18 @@ def test_a_start_by_hand_takes_the_place_of_a_look_that_waits(make_backend: Call
     assert backend.queue.scheduled_job_registry.count == 0
     assert not request_round(backend, 4, "started again", force=True)
     assert backend.jobs_waiting == 1
+
+
+def test_a_start_by_hand_that_fails_half_way_leaves_the_look_that_waits(
+    make_backend: Callable[..., Backend], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backend = make_backend()
+    assert request_round(backend, 4, "an event")
+
+    def redis_dies(*_: Any, **__: Any) -> None:
+        raise redis.ConnectionError("Redis is gone")
+
+    monkeypatch.setattr(backend.high_priority_queue, "enqueue", redis_dies)
+    with pytest.raises(QueueError, match="Redis is gone"):
+        request_round(backend, 4, "started by hand", force=True)
+    assert backend.queue.count == 1

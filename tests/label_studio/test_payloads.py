@@ -200,8 +200,8 @@ def test_the_recorded_events_through_the_sdk(
             wait_until(lambda: backend.jobs_waiting, f"the job of {name}", 60)
         assert backend.jobs_waiting == jobs
     assert sdk.post("/webhook", json=body("start_training")).status_code == 201
-    wait_until(lambda: backend.redis.exists("coreset:1:demands"), "the demand for a round", 60)
-    assert backend.jobs_waiting == 1
+    wait_until(lambda: backend.high_priority_queue.count, "the round that a person asked for", 60)
+    wait_until(lambda: backend.jobs_waiting == 1, "it to replace the job of the annotation", 60)
 
 
 def test_without_a_request_the_model_knows_its_project_by_its_number_or_by_the_tasks(
