@@ -1,7 +1,7 @@
 """The history of a project: the measurements of all its rounds, pruned rounds included."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from coreset_backend.evaluation.learning_curve import Point
 from coreset_backend.evaluation.round_scores import holdout_accuracy
@@ -67,7 +67,7 @@ class History:
 
 def project_history(store: Store, project_id: int, opened: Iterable[StoredRound] | None = None) -> History:
     """The history of a project; raises StoreError. ``opened`` is that of :meth:`Store.history`."""
-    records = store.history(project_id, opened)
+    records = _each_batch_once(store.history(project_id, opened))
     return History(
         project=project_id,
         title=records[-1].title if records else "",
@@ -94,6 +94,25 @@ def advice(records: Sequence[Round]) -> Advice:
         if record.radius_before is not None and record.radius_after is not None
     ]
     return stop_advice(points, max(newest.counts.get("selected", 0), 1), radii)
+
+
+def _each_batch_once(records: Sequence[Round]) -> list[Round]:
+    """The records, oldest first; of several rounds that measured one batch, only the last has its scores.
+
+    After a rollback a round measures the same batch again, by then perhaps with more labels.
+    """
+    last = {of_round: record.number for record in records if (of_round := _round_measured(record))}
+    repeated = {record.number for record in records if _round_measured(record)} - set(last.values())
+    return [
+        replace(record, batch_figures=None) if record.number in repeated else record for record in records
+    ]
+
+
+def _round_measured(record: Round) -> int | None:
+    """The number of the round whose batch this one measured, if any."""
+    if record.batch_figures is None:
+        return None
+    return record.batch_figures.of_round or record.number - 1
 
 
 def history_line(record: Round) -> HistoryLine:

@@ -75,7 +75,7 @@ def batch_scores(snapshot: Snapshot, previous: StoredRound | None) -> BatchScore
     actual = class_targets(tasks, labels) == 1
     right = (named_classes(probabilities, labels.multiple) == actual).all(1)
     pool, picked = _share(right[known & at_random]), _share(right[known & ~at_random])
-    return BatchScores(pool, picked) if pool else None
+    return BatchScores(pool, picked, previous.record.number) if pool else None
 
 
 def _share(right: NDArray[np.bool_]) -> Interval | None:

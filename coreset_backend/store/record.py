@@ -114,10 +114,12 @@ class BatchScores:
 
     ``pool_accuracy``: on the tasks sampled at random, an unbiased sample of the pool; ``picked_accuracy``: on
     the strategy's picks. None if no such task is labelled. On disk they are ``pool`` and ``picks``.
+    ``of_round``: the number of that model's round; None in rounds of early releases.
     """
 
     pool_accuracy: Annotated[ShareInterval | None, Field(alias="pool")]
     picked_accuracy: Annotated[ShareInterval | None, Field(alias="picks")]
+    of_round: Count | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,14 +1,17 @@
 from collections.abc import Callable
+from datetime import UTC, datetime
 
 import numpy as np
-from saved_rounds import record
+from saved_rounds import LABELS, record
 
 from coreset_backend.backend import Backend
 from coreset_backend.cli.status import status_lines
+from coreset_backend.evaluation.comparison import slice_summary
 from coreset_backend.evaluation.history import RandomSlice, advice, project_history
+from coreset_backend.evaluation.round_scores import batch_scores
 from coreset_backend.evaluation.scores import evaluate, proportion
 from coreset_backend.jobs.status import project_status
-from coreset_backend.project import Labels
+from coreset_backend.project import Labels, Snapshot, Task
 from coreset_backend.reports import TrainingReport
 from coreset_backend.store.record import BatchScores, Evaluation
 from coreset_backend.web.app import create_app
@@ -92,3 +95,32 @@ def test_a_random_slice_shows_in_its_line_and_after_the_round_is_pruned(
     assert first.random_slice == RandomSlice(1, None, None)
     assert second.random_slice == RandomSlice(0, share, None)
     assert third.random_slice is None
+
+
+def test_a_batch_counts_once_however_often_it_was_rolled_back_to(make_backend: Callable[..., Backend]) -> None:
+    store = make_backend().store
+    tasks = tuple(Task(n, f"/{n}", "labeled", (LABELS.names[n % 2],)) for n in range(1, 9))
+    seen = Snapshot(7, "Pets", None, LABELS, tasks, datetime.now(UTC))
+    arrays = {
+        "embedded_task_ids": np.arange(1, 9),
+        "probabilities": np.eye(2, dtype=np.float32)[np.arange(1, 9) % 2],
+    }
+
+    def save_next(**given: object) -> int:
+        with store.draft(7) as draft:
+            scores = batch_scores(seen, store.latest(7))
+            return draft.save(record(draft.number, batch_figures=scores, **given), arrays).record.number
+
+    first = save_next(batch=tuple(range(1, 6)), random_slice=(1, 2))
+    second = save_next(batch=(6, 7, 8), random_slice=(8,))
+    store.hold(7, "rolled back", first)
+    third = save_next()
+    store.hold(7, "rolled back", second)
+    save_next()
+    store.prune(7, keep=1)
+    lines = project_history(store, 7).rounds
+    measured = {line.number: line.random_slice.pool_accuracy for line in lines if line.random_slice}
+    assert {number: share and share.n for number, share in measured.items()} == {1: None, 2: None, 3: 2, 4: 1}
+    summary = slice_summary(lines)
+    assert third == 3 and summary and summary.picked_accuracy
+    assert (summary.pool_accuracy.n, summary.picked_accuracy.n) == (3, 5)
