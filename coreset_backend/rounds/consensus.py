@@ -2,7 +2,7 @@
 
 Where as many annotators say one thing as another, each answer is weighed by how often its annotator errs
 (Dawid and Skene 1979), beside the opinion of a model that has not seen the image's label. The hold-out is
-left alone: it measures the model, so the model has no say in its labels.
+left alone: it measures the model, so the model has no say in its labels, nor they in those that it learns.
 """
 
 import logging
@@ -42,21 +42,20 @@ def learned_targets(given: GivenLabels, quality: LabelQuality) -> Floats:
     return quality.probabilities if is_noisy and not given.multiple else given.targets
 
 
-def settled(snapshot: Snapshot, previous: StoredRound | None, seed: int) -> Snapshot:
+def settled(snapshot: Snapshot, previous: StoredRound | None, holdout: frozenset[int], seed: int) -> Snapshot:
     """The snapshot with the more probable label wherever as many annotators say one thing as another.
 
     By the images as the ``previous`` round embedded them; without one, or with few labels, the latest answer
-    counts, as it does in the hold-out.
+    counts, as it does in this round's ``holdout``, the ids of its tasks.
     """
     labels = snapshot.labels
     if labels is None or previous is None:
         return snapshot
-    holdout = frozenset(previous.record.holdout)
     undecided = [task for task in snapshot.tasks if is_tied(task, labels) and task.task_id not in holdout]
     if not undecided:
         return snapshot
     try:
-        judged = _judged_before(snapshot, labels, previous, seed)
+        judged = _judged_before(snapshot, labels, previous, holdout, seed)
     except CorruptRound as error:
         log.error("project %d: ties are settled by the latest answer: %s", snapshot.project_id, error)
         return snapshot
@@ -79,11 +78,12 @@ def is_tied(task: Task, labels: Labels) -> bool:
 
 
 def _judged_before(
-    snapshot: Snapshot, labels: Labels, previous: StoredRound, seed: int
+    snapshot: Snapshot, labels: Labels, previous: StoredRound, holdout: frozenset[int], seed: int
 ) -> JudgedLabels | None:
-    """The labels of the images that the previous round embedded; None for fewer than LEAST_LABELS."""
+    """The labels outside the hold-out of the images that the previous round embedded; None for fewer than
+    LEAST_LABELS."""
     embedded = previous.array("embedded_task_ids")
-    tasks = [task for task in snapshot.tasks if task.label is not None]
+    tasks = [task for task in snapshot.tasks if task.label is not None and task.task_id not in holdout]
     ids = np.array([task.task_id for task in tasks], dtype=np.int64)
     known = np.isin(ids, embedded)
     if known.sum() < LEAST_LABELS:

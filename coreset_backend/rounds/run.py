@@ -103,11 +103,12 @@ def _can_be_published(stored: StoredRound, snapshot: Snapshot) -> bool:
 class Learned:
     """The learned arrays of the readable images. ``readable``: int64[m], image row -> snapshot row.
 
-    By image row are ``pixels``, ``embeddings`` float32[m, d] and ``probabilities`` float32[m, classes], which
-    are calibrated; the selection goes by those that are ``uncalibrated``, or imported. ``is_frozen``:
-    labels did not change the network.
+    ``snapshot``: ties outside the hold-out are settled. By image row are ``pixels``, ``embeddings``
+    float32[m, d] and ``probabilities`` float32[m, classes], which are calibrated; the selection goes by those
+    that are ``uncalibrated``, or imported. ``is_frozen``: labels did not change the network.
     """
 
+    snapshot: Snapshot
     pixels: Pixels
     failures: Sequence[ImageFailure]
     readable: Rows
@@ -144,16 +145,16 @@ def _computed(
 def _compute(
     backend: Backend,
     settings: Settings,
-    snapshot: Snapshot,
+    as_read: Snapshot,
     reading: Reading,
     previous: StoredRound | None,
     clock: "Clock",
     *,
     look_for_all: bool = False,
 ) -> StoredRound:
-    as_read, names = snapshot.fingerprint(), _annotator_names(backend.label_studio, snapshot)
-    snapshot = settled(snapshot, previous, settings.seed)
-    learned = _learn(backend, settings, snapshot, previous, clock, look_for_all=look_for_all)
+    names = _annotator_names(backend.label_studio, as_read)
+    learned = _learn(backend, settings, as_read, previous, clock, look_for_all=look_for_all)
+    snapshot = learned.snapshot
     with backend.store.draft(snapshot.project_id) as draft:
         set_log_context(project=draft.project_id, round=draft.number)
         with clock.phase("neighbors"):
@@ -165,11 +166,10 @@ def _compute(
         )
         with clock.phase("save"):
             model.save_classifier(learned.classifier, draft.path / "model.safetensors")
-            record = _record(settings, snapshot, previous, draft, learned, choice, clock)
+            record = _record(settings, as_read, previous, draft, learned, choice, clock)
             embedded = count_embedded(previous, learned.network, learned.pixels.keys)
             record = replace(
                 record,
-                fingerprint=as_read,
                 reading=reading,
                 work=near.work(learned.pixels, embedded),
                 label_errors=errors,
@@ -222,10 +222,12 @@ def _learn(
         pixels, failures = backend.images.fetch(uris, resize, step, known=known)
     readable = np.searchsorted(snapshot.task_ids, pixels.task_ids)
     holdout = held_out(settings, snapshot, pixels, previous)
+    snapshot = settled(snapshot, previous, holdout, settings.seed)
     labeled, phase = labeled_among(snapshot, readable, holdout), clock.phase
     learned = learn_snapshot(settings, chosen, pixels, labeled, previous, phase, store.shards(project_id))
     classifier, embeddings, probabilities, training = learned
     return Learned(
+        snapshot=snapshot,
         pixels=pixels,
         failures=failures,
         readable=readable,

@@ -97,7 +97,9 @@ def test_a_random_slice_shows_in_its_line_and_after_the_round_is_pruned(
     assert third.random_slice is None
 
 
-def test_a_batch_counts_once_however_often_it_was_rolled_back_to(make_backend: Callable[..., Backend]) -> None:
+def test_a_batch_counts_once_however_often_it_was_rolled_back_to(
+    make_backend: Callable[..., Backend],
+) -> None:
     store = make_backend().store
     tasks = tuple(Task(n, f"/{n}", "labeled", (LABELS.names[n % 2],)) for n in range(1, 9))
     seen = Snapshot(7, "Pets", None, LABELS, tasks, datetime.now(UTC))

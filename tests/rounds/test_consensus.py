@@ -18,6 +18,7 @@ N = 110
 PETS = Labels("label", "image", ("cat", "dog"), multiple=False)
 DEFECTS = Labels("label", "image", ("crack", "hole"), multiple=True)
 TRUTH = np.arange(N) % 2
+HOLDOUT = frozenset({5})
 
 
 def vectors() -> np.ndarray:
@@ -31,7 +32,7 @@ def vectors() -> np.ndarray:
 def previous(backend: Backend) -> StoredRound:
     with backend.store.draft(7) as draft:
         arrays = {"embedded_task_ids": np.arange(N), "embeddings": vectors()}
-        return draft.save(record(draft.number, holdout=(5,)), arrays)
+        return draft.save(record(draft.number), arrays)
 
 
 def labelled(row: int, *votes: Sequence[str], by: str = "123") -> Task:
@@ -54,7 +55,7 @@ def test_where_two_disagree_the_class_counts_that_the_image_looks_like(previous:
     tasks[3] = labelled(3, ("dog",), ("cat",))
     tasks[5] = labelled(5, ("cat",), ("dog",))  # a dog of the hold-out: the latest answer counts
     tasks[7] = labelled(7, ("cat",), ("cat",), ("dog",))  # two against one
-    found = settled(snapshot(tasks), previous, 0)
+    found = settled(snapshot(tasks), previous, HOLDOUT, 0)
     assert [found.tasks[row].label for row in (2, 3, 5, 7)] == [("cat",), ("dog",), ("cat",), ("cat",)]
     assert [task.label for task in found.tasks[8:]] == [task.label for task in tasks[8:]]
 
@@ -70,14 +71,14 @@ def test_where_the_image_tells_little_the_careful_annotator_counts(
         who = "12"[row // 2 % 2]
         wrong = who == careless and row % 5 < 2
         tasks[row] = labelled(row, (PETS.names[(TRUTH[row] + wrong) % 2],), by=who)
-    assert settled(snapshot(tasks), previous, 0).tasks[0].label == (expected,)
+    assert settled(snapshot(tasks), previous, HOLDOUT, 0).tasks[0].label == (expected,)
 
 
 def test_in_multiple_choice_the_classes_that_half_of_them_named_are_settled(previous: StoredRound) -> None:
     tasks = by_class(DEFECTS)
     tasks[2] = labelled(2, ("crack", "hole"), ("crack",))
     tasks[3] = labelled(3, ("crack", "hole"), ("hole",))
-    found = settled(snapshot(tasks, DEFECTS), previous, 0)
+    found = settled(snapshot(tasks, DEFECTS), previous, HOLDOUT, 0)
     assert [found.tasks[row].label for row in (2, 3)] == [("crack",), ("hole",)]
 
 
@@ -87,15 +88,15 @@ def test_without_an_opinion_the_latest_answer_counts(
     tasks = by_class()
     tasks[2] = labelled(2, ("dog",), ("cat",))
     whole = snapshot(tasks)
-    assert settled(whole, None, 0) is whole
-    assert settled(replace(whole, labels=None), previous, 0).tasks == whole.tasks
+    assert settled(whole, None, HOLDOUT, 0) is whole
+    assert settled(replace(whole, labels=None), previous, HOLDOUT, 0).tasks == whole.tasks
     few = snapshot(tasks[:40])
-    assert settled(few, previous, 0) is few
+    assert settled(few, previous, HOLDOUT, 0) is few
     agreed = snapshot(by_class())
-    assert settled(agreed, previous, 0) is agreed
+    assert settled(agreed, previous, HOLDOUT, 0) is agreed
     flip_a_byte(previous.path / "embeddings.npy")
     with caplog.at_level(logging.ERROR):
-        assert settled(whole, previous, 0) is whole
+        assert settled(whole, previous, HOLDOUT, 0) is whole
     assert "settled by the latest answer" in caplog.text
 
 

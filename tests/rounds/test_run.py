@@ -458,3 +458,39 @@ def plain(colour: np.ndarray) -> bytes:
     body = io.BytesIO()
     Image.fromarray(np.full((40, 40, 3), colour.clip(0, 255), dtype=np.uint8)).save(body, "PNG")
     return body.getvalue()
+
+
+def test_the_model_has_no_say_in_a_tie_that_joins_the_hold_out(
+    make: Callable[..., Backend], studio: FakeLabelStudio, weights: Path
+) -> None:
+    """Two people disagree on new images, and who is wrong answers last."""
+    project_id, colours = studio.create_project(), {}
+    for number in range(130):
+        path = f"/data/upload/{project_id}/{number}.png"
+        studio.files[path] = patchy(np.array([200, 60, 60] if number % 2 else [60, 60, 200]), number)
+        colours[studio.add_task(project_id, {"image": path})] = LABELS[number % 2]
+    tied = list(colours)[116:]
+    for task_id in list(colours)[:116]:
+        studio.annotate(task_id, colours[task_id], by=1)
+    backend = make(weights)
+    run_round(backend, project_id)
+    for task_id in tied:
+        right = LABELS.index(colours[task_id])
+        studio.annotate(task_id, LABELS[right], by=1)
+        studio.annotate(task_id, LABELS[1 - right], by=2)
+
+    second = run_round(backend, project_id)
+    codes, task_ids = second.array("label_codes"), second.array("task_ids")
+    counts = {int(task_ids[row]): LABELS[codes[row]] for row in np.flatnonzero(np.isin(task_ids, tied))}
+    held = set(tied) & set(second.record.holdout)
+    assert 0 < len(held) < len(tied)
+    assert all(counts[each] != colours[each] for each in held), "the latest answer counts"
+    assert all(counts[each] == colours[each] for each in set(tied) - held)
+
+
+def patchy(colour: np.ndarray, seed: int) -> bytes:
+    """A PNG of 4 x 4 patches in shades of the colour, others for each seed."""
+    patches = colour + np.random.default_rng(seed).normal(0, 40, (4, 4, 3))
+    body = io.BytesIO()
+    Image.fromarray(patches.clip(0, 255).astype(np.uint8)).resize((40, 40), 0).save(body, "PNG")
+    return body.getvalue()
