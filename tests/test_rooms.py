@@ -86,7 +86,10 @@ TESTED_IN = {
         "bounds on every answer",
         {"label_studio/answers", "label_studio/api"},
     ),
-    "label_studio/test_client.py": ("every call of it is signed", {"label_studio/auth"}),
+    "label_studio/test_client.py": (
+        "the client reads and writes, and signs each call",
+        {"label_studio/auth", "label_studio/task_lists"},
+    ),
     "label_studio/test_tabs.py": ("a tab is its filter", {"label_studio/filters"}),
     "label_studio/test_label_config.py": ("the config names the image", {"label_studio/task_images"}),
     "local/test_local_label_studio.py": (

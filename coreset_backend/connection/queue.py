@@ -15,8 +15,9 @@ from dataclasses import replace
 
 from coreset_backend.arrays import Progress, unwatched
 from coreset_backend.label_studio.answers import Project
-from coreset_backend.label_studio.client import PAGE_SIZE, LabelStudio
+from coreset_backend.label_studio.client import LabelStudio
 from coreset_backend.label_studio.filters import UNSOLVED, Filter, all_of, query, score_filter
+from coreset_backend.label_studio.task_lists import PAGE_SIZE
 from coreset_backend.project import Labels, Prediction
 from coreset_backend.reports import Publication
 

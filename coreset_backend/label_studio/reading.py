@@ -16,7 +16,7 @@ from datetime import UTC, datetime, timedelta
 from coreset_backend.arrays import Progress, unwatched
 from coreset_backend.errors import LabelStudioError, ProjectGone, Unauthorized, Unreachable
 from coreset_backend.label_studio.answers import ListedTask, Project
-from coreset_backend.label_studio.client import PAGE_SIZE, LabelStudio
+from coreset_backend.label_studio.client import LabelStudio
 from coreset_backend.label_studio.filters import (
     NEWEST_FIRST,
     Filter,
@@ -29,6 +29,7 @@ from coreset_backend.label_studio.filters import (
 from coreset_backend.label_studio.label_config import parse_label_config
 from coreset_backend.label_studio.payloads import parse_snapshot
 from coreset_backend.label_studio.task_images import image_uris
+from coreset_backend.label_studio.task_lists import PAGE_SIZE
 from coreset_backend.project import KnownTasks, Snapshot
 from coreset_backend.reports import Reading
 

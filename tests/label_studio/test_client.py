@@ -11,8 +11,9 @@ from fake_label_studio import FakeLabelStudio
 from label_studio_contract import LabelStudioContract, create_project, predictions
 
 from coreset_backend.errors import LabelStudioError, Rejected, Unauthorized, Unreachable
-from coreset_backend.label_studio.client import PAGE_SIZE, LabelStudio
+from coreset_backend.label_studio.client import LabelStudio
 from coreset_backend.label_studio.overlap import fetch_overlaps
+from coreset_backend.label_studio.task_lists import PAGE_SIZE
 
 
 @pytest.fixture

@@ -14,8 +14,9 @@ from label_studio_contract import predictions
 from coreset_backend.errors import LabelStudioError, Unreachable, UnsupportedLabelConfig
 from coreset_backend.label_studio.answers import LONGEST_NAME
 from coreset_backend.label_studio.api import Limits
-from coreset_backend.label_studio.client import PAGE_SIZE, LabelStudio
+from coreset_backend.label_studio.client import LabelStudio
 from coreset_backend.label_studio.tabs import make_batch_tab
+from coreset_backend.label_studio.task_lists import PAGE_SIZE
 
 SMALL = Limits(size=20_000_000, seconds=0.5)
 TASK = {"id": 1, "data": {"image": "/1.png"}}

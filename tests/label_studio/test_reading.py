@@ -11,8 +11,9 @@ from fake_label_studio import FakeLabelStudio, choices_config
 from label_studio_contract import readings_with_changes
 
 from coreset_backend.errors import ProjectGone, Unreachable
-from coreset_backend.label_studio.client import PAGE_SIZE, LabelStudio
+from coreset_backend.label_studio.client import LabelStudio
 from coreset_backend.label_studio.reading import ALL_AGAIN_AFTER, ReadTasks, read_tasks
+from coreset_backend.label_studio.task_lists import PAGE_SIZE
 from coreset_backend.project import KnownTasks
 from coreset_backend.store.store import Store
 
