@@ -110,7 +110,7 @@ def test_nothing_of_a_hostile_project_forges_anything(site: Site, tmp_path: Path
     environment = run_environment(tmp_path, 1, **redis)
     environment["MODEL_DIR"] = str(site.backend.settings.model_dir)
     typed = subprocess.run(
-        backend_command("status"), env=environment, capture_output=True, check=True, timeout=60
+        backend_command("status"), env=environment, capture_output=True, check=True, timeout=240
     )
     for text in (typed.stdout.decode(), site.log.read_text()):
         assert not [char for char in forges(text) if char != "\n"]

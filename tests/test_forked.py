@@ -19,15 +19,15 @@ pytestmark = pytest.mark.slow
 def test_it_says_and_answers_what_the_real_one_does(tmp_path: Path, command: tuple[str, ...]) -> None:
     environment = run_environment(tmp_path, 1, LOG_LEVEL="DEBUG")
     real = subprocess.run(backend_command(*command), env=environment, capture_output=True, text=True)
-    known = forked.run(*command, environment=environment, timeout=60)
+    known = forked.run(*command, environment=environment, timeout=240)
     assert (known.returncode, known.stdout, known.stderr) == (real.returncode, real.stdout, real.stderr)
 
 
 def test_its_environment_is_that_of_the_test_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LOG_LEVEL", "louder")
     environment = {"PATH": os.environ["PATH"], "HOME": str(tmp_path)}
-    assert forked.run("strategies", environment=environment, timeout=60).returncode == 0
-    refused = forked.run("strategies", environment=environment | {"LOG_LEVEL": "louder"}, timeout=60)
+    assert forked.run("strategies", environment=environment, timeout=240).returncode == 0
+    refused = forked.run("strategies", environment=environment | {"LOG_LEVEL": "louder"}, timeout=240)
     assert refused.returncode == 2 and "LOG_LEVEL" in refused.stderr
 
 

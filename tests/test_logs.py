@@ -166,7 +166,7 @@ def test_no_seeded_secret_is_in_the_logs_answers_or_redis_of_a_real_run(
         told = client.post("/setup", json=quoted, auth=login).text
         assert "not '***'" in told
         said.append(
-            wait_until(lambda: '"last_failure":{' in (text := status()) and text, "the failed round", 60)
+            wait_until(lambda: '"last_failure":{' in (text := status()) and text, "the failed round")
         )
         said += [client.get(path, auth=login).text for path in ("/projects/7", "/metrics", "/openapi.json")]
         said.append(str([locked_redis.dump(key) for key in locked_redis.keys("coreset:*")]))

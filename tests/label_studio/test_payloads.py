@@ -128,7 +128,7 @@ def sdk(request: pytest.FixtureRequest, make_backend: MakeBackend, tmp_path: Pat
     command = [sys.executable, str(script), str(tmp_path / "sdk"), str(port), str(second)]
     with log.open("wb") as output:
         server = subprocess.Popen(command, env=environment, stdout=output, stderr=output)
-    client = httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60, trust_env=False)
+    client = httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=240, trust_env=False)
 
     def answers() -> bool:
         assert server.poll() is None, log.read_text()
@@ -137,7 +137,7 @@ def sdk(request: pytest.FixtureRequest, make_backend: MakeBackend, tmp_path: Pat
         return False
 
     try:
-        wait_until(answers, "the SDK's server", 60)
+        wait_until(answers, "the SDK's server")
         yield client
     finally:
         client.close()
@@ -197,11 +197,11 @@ def test_the_recorded_events_through_the_sdk(
     ):
         assert sdk.post("/webhook", json=body(name)).status_code in (200, 201)
         if jobs:
-            wait_until(lambda: backend.jobs_waiting, f"the job of {name}", 60)
+            wait_until(lambda: backend.jobs_waiting, f"the job of {name}")
         assert backend.jobs_waiting == jobs
     assert sdk.post("/webhook", json=body("start_training")).status_code == 201
-    wait_until(lambda: backend.high_priority_queue.count, "the round that a person asked for", 60)
-    wait_until(lambda: backend.jobs_waiting == 1, "it to replace the job of the annotation", 60)
+    wait_until(lambda: backend.high_priority_queue.count, "the round that a person asked for")
+    wait_until(lambda: backend.jobs_waiting == 1, "it to replace the job of the annotation")
 
 
 def test_without_a_request_the_model_knows_its_project_by_its_number_or_by_the_tasks(

@@ -73,9 +73,9 @@ def web_process(redis_url: str, folder: Path, **environment: str) -> Iterator[We
         # seconds, and one with a large unread body at once.
         each_anew = httpx.Limits(max_keepalive_connections=0)
         with httpx.Client(
-            base_url=f"http://127.0.0.1:{port}", timeout=20, trust_env=False, limits=each_anew
+            base_url=f"http://127.0.0.1:{port}", timeout=120, trust_env=False, limits=each_anew
         ) as client:
-            wait_until(lambda: _answers(client), "the web process", 60)
+            wait_until(lambda: _answers(client), "the web process")
             yield WebProcess(port, process, log, client)
     finally:
         process.terminate()
