@@ -122,7 +122,7 @@ def _redis(backend: Backend) -> Iterator[str]:
 def _web(backend: Backend) -> Iterator[str]:
     url = backend.settings.url
     try:
-        answer = httpx.get(f"{url}/health", timeout=5, verify=backend.settings.verify_ssl, trust_env=False)
+        answer = httpx.get(f"{url}/health", timeout=20, verify=backend.settings.verify_ssl, trust_env=False)
     except httpx.HTTPError as error:
         yield (
             f"No web process answers at {url} ({type(error).__name__}). Start `coreset-backend serve`, and "

@@ -4,12 +4,12 @@ Of both kinds: labels by the model, and those of copies.
 """
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import partial
 
 from coreset_backend.backend import Backend
-from coreset_backend.errors import FinishError
+from coreset_backend.errors import FinishError, QueueError
 from coreset_backend.finish.bulk import BulkState, open_write
 from coreset_backend.finish.look import Look
 from coreset_backend.finish.session import (
@@ -157,13 +157,20 @@ def _no_new_bulk(backend: Backend, project_id: int) -> Iterator[None]:
 
 def look_at_finish(backend: Backend, project_id: int, kind: Kind) -> FinishStatus:
     """The finish by what people have labelled until now. Raises FinishError and LabelStudioError."""
-    session = read_session(backend.store, project_id, kind)
-    if session is None:
+
+    def is_decided() -> bool:
+        session = read_session(backend.store, project_id, kind)
+        return session is None or session.state in (FinishState.WRITING, FinishState.UNDOING)
+
+    if is_decided():
         return finish_status(backend, project_id, kind)
-    if session.state in (FinishState.WRITING, FinishState.UNDOING):
-        return _status_now(backend, project_id, session)
-    with _held(backend, project_id):
-        found = _look(backend, project_id, kind)
+    try:
+        with _held(backend, project_id, is_decided):
+            found = _look(backend, project_id, kind)
+    except QueueError:  # the worker that holds it may have found meanwhile what this look was to find
+        if not is_decided():
+            raise
+        return finish_status(backend, project_id, kind)
     if found is None:
         return finish_status(backend, project_id, kind)
     return _status_now(backend, project_id, found.session, len(found.rows_to_write))
@@ -200,11 +207,13 @@ def undo_finish(backend: Backend, project_id: int, kind: Kind) -> FinishStatus:
     return _status_now(backend, project_id, session)
 
 
-def _held(backend: Backend, project_id: int) -> contextlib.AbstractContextManager[None]:
+def _held(
+    backend: Backend, project_id: int, give_up: Callable[[], bool] = lambda: False
+) -> contextlib.AbstractContextManager[None]:
     """Hold the finish while the block changes it; afterwards a worker goes on with it."""
     require_connected(backend.store, project_id)
     go_on = partial(request_publication, backend, project_id)
-    return held_work(backend, project_id, FINISH_LEASE, "finish", go_on)
+    return held_work(backend, project_id, FINISH_LEASE, "finish", go_on, give_up)
 
 
 def _status_now(

@@ -102,14 +102,19 @@ def roll_back(backend: Backend, project_id: int, number: int) -> None:
 
 @contextlib.contextmanager
 def held_work(
-    backend: Backend, project_id: int, lease: str, what: str, go_on: Callable[[], object]
+    backend: Backend,
+    project_id: int,
+    lease: str,
+    what: str,
+    go_on: Callable[[], object],
+    give_up: Callable[[], bool] = lambda: False,
 ) -> Iterator[None]:
     """Hold the ``lease`` while the block changes ``what`` workers do for the project, then have them go on.
 
-    Raises QueueError.
+    Raises QueueError, also as soon as ``give_up()`` is true while a worker holds the lease.
     """
     try:
-        with project_lease(backend, project_id, lease, patience=PATIENCE) as is_ours:
+        with project_lease(backend, project_id, lease, patience=PATIENCE, give_up=give_up) as is_ours:
             if not is_ours:
                 raise QueueError(
                     f"A worker is busy with the {what} of project {project_id}. Try again in a moment."

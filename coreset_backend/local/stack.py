@@ -220,7 +220,7 @@ def _require_free_port(settings: Settings) -> None:
 def wait_for_web(
     settings: Settings,
     stopping: threading.Event,
-    patience: float = 60.0,
+    patience: float = 180.0,
     alive: Callable[[], None] = _unwatched,
 ) -> None:
     """Return when /health answers 200 or ``stopping`` is set.

@@ -2,6 +2,8 @@
 
 import contextlib
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,6 +12,7 @@ from click.testing import CliRunner
 from fake_label_studio import TOKEN, FakeLabelStudio
 from finishing_pool import BATCH, N, Pool, made_pool
 from saved_rounds import LABELS, record
+from waiting import wait_until
 
 from coreset_backend.arrays import unwatched
 from coreset_backend.backend import Backend
@@ -17,7 +20,15 @@ from coreset_backend.cli.main import main
 from coreset_backend.errors import BulkError, FinishError, LabelStudioError, ProjectGone
 from coreset_backend.finish.bulk import advance_bulk, keep_write, new_write
 from coreset_backend.finish.proposal import could_finish, groups, propose
-from coreset_backend.finish.session import FinishState, Kind, Rest, Session, read_proposal, read_session
+from coreset_backend.finish.session import (
+    FinishState,
+    Kind,
+    Rest,
+    Session,
+    keep_session,
+    read_proposal,
+    read_session,
+)
 from coreset_backend.finish.words import sentence
 from coreset_backend.finish.work import Wish, advance, has_work, remove_labels
 from coreset_backend.jobs.bulk import bulk_status, has_bulk_work, start_bulk, undo_bulk
@@ -30,6 +41,8 @@ from coreset_backend.jobs.finishing import (
     start_finish,
     undo_finish,
 )
+from coreset_backend.jobs.keys import FINISH_LEASE
+from coreset_backend.jobs.lease import project_lease
 from coreset_backend.jobs.requests import disconnect_project, labels_to_remove
 from coreset_backend.jobs.tasks import reconcile_job, run_round_job
 from coreset_backend.label_studio.bulk_labels import write_label
@@ -408,6 +421,27 @@ def test_an_audit_and_labels_in_bulk_wait_for_each_other(pool: Pool) -> None:
     advance(pool.backend, pool.project_id)
     assert has_bulk_work(pool.backend, pool.project_id)
     assert advance_bulk(pool.backend, pool.project_id) == "25 labels in bulk are written"
+
+
+def test_a_look_waits_for_no_worker_that_has_begun_to_write(pool: Pool) -> None:
+    """The worker found by itself that the bound holds, and holds the finish for as long as it writes."""
+    start_finish(pool.backend, pool.project_id, Wish(accuracy=0.9))
+    store, redis = pool.backend.store, pool.backend.redis
+    auditing = read_session(store, pool.project_id, Kind.MODEL)
+    assert auditing
+
+    def tries() -> int:
+        return int(redis.info("commandstats")["cmdstat_set"]["calls"])
+
+    with (
+        ThreadPoolExecutor(1) as threads,
+        project_lease(pool.backend, pool.project_id, FINISH_LEASE),
+    ):
+        before = tries()
+        looked = threads.submit(look_at_finish, pool.backend, pool.project_id, Kind.MODEL)
+        wait_until(lambda: tries() > before + 1, "the look to wait for the finish")
+        keep_session(store, pool.project_id, replace(auditing, state=FinishState.WRITING))
+        assert looked.result().state is FinishState.WRITING
 
 
 def test_labels_in_bulk_are_no_checks(pool: Pool) -> None:
