@@ -36,7 +36,8 @@ demo: install label-studio
 	MODEL_DIR=data/demo $(BIN)/coreset-backend demo
 
 # Many tests wait for processes, so five files at a time keep two cores busy; the longest files begin first.
-PARALLEL := -n 5 --dist loadfile --no-loadscope-reorder
+# Hypothesis tries the same examples in every run, however long a busy machine takes to draw them.
+PARALLEL := -n 5 --dist loadfile --no-loadscope-reorder --hypothesis-profile=ci
 # One thread each: with more, the threads of five processes wait for each other on two cores, up to five times as long.
 test test-fast: export OMP_NUM_THREADS := 1
 # pytest keeps each test file with its assertions rewritten, or each of the five rewrites all of them at every run.

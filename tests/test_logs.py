@@ -143,9 +143,12 @@ def test_no_seeded_secret_is_in_the_logs_answers_or_redis_of_a_real_run(
         work = [sys.executable, "-m", "coreset_backend", "work"]
         for command in (gunicorn_command(settings), work):
             process = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
-            stack.callback(process.wait, 20)
+            stack.callback(process.wait, 120)
             stack.callback(process.terminate)
-        client = stack.enter_context(httpx.Client(base_url=f"http://127.0.0.1:{port}", trust_env=False))
+        address, each_anew = f"http://127.0.0.1:{port}", httpx.Limits(max_keepalive_connections=0)
+        client = stack.enter_context(
+            httpx.Client(base_url=address, timeout=60, trust_env=False, limits=each_anew)
+        )
 
         def status() -> str:
             with contextlib.suppress(httpx.HTTPError):
@@ -165,9 +168,7 @@ def test_no_seeded_secret_is_in_the_logs_answers_or_redis_of_a_real_run(
         quoted = {"project": SEEDS["CORESET_WEBHOOK_SECRET"]}
         told = client.post("/setup", json=quoted, auth=login).text
         assert "not '***'" in told
-        said.append(
-            wait_until(lambda: '"last_failure":{' in (text := status()) and text, "the failed round")
-        )
+        said.append(wait_until(lambda: '"last_failure":{' in (text := status()) and text, "the failed round"))
         said += [client.get(path, auth=login).text for path in ("/projects/7", "/metrics", "/openapi.json")]
         said.append(str([locked_redis.dump(key) for key in locked_redis.keys("coreset:*")]))
     said.append((tmp_path / "log").read_text())

@@ -21,7 +21,7 @@ class Docker:
     environment: dict[str, str]
 
     def __call__(
-        self, *arguments: str, seconds: float = 60, cwd: Path = ROOT
+        self, *arguments: str, seconds: float = 240, cwd: Path = ROOT
     ) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             ["docker", *arguments],

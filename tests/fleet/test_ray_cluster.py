@@ -2,7 +2,6 @@
 
 import importlib.util
 import os
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -20,7 +19,6 @@ from coreset_backend.arrays import Resize
 from coreset_backend.backend import Backend, open_backend
 from coreset_backend.errors import ClusterError, ConfigError
 from coreset_backend.fleet.messages import Report
-from coreset_backend.fleet.plan import average_size
 from coreset_backend.fleet.ray_cluster import embed_on_cluster
 from coreset_backend.fleet.ray_process import describe_cluster
 from coreset_backend.rounds.run import run_round
@@ -161,30 +159,41 @@ def at_share(share: float, act: Callable[[], None]) -> Callable[[Report, int], N
 
 def busy(nodes: Nodes) -> list[int]:
     """The processes of the nodes that embed a shard at this moment, by the title that Ray gives them."""
-    found = []
-    for node in nodes.running.values():
-        for pid in descendants(node.pid):
-            try:
-                if (Path(f"/proc/{pid}/cmdline")).read_bytes().startswith(b"ray::embed"):
-                    found.append(pid)
-            except OSError:
-                continue
-    return found
+    return [
+        pid
+        for node in nodes.running.values()
+        for pid in descendants(node.pid)
+        if command_line(pid).startswith(b"ray::embed")
+    ]
 
 
 def drivers() -> set[int]:
     return {
-        pid
-        for pid in descendants(os.getpid())
-        if b"coreset_backend.fleet.ray_driver" in Path(f"/proc/{pid}/cmdline").read_bytes()
+        pid for pid in descendants(os.getpid()) if b"coreset_backend.fleet.ray_driver" in command_line(pid)
     }
 
 
+def command_line(pid: int) -> bytes:
+    """Empty where the process has just ended."""
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return b""
+
+
 def test_a_round_on_three_machines_has_the_bits_of_one_without_ray(
-    make: Callable[..., Backend], undisturbed: dict[bytes, bytes], studio: FakeLabelStudio
+    make: Callable[..., Backend], undisturbed: dict[bytes, bytes], studio: FakeLabelStudio, nodes: Nodes
 ) -> None:
     backend, seen = make("round"), []
+    # The first image comes when a second machine embeds too: one alone might be done before.
+    studio.fail(
+        "meanwhile",
+        "/data/upload/",
+        times=1,
+        act=lambda: wait_until(lambda: len(busy(nodes)) > 1, "two machines"),
+    )
     stored = run_round(backend, 1, lambda *told: seen.append(told))
+    studio.heal()
     embeddings = zip(stored.array("image_keys"), stored.array("embeddings"), strict=True)
     assert {key.tobytes(): row.tobytes() for key, row in embeddings} == undisturbed
     assert stored.record.work and stored.record.work.touched == 0, "this machine reads no image again"
@@ -230,10 +239,10 @@ def test_a_cancelled_round_ends_on_all_machines_and_the_next_goes_on_where_it_wa
 
     with pytest.raises(Cancelled):
         embed(at_share(0.5, cancel))
-    wait_until(lambda: not busy(nodes) and not drivers(), "the cluster to be idle", 10)
+    wait_until(lambda: not busy(nodes) and not drivers(), "the cluster to be idle")
     begun: list[int] = []
     assert embed(lambda report, total: begun.append(report.images)) == undisturbed
-    assert begun[0] >= 0.5 * POOL - 2 * average_size(POOL)
+    assert min(begun, default=POOL) >= 0.5 * POOL  # none, where it was done before the cancel came
 
 
 @pytest.mark.soak
@@ -247,7 +256,7 @@ def test_a_process_that_is_killed_leaves_nothing_running(
 
     with pytest.raises(ClusterError, match=r"was lost .* What it has embedded is kept"):
         embed(at_share(0.1, kill_driver))
-    wait_until(lambda: not busy(nodes), "the cluster to be idle", 10)
+    wait_until(lambda: not busy(nodes), "the cluster to be idle")
 
 
 def test_a_machine_that_computes_otherwise_refuses_in_words(
@@ -302,12 +311,10 @@ def test_a_cluster_that_admits_everybody_is_refused(
 
 def test_a_head_that_does_not_answer_is_named(make: Callable[..., Backend]) -> None:
     backend = make("away", ray_address="127.0.0.1:6111")
-    began = time.monotonic()
     with pytest.raises(
         ClusterError, match=r"No Ray cluster answers at 127\.0\.0\.1:6111 \(Connection refused\)"
     ):
         describe_cluster(backend.settings)
-    assert time.monotonic() - began < 60
 
 
 @pytest.mark.soak
@@ -338,4 +345,4 @@ def test_a_head_that_is_killed_fails_the_round_in_words_and_the_next_finishes_it
     nodes.start(1)
     begun: list[int] = []
     assert embed(lambda report, total: begun.append(report.images)) == undisturbed
-    assert begun[0] >= 0.25 * POOL
+    assert min(begun, default=POOL) >= 0.25 * POOL

@@ -57,7 +57,8 @@ def test_three_actors_select_the_rows_of_one_process_and_say_what_is_wrong(tmp_p
     ran = subprocess.run(
         ["unshare", "--net", "sh", "-c", own, "sh", SCRIPT],
         env={"PATH": "/usr/bin:/bin:/usr/sbin:/sbin", "HOME": str(tmp_path), "OMP_NUM_THREADS": "1"}
-        | {"RAY_USAGE_STATS_ENABLED": "0", "PYTHONPATH": str(Path(__file__).parents[2])},
+        | {"RAY_USAGE_STATS_ENABLED": "0", "PYTHONPATH": str(Path(__file__).parents[2])}
+        | {"RAY_raylet_start_wait_time_s": "200", "RAY_worker_register_timeout_seconds": "200"},
         capture_output=True,
         text=True,
         check=False,

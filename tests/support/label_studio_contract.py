@@ -448,7 +448,9 @@ class LabelStudioContract:
         with pytest.raises(Unauthorized, match="access token, which expires"):
             LabelStudio(
                 client.url,
-                httpx.post(f"{client.url}/api/token/refresh/", json={"refresh": key}).json()["access"],
+                httpx.post(f"{client.url}/api/token/refresh/", json={"refresh": key}, timeout=60).json()[
+                    "access"
+                ],
             )
 
     def test_a_deleted_project_is_404_whatever_is_asked_of_it(
