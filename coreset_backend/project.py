@@ -129,7 +129,8 @@ class KnownTasks:
     their tasks are ``withheld``. ``site``: the SHA-256 of Label Studio's address, which may hold a password.
     ``image``: the value of the label config that the addresses of images were read by.
     ``since``: a time on Label Studio's clock, ISO 8601, before the reading; "" if it could not be told.
-    ``all_read_at``: when all tasks were read, Unix time of this machine.
+    ``all_read_at``: when all tasks were read, Unix time of this machine; ``refreshed_at``: the last refresh
+    before that.
     """
 
     site: str
@@ -138,6 +139,7 @@ class KnownTasks:
     all_read_at: float
     uris: dict[int, str | None]
     withheld: tuple[int, ...] = ()
+    refreshed_at: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

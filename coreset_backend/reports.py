@@ -106,11 +106,13 @@ class Reading:
     """How a round read the project's tasks: ``listed`` of all its ``tasks`` were asked for, and ``why`` all.
 
     ``why`` is empty where only those were that are new or have changed since the last reading.
+    ``refreshed_at``: the last refresh before it, Unix time; 0 without any.
     """
 
     tasks: Count
     listed: Count
     why: str = ""
+    refreshed_at: float = 0.0
 
     @property
     def words(self) -> str:

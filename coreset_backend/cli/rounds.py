@@ -46,8 +46,8 @@ def refresh(project_id: int) -> None:
 
     It starts a round that checks for each image whether the file at its address has changed.
     """
-    count = refresh_images(open_backend(running_settings()), project_id)
-    say(f"A round that checks {count} images is queued." if count else "No image has been read yet.")
+    queued = refresh_images(open_backend(running_settings()), project_id)
+    say("A round that checks all images is queued." if queued else "No image has been read yet.")
 
 
 @click.command()

@@ -9,13 +9,18 @@ from coreset_backend.images import Images
 
 
 def embed_shard(
-    frozen: model.Classifier, images: Images, tasks: Sequence[tuple[int, str | None]], resize: Resize
+    frozen: model.Classifier,
+    images: Images,
+    tasks: Sequence[tuple[int, str | None]],
+    resize: Resize,
+    refreshed_at: float = 0.0,
 ) -> Embedded:
     """The readable images of the tasks (id, address), embedded; the others are left out.
 
-    Raises NotFinite, OutOfMemory, and the error of a token that Label Studio refuses.
+    ``refreshed_at`` as in ``Images.fetch``. Raises NotFinite, OutOfMemory, and the error of a token that
+    Label Studio refuses.
     """
-    pixels, _ = images.fetch(tasks, resize, more=True)
+    pixels, _ = images.fetch(tasks, resize, more=True, refreshed_at=refreshed_at)
     uris = dict(tasks)
     seen = images.last_seen([uris[task_id] for task_id in pixels.task_ids.tolist()])
     sources = tuple(

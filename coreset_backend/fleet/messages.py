@@ -26,6 +26,7 @@ class Job:
     """Shards to embed, (name, tasks), by the network in the file ``weights``.
 
     Each is written into ``folder``. Without shards the machines of the cluster are described.
+    ``refreshed_at``: the refresh that the round follows.
     """
 
     cluster: Cluster
@@ -35,6 +36,7 @@ class Job:
     weights: str = ""
     resize: Resize | None = None
     shards: tuple[tuple[str, Tasks], ...] = ()
+    refreshed_at: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +59,7 @@ class Report:
 @dataclass(frozen=True, slots=True)
 class Order:
     """What all shards of a round have in common: the ``network`` by name, its ``arithmetic`` and ``device``,
-    and the versions of this package and of its decoder."""
+    the versions of this package and of its decoder, and the refresh that it follows."""
 
     network: str
     arithmetic: str
@@ -65,6 +67,7 @@ class Order:
     resize: Resize
     version: str
     decoder: int
+    refreshed_at: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -31,16 +31,17 @@ def embed_on_cluster(
     resize: Resize,
     folder: Path,
     watch: Watch,
+    refreshed_at: float = 0.0,
 ) -> Shelf:
     """The shards of these tasks (id, address of the image), ids ascending, with those embedded before.
 
     ``addresses``: a digest of each task's image. ``watch`` gets each report with the number of images; what
-    it raises ends the work on all machines. Raises ClusterError, and ConfigError if a machine computes
-    otherwise.
+    it raises ends the work on all machines. ``refreshed_at`` as in ``Images.fetch``. Raises ClusterError, and
+    ConfigError if a machine computes otherwise.
     """
     network = model.features_name(frozen)
     shelf, task_ids = Shelf(folder, network), np.array([task_id for task_id, _ in tasks], dtype=np.int64)
-    shelf.prepare()
+    shelf.prepare(refreshed_at)
     missing = [each for each in plan_shards(network, task_ids, addresses) if not shelf.has(each.name)]
     new = sum(len(shard.rows) for shard in missing)
     log.info("%d of %d images are embedded on the cluster, in %d shards", new, len(tasks), len(missing))
@@ -59,6 +60,7 @@ def embed_on_cluster(
             shards=tuple(
                 (shelf.file_name(shard.name), tuple(tasks[row] for row in shard.rows)) for shard in missing
             ),
+            refreshed_at=refreshed_at,
         )
         for report in driven(settings, job):
             watch(replace(report, images=len(tasks) - new + report.images), len(tasks))

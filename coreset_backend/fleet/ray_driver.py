@@ -192,7 +192,8 @@ class _Work:
         job, gpus = self.job, GPU_SHARE if self.job.cluster.device == "cuda" else 0
         weights = [ray.put(Path(job.weights).read_bytes())]
         assert job.resize
-        order = Order(job.network, job.arithmetic, job.cluster.device, job.resize, __version__, DECODER)
+        here = (__version__, DECODER, job.refreshed_at)
+        order = Order(job.network, job.arithmetic, job.cluster.device, job.resize, *here)
         embed = ray.remote(num_cpus=1, num_gpus=gpus, max_retries=-1, scheduling_strategy="SPREAD")(
             ray_tasks.embed
         )

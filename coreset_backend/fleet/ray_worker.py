@@ -24,7 +24,8 @@ def embed(order: Order, weights: "list[ray.ObjectRef[bytes]]", tasks: Tasks) -> 
     machine = ray.util.get_node_ip_address()
     try:
         frozen = _network(order, _Weights(weights[0]))
-        return Done(machine, embed_shard(frozen, _images(), tasks, order.resize).packed())
+        shard = embed_shard(frozen, _images(), tasks, order.resize, order.refreshed_at)
+        return Done(machine, shard.packed())
     except CoresetError as error:
         return Refused(machine, type(error).__name__, str(error))
 

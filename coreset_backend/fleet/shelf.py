@@ -64,15 +64,14 @@ class Shelf:
     def __init__(self, folder: Path, network: str) -> None:
         self._folder, self._network = folder, network[:32]
 
-    def prepare(self) -> None:
-        """Make the folder, and delete what is of no use any more: another network's, or a day old."""
+    def prepare(self, refreshed_at: float = 0.0) -> None:
+        """Make the folder, and delete what is of no use any more: another network's, a day old, or older than
+        the refresh of that time."""
+        since = max(time.time() - KEPT_SECONDS, refreshed_at)
         self._folder.mkdir(parents=True, exist_ok=True)
         for path in self._folder.iterdir():
             with contextlib.suppress(OSError):
-                if (
-                    not path.name.startswith(self._network)
-                    or time.time() - path.stat().st_mtime > KEPT_SECONDS
-                ):
+                if not path.name.startswith(self._network) or path.stat().st_mtime < since:
                     path.unlink()
 
     def has(self, name: str) -> bool:

@@ -72,20 +72,22 @@ class Images:
         *,
         known: KeyRows | None = None,
         more: bool = False,
+        refreshed_at: float = 0.0,
     ) -> tuple[Pixels, list[ImageFailure]]:
         """Read the image of every (task_id, uri), resized as ``resize`` says.
 
         ``progress(done, total)`` counts tasks; an exception in it ends the fetch. The list has the failed
         images in the order of the tasks. ``known``: keys of images that are hardly needed any more: they are
         looked for only if their rows are asked for, unless their file has changed. ``more``: another
-        fetch follows soon, so the processes that decode stay. Raises ``TooManyImageFailures`` if too many
-        fail, and the error of ``auth`` if Label Studio no longer accepts the token.
+        fetch follows soon, so the processes that decode stay. ``refreshed_at``: images that were not checked
+        since that refresh are checked. Raises ``TooManyImageFailures`` if too many fail, and the error of
+        ``auth`` if Label Studio no longer accepts the token.
         """
         given = [(task_id, (uri or "").strip()) for task_id, uri in tasks]
         started_ns = time.time_ns()
         self._site.downloader.forget_silent_hosts()
         self._decoders.warnings = 0
-        results = FetchResults(len(given), resize, in_memory=known is None)
+        results = FetchResults(len(given), resize, refreshed_at, in_memory=known is None)
         self._say_what_is_mapped(uri for _, uri in given)
         to_read, results.touched = self._lookup.to_read(given, known, results)
         done = len(given) - sum(len(image.rows) for image in to_read)
@@ -177,18 +179,14 @@ class Images:
                 keys[row] = np.frombuffer(bytes.fromhex(pixel_key(seen.content, resize)), np.uint8)
         return keys
 
-    def note_seen(self, uri: str, content: str, validator: str) -> None:
-        """Remember what another machine read at ``uri``."""
-        self._revisions.note(address_digest(self._site, uri.strip()), content, validator)
+    def note_seen(self, uri: str, content: str, validator: str, refreshed_at: float) -> None:
+        """Remember what another machine read at ``uri`` for that refresh."""
+        self._revisions.note(address_digest(self._site, uri.strip()), content, validator, refreshed_at)
 
     def addresses(self, uris: Iterable[str | None]) -> list[str]:
         """A digest of each address, the same for all its spellings; empty without an address."""
         given = ((uri or "").strip() for uri in uris)
         return [address_digest(self._site, uri) if uri else "" for uri in given]
-
-    def ask_again(self, uris: Iterable[str | None]) -> int:
-        """Make the next fetch check each image's file for changes; returns the number of known images."""
-        return self._revisions.ask_again({address for address in self.addresses(uris) if address})
 
     def close(self) -> None:
         """Close all connections and end the decoding processes."""
@@ -225,13 +223,14 @@ class Images:
 
     def _read_one(self, image: Wanted, started_ns: int, results: FetchResults) -> None:
         before = image.seen if image.is_cached else None
-        if before and not before.must_be_asked and time.monotonic() > results.ask_until:
+        is_refreshed = before is not None and before.refreshed_at >= results.refreshed_at
+        if is_refreshed and time.monotonic() > results.ask_until:
             return
         try:
             reading = self._fetched_pixels(image.task_id, image.uri, results.resize, before)
         except ImageError as error:
             logger.info("Task %d: %s: %s", image.task_id, shown_uri(image.uri), error)
-            if before:  # keep using the cached pixels, and check again another day
+            if before:  # keep using the cached pixels, and check again another day; for a refresh, next time
                 self._revisions.note(image.address, before.content, before.validator)
             else:
                 results.reasons[image.address] = str(error)
@@ -240,7 +239,7 @@ class Images:
             image.key = pixel_key(reading.content, results.resize)
             results.keep(image, reading.pixels, self._cache.write(image.key, reading.pixels, started_ns))
             image.has_changed = before is not None
-        self._revisions.note(image.address, reading.content, reading.validator)
+        self._revisions.note(image.address, reading.content, reading.validator, results.refreshed_at)
 
     def _fetched_alone(self, task_id: int, uri: str, resize: Resize) -> _Reading:
         # In a thread, like all images: an exception that ends the round is raised in the caller's thread.

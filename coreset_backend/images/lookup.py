@@ -39,12 +39,12 @@ class Lookup:
         for images in self._wanted_images(given, known, results):
             cached = [image for image in images if image.is_cached]
             altered = self._changed_files(cached)
-            may_be_due = due({image.address: image.seen for image in cached if image.seen}, time.time())
+            may_be_due = _due(cached, results)
             missing += [image for image in images if not image.is_cached]
             suspects += [image for image in cached if image.address in altered | may_be_due]
             changed |= altered
             unknown += sum(not image.is_known for image in images)
-        asked = changed | due({image.address: image.seen for image in suspects if image.seen}, time.time())
+        asked = changed | _due(suspects, results)
         return [*missing, *(image for image in suspects if image.address in asked)], unknown
 
     def _wanted_images(
@@ -105,6 +105,11 @@ class Lookup:
         if pixels is not None:
             results.keep(image, pixels, stored=True)
         return pixels is not None
+
+
+def _due(images: Sequence[Wanted], results: FetchResults) -> set[str]:
+    seen = {image.address: image.seen for image in images if image.seen}
+    return due(seen, time.time(), results.refreshed_at)
 
 
 def pixel_key(content: str, resize: Resize) -> str:

@@ -100,11 +100,11 @@ class FetchResults:
     ``keys``: uint8[count, 32], each task's key in the cache, once its content is known. ``small``:
     uint8[count, size, size, 3], filled by rows, if the images are kept in memory, else ``None``.
     ``kept``: key -> pixels that have no room on disk. ``reasons``: address -> reason of its failure.
-    ``touched``: number of images looked for.
+    ``touched``: number of images looked for. ``refreshed_at``: the refresh that the fetch follows.
     """
 
-    def __init__(self, count: int, resize: Resize, *, in_memory: bool) -> None:
-        self.resize = resize
+    def __init__(self, count: int, resize: Resize, refreshed_at: float = 0.0, *, in_memory: bool) -> None:
+        self.resize, self.refreshed_at = resize, refreshed_at
         self.keys = np.zeros((count, 32), np.uint8)
         shape = (count, resize.size, resize.size, 3)
         in_memory = in_memory and resize.size <= SMALL and math.prod(shape) <= MOST_IN_MEMORY

@@ -4,7 +4,8 @@ Pixels are cached by the content of their file. The table holds for each address
 and its validator (ETag or Last-Modified; for local files time and size). Local files are checked in every
 round, which costs microseconds. A server is asked about an image at most once a day, and about at most
 MOST_ASKED images in a round, beginning with the images that were checked longest ago: a round of 100,000
-images must not wait for 100,000 answers. ``ask_again`` lifts both limits once.
+images must not wait for 100,000 answers. A refresh, which a person asks for, lifts both limits: each entry
+has the last one that it was checked for, so that every host checks all that it has read before.
 
 The file is part of the cache: if it is lost, images are fetched again.
 """
@@ -24,29 +25,33 @@ logger = logging.getLogger(__name__)
 ASKED_AGAIN_AFTER = 86_400.0
 MOST_ASKED = 1000
 ASKING_SECONDS = 30.0
-"""A round sends no more questions after this time, except for addresses of ``ask_again``."""
+"""A round sends no more questions after this time, except for a refresh."""
 _MOST_AT_ONCE = 500
 _MOST_ROWS = 2_000_000  # 0.5 GB
 _TABLE = """
 CREATE TABLE IF NOT EXISTS seen (
-    address TEXT PRIMARY KEY, content TEXT NOT NULL, validator TEXT NOT NULL, asked REAL NOT NULL
+    address TEXT PRIMARY KEY, content TEXT NOT NULL, validator TEXT NOT NULL, asked REAL NOT NULL,
+    refreshed_at REAL NOT NULL DEFAULT 0
 ) WITHOUT ROWID
 """
-_ASK_AGAIN = -1.0  # as the time of the last question
+_NOTE = """
+INSERT INTO seen VALUES (?, ?, ?, ?, ?) ON CONFLICT (address) DO UPDATE SET
+content = excluded.content, validator = excluded.validator, asked = excluded.asked,
+refreshed_at = max(refreshed_at, excluded.refreshed_at)
+"""
 _DAMAGED = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 
 
 class Seen(NamedTuple):
-    """The content and validator of an address when it was last checked, at ``asked`` (``time.time``)."""
+    """The content and validator of an address when it was last checked, at ``asked`` (``time.time``).
+
+    ``refreshed_at``: the last refresh that it was checked for.
+    """
 
     content: str
     validator: str
     asked: float
-
-    @property
-    def must_be_asked(self) -> bool:
-        """Whether a person requested the check, however long it takes."""
-        return self.asked == _ASK_AGAIN
+    refreshed_at: float = 0.0
 
 
 class Revisions:
@@ -62,27 +67,23 @@ class Revisions:
         found: dict[str, Seen] = {}
         while some := tuple(itertools.islice(wanted, _MOST_AT_ONCE)):
             places = ", ".join("?" * len(some))
-            rows = self._run(f"SELECT * FROM seen WHERE address IN ({places})", some)
-            found |= {address: Seen(content, validator, asked) for address, content, validator, asked in rows}
+            columns = "address, content, validator, asked, refreshed_at"
+            rows = self._run(f"SELECT {columns} FROM seen WHERE address IN ({places})", some)
+            found |= {row[0]: Seen(*row[1:]) for row in rows}
         return found
 
-    def note(self, address: str, content: str, validator: str) -> None:
-        """Remember the current content of ``address``."""
-        self._run("REPLACE INTO seen VALUES (?, ?, ?, ?)", (address, content, validator, time.time()))
-
-    def ask_again(self, addresses: Iterable[str]) -> int:
-        """Make the next fetch check every known address in ``addresses``; returns their number."""
-        known = self.seen(addresses)
-        for address in known:
-            self._run("UPDATE seen SET asked = ? WHERE address = ?", (_ASK_AGAIN, address))
-        return len(known)
+    def note(self, address: str, content: str, validator: str, refreshed_at: float = 0.0) -> None:
+        """Remember the current content of ``address``, read for the refresh of that time or a later one."""
+        self._run(_NOTE, (address, content, validator, time.time(), refreshed_at))
 
     def close(self) -> None:
         """Close the file."""
         if self._connection:
             self._connection.close()
 
-    def _run(self, statement: str, values: tuple[object, ...] = ()) -> list[tuple[str, str, str, float]]:
+    def _run(
+        self, statement: str, values: tuple[object, ...] = ()
+    ) -> list[tuple[str, str, str, float, float]]:
         try:
             with self._lock:
                 return self._connection.execute(statement, values).fetchall() if self._connection else []
@@ -99,6 +100,7 @@ class Revisions:
             connection.execute("PRAGMA synchronous = OFF")
             connection.execute("PRAGMA journal_mode = WAL")
             connection.execute(_TABLE)
+            self._add_refreshes(connection)
             self._forget_the_oldest(connection)
         except sqlite3.Error as error:
             self._say_broken(error)
@@ -125,6 +127,17 @@ class Revisions:
         return self._opened()
 
     @staticmethod
+    def _add_refreshes(connection: sqlite3.Connection) -> None:
+        """Add the column to a file of an earlier release."""
+        columns = "SELECT name FROM pragma_table_info('seen')"
+        if ("refreshed_at",) in connection.execute(columns).fetchall():
+            return
+        connection.execute("BEGIN IMMEDIATE")  # another process may add it too
+        if ("refreshed_at",) not in connection.execute(columns).fetchall():
+            connection.execute("ALTER TABLE seen ADD COLUMN refreshed_at REAL NOT NULL DEFAULT 0")
+        connection.execute("COMMIT")
+
+    @staticmethod
     def _forget_the_oldest(connection: sqlite3.Connection) -> None:
         ((count,),) = connection.execute("SELECT count(*) FROM seen").fetchall()
         if count > _MOST_ROWS:
@@ -139,18 +152,19 @@ class Revisions:
             logger.warning("%s cannot be used (%s): images are fetched again", self._path, error)
 
 
-def due(seen: Mapping[str, Seen], now: float) -> set[str]:
-    """The addresses to check in this round: those of ``ask_again``, else those checked longest ago.
+def due(seen: Mapping[str, Seen], now: float, refreshed_at: float = 0.0) -> set[str]:
+    """The addresses to check in this round: those not checked since the refresh of that time, and of the
+    others those checked longest ago.
 
     The latter only with a validator of the server; without one each check would be a whole download.
     """
-    wanted = {address for address, known in seen.items() if known.must_be_asked}
+    wanted = {address for address, known in seen.items() if known.refreshed_at < refreshed_at}
     since = now - ASKED_AGAIN_AFTER
     old = (
         (known.asked, address)
         for address, known in seen.items()
         if known.validator.startswith(("etag:", "date:"))
-        and not known.must_be_asked
+        and address not in wanted
         and not since < known.asked <= now
     )
     return wanted | {address for _, address in heapq.nsmallest(MOST_ASKED, old)}

@@ -178,18 +178,18 @@ def _undo_finishes(backend: Backend, project_id: int) -> Iterator[str]:
             yield f"{done[:1].upper()}{done[1:]}."
 
 
-def refresh_images(backend: Backend, project_id: int) -> int:
-    """Start a round that reads all tasks and checks every known image for a replaced file; returns the number
-    of known images.
+def refresh_images(backend: Backend, project_id: int) -> bool:
+    """Start a round that reads all tasks and checks every image for a replaced file.
 
-    Starts no round if no image is known yet. Raises LabelStudioError, QueueError.
+    Until that is done, on whatever host, each round begins with it. False, and no round, for a project that
+    had none yet. Raises ProjectError, Unwritable, QueueError.
     """
-    snapshot = backend.label_studio.fetch_snapshot(project_id)
-    count = backend.images.ask_again(task.uri for task in snapshot.tasks)
-    if count:
-        backend.store.forget_known_tasks(project_id)
-        request_round(backend, project_id, "images are to be checked", force=True)
-    return count
+    require_connected(backend.store, project_id)
+    if project_id not in backend.store.projects():
+        return False
+    backend.store.refresh(project_id)
+    request_round(backend, project_id, "images are to be checked", force=True)
+    return True
 
 
 def _away(error: RedisError) -> QueueError:

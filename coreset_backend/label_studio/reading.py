@@ -67,15 +67,18 @@ def read_tasks(
     progress: Progress = unwatched,
     *,
     control: str | None = None,
+    refreshed_at: float = 0.0,
 ) -> ReadTasks:
     """The project's snapshot, the same as that of ``fetch_snapshot``; ``known`` is of the last reading.
 
-    Raises LabelStudioError, also ProjectGone, and UnsupportedLabelConfig.
+    All tasks are read if that was before the refresh of ``refreshed_at``. Raises LabelStudioError, also
+    ProjectGone, and UnsupportedLabelConfig.
     """
     project = label_studio.fetch_project(project_id)
     image = parse_label_config(project.label_config, control).image
     site = hashlib.sha256(label_studio.url.encode()).hexdigest()
-    fresh = KnownTasks(site, image, _moment(label_studio, project_id), time.time(), {})
+    since = _moment(label_studio, project_id)
+    fresh = KnownTasks(site, image, since, time.time(), {}, refreshed_at=refreshed_at)
     why = _why_all(known, fresh)
     found = listed = None
     if known and not why:
@@ -88,7 +91,7 @@ def read_tasks(
         found = _addresses(label_studio.tasks(project_id, {"include": "id,data"}, progress), image)
     annotated = label_studio.annotated_tasks(project_id)
     snapshot = parse_snapshot(project, annotated, datetime.now(UTC), control, found)
-    reading = Reading(len(found), len(found) if listed is None else listed, why)
+    reading = Reading(len(found), len(found) if listed is None else listed, why, refreshed_at)
     log.info("project %d: read %s", project_id, reading.words)
     return ReadTasks(snapshot, _to_keep(fresh, found), reading)
 
@@ -97,6 +100,8 @@ def _why_all(known: KnownTasks | None, fresh: KnownTasks) -> str:
     """Why all tasks are read, as the end of "because ..."; "" if what has changed may be asked for."""
     if known is None:
         return "no earlier reading is known"
+    if known.refreshed_at < fresh.refreshed_at:
+        return "a person asked for it"
     if known.site != fresh.site:
         return "the last reading was of another address of Label Studio"
     if known.image != fresh.image:

@@ -28,12 +28,13 @@ def embedded_images(
     previous: StoredRound | None,
     phase: Phase,
     progress: RoundWatch,
+    refreshed_at: float,
 ) -> KeyRows | None:
     """The keys of the images that the round need not read: those embedded before, and those that the cluster
     embeds now.
 
     It embeds none if they are few, and none for a network that is trained in the round, which needs the
-    pixels here. Raises ClusterError, ConfigError.
+    pixels here. ``refreshed_at`` as in ``Images.fetch``. Raises ClusterError, ConfigError.
     """
     known = embedded_keys(previous, chosen, snapshot, settings.device)
     if settings.cluster is None or not is_frozen(chosen, snapshot, settings.device):
@@ -47,7 +48,7 @@ def embedded_images(
         progress("cluster", report.images, total, 0 if report.waits else max(report.machines, 1))
 
     with phase("cluster"):
-        sample, _ = backend.images.fetch(new[:SAMPLE], resize)
+        sample, _ = backend.images.fetch(new[:SAMPLE], resize, refreshed_at=refreshed_at)
         shelf = embed_on_cluster(
             settings,
             frozen_network(settings, chosen, sample),
@@ -56,8 +57,9 @@ def embedded_images(
             resize,
             backend.store.shards(snapshot.project_id),
             watch,
+            refreshed_at,
         )
-        found = _noted(backend, shelf, dict(new))
+        found = _noted(backend, shelf, dict(new), refreshed_at)
     return known.with_more(found) if known else KeyRows(found)
 
 
@@ -70,9 +72,9 @@ def _new_images(
     return [tasks[row] for row in np.flatnonzero(known.find(keys) < 0)] if known else tasks
 
 
-def _noted(backend: Backend, shelf: Shelf, uris: dict[int, str]) -> NDArray[np.uint8]:
+def _noted(backend: Backend, shelf: Shelf, uris: dict[int, str], refreshed_at: float) -> NDArray[np.uint8]:
     """The keys of the images on the shelf, uint8[m, 32], after their files were noted as read."""
     for source in shelf.sources():
         if uri := uris.get(source.task_id):
-            backend.images.note_seen(uri, source.content, source.validator)
+            backend.images.note_seen(uri, source.content, source.validator, refreshed_at)
     return shelf.index().keys

@@ -1,10 +1,8 @@
 """Runs a round: read the project, fit, embed, select, save, publish."""
 
-import contextlib
 import logging
-import time
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,6 +29,7 @@ from coreset_backend.rounds.ahead import embedded_images
 from coreset_backend.rounds.backbone import prepare_backbone
 from coreset_backend.rounds.carried import Neighborhood, carried_over, neighborhood
 from coreset_backend.rounds.choose import Choice, choose_batch
+from coreset_backend.rounds.clock import Clock
 from coreset_backend.rounds.consensus import settled
 from coreset_backend.rounds.embeddings import count_embedded, is_frozen
 from coreset_backend.rounds.examples import examples_among, weights_by_examples
@@ -61,7 +60,7 @@ def run_round(backend: Backend, project_id: int, progress: RoundWatch = unwatche
     stored = backend.store.latest(project_id)
     attributes = label_config_attributes(snapshot.label_config)
     settings = backend.settings_by_label_config(project_id, attributes)
-    if stored is None or not _can_be_published(stored, snapshot):
+    if stored is None or not _can_be_published(stored, snapshot, reading):
         stored = _computed(backend, settings, snapshot, reading, stored, clock)
     with clock.phase("publish") as step:
         publish_round(backend, stored, step)
@@ -73,23 +72,26 @@ def run_round(backend: Backend, project_id: int, progress: RoundWatch = unwatche
 def _read_tasks(backend: Backend, project_id: int, step: Progress) -> tuple[Snapshot, Reading]:
     """The project's snapshot, of which only what has changed was read where the store knows the rest."""
     control = backend.settings_by_label_config(project_id, {}).control
-    known = backend.store.known_tasks(project_id)
-    read = read_tasks(backend.label_studio, project_id, known, step, control=control)
+    known, refreshed_at = backend.store.known_tasks(project_id), backend.store.refreshed_at(project_id)
+    read = read_tasks(
+        backend.label_studio, project_id, known, step, control=control, refreshed_at=refreshed_at
+    )
     if not read.snapshot.tasks:
         title = read.snapshot.title
         raise EmptyPool(f"Project {project_id} '{title}' has no tasks yet. Import images into it.")
     try:
-        # Else a person asked meanwhile that the next round reads all tasks.
-        if known is None or backend.store.known_tasks(project_id) is not None:
-            backend.store.keep_known_tasks(project_id, read.known)
+        backend.store.keep_known_tasks(project_id, read.known)
     except Unwritable as error:  # the next round reads all tasks, or more of them
         log.warning("project %d: %s", project_id, error)
     return read.snapshot, read.reading
 
 
-def _can_be_published(stored: StoredRound, snapshot: Snapshot) -> bool:
-    """Whether the round is not published yet, belongs to the current snapshot, and has no damaged file."""
+def _can_be_published(stored: StoredRound, snapshot: Snapshot, reading: Reading) -> bool:
+    """Whether the round is not published yet, belongs to the current snapshot and refresh, and has no damaged
+    file."""
     if stored.publication or stored.record.fingerprint != snapshot.fingerprint():
+        return False
+    if reading.refreshed_at > (stored.record.reading.refreshed_at if stored.record.reading else 0):
         return False
     try:
         stored.verify()
@@ -130,7 +132,7 @@ def _computed(
     snapshot: Snapshot,
     reading: Reading,
     previous: StoredRound | None,
-    clock: "Clock",
+    clock: Clock,
 ) -> StoredRound:
     """The new round. If an image is gone that was trusted to be there, all images are looked for first."""
     try:
@@ -148,12 +150,12 @@ def _compute(
     as_read: Snapshot,
     reading: Reading,
     previous: StoredRound | None,
-    clock: "Clock",
+    clock: Clock,
     *,
     look_for_all: bool = False,
 ) -> StoredRound:
     names = _annotator_names(backend.label_studio, as_read)
-    learned = _learn(backend, settings, as_read, previous, clock, look_for_all=look_for_all)
+    learned = _learn(backend, settings, as_read, reading, previous, clock, look_for_all=look_for_all)
     snapshot = learned.snapshot
     with backend.store.draft(snapshot.project_id) as draft:
         set_log_context(project=draft.project_id, round=draft.number)
@@ -206,20 +208,18 @@ def _learn(
     backend: Backend,
     settings: Settings,
     snapshot: Snapshot,
+    reading: Reading,
     previous: StoredRound | None,
-    clock: "Clock",
+    clock: Clock,
     *,
     look_for_all: bool,
 ) -> Learned:
     store, project_id = backend.store, snapshot.project_id
     features = features_at_hand(store, project_id)
     chosen = _backbone(store, settings, snapshot, previous, clock)
-    known = None
-    if not look_for_all:
-        known = embedded_images(backend, settings, chosen, snapshot, previous, clock.phase, clock.progress)
-    with clock.phase("images") as step:
-        uris, resize = snapshot.image_uris, chosen.backbone.resize(settings.image_size)
-        pixels, failures = backend.images.fetch(uris, resize, step, known=known)
+    pixels, failures = _fetched(
+        backend, settings, chosen, snapshot, previous, reading.refreshed_at, clock, look_for_all=look_for_all
+    )
     readable = np.searchsorted(snapshot.task_ids, pixels.task_ids)
     holdout = held_out(settings, snapshot, pixels, previous)
     snapshot = settled(snapshot, previous, holdout, settings.seed)
@@ -244,8 +244,29 @@ def _learn(
     )
 
 
+def _fetched(
+    backend: Backend,
+    settings: Settings,
+    chosen: model.ChosenBackbone,
+    snapshot: Snapshot,
+    previous: StoredRound | None,
+    refreshed_at: float,
+    clock: Clock,
+    *,
+    look_for_all: bool,
+) -> tuple[Pixels, Sequence[ImageFailure]]:
+    known = None
+    if not look_for_all:
+        known = embedded_images(
+            backend, settings, chosen, snapshot, previous, clock.phase, clock.progress, refreshed_at
+        )
+    uris, resize = snapshot.image_uris, chosen.backbone.resize(settings.image_size)
+    with clock.phase("images") as step:
+        return backend.images.fetch(uris, resize, step, known=known, refreshed_at=refreshed_at)
+
+
 def _backbone(
-    store: Store, settings: Settings, snapshot: Snapshot, previous: StoredRound | None, clock: "Clock"
+    store: Store, settings: Settings, snapshot: Snapshot, previous: StoredRound | None, clock: Clock
 ) -> model.ChosenBackbone:
     project_id = snapshot.project_id
     prepare_backbone(store, settings, project_id, len(snapshot.tasks), previous, clock.step("weights"))
@@ -279,7 +300,7 @@ def _choose(
     examples: Sequence[Example],
     previous: StoredRound | None,
     draft: Draft,
-    clock: "Clock",
+    clock: Clock,
 ) -> tuple[Choice, LabelErrors, Arrays, Neighborhood]:
     """The choice, what is known of errors in the labels, the evidence, and what it stands on; the index stays
     in the draft.
@@ -326,7 +347,7 @@ def _record(
     draft: Draft,
     learned: Learned,
     choice: Choice,
-    clock: "Clock",
+    clock: Clock,
 ) -> Round:
     embedded = learned.pixels.task_ids
     return Round(
@@ -375,26 +396,3 @@ def _counted(states: NDArray[np.uint8]) -> dict[str, int]:
 
 def _finite(value: float) -> float | None:
     return float(value) if np.isfinite(value) else None
-
-
-@dataclass(slots=True)
-class Clock:
-    """Seconds by phase, and progress within each."""
-
-    progress: RoundWatch
-    timings: dict[str, float] = field(default_factory=dict)
-
-    @contextlib.contextmanager
-    def phase(self, name: str) -> Iterator[Progress]:
-        """Add the time of the block; yields a callback (done, total) for progress within it."""
-        started = time.monotonic()
-        self.progress(name, 0, 0)
-        yield lambda done, total: self.progress(name, done, total)
-        self.timings[name] = round(self.timings.get(name, 0.0) + time.monotonic() - started, 3)
-
-    def step(self, name: str) -> Progress:
-        """What reports (done, total) of a phase that most rounds do without, and that is not timed."""
-        return lambda done, total: self.progress(name, done, total)
-
-    def __str__(self) -> str:
-        return ", ".join(f"{name} {seconds:.1f} s" for name, seconds in self.timings.items())

@@ -348,7 +348,15 @@ class BackboneChoice:
     retry_at: float = 0.0
 
 
+@dataclass(frozen=True, slots=True)
+class Refresh:
+    """When a person last asked that all is read anew, Unix time; later than any such time before."""
+
+    at: float
+
+
 CHOICE = TypeAdapter(BackboneChoice)
+REFRESH = TypeAdapter(Refresh)
 ROUND = TypeAdapter(Round)
 HOLD = TypeAdapter(Hold)
 PUBLICATION = TypeAdapter(Publication)

@@ -7,6 +7,7 @@
     MODEL_DIR/projects/<id>/held.json            why no round starts automatically, if so
     MODEL_DIR/projects/<id>/backbone.json        the backbone that was chosen for it, where none is set
     MODEL_DIR/projects/<id>/tasks.json           its tasks as last read from Label Studio, without secrets
+    MODEL_DIR/projects/<id>/refresh.json         when a person last asked that all is read anew
     MODEL_DIR/projects/<id>/connection.json      its settings in Label Studio before it was connected
     MODEL_DIR/projects/<id>/disconnected         exists while it is disconnected
     MODEL_DIR/projects/<id>/extra-params.json    its settings from Label Studio's form
@@ -33,7 +34,18 @@ from coreset_backend.errors import CorruptFile, CorruptRound, RoundNotFound
 from coreset_backend.files import remove_partial
 from coreset_backend.project import KnownTasks
 from coreset_backend.store.folder import Folder
-from coreset_backend.store.record import AUDITION, CHOICE, HOLD, KNOWN_TASKS, ROUND, Audition, as_saved, taken
+from coreset_backend.store.record import (
+    AUDITION,
+    CHOICE,
+    HOLD,
+    KNOWN_TASKS,
+    REFRESH,
+    ROUND,
+    Audition,
+    Refresh,
+    as_saved,
+    taken,
+)
 from coreset_backend.store.record import BackboneChoice as BackboneChoice
 from coreset_backend.store.record import Hold as Hold
 from coreset_backend.store.record import Round as Round
@@ -153,9 +165,19 @@ class Store:
         self.register(project_id)
         self.kept(project_id, TASKS).write(as_saved(KNOWN_TASKS, known))
 
-    def forget_known_tasks(self, project_id: int) -> None:
-        """Have all tasks read again; raises Unwritable."""
-        self.kept(project_id, TASKS).delete()
+    def refresh(self, project_id: int) -> None:
+        """Have every host read all tasks and check all images again; raises Unwritable."""
+        at = max(time.time(), self.refreshed_at(project_id) + 1)  # the clock of another host may be ahead
+        self.kept(project_id, "refresh.json").write(as_saved(REFRESH, Refresh(at)))
+
+    def refreshed_at(self, project_id: int) -> float:
+        """When that was last asked for, Unix time; 0 if never, or where the file is damaged."""
+        try:
+            asked = self.kept(project_id, "refresh.json").read_as(REFRESH)
+        except (CorruptFile, ValueError) as error:
+            log.error("project %d: refresh it again if you asked for it lately: %s", project_id, error)
+            return 0.0
+        return asked.at if asked else 0.0
 
     def disconnect(self, project_id: int) -> None:
         """Treat the project as unknown until it is registered again; its rounds are kept."""

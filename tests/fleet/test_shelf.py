@@ -74,6 +74,13 @@ def test_another_networks_shards_and_old_ones_are_deleted(shelf: Shelf, tmp_path
     assert not shelf.has("b")
 
 
+def test_shards_from_before_a_refresh_are_deleted(shelf: Shelf, tmp_path: Path) -> None:
+    (path,) = tmp_path.rglob("*-a.npz")
+    os.utime(path, (time.time() - 100, time.time() - 100))
+    shelf.prepare(refreshed_at=time.time() - 50)
+    assert not shelf.has("a") and shelf.has("b")
+
+
 def test_the_shards_go_when_their_round_is_saved(shelf: Shelf, tmp_path: Path) -> None:
     clear_shards(tmp_path / "shards")
     clear_shards(tmp_path / "shards")

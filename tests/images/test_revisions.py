@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 from fake_label_studio import TOKEN, FakeLabelStudio
 from image_server import plain_png
+from saved_rounds import flip_a_byte
 from serving import serving
 
 from coreset_backend.arrays import Resize, unwatched
@@ -24,10 +25,12 @@ from coreset_backend.images import Images, Limits, open_images
 from coreset_backend.images.fetch import REVISIONS
 from coreset_backend.images.revisions import ASKED_AGAIN_AFTER, MOST_ASKED, Revisions, Seen, due
 from coreset_backend.jobs.requests import refresh_images
-from coreset_backend.label_studio.reading import read_tasks
-from coreset_backend.rounds.run import _read_tasks
+from coreset_backend.rounds.run import _read_tasks, run_round
+from coreset_backend.store.saved_round import StoredRound
+from coreset_backend.store.store import Store
 
 PATH = "/data/upload/1/a.png"
+SMALL = {"backbone": "small_cnn", "image_size": 16, "batch_size": 4}
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -105,9 +108,9 @@ def a_day_later(tmp_path: Path) -> Callable[[], None]:
     return wait
 
 
-def shade(images: Images, path: str = PATH, size: int = 16) -> int:
+def shade(images: Images, path: str = PATH, size: int = 16, refreshed_at: float = 0.0) -> int:
     """The red of the image at ``path``, as a round sees it."""
-    pixels, failures = images.fetch([(1, path)], Resize(size))
+    pixels, failures = images.fetch([(1, path)], Resize(size), refreshed_at=refreshed_at)
     assert failures == []
     return int(pixels[0:1][0, size // 2, size // 2, 0])
 
@@ -144,8 +147,7 @@ def test_a_replaced_file_is_read_again_where_its_server_gives_its_word(
     found = shade(images, size=size)
     if speaks == "nothing":
         assert (found, statuses()) == (10, [])
-        assert images.ask_again([PATH, None, "/data/upload/1/never-read.png"]) == 1
-        found = shade(images, size=size)
+        found = shade(images, size=size, refreshed_at=1.0)
     assert (found, statuses()) == (20, [200])
     assert shade(opened(), size=size) == 20  # another process knows it too
 
@@ -241,8 +243,9 @@ def test_of_a_large_pool_a_thousand_are_asked_for_those_longest_unasked_first() 
     assert due(fresh, now) == set()
     wordless = {"a": Seen("c", "", 0.0), "b": Seen("c", "file:1-2-3", 0.0)}
     assert due(wordless, now) == set()
-    wanted = {address: known._replace(asked=-1.0) for address, known in (seen | wordless).items()}
-    assert due(wanted, now) == set(wanted)
+    assert due(seen | wordless, now, refreshed_at=2.0) == {*seen, *wordless}
+    refreshed = {address: known._replace(refreshed_at=2.0) for address, known in (fresh | wordless).items()}
+    assert due(refreshed, now, refreshed_at=2.0) == set()
     assert due({"a": Seen("c", "etag:x", now + 10**6)}, now) == {"a"}  # a clock that was set back
 
 
@@ -258,12 +261,86 @@ def test_a_round_waits_no_longer_than_its_share_for_answers(
     monkeypatch.setattr("coreset_backend.images.pixels.ASKING_SECONDS", -1.0)
     _, failures = images.fetch(enumerate(paths), Resize(16))
     assert failures == [] and statuses() == []
-    assert images.ask_again(paths) == 50
-    images.fetch(enumerate(paths), Resize(16))
+    images.fetch(enumerate(paths), Resize(16), refreshed_at=1.0)
     assert statuses() == [304] * 50  # a person has time
     monkeypatch.undo()
-    images.fetch(enumerate(paths), Resize(16))
+    images.fetch(enumerate(paths), Resize(16), refreshed_at=1.0)
     assert statuses() == []  # and once is enough
+
+
+# ---------------------------------------------------------------- a refresh
+
+
+class Stopped(Exception):
+    """What a cancel raises in a round."""
+
+
+def test_what_a_refresh_has_not_checked_when_its_round_fails_the_next_checks(
+    opened: Callable[..., Images],
+) -> None:
+    images, paths = opened(threads=1), [f"/data/upload/1/{n}.png" for n in range(40)]
+    Handler.FILES |= {path: (plain_png(n), 1e9) for n, path in enumerate(paths)}
+    images.fetch(enumerate(paths), Resize(16))
+    statuses()
+
+    def stop(done: int, _total: int) -> None:
+        if done == 10:
+            raise Stopped
+
+    with pytest.raises(Stopped):
+        images.fetch(enumerate(paths), Resize(16), stop, refreshed_at=1.0)
+    first = len(statuses())
+    assert 0 < first < 40
+    images.fetch(enumerate(paths), Resize(16))  # as an export does: it follows no refresh
+    images.fetch(enumerate(paths), Resize(16), refreshed_at=1.0)
+    assert statuses() == [304] * (40 - first)
+    images.fetch(enumerate(paths), Resize(16), refreshed_at=1.0)
+    assert statuses() == []
+
+
+def test_a_refresh_holds_for_every_host_whenever_it_reads_the_image_next(
+    server: str, tmp_path: Path, opened: Callable[..., Images]
+) -> None:
+    Handler.speaks = "nothing"
+    Handler.FILES[PATH] = plain_png(10), 1e9
+    one, limits = opened(), Limits(tries=2, backoff_s=0.01)
+    another = open_images(
+        label_studio_url=server, auth=None, cache_dir=tmp_path / "b", max_failed_share=0.5, limits=limits
+    )
+    with contextlib.closing(another):
+        assert (shade(one), shade(another)) == (10, 10)
+        Handler.FILES[PATH] = plain_png(20), 1.1e9
+        assert (shade(one, refreshed_at=1.0), shade(one, refreshed_at=1.0)) == (20, 20)
+        assert shade(another, refreshed_at=1.0) == 20
+
+
+def test_an_image_whose_server_does_not_answer_a_refresh_is_asked_for_again(
+    opened: Callable[..., Images],
+) -> None:
+    images, Handler.speaks = opened(), "nothing"
+    Handler.FILES[PATH] = plain_png(10), 1e9
+    assert shade(images) == 10
+    del Handler.FILES[PATH]
+    assert shade(images, refreshed_at=1.0) == 10  # as long as it is cached
+    Handler.FILES[PATH] = plain_png(20), 1.1e9
+    assert shade(images, refreshed_at=1.0) == 20
+
+
+def test_the_table_of_an_earlier_release_is_taken_over(tmp_path: Path) -> None:
+    with contextlib.closing(sqlite3.connect(tmp_path / "r")) as file:
+        file.execute(
+            "CREATE TABLE seen (address TEXT PRIMARY KEY, content TEXT NOT NULL, validator TEXT NOT NULL, "
+            "asked REAL NOT NULL) WITHOUT ROWID"
+        )
+        file.execute("INSERT INTO seen VALUES ('a', 'content', 'etag:x', 5.0)")
+        file.commit()
+    one, other = Revisions(tmp_path / "r"), Revisions(tmp_path / "r")
+    assert other.seen(["a"]) == {"a": Seen("content", "etag:x", 5.0)}
+    one.note("a", "new", "", refreshed_at=7.0)
+    one.note("a", "newer", "")
+    assert other.seen(["a"])["a"]._replace(asked=0.0) == Seen("newer", "", 0.0, 7.0)
+    one.close()
+    other.close()
 
 
 # ---------------------------------------------------------------- the file of revisions
@@ -343,34 +420,83 @@ def test_pixels_are_those_of_the_new_file(
 def test_refresh_has_a_round_ask_for_all_images_of_the_project(
     make_backend: Callable[..., Backend], studio: FakeLabelStudio
 ) -> None:
-    backend = make_backend(label_studio_url=studio.url, label_studio_api_key=TOKEN)
-    project_id = studio.create_project(images=3)
-    assert refresh_images(backend, project_id) == 0 and backend.queue.count == 0  # nothing was read yet
-    snapshot = backend.label_studio.fetch_snapshot(project_id)
-    uris = [(task.task_id, task.uri) for task in snapshot.tasks]
-    before, _ = backend.images.fetch(uris, Resize(16))
-    path = str(snapshot.tasks[1].uri)
+    """Also where the first round after it fails before it has read them."""
+    backend = make_backend(label_studio_url=studio.url, label_studio_api_key=TOKEN, **SMALL)
+    project_id = studio.create_project(images=12)
+    assert not refresh_images(backend, project_id) and backend.queue.count == 0  # no round has read any
+    first = run_round(backend, project_id)
+    path = f"/data/upload/{project_id}/1.png"
     studio.files[path] = plain_png(77)
-    unnoticed, _ = backend.images.fetch(uris, Resize(16))  # its server gives no word for its files
-    np.testing.assert_array_equal(unnoticed.keys, before.keys)
-    backend.store.keep_known_tasks(project_id, read_tasks(backend.label_studio, project_id, None).known)
-    assert refresh_images(backend, project_id) == 3
-    assert backend.store.known_tasks(project_id) is None, "the round reads all tasks"
+    studio.add_task(project_id, {"image": f"/data/upload/{project_id}/0.png"})
+    second = run_round(backend, project_id)  # its server gives no word for its files
+    assert changed_images(first, second) == []
+    assert refresh_images(backend, project_id)
     assert backend.redis.lrange(f"coreset:{project_id}:demands", 0, -1)
-    after, _ = backend.images.fetch(uris, Resize(16))
-    assert (after.keys != before.keys).any(axis=1).tolist() == [False, True, False]
-    assert after[1:2][0, 8, 8, 0] == 77
+
+    def stop(phase: str, *_: int) -> None:
+        if phase == "images":
+            raise Stopped
+
+    with pytest.raises(Stopped):
+        run_round(backend, project_id, stop)
+    third = run_round(backend, project_id)
+    assert third.record.reading and third.record.reading.refreshed_at > 0
+    assert changed_images(second, third) == [studio.tasks_of(project_id)[1]["id"]]
+    fourth = run_round(backend, project_id)
+    assert fourth.record.reading and not fourth.record.reading.why, "once is enough"
+
+
+def changed_images(before: StoredRound, after: StoredRound) -> list[int]:
+    """The ids of the tasks whose image another round has read otherwise."""
+    keys = [
+        dict(zip(each.array("embedded_task_ids").tolist(), map(bytes, each.array("image_keys")), strict=True))
+        for each in (before, after)
+    ]
+    return [task_id for task_id, key in keys[0].items() if keys[1][task_id] != key]
 
 
 def test_a_refresh_while_a_round_reads_the_tasks_has_the_next_round_read_all(
     make_backend: Callable[..., Backend], studio: FakeLabelStudio
 ) -> None:
     backend = make_backend(label_studio_url=studio.url, label_studio_api_key=TOKEN)
-    project_id = studio.create_project(images=3)
-    backend.images.fetch([(1, f"/data/upload/{project_id}/0.png")], Resize(16))
-    _read_tasks(backend, project_id, unwatched)
-    assert backend.store.known_tasks(project_id)
-    asked = []
-    _read_tasks(backend, project_id, lambda _done, _total: asked.append(refresh_images(backend, project_id)))
-    assert asked == [1]
-    assert backend.store.known_tasks(project_id) is None
+    project_id, watched = studio.create_project(images=3), []
+    backend.store.register(project_id)
+
+    def refresh(_done: int, _total: int) -> None:
+        watched.append(refresh_images(backend, project_id))
+
+    for _ in range(2):  # also in the first round, which knows no task yet
+        _read_tasks(backend, project_id, refresh)
+        _, reading = _read_tasks(backend, project_id, unwatched)
+        assert reading.why == "a person asked for it"
+        assert not _read_tasks(backend, project_id, unwatched)[1].why
+    assert watched and all(watched)
+
+
+def test_a_round_from_before_a_refresh_is_not_published_in_its_place(
+    make_backend: Callable[..., Backend], studio: FakeLabelStudio
+) -> None:
+    backend = make_backend(label_studio_url=studio.url, label_studio_api_key=TOKEN, **SMALL)
+    project_id = studio.create_project(images=12)
+    run_round(backend, project_id).mark_unpublished()
+    assert run_round(backend, project_id).record.number == 1
+    backend.store.open(project_id, 1).mark_unpublished()
+    refresh_images(backend, project_id)
+    assert run_round(backend, project_id).record.number == 2
+
+
+def test_a_later_refresh_is_later_whatever_the_clocks_of_the_hosts_say(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    store = Store(tmp_path)
+    store.register(7)
+    assert store.refreshed_at(7) == 0
+    ahead = {"at": time.time() + 10**6}
+    store.kept(7, "refresh.json").write(ahead)
+    store.refresh(7)
+    assert store.refreshed_at(7) > ahead["at"]
+    flip_a_byte(tmp_path / "projects/7/refresh.json")
+    assert store.refreshed_at(7) == 0
+    assert "refresh it again" in caplog.text
+    store.refresh(7)
+    assert store.refreshed_at(7) > 0

@@ -48,7 +48,7 @@ BESIDE = (
         f"projects/1/{name}"
         for name in (
             *("history.json", "history-copy.json", "extra-params.json", "held.json", "replay.json"),
-            "tasks.json",
+            *("tasks.json", "refresh.json"),
             *("pretraining/checkpoint.safetensors", "pretraining/features.safetensors"),
         )
     ),
@@ -84,6 +84,7 @@ def fill_what_is_beside(backend: Backend, project_id: int) -> None:
     store, pixels = backend.store, np.zeros((8, 16, 16, 3), np.uint8)
     store.keep_extra_params(project_id, {"batch_size": 4})
     store.hold(project_id, "A person cancelled the last round.")
+    store.refresh(project_id)
     store.webhook_secret()
     keep_replay(store, project_id, [], "Nothing was compared.")
     recipe = model.PretrainingRecipe(epochs=1, least_images=0, batch=8)
