@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from fake_label_studio import TOKEN, FakeLabelStudio, running
+from fake_label_studio import TOKEN, FakeLabelStudio, picture, running
 from ray_nodes import Nodes, descendants, own_network, why_no_network
 from training_images import begin, textures
 from waiting import wait_until
@@ -18,6 +18,7 @@ from coreset_backend import model
 from coreset_backend.arrays import Resize
 from coreset_backend.backend import Backend, open_backend
 from coreset_backend.errors import ClusterError, ConfigError
+from coreset_backend.fleet.embed_shard import embed_shard
 from coreset_backend.fleet.messages import Report
 from coreset_backend.fleet.ray_cluster import embed_on_cluster
 from coreset_backend.fleet.ray_process import describe_cluster
@@ -288,6 +289,18 @@ def test_a_machine_without_the_secrets_of_a_worker_says_so(
     with pytest.raises(ConfigError, match=refused):
         embed(nothing)
     nodes.kill(4)
+
+
+def test_a_machine_reads_again_what_it_read_before_a_refresh(
+    make: Callable[..., Backend], studio: FakeLabelStudio, frozen: model.Classifier
+) -> None:
+    images, path = make("machine").images, "/data/upload/1/replaced.png"
+    studio.files[path] = picture(1)
+    before = embed_shard(frozen, images, [(1, path)], RESIZE)
+    studio.files[path] = picture(2)
+    assert embed_shard(frozen, images, [(1, path)], RESIZE).sources == before.sources
+    after = embed_shard(frozen, images, [(1, path)], RESIZE, refreshed_at=1.0)
+    assert after.sources != before.sources and (after.keys != before.keys).any()
 
 
 def test_a_wrong_token_is_refused(embed: Callable[..., dict[bytes, bytes]], nodes: Nodes) -> None:
