@@ -120,23 +120,37 @@ class _Body(Protocol):
 
 
 class _Request(Protocol):
-    """What we use of gunicorn's request."""
+    """What we use of gunicorn's request; with ``must_close`` the answer says that the connection ends."""
 
     path: str
     body: _Body
+    must_close: bool
 
 
 class _Reader:
-    """A body whose malformed chunks read as a client that left in the middle, which Flask knows about."""
+    """A request's body; as long as it is not read to its end, the answer says that the connection ends.
 
-    def __init__(self, reader: _Readable) -> None:
-        self._reader = reader
+    gunicorn would say that it stays, and close it all the same where much is unread. Malformed chunks read as
+    a client that left in the middle, which Flask knows about.
+    """
+
+    def __init__(self, request: _Request) -> None:
+        self._request, self._reader = request, request.body.reader
+        self._must_close = request.must_close
+        request.must_close = self._must_close or not self._is_at_end()
 
     def read(self, size: int) -> bytes:
         try:
-            return self._reader.read(size)
+            data = self._reader.read(size)
         except ParseException as error:
             raise OSError(errno.EBADMSG, str(error)) from error
+        if self._is_at_end() or (size and not data):
+            self._request.must_close = self._must_close
+        return data
+
+    def _is_at_end(self) -> bool:
+        """Whether a body of known length has been read; of another only an empty read tells."""
+        return getattr(self._reader, "length", None) == 0
 
 
 class Connection(TConn):  # type: ignore[misc]
@@ -222,7 +236,7 @@ class Worker(ThreadWorker):  # type: ignore[misc]
     def handle_request(self, req: _Request, conn: Connection) -> bool:
         """Answer the request whose head has come, in one of the slots for what computes."""
         conn.sock.expect(Phase.BODY)
-        req.body.reader = _Reader(req.body.reader)
+        req.body.reader = _Reader(req)
         if req.path in ALWAYS_ANSWERED:
             return bool(super().handle_request(req, conn))
         conn.sock.slots = self.slots

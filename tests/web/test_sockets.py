@@ -1,6 +1,7 @@
 """Slow, idle, greedy and garbled clients of the web process, over real connections."""
 
 import contextlib
+import http.client
 import itertools
 import json
 import re
@@ -269,6 +270,40 @@ def test_a_client_that_is_still_sending_gets_its_refusal(web: WebProcess) -> Non
             trust_env=False,
         )
         assert answer.status_code == 413
+
+
+@pytest.mark.parametrize(
+    ("path", "framing", "status"),
+    [
+        ("/setup", b"Content-Length: 5000000", b"413"),
+        ("/setup", b"Content-Length: 5000000\r\nExpect: 100-continue", b"413"),
+        ("/nowhere", b"Content-Length: 100000", b"404"),
+        ("/projects", b"Content-Length: 100000", b"405"),
+        ("/setup", b"Transfer-Encoding: chunked\r\nOrigin: https://evil.example", b"403"),
+        ("/setup", b"Transfer-Encoding: chunked", b"400"),
+    ],
+)
+def test_who_is_answered_before_the_body_is_read_is_told_that_the_connection_ends(
+    web: WebProcess, path: str, framing: bytes, status: bytes
+) -> None:
+    head = POST.replace(b"/setup", path.encode()) + framing + b"\r\n\r\n"
+    with opened(web, 1, head + b"malformed\r\n") as (connection,):
+        answer = b"".join(iter(lambda: connection.recv(65536), b""))
+    assert answer.removeprefix(b"HTTP/1.1 100 Continue\r\n\r\n").startswith(b"HTTP/1.1 " + status), answer
+    assert b"\r\nConnection: close\r\n" in answer
+
+
+@pytest.mark.parametrize("chunked", [False, True])
+def test_a_connection_whose_body_was_read_is_used_again(web: WebProcess, chunked: bool) -> None:
+    body = b'{"project": 7, "schema": "<View/>"}'
+    connection = http.client.HTTPConnection("127.0.0.1", web.port, timeout=20)
+    with contextlib.closing(connection):
+        for _ in range(3):
+            sent = iter([body[:9], body[9:]]) if chunked else body
+            connection.request("POST", "/setup", sent, {"Content-Type": "application/json"})
+            answer = connection.getresponse()
+            assert (answer.status, answer.headers["Connection"]) == (200, "keep-alive")
+            answer.read()
 
 
 # ---------------------------------------------------------------- who it is
