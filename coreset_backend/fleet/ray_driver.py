@@ -22,7 +22,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import ray
-from ray.exceptions import RayError, RayTaskError
+from ray.exceptions import GetTimeoutError, RayError, RayTaskError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from coreset_backend import __version__
@@ -33,7 +33,9 @@ from coreset_backend.fleet import ray_tasks
 from coreset_backend.fleet.messages import JOB, REPORT, Done, Job, Machine, Order, Report, Tasks
 
 log = logging.getLogger(__name__)
-REACHED_WITHIN, DESCRIBED_WITHIN = 10.0, 120.0
+REACHED_WITHIN, HEALTHY_WITHIN, DESCRIBED_WITHIN = 10.0, 120.0, 120.0
+NO_ANSWER = "Failed to connect to GCS"
+"""What Ray says where something accepts its connection that does not speak its protocol, or not yet."""
 GPU_SHARE = 0.25
 """Of a GPU for each task: the others fetch and decode while one computes."""
 QUEUED = 2
@@ -132,11 +134,8 @@ def _checked(address: str) -> str:
             f"No Ray cluster answers at {address} ({error.strerror or error}). Start its head, or correct "
             "CORESET_RAY_ADDRESS."
         ) from None
-    asked = [*RAY, "health-check", f"--address={address}"]
-    another = {name: value for name, value in os.environ.items() if not name.startswith("RAY_AUTH_TOKEN")}
-    stranger = _started(asked, another | {"RAY_AUTH_TOKEN": secrets.token_hex(32)})
-    ours = subprocess.run(asked, capture_output=True, text=True, timeout=60)
-    if stranger.wait(60) == 0:
+    ours, admits_everybody = _health(address)
+    if admits_everybody:
         raise ConfigError(
             f"The Ray cluster at {address} admits everybody: whoever reaches it can run code on it. Start it "
             "with RAY_AUTH_MODE=token and a token."
@@ -146,6 +145,27 @@ def _checked(address: str) -> str:
             raise ConfigError(f"The Ray cluster at {address} refuses the token in CORESET_RAY_TOKEN.")
         raise ClusterError(f"The Ray cluster at {address} is not well: {_last_line(ours.stderr)}")
     return ip
+
+
+def _health(address: str) -> "tuple[subprocess.CompletedProcess[str], bool]":
+    """What the head answers to our token, and whether it admits another one; raises ClusterError."""
+    asked, began = [*RAY, "health-check", f"--address={address}"], time.monotonic()
+    another = {name: value for name, value in os.environ.items() if not name.startswith("RAY_AUTH_TOKEN")}
+    with _started(asked, another | {"RAY_AUTH_TOKEN": secrets.token_hex(32)}) as stranger:
+        try:
+            ours = subprocess.run(asked, capture_output=True, text=True, timeout=HEALTHY_WITHIN)
+            answered = ours.returncode == 0 or NO_ANSWER not in ours.stderr
+            if answered:
+                return ours, stranger.wait(HEALTHY_WITHIN) == 0
+        except subprocess.TimeoutExpired:
+            pass
+        finally:
+            stranger.kill()
+    raise ClusterError(
+        f"Something accepts connections at {address}, but no Ray cluster has answered there in "
+        f"{time.monotonic() - began:.0f} s. Its head may be starting or overloaded, or another service has "
+        "that port. Wait for the head or restart it, or correct CORESET_RAY_ADDRESS."
+    )
 
 
 def _started(command: list[str], environment: dict[str, str]) -> subprocess.Popen[bytes]:
@@ -252,7 +272,13 @@ def _described(device: str) -> tuple[tuple[str, bool], ...]:
         describe.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False)).remote(device)
         for node in (here, *embedding)
     ]
-    ours, *others = ray.get(asked, timeout=DESCRIBED_WITHIN)
+    try:
+        ours, *others = ray.get(asked, timeout=DESCRIBED_WITHIN)
+    except GetTimeoutError:
+        raise ClusterError(
+            f"Not all {len(asked)} machines of the Ray cluster have answered in {DESCRIBED_WITHIN:.0f} s. "
+            "They may be starting or overloaded: try again, or look at their logs."
+        ) from None
     if not others:
         return (("No machine of the Ray cluster embeds images: none has a core. Start some.", True),)
     others.sort(key=lambda machine: machine.address)

@@ -1,7 +1,9 @@
 """A real Ray cluster of three nodes embeds a pool: the same bits, whatever is killed meanwhile."""
 
+import importlib
 import importlib.util
 import os
+import socket
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -328,6 +330,21 @@ def test_a_head_that_does_not_answer_is_named(make: Callable[..., Backend]) -> N
         ClusterError, match=r"No Ray cluster answers at 127\.0\.0\.1:6111 \(Connection refused\)"
     ):
         describe_cluster(backend.settings)
+
+
+@pytest.mark.parametrize("given_up_by", ["us", "Ray"])
+def test_a_head_that_accepts_and_says_nothing_is_named(
+    monkeypatch: pytest.MonkeyPatch, given_up_by: str
+) -> None:
+    ray_driver = importlib.import_module("coreset_backend.fleet.ray_driver")  # needs Ray
+    monkeypatch.setattr(ray_driver, "HEALTHY_WITHIN", 1.0 if given_up_by == "us" else 120.0)
+    monkeypatch.setenv("RAY_gcs_rpc_server_reconnect_timeout_s", "2")
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        address = f"127.0.0.1:{silent.getsockname()[1]}"
+        with pytest.raises(
+            ClusterError, match=rf"at {address}, but no Ray cluster has answered .* restart it"
+        ):
+            ray_driver._checked(address)
 
 
 @pytest.mark.soak
