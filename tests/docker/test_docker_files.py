@@ -239,7 +239,7 @@ def test_a_worker_is_healthy_while_it_sends_heartbeats(redis_url: str, tmp_path:
         [sys.executable, "-m", "coreset_backend", "work"], env=environment | {"MODEL_DIR": str(tmp_path)}
     )
     try:
-        wait_until(lambda: worker_health(redis_url).returncode == 0, "a healthy worker")
+        wait_until(lambda: worker_health(redis_url).returncode == 0, "a healthy worker", 300)
     finally:
         worker.terminate()
         worker.wait(120)

@@ -4,15 +4,12 @@ With SCREENSHOTS_TO=docs/images in the environment it also makes the pictures of
 """
 
 import re
-from collections.abc import Callable
 
 import pytest
-from browser import screenshot
+from browser import patience, pressed, screenshot
 from e2e_stack import Stack
 from selenium import webdriver
-from selenium.common.exceptions import StaleElementReferenceException
 from selenium.webdriver.common.by import By
-from selenium.webdriver.support.ui import WebDriverWait
 
 from coreset_backend.local import demo_project
 from coreset_backend.local import label_studio as demo
@@ -28,11 +25,6 @@ def shown_task(page: webdriver.Chrome) -> int | None:
     return int(found[1]) if found else None
 
 
-def pressed(xpath: str) -> Callable[[webdriver.Chrome], bool]:
-    """A condition: the first element there was clicked."""
-    return lambda page: any(each.click() is None for each in page.find_elements(By.XPATH, xpath)[:1])
-
-
 def test_label_all_tasks_opens_the_first_of_the_batch(
     stack: Stack, label_studio: demo.LabelStudioServer, browser: webdriver.Chrome
 ) -> None:
@@ -44,8 +36,7 @@ def test_label_all_tasks_opens_the_first_of_the_batch(
     stack.connect(project_id)
     batch = stack.wait_for_round(project_id, 1)["batch"]
 
-    # The editor may draw an element anew between its being found and used.
-    wait = WebDriverWait(browser, 60, ignored_exceptions=[StaleElementReferenceException])
+    wait = patience(browser)
     browser.get(f"{label_studio.url}/user/login/")
     browser.find_element(By.NAME, "email").send_keys(login.email)
     browser.find_element(By.NAME, "password").send_keys(login.password)

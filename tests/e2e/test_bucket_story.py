@@ -55,6 +55,7 @@ def test_a_second_host_goes_on_where_the_first_was_lost(
         _label(person, admin, project_id, first["batch"], truth)
         second = stack.wait_for_round(project_id, 2)
         assert second["training"]["n_train"] + second["training"]["n_holdout"] == len(first["batch"])
+        stack.wait_until_idle(project_id)
         doctor = stack.cli("doctor", "--project", str(project_id))
         assert "Rounds are in s3://rounds/team a; this machine has its copies" in doctor.stdout
         assert doctor.returncode == 0, doctor.stdout
@@ -67,6 +68,7 @@ def test_a_second_host_goes_on_where_the_first_was_lost(
         _label(person, admin, project_id, second["batch"], truth)
         third = stack.wait_for_round(project_id, 3)
         assert not set(third["batch"]) & {*first["batch"], *second["batch"]}
+        stack.wait_until_idle(project_id)
         assert person.next_task(project_id) == third["batch"][0]
         back = stack.cli("rollback", "--project", str(project_id), "--round", "1")
         assert back.returncode == 0, back.stderr

@@ -69,7 +69,7 @@ def test_a_teams_predictions_stay_in_sight_and_disconnect_puts_all_back(
     where = {"id": "delete_tasks_predictions", "project": project_id}
     admin.post("/api/dm/actions/", params=where, json=action).raise_for_status()
     wait_until(
-        lambda: client.count_unserved(project_id, first["batch"]) == 0, "the batch to be published again"
+        lambda: client.count_unserved(project_id, first["batch"]) == 0, "the batch to be published again", 240
     )
     stack.wait_until_idle(project_id)
 

@@ -5,11 +5,10 @@ from collections.abc import Iterator
 
 import httpx
 import pytest
+from browser import patience, pressed
 from fake_label_studio import picture
 from selenium import webdriver
-from selenium.common.exceptions import StaleElementReferenceException
 from selenium.webdriver.common.by import By
-from selenium.webdriver.support.ui import WebDriverWait
 
 from coreset_backend.label_studio.client import LabelStudio
 from coreset_backend.label_studio.task_images import image_uris
@@ -31,7 +30,8 @@ CONFIG = f"""<View>
 SHOWN = """
 const store = window.Htx && Htx.annotationStore;
 const names = store && store.selected && store.selected.names;
-return names && arguments[0].map((name) => names.get(name).images[0])
+const shown = names && arguments[0].map((name) => names.get(name)?.images?.[0]);
+return shown && shown.every(Boolean) && shown
 """
 ORANGE = "//label[contains(., 'orange')]//input"
 SUBMIT = "//button[contains(., 'Submit')]"
@@ -49,7 +49,7 @@ def open_task(page: webdriver.Chrome, server: demo.LabelStudioServer, project_id
     page.find_element(By.NAME, "email").send_keys(server.login.email)
     page.find_element(By.NAME, "password").send_keys(server.login.password)
     page.find_element(By.CSS_SELECTOR, "button[type=submit]").click()
-    WebDriverWait(page, 60).until(lambda page: "/login" not in page.current_url)
+    patience(page).until(lambda page: "/login" not in page.current_url)
     page.get(f"{server.url}/projects/{project_id}/data?task={task_id}")
 
 
@@ -63,15 +63,13 @@ def test_images_nested_choices_and_none_of_these_are_read_as_the_editor_writes_t
     sure = Prediction(task.task_id, 0.0, "coreset-1-a", ("warm / o",), 0.9)
     client.publish(project_id, [sure], snapshot.labels)
 
-    # The editor may draw an element anew between its being found and used.
-    wait = WebDriverWait(browser, 60, ignored_exceptions=[StaleElementReferenceException])
+    wait = patience(browser)
     open_task(browser, label_studio, project_id, task.task_id)
-    wait.until(lambda page: page.execute_script(SHOWN, list(IMAGES)))
-    shown = browser.execute_script(SHOWN, list(IMAGES))
+    shown = wait.until(lambda page: page.execute_script(SHOWN, list(IMAGES)))
     assert shown == [URI] * 3 == [image_uris(value, DATA)[0] for value in IMAGES.values()]
     wait.until(lambda page: [each.is_selected() for each in page.find_elements(By.XPATH, ORANGE)] == [True])
 
-    wait.until(lambda page: page.find_elements(By.XPATH, SUBMIT)[0].click() is None)
+    wait.until(pressed(SUBMIT))
     wait.until(lambda _: client.fetch_snapshot(project_id).tasks[0].state == "labeled")
     (stored,) = admin.get(f"/api/tasks/{task.task_id}/annotations/").json()
     assert [region["value"]["choices"] for region in stored["result"]] == [[["warm", "o"]]]

@@ -74,7 +74,7 @@ def test_the_history_sets_the_picks_against_the_random_slice_of_the_same_batch(
             for task_id in batch:
                 annotate(admin, task_id, classes[task_id])
         stack.wait_for_round(project_id, 3)
-        history = httpx.get(f"{stack.url}/api/projects/{project_id}/history", trust_env=False).json()
+        history = stack.http.get(f"/api/projects/{project_id}/history").json()
     first, second, third = history["rounds"]
     assert [line["labels"] for line in history["rounds"]] == [0, 16, 32]
     assert first["accuracy"] is None and 1 <= third["accuracy"]["n"] <= 6

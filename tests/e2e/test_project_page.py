@@ -5,8 +5,6 @@ With SCREENSHOTS_TO=docs/images in the environment it also makes the pictures of
 
 import contextlib
 import csv
-import os
-import signal
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -69,6 +67,7 @@ def project_id(label_studio: demo.LabelStudioServer, truth: dict[str, str], stac
     made = demo_project.create_demo_project(label_studio.url, login.token, folder, "Seen by a lead", CLASSES)
     stack.connect(made)
     stack.wait_for_round(made, 1)
+    stack.wait_until_idle(made)  # its tabs are there
     return made
 
 
@@ -189,7 +188,8 @@ def test_starting_a_round_asks_once_and_says_what_it_did(
     page.find_element(By.ID, "ask-yes").click()
     wait_until_said(page, "A round")
     number = stack.wait_for_round(project_id, before["number"] + 1)["number"]
-    wait_for(page, f"Number(document.getElementById('live').dataset.round) >= {number}", 60)
+    stack.wait_until_idle(project_id)
+    wait_for(page, f"Number(document.getElementById('live').dataset.round) >= {number}")
     assert shown_counts(page) == stack.wait_for_round(project_id, number)["counts"]
     assert shown_counts(page)["labeled"] == 6
     assert of_the_page(shown_counts(page)) == known_to_label_studio(admin, project_id)
@@ -328,26 +328,12 @@ def no_work(stack: Any) -> Iterator[None]:
 
     A job that a webhook started before must be over: a worker that stands still cannot cancel it.
     """
-    workers = stack.processes("work")
 
-    def stands_still() -> bool:
-        signal_all(workers, signal.SIGSTOP)
-        if 'coreset_jobs{state="started"} 0.0' in stack.http.get("/metrics").text:
-            return True
-        signal_all(workers, signal.SIGCONT)
-        return False
+    def nothing_runs() -> bool:
+        return 'coreset_jobs{state="started"} 0.0' in stack.http.get("/metrics").text
 
-    wait_until(stands_still, "a worker without a job")
-    try:
+    with stack.workers_stopped(nothing_runs, "a worker without a job"):
         yield
-    finally:
-        signal_all(workers, signal.SIGCONT)
-
-
-def signal_all(processes: list[int], number: signal.Signals) -> None:
-    for process in processes:
-        with contextlib.suppress(ProcessLookupError):  # a job's, which is over
-            os.kill(process, number)
 
 
 def test_cancel_publish_again_and_roll_back_do_what_they_say(

@@ -52,7 +52,7 @@ def test_a_newcomer_logs_in_with_what_is_printed_and_gets_the_batch(tmp_path: Pa
         assert address and user and password, told
         project_id = int(address[2])
         status = httpx.get(
-            f"http://127.0.0.1:{port}/api/projects/{project_id}/status", trust_env=False
+            f"http://127.0.0.1:{port}/api/projects/{project_id}/status", trust_env=False, timeout=60
         ).json()
         batch = status["round"]["batch"]
         with logged_in(address[1], user[1], password[1]) as http:

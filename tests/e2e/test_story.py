@@ -1,7 +1,6 @@
 """The whole story on a real Label Studio, asserted on what it serves, not on our own records."""
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -13,7 +12,7 @@ from typing import Any
 import httpx
 import pytest
 from crowd import UNSOLVED, unsolved
-from e2e_stack import Stack
+from e2e_stack import LOOKS, Stack, signal_all
 from waiting import wait_until
 
 from coreset_backend.local import demo_project
@@ -88,6 +87,7 @@ def test_batches_are_served_first_and_in_order_round_after_round(
     second = stack.wait_for_round(project_id, 2)
     assert second["training"]["n_train"] + second["training"]["n_holdout"] == 24
     assert not set(second["batch"]) & set(batch)
+    stack.wait_until_idle(project_id)
     assert people[0].next_task(project_id) == second["batch"][0]
     assert people[1].next_task(project_id) == second["batch"][1]
 
@@ -108,6 +108,7 @@ def test_start_training_starts_a_round_and_connecting_twice_changes_nothing(
 
 def test_doctor_finds_nothing_wrong(stack: Stack, project_id: int) -> None:
     stack.wait_for_round(project_id, 1)
+    stack.wait_until_idle(project_id)
     checked = stack.cli("doctor", "--project", str(project_id))
     assert checked.returncode == 0, checked.stdout + checked.stderr
 
@@ -123,7 +124,7 @@ def test_the_trained_model_beats_chance_on_the_hold_out(
     stack: Stack, admin: httpx.Client, local_project_id: int, truth: dict[str, str]
 ) -> None:
     """Label half of the pool through the API, and look at what a round was never trained on."""
-    number = stack.wait_for_round(local_project_id, 1)["number"]
+    stack.wait_for_round(local_project_id, 1)
     annotated = admin.get(
         "/api/tasks/", params={"project": local_project_id, "page_size": N, "include": "id,is_labeled"}
     )
@@ -134,13 +135,18 @@ def test_the_trained_model_beats_chance_on_the_hold_out(
         body = {"result": [region | {"value": {"choices": [classes[task_id]]}}]}
         admin.post(f"/api/tasks/{task_id}/annotations/", json=body).raise_for_status()
 
-    def well_trained() -> Any:
-        newest = stack.status(local_project_id)["round"]
-        trained = newest["number"] > number and newest["published"] and newest["training"]
-        return newest["accuracy"] if trained and newest["training"]["n_holdout"] >= 25 else None
+    # Rounds begin while labels come; the one that counts has all of them.
+    stack.cli("start", "--project", str(local_project_id))
+    labeled = N - len(unlabeled) + 150
 
-    accuracy = wait_until(well_trained, "a round on 150 labels", 300)
-    assert accuracy["value"] > 0.55  # the commonest class is 40 % of the pool
+    def has_read_all() -> Any:
+        newest = stack.status(local_project_id)["round"]
+        return newest if newest["counts"]["labeled"] == labeled and newest["published"] else None
+
+    newest = wait_until(has_read_all, "a round on 150 labels more", 300, LOOKS)
+    assert newest["training"]["n_train"] + newest["training"]["n_holdout"] == labeled
+    assert newest["accuracy"]["n"] >= 25
+    assert newest["accuracy"]["value"] > 0.55  # the commonest class is 40 % of the pool
 
 
 def test_an_export_holds_what_label_studio_says_and_a_model_that_answers(
@@ -181,17 +187,11 @@ def test_a_worker_killed_in_mid_round_loses_nothing(
     stack: Stack, admin: httpx.Client, local_project_id: int
 ) -> None:
     project_id = local_project_id
+    stack.wait_until_idle(project_id)
     before = stack.wait_for_round(project_id, 1)
     stack.cli("start", "--project", str(project_id))
-
-    def running() -> list[int]:
-        progress = stack.status(project_id)["progress"]
-        busy = progress.get("state") == "running" and progress.get("phase") in ("images", "train", "embed")
-        return stack.processes("work") if busy else []
-
-    killed = wait_until(running, "a round in the middle", pause=0.02)
-    for pid in killed:
-        os.kill(pid, signal.SIGKILL)
+    with stack.workers_stopped(lambda: stack.computes(project_id), "a round in the middle") as killed:
+        signal_all(killed, signal.SIGKILL)
     served = admin.get(f"/api/projects/{project_id}/").json()["model_version"]
     assert served == before["published"]["version"]
     after = stack.wait_for_round(project_id, before["number"] + 1, 600)

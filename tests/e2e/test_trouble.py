@@ -11,7 +11,6 @@ import httpx
 import pytest
 from e2e_stack import Stack, running_stack
 from paths import ROOT
-from waiting import wait_until
 
 from coreset_backend.local import demo_project
 from coreset_backend.local import label_studio as demo
@@ -154,12 +153,10 @@ def test_a_start_in_mid_round_starts_another_round_after_it(
     before = first["number"]
     stack.wait_until_idle(project_id)
     assert stack.cli("start", "--project", str(project_id)).returncode == 0
-    wait_until(
-        lambda: stack.status(project_id)["progress"]["state"] == "running", "a running round", pause=0.02
-    )
     url = f"{stack.url}/api/projects/{project_id}/start"
-    for _ in range(3):
-        assert httpx.post(url, trust_env=False).status_code == 202
+    with stack.workers_stopped(lambda: stack.computes(project_id), "a round in the middle"):
+        for _ in range(3):
+            assert httpx.post(url, trust_env=False, timeout=60).status_code == 202
     stack.wait_for_round(project_id, before + 2)
     stack.wait_until_idle(project_id)
     assert stack.status(project_id)["round"]["number"] == before + 2
@@ -187,14 +184,6 @@ def label_studio_on(data: Path, port: int, *, reaches: bool) -> Iterator[demo.La
         yield server
 
 
-def wait_for_phase(stack: Stack, project_id: int, *phases: str) -> None:
-    def there() -> bool:
-        progress = stack.status(project_id)["progress"]
-        return progress.get("state") == "running" and progress.get("phase") in phases
-
-    wait_until(there, f"a round in {' or '.join(phases)}", pause=0.02)
-
-
 @pytest.mark.slow
 @pytest.mark.fault("the real Label Studio is killed (SIGKILL), started again, its token changed", "train")
 def test_label_studio_blocks_then_dies_in_mid_round_then_changes_its_token(
@@ -218,8 +207,8 @@ def test_label_studio_blocks_then_dies_in_mid_round_then_changes_its_token(
 
         with label_studio_on(own_data, port, reaches=True) as server:
             stack.connect(project_id)
-            wait_for_phase(stack, project_id, "train", "fit", "embed")
-            os.killpg(server.process.pid, signal.SIGKILL)
+            with stack.workers_stopped(lambda: stack.computes(project_id), "a round in the middle"):
+                os.killpg(server.process.pid, signal.SIGKILL)
         assert "does not answer" in stack.wait_for_error(project_id)
         saved = stack.status(project_id)["round"]
         assert saved["number"] == 1
@@ -233,8 +222,10 @@ def test_label_studio_blocks_then_dies_in_mid_round_then_changes_its_token(
 
             stack.wait_until_idle(project_id)
             stack.cli("start", "--project", str(project_id))
-            wait_for_phase(stack, project_id, "train", "fit", "embed")
-            with demo_project.open_session(url, token) as session:
+            with (
+                stack.workers_stopped(lambda: stack.computes(project_id), "a round in the middle"),
+                demo_project.open_session(url, token) as session,
+            ):
                 changed = session.post("/api/current-user/reset-token/").raise_for_status().json()["token"]
             assert "LABEL_STUDIO_API_KEY" in stack.wait_for_error(project_id)
             with demo_project.open_session(url, changed) as session:

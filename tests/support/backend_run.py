@@ -42,14 +42,18 @@ def run_environment(folder: Path, port: int, **settings: str) -> dict[str, str]:
 
 
 def open_to_others(folder: Path) -> list[str]:
-    """What below ``folder`` another user of the machine could list, read or write."""
+    """What below ``folder`` another user of the machine could list, read or write.
+
+    What a running process removes meanwhile, as the journal of a database, is none of it.
+    """
     found = []
     for entry in os.scandir(folder):
-        mode = entry.stat(follow_symlinks=False).st_mode
-        if mode & 0o077 and not entry.is_symlink():
-            found.append(f"{oct(mode)} {entry.path}")
-        if entry.is_dir(follow_symlinks=False) and mode & 0o011:
-            found += open_to_others(Path(entry.path))
+        with contextlib.suppress(FileNotFoundError):
+            mode = entry.stat(follow_symlinks=False).st_mode
+            if mode & 0o077 and not entry.is_symlink():
+                found.append(f"{oct(mode)} {entry.path}")
+            if entry.is_dir(follow_symlinks=False) and mode & 0o011:
+                found += open_to_others(Path(entry.path))
     return found
 
 
@@ -57,7 +61,7 @@ def open_to_others(folder: Path) -> list[str]:
 def running_backend(
     environment: Mapping[str, str],
     log: Path,
-    seconds: float = 120.0,
+    seconds: float = 240.0,
     command: Sequence[str] = ("run",),
     program: Sequence[str] = (),
     cwd: Path = ROOT,
@@ -84,4 +88,4 @@ def running_backend(
     finally:
         if process.poll() is None:
             process.send_signal(signal.SIGINT)
-        process.wait(60)
+        process.wait(180)

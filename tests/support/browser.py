@@ -3,7 +3,7 @@
 import contextlib
 import io
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,11 @@ import pytest
 from paths import SUPPORT
 from PIL import Image
 from selenium import webdriver
+from selenium.common.exceptions import (
+    ElementClickInterceptedException,
+    ElementNotInteractableException,
+    StaleElementReferenceException,
+)
 from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
@@ -57,6 +62,23 @@ def open_browser(folder: Path, width: int = 1400, height: int = 900) -> Iterator
 def wait_for(page: webdriver.Chrome, expression: str, seconds: float = 90.0) -> Any:
     """The first true value of the JavaScript expression."""
     return WebDriverWait(page, seconds, 0.1).until(lambda page: page.execute_script(f"return {expression}"))
+
+
+def patience(page: webdriver.Chrome) -> WebDriverWait[webdriver.Chrome]:
+    """What waits for conditions on Label Studio's pages, which may draw an element anew, or something above
+    it, between its being found and used.
+    """
+    drawn_anew = (
+        StaleElementReferenceException,
+        ElementClickInterceptedException,
+        ElementNotInteractableException,
+    )
+    return WebDriverWait(page, 180, ignored_exceptions=drawn_anew)
+
+
+def pressed(xpath: str) -> Callable[[webdriver.Chrome], bool]:
+    """A condition: the first element there was clicked."""
+    return lambda page: any(each.click() is None for each in page.find_elements(By.XPATH, xpath)[:1])
 
 
 def press(page: webdriver.Chrome, button: str, words: str) -> None:

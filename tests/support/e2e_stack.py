@@ -1,9 +1,11 @@
 """The whole backend as its users start it, and annotators who speak to Label Studio as the browser does."""
 
 import contextlib
+import os
 import re
+import signal
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,9 @@ from coreset_backend.local import label_studio as demo
 
 LOOKS = 0.5
 """Seconds between two looks at a status: each takes time of the cores that the round needs."""
+LOCKED = "database is locked"
+COMPUTING = ("train", "embed", "fit", "neighbors", "select", "map")
+"""The phases of a round between what it reads of Label Studio and what it saves."""
 
 
 @dataclass(frozen=True)
@@ -26,12 +31,20 @@ class Annotator:
     http: httpx.Client
 
     def next_task(self, project_id: int) -> int | None:
-        """'Label All Tasks': the id of the task shown, None when Label Studio has none to show."""
-        answer = self.http.post(
-            "/api/dm/actions/",
-            params={"id": "next_task", "project": project_id},
-            json={"project": project_id},
-        )
+        """'Label All Tasks': the id of the task shown, None when Label Studio has none to show.
+
+        While others write, Label Studio may answer that its SQLite is locked; a person presses again.
+        """
+
+        def answered() -> httpx.Response | None:
+            answer = self.http.post(
+                "/api/dm/actions/",
+                params={"id": "next_task", "project": project_id},
+                json={"project": project_id},
+            )
+            return None if answer.status_code == 500 and LOCKED in answer.text else answer
+
+        answer = wait_until(answered, "Label Studio to give a task or none")
         return None if answer.status_code == 404 else int(answer.raise_for_status().json()["id"])
 
     def submit(self, task_id: int, choice: str | None) -> None:
@@ -93,7 +106,7 @@ class Stack:
         answer = self.http.get(f"/api/projects/{project_id}/status")
         return answer.json() if answer.status_code == 200 else {"round": None, "progress": {}}
 
-    def wait_for_round(self, project_id: int, number: int, seconds: float = 240.0) -> Any:
+    def wait_for_round(self, project_id: int, number: int, seconds: float = 600.0) -> Any:
         """The record of the newest round once it is published and has that number, or a higher one."""
 
         def published() -> Any:
@@ -104,7 +117,7 @@ class Stack:
             published, f"round {number} of project {project_id}; {self.log} may say why", seconds, LOOKS
         )
 
-    def wait_for_error(self, project_id: int, seconds: float = 120.0) -> str:
+    def wait_for_error(self, project_id: int, seconds: float = 300.0) -> str:
         """What the status says went wrong, as soon as it says so."""
 
         def failed() -> Any:
@@ -113,13 +126,44 @@ class Stack:
 
         return str(wait_until(failed, f"an error in project {project_id}", seconds, LOOKS))
 
-    def wait_until_idle(self, project_id: int, seconds: float = 120.0) -> None:
+    def wait_until_idle(self, project_id: int, seconds: float = 300.0) -> None:
         """Return when no round of the project runs or waits."""
 
         def idle() -> bool:
             return bool(self.status(project_id)["progress"].get("state") == "idle")
 
         wait_until(idle, f"project {project_id} to be idle", seconds, LOOKS)
+
+    @contextlib.contextmanager
+    def workers_stopped(self, when: Callable[[], bool], what: str) -> Iterator[list[int]]:
+        """Stop all processes of the workers (SIGSTOP) when that is true, and let them go on after the block.
+
+        Otherwise what a test has just seen of a round may be over before the test acts. Yields the pids.
+        """
+        stopped: list[int] = []
+
+        def stands_still() -> bool:
+            if not when():
+                return False
+            while new := set(self.processes("work")) - {*stopped}:
+                stopped.extend(new)
+                signal_all(new, signal.SIGSTOP)
+            if when():
+                return True
+            signal_all(stopped, signal.SIGCONT)
+            stopped.clear()
+            return False
+
+        wait_until(stands_still, what, 240, pause=0.02)
+        try:
+            yield stopped
+        finally:
+            signal_all(stopped, signal.SIGCONT)
+
+    def computes(self, project_id: int) -> bool:
+        """Whether a round of the project is in a phase in which it needs nothing of Label Studio."""
+        progress = self.status(project_id)["progress"]
+        return progress.get("state") == "running" and progress.get("phase") in COMPUTING
 
     def processes(self, word: str) -> list[int]:
         """The pids of the run's processes with ``word`` in their command, as `work` for worker and child."""
@@ -131,6 +175,12 @@ class Stack:
                 if word.encode() in command and self.environment["MODEL_DIR"].encode() in environment:
                     found.append(int(entry.name))
         return found
+
+
+def signal_all(processes: Iterable[int], number: signal.Signals) -> None:
+    for process in processes:
+        with contextlib.suppress(ProcessLookupError):  # a job's, which is over
+            os.kill(process, number)
 
 
 @contextlib.contextmanager
