@@ -110,10 +110,11 @@ T = TypeVar("T")
 def read_progress(redis: Redis, store: Store, project_id: int) -> RoundProgress:
     """The progress of the project's round. Raises QueueError if Redis does not answer."""
     try:
-        written = _written(redis, project_id, "progress", WRITTEN) or WrittenProgress()
-        leased, queued, demanded, republish = (
-            bool(redis.exists(redis_key(project_id, name)))
-            for name in (ROUND_LEASE, "waiting", "demands", "republish")
+        key = redis_key(project_id, "progress")
+        content, leased = _content_and_lease(redis, key, redis_key(project_id, ROUND_LEASE))
+        written = _parsed(key, content, WRITTEN) or WrittenProgress()
+        queued, demanded, republish = (
+            bool(redis.exists(redis_key(project_id, name))) for name in ("waiting", "demands", "republish")
         )
         unseen: int = redis.scard(redis_key(project_id, "unseen"))
         pretraining = _read_pretraining(redis, project_id)
@@ -138,10 +139,27 @@ def read_progress(redis: Redis, store: Store, project_id: int) -> RoundProgress:
     )
 
 
-def _written(redis: Redis, project_id: int, name: str, shape: TypeAdapter[T]) -> T | None:
-    """The project's JSON value ``name``; None if it is missing or malformed, which counts as lost."""
-    key = redis_key(project_id, name)
+def _content_and_lease(redis: Redis, key: str, lease: str) -> tuple[bytes | None, bool]:
+    """The value of ``key``, and whether a process held the ``lease`` while that was the value.
+
+    Read one after the other, a job that ends in between would look as if its process had been killed.
+    """
     content: bytes | None = redis.get(key)  # type: ignore[assignment]
+    while True:
+        leased, before = bool(redis.exists(lease)), content
+        content = redis.get(key)  # type: ignore[assignment]
+        if content == before:
+            return content, leased
+
+
+def _written(redis: Redis, project_id: int, name: str, shape: TypeAdapter[T]) -> T | None:
+    """The project's JSON value ``name``."""
+    key = redis_key(project_id, name)
+    return _parsed(key, redis.get(key), shape)  # type: ignore[arg-type]
+
+
+def _parsed(key: str, content: bytes | None, shape: TypeAdapter[T]) -> T | None:
+    """The JSON value; None if it is missing or malformed, which counts as lost."""
     if not content:
         return None
     try:
@@ -152,10 +170,12 @@ def _written(redis: Redis, project_id: int, name: str, shape: TypeAdapter[T]) ->
 
 
 def _read_pretraining(redis: Redis, project_id: int) -> PretrainingProgress | None:
-    written = _written(redis, project_id, "pretraining", PRETRAINING)
+    key = redis_key(project_id, "pretraining")
+    content, leased = _content_and_lease(redis, key, redis_key(project_id, PRETRAINING_LEASE))
+    written = _parsed(key, content, PRETRAINING)
     if written is None:
         return None
-    if written.state == "running" and not redis.exists(redis_key(project_id, PRETRAINING_LEASE)):
+    if written.state == "running" and not leased:
         written = replace(written, state="waiting")  # its worker died; RQ queues the job again
     return replace(written, sentence=_pretraining_sentence(written))
 

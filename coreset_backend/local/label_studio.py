@@ -144,11 +144,20 @@ def start_label_studio(
 
 
 def free_port() -> int:
-    """A port of this machine that is free now."""
+    """A port of this machine that is free now, and that nobody else who looks for one gets within a minute.
+
+    The system keeps the port of a connection that was closed here from all but servers, which listen there.
+    """
     while True:
         port = random.choice(PORTS)
-        with socket.socket() as probe, contextlib.suppress(OSError):
-            probe.bind((LOCALHOST, port))
+        with socket.socket() as listener, contextlib.suppress(OSError):
+            listener.bind((LOCALHOST, port))
+            listener.setsockopt(
+                socket.SOL_SOCKET, socket.SO_REUSEADDR, 1
+            )  # before, it would take such a port
+            listener.listen()
+            with socket.create_connection((LOCALHOST, port)):
+                listener.accept()[0].close()
             return port
 
 

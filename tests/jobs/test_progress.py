@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from redis import Redis
 from written_progress import changed
 
 from coreset_backend.backend import Backend
@@ -32,6 +33,18 @@ WRITTEN_BY_0_9 = {
     b'"state": "running", "at": 1767225601.5}',
 }
 """What the release before kept in Redis, byte for byte."""
+
+
+class Meanwhile(Redis):
+    """A connection that has something happen just before it looks whether the key exists, once."""
+
+    def happens(self, key: str, act: Callable[[], None]) -> None:
+        self.key, self.acts = key, [act]
+
+    def execute_command(self, *args: Any, **options: Any) -> Any:
+        if args == ("EXISTS", self.key) and self.acts:
+            self.acts.pop()()
+        return super().execute_command(*args, **options)  # type: ignore[no-untyped-call]
 
 
 @pytest.fixture
@@ -105,6 +118,28 @@ def test_what_is_written_is_read_back_and_leaves_other_fields(backend: Backend) 
         error="The loss was not finite.",
         sentence="Pretraining on the pool failed: The loss was not finite.",
     )
+
+
+@pytest.mark.parametrize("begins", [False, True])
+def test_a_round_that_ends_or_begins_while_its_state_is_read_does_not_look_lost(
+    backend: Backend, redis_url: str, begins: bool
+) -> None:
+    lease = redis_key(7, ROUND_LEASE)
+    write_progress(backend.redis, 7, changed(state="running", phase="publish"))
+
+    def next_round_ends() -> None:
+        backend.redis.delete(lease)
+        if begins:  # another one, before this one looked again
+            reporter(backend.redis, 7, "asked for", lambda: True)("snapshot", 0, 1)
+            backend.redis.set(lease, "a job's")
+        else:
+            write_idle(backend.redis, 7)
+
+    with Meanwhile.from_url(redis_url) as redis:
+        redis.happens(lease, next_round_ends)
+        found = read_progress(redis, backend.store, 7)
+    assert found.state is (RoundState.RUNNING if begins else RoundState.IDLE) and not found.lost
+    assert not redis.acts
 
 
 def test_the_steps_of_a_round() -> None:

@@ -77,7 +77,7 @@ def is_running(pid: int) -> bool:
 
 
 def wait_until_gone(pids: list[int]) -> None:
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while any(is_running(pid) for pid in pids):
         assert time.monotonic() < deadline, f"still running: {pids}"
         time.sleep(0.02)
@@ -197,6 +197,15 @@ def test_a_busy_port_is_refused_before_the_start(start: Callable[..., demo.Label
         assert not demo.is_free(port)
         with pytest.raises(ConfigError, match=f"Port {port} is in use"):
             start(port=port)
+
+
+def test_a_port_that_was_found_is_found_by_nobody_else_before_its_server_listens() -> None:
+    port = demo.free_port()
+    assert demo.is_free(port)
+    with socket.socket() as other, pytest.raises(OSError, match="in use"):
+        other.bind(("127.0.0.1", port))  # as another process looks for one
+    with socket.create_server(("127.0.0.1", port)):
+        assert not demo.is_free(port)
 
 
 def test_two_label_studios_do_not_share_a_data_directory(
