@@ -112,7 +112,7 @@ def redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         server.start()
         stack.callback(server.stop)
         with Redis.from_url(url) as redis:
-            wait_for_redis(redis)
+            wait_for_redis(redis, patience=120)
         yield url
 
 

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from image_server import plain_png
 from serving import serving
+from waiting import wait_until
 
 from coreset_backend.arrays import Resize
 from coreset_backend.images import Images, Limits, open_images
@@ -107,7 +108,7 @@ def reason(images: Images, path: str = "/data/upload/1/x") -> str:
 def test_a_few_connections_serve_many_images_side_by_side(
     server: Server, opened: Callable[..., Images]
 ) -> None:
-    together = threading.Barrier(4, timeout=30)
+    together = threading.Barrier(4, timeout=120)
 
     def meet(handler: Handler) -> None:
         together.wait()  # breaks unless four are asked for at once
@@ -153,13 +154,14 @@ def test_a_server_that_drips_is_left_after_the_seconds_allowed(
     server.answers = {"/data/upload/1/x": drip}
     told = reason(opened(read_s=10.0, total_s=0.5))
     assert "was too slow (10 s without a byte, or 0.5 s in all)" in told
-    assert left.wait(30)  # the connection is given up, not read to its end
+    assert left.wait(120)  # the connection is given up, not read to its end
 
 
 def test_a_silent_server_is_tried_again_and_then_left(server: Server, opened: Callable[..., Images]) -> None:
     over = threading.Event()
-    server.answers = {"/data/upload/1/x": lambda handler: over.wait(30) and None}
-    told = reason(opened(read_s=0.1, total_s=30.0, tries=2))
+    server.answers = {"/data/upload/1/x": lambda handler: over.wait(120) and None}
+    told = reason(opened(read_s=0.1, total_s=120.0, tries=2))
+    wait_until(lambda: server.requests >= 2, "the server to read what was given up")
     over.set()
     assert "was too slow (0.1 s without a byte" in told
     assert server.requests == 2
@@ -198,7 +200,7 @@ def test_too_many_bytes_are_refused_whether_announced_or_not(
             reason(images, f"/data/upload/1/{name}")
             == "the file has more than the 0.1 MB allowed (CORESET_IMAGE_MB)"
         )
-    assert sent.wait(30)
+    assert sent.wait(120)
 
 
 CODINGS = ["aws-chunked", "utf-8", "base64", "none", "image/png", "", "identity", "aws-chunked, identity"]
@@ -333,14 +335,14 @@ def test_a_pool_of_larger_images_is_never_in_memory_as_a_whole(
     paths = [f"/data/upload/1/{number}.png" for number in range(300)]
     server.answers = {path: plain_png(number) for number, path in enumerate(paths)}
     images = opened()
-    whole = 300 * 224 * 224 * 3
+    whole = 300 * 384 * 384 * 3  # Python's own table of names may grow by 8 MB at any time
     tracemalloc.start()
     try:
-        pixels, failures = images.fetch(tasks(paths), Resize(224))
-        for start in range(0, 300, 20):
-            assert pixels[start : start + 20].shape == (20, 224, 224, 3)
+        pixels, failures = images.fetch(tasks(paths), Resize(384))
+        for start in range(0, 300, 10):
+            assert pixels[start : start + 10].shape == (10, 384, 384, 3)
         _, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
-    assert failures == [] and pixels.shape == (300, 224, 224, 3)
+    assert failures == [] and pixels.shape == (300, 384, 384, 3)
     assert peak < whole / 4

@@ -21,7 +21,7 @@ from coreset_backend.label_studio.client import LabelStudio
 from coreset_backend.network.addresses import AddressRefused, address_guard
 
 TOKEN = "0123456789abcdef0123456789abcdef01234567"
-LIMITS = Limits(connect_s=2, read_s=5, total_s=10, tries=1, backoff_s=0)
+LIMITS = Limits(connect_s=2, read_s=60, total_s=60, tries=1, backoff_s=0)
 
 
 class Site(ThreadingHTTPServer):

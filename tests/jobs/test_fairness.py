@@ -86,7 +86,7 @@ def test_what_a_person_started_and_failed_is_tried_again_behind_the_start_of_ano
 @pytest.mark.slow
 def test_a_worker_that_waits_for_a_project_gives_way_to_a_start_of_another(site: Site) -> None:
     busy, wanted = site.new_project(labeled=6), site.new_project(labeled=6)
-    lease = site.backend.redis.lock(redis_key(busy, "lease"), timeout=120)
+    lease = site.backend.redis.lock(redis_key(busy, "lease"), timeout=1200)
     assert lease.acquire(blocking=False)
     site.start_worker(CORESET_POLL_SECONDS="3600")
     request_round(site.backend, busy, "started by hand", force=True)

@@ -289,7 +289,7 @@ def test_redis_is_full(site: Site, phase: str) -> None:
     with stopped_at(site, phase) as project_id:
         site.backend.redis.config_set("maxmemory", 1)
     site.wait_for_round(project_id, 1)  # it needs Redis for nothing
-    wait_until(lambda: "Redis is full" in site.log.read_text(), "the worker to say so", 60)
+    wait_until(lambda: "Redis is full" in site.log.read_text(), "the worker to say so")
     site.backend.redis.config_set("maxmemory", 0)
     # Where its end could not be noted, the job is run again and finds nothing to do.
     site.log.write_text(site.log.read_text().replace("Traceback", "RQ's traceback"))
@@ -421,10 +421,11 @@ def test_the_round_is_killed_within_the_publish(site: Site, method: str, path: s
     request_round(site.backend, project_id, "asked by a test")
     first = site.wait_for_round(project_id, 1)
     site.wait_until_idle(project_id)
-    slow = site.studio.fail("slow", path, method=method, seconds=30, times=1)
+    held = site.studio.fail("held", path, method=method, times=1)
     site.label(first.record.batch)
-    wait_until(lambda: slow.times == 0, f"{method} {path}", 90)
+    wait_until(lambda: held.times == 0, f"{method} {path}")
     os.kill(site.round_processes()[0], signal.SIGKILL)
+    held.released.set()
     assert_recovers(site, project_id, [1, 2], KILLED)
 
 
@@ -442,10 +443,11 @@ def test_a_worker_stands_still_within_the_publish(site: Site, method: str, path:
     """What it would do next takes back what the later round has done."""
     worker = site.start_worker()
     project_id = site.new_project(labeled=6)
-    slow = site.studio.fail("slow", path, method=method, seconds=2, times=1)
+    held = site.studio.fail("held", path, method=method, times=1)
     request_round(site.backend, project_id, "asked by a test")
-    wait_until(lambda: slow.times == 0, f"{method} {path}", 90)
+    wait_until(lambda: held.times == 0, f"{method} {path}")
     still = stand_still(site, worker)
+    held.released.set()
     first = site.wait_for_round(project_id, 1)
     site.label(first.record.batch)
     site.wait_for_round(project_id, 2)

@@ -49,7 +49,7 @@ def wait_for_step_after(site: Site, project_id: int, seen: int) -> int:
         known = pretraining(site.backend, project_id)
         return known.seen if known.state == "running" and known.seen > seen else 0
 
-    return int(wait_until(found, f"more than {seen} images seen", 60, pause=0.02))
+    return int(wait_until(found, f"more than {seen} images seen", 240, pause=0.02))
 
 
 def begin_a_short_one(backend: Backend, project_id: int) -> None:

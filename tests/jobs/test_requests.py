@@ -16,6 +16,7 @@ from worker_site import Site, assert_nothing_lost
 from written_progress import changed
 
 from coreset_backend.errors import CorruptRound, RoundNotFound
+from coreset_backend.jobs.keys import DAY
 from coreset_backend.jobs.monitoring import read_counts
 from coreset_backend.jobs.progress import write_progress
 from coreset_backend.jobs.queue import request_round
@@ -131,8 +132,9 @@ def test_a_job_that_a_worker_took_and_lost_before_it_began_is_asked_for_again(
     taken = site.backend.redis.lpop(site.backend.queue.key)
     assert taken and site.backend.queue.fetch_job(taken.decode()).get_status().value == "queued"  # type: ignore[union-attr]
     waiting = f"coreset:{project_id}:waiting"
+    site.backend.redis.expire(waiting, DAY + 60)  # as just now, however slow the test is
     assert not request_round(site.backend, project_id, "it may be about to begin")
-    site.backend.redis.expire(waiting, site.backend.redis.ttl(waiting) - 60)  # as a minute later
+    site.backend.redis.expire(waiting, DAY - 60)  # as a minute later
     poll()
     assert site.backend.queue.count == 1
 
@@ -152,9 +154,12 @@ def test_how_a_process_ended_is_known_though_the_alarm_rings_in_that_moment(site
 
     before = signal.signal(signal.SIGCHLD, ring)  # the kernel sends it as the process ends
     try:
-        with subprocess.Popen(["sh", "-c", "sleep 0.3; exit 7"]) as process:
+        command = ["sh", "-c", "read line; sleep 0.3; exit 7"]
+        with subprocess.Popen(command, stdin=subprocess.PIPE) as process:
             worker._horse_pid = process.pid
+            assert process.stdin
             with pytest.raises(HorseMonitorTimeoutException):
+                process.stdin.close()  # from here on it may end at any time
                 worker.wait_for_horse()
             assert os.waitstatus_to_exitcode(worker.wait_for_horse()[1] or 0) == 7
     finally:
@@ -174,9 +179,11 @@ def test_cancel_ends_the_round_and_rollback_and_publish_tell_label_studio_the_ba
 
     for task_id in first.record.batch:
         site.studio.annotate(task_id, "cat")
-    slow = site.studio.fail("slow", "import/predictions", seconds=60, times=1)
-    wait_until(lambda: slow.times == 0, "the poll to find the labels and the import to begin", 240)
+    held = site.studio.fail("held", "import/predictions", times=1)
+    wait_until(lambda: held.times == 0, "the poll to find the labels and the import to begin", 240)
     assert (client.post(f"/api/projects/{project_id}/cancel").json or {})["status"] == "cancelled"
+    held.released.set()
+    wait_until(lambda: len(site.studio.versions(project_id)) == 2, "the import to be done all the same")
     assert site.state(project_id).paused_reason == "A person cancelled the last round."
     assert site.studio.projects[project_id]["model_version"] == first.record.model_version
     assert not cancel_round(site.backend, project_id)

@@ -49,11 +49,12 @@ def test_backbones_are_compared_after_a_round_and_a_killed_worker_changes_nothin
     project_id = site.new_project(images=70, labeled=60)
     backend = site.backend
     site.start_worker(CORESET_BACKBONE="auto", CORESET_IMAGE_SIZE="32", CORESET_POLL_SECONDS="600")
+    begins = site.redis_wire.hold(redis_key(project_id, AUDITION_LEASE).encode())
     request_round(backend, project_id, "asked by a test")
-    lease = redis_key(project_id, AUDITION_LEASE)
-    wait_until(lambda: backend.redis.exists(lease), "an audition", 240, pause=0.01)
+    assert begins.reached.wait(240), site.log.read_text()
     os.kill(site.round_processes()[0], signal.SIGKILL)
-    wait_until(lambda: "the audition ended unexpectedly (signal 9)" in site.log.read_text(), "the death", 60)
+    begins.release()
+    wait_until(lambda: "the audition ended unexpectedly (signal 9)" in site.log.read_text(), "the death")
     first = site.wait_for_round(project_id, 1)
     queue = site.studio.queue(project_id)
 

@@ -21,7 +21,7 @@ def running(backend: Backend, **progress: object) -> None:
     backend.redis.set("coreset:7:lease", "held")
     worker = Worker([backend.queue], connection=backend.redis, serializer=JSONSerializer)
     worker.register_birth()
-    backend.redis.set(alive_key(worker.name), "1", ex=30)
+    backend.redis.set(alive_key(worker.name), "1", ex=3600)
 
 
 def test_percent_and_time_left_come_from_the_last_round() -> None:

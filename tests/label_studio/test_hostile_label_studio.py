@@ -18,7 +18,7 @@ from coreset_backend.label_studio.client import LabelStudio
 from coreset_backend.label_studio.tabs import make_batch_tab
 from coreset_backend.label_studio.task_lists import PAGE_SIZE
 
-SMALL = Limits(size=20_000_000, seconds=0.5)
+SMALL = Limits(size=20_000_000)
 TASK = {"id": 1, "data": {"image": "/1.png"}}
 
 
@@ -268,10 +268,12 @@ def test_a_compressed_bomb_is_not_unpacked(
     assert peak < 20_000_000
 
 
-def test_a_body_that_drips_is_left(studio: FakeLabelStudio, client: LabelStudio, project: int) -> None:
+def test_a_body_that_drips_is_left(studio: FakeLabelStudio, project: int) -> None:
+    hasty = LabelStudio(studio.url, TOKEN, pauses=(0.01,), limits=Limits(seconds=0.5))
     studio.fail("drip", "^/api/tasks/")
     with pytest.raises(Unreachable, match="is too slow: "):
-        client.fetch_snapshot(project)
+        hasty.fetch_snapshot(project)
+    hasty.close()
 
 
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])

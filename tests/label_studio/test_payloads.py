@@ -142,7 +142,7 @@ def sdk(request: pytest.FixtureRequest, make_backend: MakeBackend, tmp_path: Pat
     finally:
         client.close()
         server.terminate()
-        server.wait(10)
+        server.wait(60)
 
 
 @pytest.mark.slow

@@ -88,18 +88,18 @@ def test_the_tree_survives_its_redis_and_ends_whole(tmp_path: Path) -> None:
         for part in PARTS:
             before[part] = run.pid_of(part)
             assert before[part], f"no {part} in the tree"
-        httpx.post(f"http://127.0.0.1:{run.port}/setup", json={"project": "7.1"}, trust_env=False)
+        httpx.post(f"http://127.0.0.1:{run.port}/setup", json={"project": "7.1"}, trust_env=False, timeout=60)
         os.kill(before["redis-server"], signal.SIGKILL)
         wait_until(lambda: run.pid_of("redis-server") not in (None, before["redis-server"]), "a new Redis")
         wait_until(lambda: run.get("/api/projects/7/status") == 200, "a status after the restart")
-        wait_until(lambda: run.get("/ready") == 200, "the worker to be back", 60)
+        wait_until(lambda: run.get("/ready") == 200, "the worker to be back")
         os.kill(before["gunicorn"], signal.SIGKILL)
         wait_until(lambda: run.get("/health") == 200, "a new web server")
         assert (tmp_path / "data/projects").is_dir()
         assert open_to_others(tmp_path / "data") == []
 
     assert run.process.returncode == 0, run.log
-    wait_until(lambda: not run.processes(), "the end of all it started", 15)
+    wait_until(lambda: not run.processes(), "the end of all it started")
     assert settings_of_run(tmp_path / "data") == {}
     assert "Traceback" not in run.log
 
@@ -109,7 +109,7 @@ def test_a_killed_run_leaves_no_orphan_and_its_data_can_be_used_again(tmp_path: 
     port = demo.free_port()
     with running(tmp_path, port) as run:
         run.process.kill()
-        wait_until(lambda: not run.processes(), "the end of the orphans", 15)
+        wait_until(lambda: not run.processes(), "the end of the orphans")
     assert settings_of_run(tmp_path / "data") == {}
     with running(tmp_path, port) as run:
         assert run.get("/health") == 200
@@ -124,7 +124,7 @@ def test_other_commands_find_the_run_and_a_second_run_is_refused(tmp_path: Path)
 
         def typed(*arguments: str, **more: str) -> subprocess.CompletedProcess[str]:
             return subprocess.run(
-                backend_command(*arguments), env=bare | more, capture_output=True, text=True, timeout=60
+                backend_command(*arguments), env=bare | more, capture_output=True, text=True, timeout=120
             )
 
         assert typed("status").stdout.startswith("No project is connected.")
@@ -155,7 +155,7 @@ def test_a_port_in_use_is_refused_before_anything_starts(tmp_path: Path) -> None
             env=environment(tmp_path, port),
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=120,
         )
     assert refused.returncode == 2
     assert refused.stderr.startswith(f"Error: Port {port} is in use")
@@ -176,7 +176,7 @@ def test_a_child_that_dies_at_the_start_is_said_at_once_and_the_rest_is_ended(tm
             env=environment(tmp_path, demo.free_port()) | given,
             capture_output=True,
             text=True,
-            timeout=50,
+            timeout=120,
         )
         assert ran.returncode == 2 and words in ran.stderr
         assert settings_of_run(tmp_path / "data") == {}

@@ -13,7 +13,7 @@ from coreset_backend.network.outbound import retry_after
 def test_both_forms_say_the_same(seconds: int) -> None:
     date = email.utils.format_datetime(datetime.now(UTC) + timedelta(seconds=seconds), usegmt=True)
     assert retry_after(f" {seconds} ") == seconds
-    assert retry_after(date) == pytest.approx(seconds, abs=2)
+    assert retry_after(date) == pytest.approx(seconds, abs=30)
 
 
 def test_a_date_without_a_zone_is_in_utc_wherever_the_machine_stands(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -21,7 +21,7 @@ def test_a_date_without_a_zone_is_in_utc_wherever_the_machine_stands(monkeypatch
     time.tzset()
     try:
         soon = datetime.now(UTC) + timedelta(seconds=60)
-        assert retry_after(soon.strftime("%a, %d %b %Y %H:%M:%S -0000")) == pytest.approx(60, abs=2)
+        assert retry_after(soon.strftime("%a, %d %b %Y %H:%M:%S -0000")) == pytest.approx(60, abs=30)
     finally:
         monkeypatch.undo()
         time.tzset()

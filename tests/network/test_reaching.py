@@ -148,7 +148,7 @@ def test_the_web_is_served_and_found_on_ipv6(make_backend: Callable[..., Backend
     try:
         wait_for_web(settings, threading.Event(), patience=120)
         assert not demo.is_free(settings.port, "::1") and demo.is_free(settings.port)
-        assert httpx.get(f"{settings.url}/health", trust_env=False, timeout=30).status_code == 200
+        assert httpx.get(f"{settings.url}/health", trust_env=False, timeout=60).status_code == 200
     finally:
         child.stop()
 

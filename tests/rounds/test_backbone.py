@@ -109,7 +109,7 @@ def test_auto_downloads_the_stronger_network_once_and_stays_with_it_when_the_hub
     assert log.count(f"project {project_id}: the backbone is {STRONGER}") == 1
     assert hub.downloads(REPOSITORY) == 1
     worker.kill()
-    worker.wait(10)
+    worker.wait(60)
     hub.repositories[REPOSITORY].fault = "dead"
     asked = len(hub.asked)
     site.start_worker(**hub_settings(site, hub))

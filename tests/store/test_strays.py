@@ -514,7 +514,7 @@ def url(two: Backend, redis_url: str, tmp_path: Path) -> Iterator[str]:
         yield f"http://127.0.0.1:{settings.port}"
     finally:
         process.terminate()
-        process.wait(30)
+        process.wait(60)
 
 
 CONTROLS = ["a\0b", "\x1b[31mred", "\x7f", "\r\nX: y", "a\u2028b", "\ud800", "é" * 500, "a" * 9000]
@@ -525,7 +525,7 @@ def test_control_characters_in_the_form_are_answered_in_one_line(url: str, tmp_p
         for extra in ({name: 1}, {"strategy": name}, {"batch_size": name}, {"trigger": [name]}):
             content = json.dumps({"project": 5, "extra_params": extra}).encode()
             headers = {"Content-Type": "application/json"}
-            answer = httpx.post(f"{url}/setup", content=content, headers=headers, trust_env=False)
+            answer = httpx.post(f"{url}/setup", content=content, headers=headers, trust_env=False, timeout=60)
             assert answer.status_code == 400, answer.text
             assert answer.reason_phrase.isprintable() and len(answer.reason_phrase) <= 400
     assert "Traceback" not in (tmp_path / "server.log").read_text()
@@ -550,12 +550,12 @@ def test_malformed_chunks_are_refused_without_a_traceback(two: Backend, url: str
             f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
             f"{SECRET_HEADER}: {two.webhook_secret}\r\nTransfer-Encoding: chunked\r\n\r\n"
         )
-        with socket.create_connection(address, timeout=20) as connection:
+        with socket.create_connection(address, timeout=60) as connection:
             connection.sendall(head.encode() + chunks)
             connection.shutdown(socket.SHUT_WR)
             answered = b"".join(iter(lambda: connection.recv(65536), b""))
         assert not answered or answered.startswith(b"HTTP/1.1 4"), (path, chunks[:30], answered[:300])
-    assert httpx.get(f"{url}/health", trust_env=False).status_code == 200
+    assert httpx.get(f"{url}/health", trust_env=False, timeout=60).status_code == 200
     assert "Traceback" not in (tmp_path / "server.log").read_text()
 
 

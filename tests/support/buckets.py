@@ -30,21 +30,24 @@ class S3Server:
         return environment_to(self.port)
 
     def make_bucket(self, name: str) -> None:
-        httpx.put(f"http://127.0.0.1:{self.port}/{name}", headers=SIGNED, trust_env=False).raise_for_status()
+        self._send("PUT", name).raise_for_status()
 
     def put_stray(self, key: str) -> None:
         """An object with any key at all, in the bucket `rounds`."""
-        httpx.put(
-            f"http://127.0.0.1:{self.port}/rounds/{key}", headers=SIGNED, content=b"stray", trust_env=False
-        )
+        self._send("PUT", f"rounds/{key}", b"stray")
 
     def require_credentials(self, *, required: bool) -> None:
         """Whether the server refuses keys that it does not know."""
-        httpx.post(
-            f"http://127.0.0.1:{self.port}/moto-api/reset-auth",
-            content=b"0" if required else b"inf",
-            trust_env=False,
-        ).raise_for_status()
+        self._send("POST", "moto-api/reset-auth", b"0" if required else b"inf").raise_for_status()
+
+    def answers(self) -> bool:
+        with contextlib.suppress(httpx.HTTPError):
+            return self._send("GET", "moto-api/").status_code == 200
+        return False
+
+    def _send(self, method: str, path: str, content: bytes = b"") -> httpx.Response:
+        url = f"http://127.0.0.1:{self.port}/{path}"
+        return httpx.request(method, url, headers=SIGNED, content=content, trust_env=False, timeout=60)
 
 
 def environment_to(port: int) -> dict[str, str]:
@@ -63,17 +66,11 @@ def running_s3() -> Iterator[S3Server]:
     command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(server.port)]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
         try:
-            wait_until(lambda: _answers(server), "moto's server", pause=0.05)
+            wait_until(server.answers, "moto's server", pause=0.05)
             server.make_bucket("rounds")
             yield server
         finally:
             process.terminate()
-
-
-def _answers(server: S3Server) -> bool:
-    with contextlib.suppress(httpx.HTTPError):
-        return httpx.get(f"http://127.0.0.1:{server.port}/moto-api/", trust_env=False).status_code == 200
-    return False
 
 
 @dataclass

@@ -9,10 +9,11 @@ import io
 import itertools
 import json
 import re
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from http import HTTPStatus
 from typing import Any
@@ -20,6 +21,7 @@ from typing import Any
 import numpy as np
 from flask import Flask, Response, abort, jsonify, request
 from PIL import Image
+from ports import kept
 from werkzeug.exceptions import HTTPException
 from werkzeug.serving import BaseWSGIServer, WSGIRequestHandler, make_server
 
@@ -54,7 +56,8 @@ class Fault:
     ``kind``: a status as 500; ``slow`` (``seconds`` late); ``cut`` (the connection ends within the body);
     ``html`` (a page, with status 200); ``torn`` (JSON that stops); ``other`` (JSON of another shape);
     ``answer`` (what ``answer`` makes of the query, with ``headers``); ``drip`` (a byte every 0.1 s);
-    ``meanwhile`` (somebody else is faster: ``act`` is done first).
+    ``meanwhile`` (somebody else is faster: ``act`` is done first); ``held`` (done and answered once
+    ``released``).
     """
 
     kind: int | str
@@ -66,6 +69,7 @@ class Fault:
     headers: Mapping[str, str] | None = None
     answer: Callable[[Mapping[str, str]], bytes] = lambda _query: b""
     act: Callable[[], object] = lambda: None
+    released: threading.Event = field(default_factory=threading.Event)
 
     def strikes(self, method: str, path: str) -> bool:
         if self.method not in ("", method) or not re.search(self.path, path) or not self.times:
@@ -105,6 +109,7 @@ class FakeLabelStudio:
         self._app = _application(self)
         self._port = 0
         self._server: BaseWSGIServer | None = None
+        self._keeper: socket.socket | None = None
         self.up()
 
     @property
@@ -112,18 +117,27 @@ class FakeLabelStudio:
         return f"http://127.0.0.1:{self._port}"
 
     def up(self) -> None:
+        if self._keeper:
+            self._keeper.close()
         self._server = make_server(
             "127.0.0.1", self._port, self._app, threaded=True, request_handler=_QuietHandler
         )
         self._server.daemon_threads = True  # type: ignore[attr-defined]
         self._port = self._server.server_port
-        threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True).start()
+        self._serving = threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True)
+        self._serving.start()
 
     def down(self) -> None:
         if self._server:
             self._server.shutdown()
-            self._server.server_close()
-            self._server = None
+            self._serving.join()  # it closes the server
+            self._server, self._keeper = None, kept(self._port)
+
+    def close(self) -> None:
+        self.heal()
+        self.down()
+        if self._keeper:
+            self._keeper.close()
 
     def fail(self, kind: int | str, path: str = "", **options: Any) -> Fault:
         """Switch a fault on; the newest that matches a request strikes."""
@@ -131,6 +145,8 @@ class FakeLabelStudio:
         return self.faults[-1]
 
     def heal(self) -> None:
+        for fault in self.faults:
+            fault.released.set()
         self.faults.clear()
 
     def next_id(self) -> int:
@@ -281,7 +297,7 @@ def running() -> Iterator[FakeLabelStudio]:
     try:
         yield studio
     finally:
-        studio.down()
+        studio.close()
 
 
 class _QuietHandler(WSGIRequestHandler):
@@ -347,6 +363,9 @@ def _bound(studio: FakeLabelStudio, view: Any) -> Any:
 def _misbehave(fault: Fault) -> Response | None:
     if fault.kind == "slow":
         time.sleep(fault.seconds)
+        return None
+    if fault.kind == "held":
+        fault.released.wait()
         return None
     if fault.kind == "meanwhile":
         fault.act()

@@ -79,7 +79,7 @@ def web_process(redis_url: str, folder: Path, **environment: str) -> Iterator[We
             yield WebProcess(port, process, log, client)
     finally:
         process.terminate()
-        process.wait(20)
+        process.wait(60)
 
 
 def _answers(client: httpx.Client) -> bool:

@@ -7,12 +7,15 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
+from ports import kept
+
 
 @dataclass
 class Hold:
-    """Once ``word`` has passed, what is answered to it waits until ``release``."""
+    """Once the server has answered to ``word``, it is ``reached``, and the answer waits until ``release``."""
 
     word: bytes
+    taken: bool = False
     reached: threading.Event = field(default_factory=threading.Event)
     released: threading.Event = field(default_factory=threading.Event)
 
@@ -36,6 +39,7 @@ class TcpProxy:
         self._hold: Hold | None = None
         self._open: set[socket.socket] = set()
         self._listener: socket.socket | None = None
+        self._keeper: socket.socket | None = None
         self.port = 0
         self._listen()
 
@@ -51,7 +55,7 @@ class TcpProxy:
         if self._listener:
             self._listener.shutdown(socket.SHUT_RDWR)
             self._listener.close()
-            self._listener = None
+            self._listener, self._keeper = None, kept(self.port)
         for end in list(self._open):
             with contextlib.suppress(OSError):
                 end.shutdown(socket.SHUT_RDWR)
@@ -66,8 +70,12 @@ class TcpProxy:
         if self._hold:
             self._hold.release()
         self.cut()
+        if self._keeper:
+            self._keeper.close()
 
     def _listen(self) -> None:
+        if self._keeper:
+            self._keeper.close()
         self._listener = socket.create_server(("127.0.0.1", self.port), backlog=100)
         self.port = self._listener.getsockname()[1]
         threading.Thread(target=self._accept, args=(self._listener,), daemon=True).start()
@@ -95,12 +103,11 @@ class TcpProxy:
                     time.sleep(self.delay)
                 self._passing.wait()
                 hold = self._hold
-                if asks and hold and not hold.reached.is_set() and hold.word in piece:
+                if asks and hold and not hold.taken and hold.word in piece:
+                    hold.taken = True
                     held.append(hold)
-                    sink.sendall(piece)
-                    hold.reached.set()
-                    continue
                 if not asks and held:
+                    held[-1].reached.set()
                     held[-1].released.wait()
                 sink.sendall(piece)
         for end in (source, sink):

@@ -127,7 +127,7 @@ class Site:
 
     def start_redis(self) -> None:
         self.redis.start()
-        wait_for_redis(self.backend.redis)
+        wait_for_redis(self.backend.redis, patience=120)
 
 
 @contextlib.contextmanager
@@ -224,7 +224,7 @@ def running_site(folder: Path, studio: FakeLabelStudio, bucket: str = "") -> Ite
         )
         backend = open_backend(settings)
         stack.callback(backend.close)
-        wait_for_redis(backend.redis)
+        wait_for_redis(backend.redis, patience=120)
         site = Site(backend, studio, redis, redis_wire, studio_wire, folder / "worker.log")
         site.log.touch()
         try:
@@ -232,4 +232,4 @@ def running_site(folder: Path, studio: FakeLabelStudio, bucket: str = "") -> Ite
         finally:
             for worker in site.workers:
                 worker.kill()
-                worker.wait(10)
+                worker.wait(60)

@@ -345,7 +345,7 @@ def plain_request(
 ) -> tuple[int, bytes]:
     """Status and body of a request whose path is sent as it is written, which tidy clients do not do."""
     head = "".join(f"{name}: {value}\r\n" for name, value in (headers or {}).items())
-    with socket.create_connection(("127.0.0.1", served.base_url.port or 0), timeout=20) as connection:
+    with socket.create_connection(("127.0.0.1", served.base_url.port or 0), timeout=60) as connection:
         connection.sendall(
             f"{method} {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n{head}\r\n".encode()
         )

@@ -49,12 +49,12 @@ def documented_nginx(backend_port: int, folder: Path) -> Iterator[httpx.Client]:
             [NGINX, "-p", str(folder), "-c", str(folder / "nginx.conf")], stdout=log, stderr=log
         )
     try:
-        with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=20, trust_env=False) as client:
+        with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60, trust_env=False) as client:
             wait_until(lambda: not demo.is_free(port), "nginx")
             yield client
     finally:
         process.terminate()
-        process.wait(20)
+        process.wait(60)
 
 
 class Heard(BaseHTTPRequestHandler):

@@ -52,6 +52,6 @@ def test_serve_uses_the_folder_that_the_other_commands_use(redis_url: str, tmp_p
         )
     finally:
         server.terminate()
-        server.wait(20)
+        server.wait(60)
     assert "Project 7" in status.stdout, status.stderr
     assert sorted(path.name for path in tmp_path.iterdir()) == ["flask.py", "key", "log", "mine"]
