@@ -6,6 +6,8 @@ from numpy.typing import NDArray
 from coreset_backend.evaluation.scores import NAMED, Flags, Probabilities, confidence, named_classes
 from coreset_backend.store.record import Calibration, SureAnswers
 
+Numbers = NDArray[np.float64]
+Places = NDArray[np.int64]
 BINS = 15
 DRAWS = 500
 LEAST_IN_A_BIN = 20
@@ -35,21 +37,29 @@ def calibration(
 
     The bins are adaptive (Nguyen and O'Connor 2015, arXiv 1508.05154): each has as many answers as the next,
     of LEAST_IN_A_BIN images or more, so that none rests on two images. With few images the error of a perfect
-    model is far from 0; DRAWS hold-outs, of this size and as sure, tell how far. None on less than one bin.
+    model is far from 0; DRAWS hold-outs, of this size and as sure, tell how far. In multiple choice the
+    answers on one image may be wrong together, as much as they are seen to be. None on less than one bin.
     Raises ValueError for shapes that differ.
     """
-    if len(targets) < LEAST_IN_A_BIN:
+    n = len(targets)
+    if n < LEAST_IN_A_BIN:
         return None
     sure, right = _answers(targets, probabilities, multiple)
-    order = np.argsort(sure, kind="stable")
-    bins = min(len(targets) // LEAST_IN_A_BIN, BINS)
+    order, bins = np.argsort(sure, kind="stable"), min(n // LEAST_IN_A_BIN, BINS)
+    image, sure, right = order // (len(sure) // n), sure[order], right[order]
+    place = np.repeat(np.arange(bins), np.diff(np.arange(bins + 1) * len(sure) // bins))
+    together = _wrong_together(sure - right, image, place)
     rng = np.random.default_rng(0)
-    of_perfect = [_binned_error(sure[order], rng.random(len(sure)) < sure[order], bins) for _ in range(DRAWS)]
+    of_perfect = [
+        _off(sure - (rng.random(len(sure)) < sure), place) + together @ rng.standard_normal(bins)
+        for _ in range(DRAWS)
+    ]
+    errors = np.abs(of_perfect).sum(1) / len(sure)
     return Calibration(
-        error=_binned_error(sure[order], right[order], bins),
-        by_chance=float(np.mean(of_perfect)),
-        at_most=float(np.quantile(of_perfect, 0.95)),
-        n=len(targets),
+        error=float(np.abs(_off(sure - right, place)).sum() / len(sure)),
+        by_chance=float(errors.mean()),
+        at_most=float(np.quantile(errors, 0.95)),
+        n=n,
         bins=bins,
     )
 
@@ -83,9 +93,7 @@ def lower_bound(hits: int, n: int) -> float:
     return low
 
 
-def _answers(
-    targets: Probabilities, probabilities: Probabilities, multiple: bool
-) -> tuple[NDArray[np.float64], Flags]:
+def _answers(targets: Probabilities, probabilities: Probabilities, multiple: bool) -> tuple[Numbers, Flags]:
     """How sure each answer is, and whether it is right; an image has one, in multiple choice one a class."""
     if not len(targets) or targets.shape != probabilities.shape:
         raise ValueError(f"targets {targets.shape}, probabilities {probabilities.shape}")
@@ -96,7 +104,20 @@ def _answers(
     return sure, ((probabilities > NAMED) == (targets > NAMED)).ravel()
 
 
-def _binned_error(sure: NDArray[np.float64], right: Flags, bins: int) -> float:
-    """The calibration error of answers sorted by how ``sure`` they are, in bins of equally many."""
-    starts = np.arange(bins) * len(sure) // bins
-    return float(np.abs(np.add.reduceat(sure - right, starts)).sum() / len(sure))
+def _off(too_sure: Numbers, place: Places) -> Numbers:
+    """float64[bins]: the sum over each bin's answers."""
+    return np.bincount(place, too_sure).astype(np.float64, copy=False)
+
+
+def _wrong_together(too_sure: Numbers, image: Places, place: Places) -> Numbers:
+    """A root of the covariance that answers on the same ``image`` add to the bins' sums, float64[bins, bins].
+
+    An answer's own variance is known. The products of an image's different answers have the covariance as
+    their mean (as in Liang and Zeger 1986); where their sum says that the answers are wrong together less
+    often than chance has it, it counts as 0. One answer for each image adds nothing.
+    """
+    by_image = np.zeros((image.max() + 1, place[-1] + 1))
+    np.add.at(by_image, (image, place), too_sure)
+    covariance = by_image.T @ by_image - np.diag(_off(too_sure**2, place))
+    values, vectors = np.linalg.eigh(covariance)
+    return np.asarray(vectors * np.sqrt(values.clip(0)))

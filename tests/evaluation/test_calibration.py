@@ -93,6 +93,27 @@ def test_in_multiple_choice_bins_are_of_images() -> None:
     assert found and (found.n, found.bins) == (60, 3) and found.error < found.at_most < 0.1
 
 
+def sets(classes: np.ndarray, seed: int, sharper: float = 1.0) -> tuple[np.ndarray, np.ndarray]:
+    """Truth and probabilities float[60, len(classes)] in multiple choice, calibrated unless made ``sharper``;
+    those of equal ``classes`` are there together or not at all."""
+    rng = np.random.default_rng(seed)
+    chances = rng.beta(0.5, 0.5, (60, classes.max() + 1))
+    truth, odds = rng.random(chances.shape) < chances, (chances / (1 - chances + 1e-9)) ** sharper
+    return truth[:, classes].astype(float), (odds / (1 + odds))[:, classes]
+
+
+@pytest.mark.parametrize("classes", [np.arange(6), np.arange(6) // 2, np.arange(6) // 6], ids=["1", "2", "6"])
+def test_classes_that_go_together_leave_the_band_of_chance_as_often_as_is_promised(
+    classes: np.ndarray,
+) -> None:
+    found = [calibration(*sets(classes, seed), multiple=True) for seed in range(100)]
+    assert sum(each is not None and each.error > each.at_most for each in found) <= 11  # five are expected
+    errors, chance = zip(*((each.error, each.by_chance) for each in found if each), strict=True)
+    assert np.mean(errors) == pytest.approx(np.mean(chance), rel=0.15)
+    too_sure = calibration(*sets(classes, 0, sharper=6), multiple=True)
+    assert too_sure and too_sure.error > too_sure.at_most
+
+
 @pytest.mark.parametrize("n", [1, 5, 14, 60, 400])
 def test_the_lower_bound_is_clopper_and_pearsons(n: int) -> None:
     for hits in {0, 1, n // 2, n - 1, n} & set(range(n + 1)):
