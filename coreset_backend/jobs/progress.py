@@ -1,6 +1,7 @@
 """The progress of each project's round: the job writes it to Redis; pages, API and command line read it."""
 
 import contextlib
+import hashlib
 import json
 import logging
 import time
@@ -104,7 +105,12 @@ class RoundProgress:
 
 WRITTEN = TypeAdapter(WrittenProgress)
 PRETRAINING = TypeAdapter(PretrainingProgress)
-T = TypeVar("T")
+T = TypeVar("T", WrittenProgress, PretrainingProgress)
+SET_IF_SAME = """
+if redis.sha1hex(redis.call('get', KEYS[1]) or '') ~= ARGV[1] then return 0 end
+redis.call('set', KEYS[1], ARGV[2])
+return 1
+"""
 
 
 def read_progress(redis: Redis, store: Store, project_id: int) -> RoundProgress:
@@ -150,12 +156,6 @@ def _content_and_lease(redis: Redis, key: str, lease: str) -> tuple[bytes | None
         content = redis.get(key)  # type: ignore[assignment]
         if content == before:
             return content, leased
-
-
-def _written(redis: Redis, project_id: int, name: str, shape: TypeAdapter[T]) -> T | None:
-    """The project's JSON value ``name``."""
-    key = redis_key(project_id, name)
-    return _parsed(key, redis.get(key), shape)  # type: ignore[arg-type]
 
 
 def _parsed(key: str, content: bytes | None, shape: TypeAdapter[T]) -> T | None:
@@ -204,8 +204,7 @@ def write_pretraining(
 ) -> None:
     """Replace the pretraining's progress by ``change`` of it."""
     with contextlib.suppress(RedisError):
-        known = _written(redis, project_id, "pretraining", PRETRAINING) or PretrainingProgress()
-        redis.set(redis_key(project_id, "pretraining"), json.dumps(asdict(change(known))))
+        _change(redis, redis_key(project_id, "pretraining"), PRETRAINING, PretrainingProgress(), change)
 
 
 def pretraining_reporter(redis: Redis, project_id: int) -> Callable[[int, int, int], None]:
@@ -239,8 +238,17 @@ def write_progress(
 
 
 def _update(redis: Redis, project_id: int, change: Callable[[WrittenProgress], WrittenProgress]) -> None:
-    known = _written(redis, project_id, "progress", WRITTEN) or WrittenProgress()
-    redis.set(redis_key(project_id, "progress"), json.dumps(asdict(change(known))))
+    _change(redis, redis_key(project_id, "progress"), WRITTEN, WrittenProgress(), change)
+
+
+def _change(redis: Redis, key: str, shape: TypeAdapter[T], empty: T, change: Callable[[T], T]) -> None:
+    """Replace the JSON value by ``change`` of it; what other processes write meanwhile is not lost."""
+    while True:
+        content: bytes | None = redis.get(key)  # type: ignore[assignment]
+        changed = json.dumps(asdict(change(_parsed(key, content, shape) or empty)))
+        before = hashlib.sha1(content or b"", usedforsecurity=False).hexdigest()
+        if redis.eval(SET_IF_SAME, 1, key, before, changed):
+            return
 
 
 def write_idle(redis: Redis, project_id: int) -> None:

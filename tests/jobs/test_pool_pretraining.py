@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from fake_label_studio import TOKEN, FakeLabelStudio
 from saved_rounds import record
+from tcp_proxy import Hold
 from waiting import wait_until
 from worker_site import Site
 from written_progress import changed
@@ -42,14 +43,9 @@ def pretraining(backend: Backend, project_id: int) -> PretrainingProgress:
     return found or PretrainingProgress()
 
 
-def wait_for_step_after(site: Site, project_id: int, seen: int) -> int:
-    """How many images are seen, once it is more than ``seen`` and the pretraining runs."""
-
-    def found() -> int:
-        known = pretraining(site.backend, project_id)
-        return known.seen if known.state == "running" and known.seen > seen else 0
-
-    return int(wait_until(found, f"more than {seen} images seen", 240, pause=0.02))
+def hold_at_a_step(site: Site) -> Hold:
+    """Have the next pretraining that runs stop as it tells how far it is, until it is released."""
+    return site.redis_wire.hold(b'"state": "running", "images"')
 
 
 def begin_a_short_one(backend: Backend, project_id: int) -> None:
@@ -73,27 +69,37 @@ def begin_a_short_one(backend: Backend, project_id: int) -> None:
 def test_the_first_batch_is_served_at_once_and_a_better_one_when_the_pool_was_learned(site: Site) -> None:
     """Interrupted by another project's round and killed in the middle, it ends as if nothing had happened."""
     large, small = site.studio.create_project(LEAST_IMAGES), site.studio.create_project(12)
+    publishes = site.hold_at("publish")
     site.start_worker(CORESET_BACKBONE="self_supervised", CORESET_IMAGE_SIZE="16", CORESET_POLL_SECONDS="600")
-    hold = site.hold_at("publish")
     request_round(site.backend, large, "asked by a test")
-    assert hold.reached.wait(240)
+    assert publishes.reached.wait(240)
     begin_a_short_one(site.backend, large)
-    hold.release()
+    steps = hold_at_a_step(site)
+    publishes.release()
     first = site.wait_for_round(large, 1)
     assert first.record.backbone.startswith("patch features") and first.record.features == ""
-    wait_for_step_after(site, large, 0)
+    assert steps.reached.wait(240)
     lines = status_lines(project_status(site.backend, large))
     assert any("Pretraining on the pool: epoch" in line for line in lines)
 
+    publishes = site.hold_at("publish")
     request_round(site.backend, small, "asked by a test")
-    site.wait_for_round(small, 1)
+    steps.release()
+    assert publishes.reached.wait(240)
     assert features_at_hand(site.backend.store, large) == ""
     interrupted_at = pretraining(site.backend, large).seen
-    wait_for_step_after(site, large, interrupted_at)
+    steps = hold_at_a_step(site)
+    publishes.release()
+    site.wait_for_round(small, 1)
+    assert steps.reached.wait(240)
 
+    again = hold_at_a_step(site)
     os.kill(site.round_processes()[0], signal.SIGKILL)
+    steps.release()
     wait_until(lambda: "ended unexpectedly (signal 9)" in site.log.read_text(), "the death")
-    assert wait_for_step_after(site, large, interrupted_at) > interrupted_at
+    assert again.reached.wait(240)
+    assert pretraining(site.backend, large).seen > interrupted_at
+    again.release()
 
     second = site.wait_for_round(large, 2, seconds=900)
     assert second.record.features == features_at_hand(site.backend.store, large) != ""

@@ -36,13 +36,13 @@ WRITTEN_BY_0_9 = {
 
 
 class Meanwhile(Redis):
-    """A connection that has something happen just before it looks whether the key exists, once."""
+    """A connection that has something happen just before it sends the command, once."""
 
-    def happens(self, key: str, act: Callable[[], None]) -> None:
-        self.key, self.acts = key, [act]
+    def happens_before(self, command: str, act: Callable[[], None]) -> None:
+        self.command, self.acts = command, [act]
 
     def execute_command(self, *args: Any, **options: Any) -> Any:
-        if args == ("EXISTS", self.key) and self.acts:
+        if args[0] == self.command and self.acts:
             self.acts.pop()()
         return super().execute_command(*args, **options)  # type: ignore[no-untyped-call]
 
@@ -136,10 +136,25 @@ def test_a_round_that_ends_or_begins_while_its_state_is_read_does_not_look_lost(
             write_idle(backend.redis, 7)
 
     with Meanwhile.from_url(redis_url) as redis:
-        redis.happens(lease, next_round_ends)
+        redis.happens_before("EXISTS", next_round_ends)
         found = read_progress(redis, backend.store, 7)
     assert found.state is (RoundState.RUNNING if begins else RoundState.IDLE) and not found.lost
     assert not redis.acts
+
+
+def test_what_another_process_writes_meanwhile_is_not_lost(backend: Backend, redis_url: str) -> None:
+    """As when a worker notes the death of the round before, while the next one reports its phase."""
+    with Meanwhile.from_url(redis_url) as redis:
+        failure = Failure("Its worker was killed.", 1.0)
+        redis.happens_before("EVAL", lambda: write_progress(backend.redis, 7, changed(last_failure=failure)))
+        write_progress(redis, 7, changed(state="running", done=3))
+        assert progress_of(backend).written == WrittenProgress(
+            state=RoundState.RUNNING, done=3, last_failure=failure
+        )
+        redis.happens_before("EVAL", lambda: write_pretraining(backend.redis, 7, changed(images=9)))
+        write_pretraining(redis, 7, changed(state="failed", error="No memory."))
+    found = progress_of(backend).pretraining
+    assert found and (found.state, found.images) == ("failed", 9)
 
 
 def test_the_steps_of_a_round() -> None:

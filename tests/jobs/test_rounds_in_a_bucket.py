@@ -46,8 +46,8 @@ def start_host(site: Site, wire: TcpProxy, name: str) -> int:
 @pytest.mark.fault("a host is lost; another, which has no copies, goes on", "between")
 def test_half_an_upload_is_no_round_and_another_host_goes_on(site: Site, wire: TcpProxy) -> None:
     first = start_host(site, wire, "first")
+    held = wire.hold(b"/round-00001/embeddings.npy HTTP")  # before the poll may find the project
     project_id = site.new_project(labeled=6)
-    held = wire.hold(f"PUT /rounds/team/projects/{project_id}/round-00001/embeddings.npy".encode())
     request_round(site.backend, project_id, "asked by a test")
     assert held.reached.wait(240), site.log.read_text()
     (process,) = wait_until(site.round_processes, "the process of the round")

@@ -48,8 +48,8 @@ def test_an_audition_that_cannot_be_held_is_not_asked_for_again_before_the_next_
 def test_backbones_are_compared_after_a_round_and_a_killed_worker_changes_nothing(site: Site) -> None:
     project_id = site.new_project(images=70, labeled=60)
     backend = site.backend
-    site.start_worker(CORESET_BACKBONE="auto", CORESET_IMAGE_SIZE="32", CORESET_POLL_SECONDS="600")
     begins = site.redis_wire.hold(redis_key(project_id, AUDITION_LEASE).encode())
+    site.start_worker(CORESET_BACKBONE="auto", CORESET_IMAGE_SIZE="32", CORESET_POLL_SECONDS="600")
     request_round(backend, project_id, "asked by a test")
     assert begins.reached.wait(240), site.log.read_text()
     os.kill(site.round_processes()[0], signal.SIGKILL)

@@ -158,6 +158,7 @@ def test_a_lost_answer_to_the_last_file_loses_no_round(
     assert held.reached.wait(60)
     wait_until(lambda: place.objects.get(f"{FIRST}/round.json"), "the file to be there")
     wire.cut()
+    held.release()
     wire.heal()
     saving.join()
     assert saved and place.store.numbers(7) == [1]

@@ -12,10 +12,9 @@ from ports import kept
 
 @dataclass
 class Hold:
-    """Once the server has answered to ``word``, it is ``reached``, and the answer waits until ``release``."""
+    """Once the server has answered to ``word``, it is ``reached``; such answers wait until ``release``."""
 
     word: bytes
-    taken: bool = False
     reached: threading.Event = field(default_factory=threading.Event)
     released: threading.Event = field(default_factory=threading.Event)
 
@@ -44,7 +43,7 @@ class TcpProxy:
         self._listen()
 
     def hold(self, word: bytes) -> Hold:
-        """Hold the next connection to the server that says ``word``."""
+        """Hold each connection to the server that says ``word``: who gives up waiting may say it again."""
         self._hold = Hold(word)
         return self._hold
 
@@ -103,8 +102,7 @@ class TcpProxy:
                     time.sleep(self.delay)
                 self._passing.wait()
                 hold = self._hold
-                if asks and hold and not hold.taken and hold.word in piece:
-                    hold.taken = True
+                if asks and hold and hold.word in piece:
                     held.append(hold)
                 if not asks and held:
                     held[-1].reached.set()

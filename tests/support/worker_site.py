@@ -17,11 +17,13 @@ from coreset_backend.backend import Backend, open_backend
 from coreset_backend.jobs.monitoring import job_counts
 from coreset_backend.jobs.progress import RoundProgress, read_progress
 from coreset_backend.jobs.queue import request_round
+from coreset_backend.jobs.worker import POLL_KEY
 from coreset_backend.local.processes import Child
 from coreset_backend.local.redis_server import embedded_redis, wait_for_redis
 from coreset_backend.settings import Settings
 from coreset_backend.store.saved_round import StoredRound
 
+SELDOM = 600
 TRUE_WITHIN = 60
 """Seconds in which what the state says must be so again after a fault."""
 
@@ -42,7 +44,10 @@ class Site:
     workers: list[Command] = field(default_factory=list)
 
     def start_worker(self, **settings: str) -> Command:
-        """A worker whose rounds are short; ``settings`` go on top."""
+        """A worker whose rounds are short; ``settings`` go on top.
+
+        One that polls so seldom that no poll falls into a test does not poll at its start either.
+        """
         environment = {
             "PATH": os.environ["PATH"],
             "HOME": str(self.log.parent),
@@ -58,6 +63,8 @@ class Site:
             "CORESET_POLL_SECONDS": "5",
             **settings,
         }
+        if (seconds := int(environment["CORESET_POLL_SECONDS"])) >= SELDOM:
+            self.backend.redis.set(POLL_KEY, "1", ex=seconds)
         worker = start("work", environment=environment, output=self.log)
         self.workers.append(worker)
         return worker
@@ -133,8 +140,8 @@ class Site:
 @contextlib.contextmanager
 def stopped_at(site: Site, phase: str) -> Iterator[int]:
     """A project with labels, whose first round has come to ``phase`` and goes on at the end of the block."""
+    hold = site.hold_at(phase)  # first: the poll may find the project before it is asked for
     project_id = site.new_project(labeled=6)
-    hold = site.hold_at(phase)
     request_round(site.backend, project_id, "asked by a test")
     assert hold.reached.wait(240), f"the round did not come to {phase}: {site.log.read_text()}"
     assert site.state(project_id).written.phase == phase
