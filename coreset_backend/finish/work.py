@@ -30,7 +30,7 @@ from coreset_backend.label_studio.annotations import COPY_LABELS, MODEL_LABELS
 from coreset_backend.label_studio.client import LabelStudio
 from coreset_backend.label_studio.model_labels import (
     annotate_as_predicted,
-    annotations_by_model,
+    annotated_by_model,
     delete_by_model,
     show_model_labels,
 )
@@ -319,7 +319,7 @@ def _versions_shown(backend: Backend, project_id: int, without: Session) -> list
 
 def _withdraw(label_studio: LabelStudio, project_id: int, version: str, kept: set[int]) -> None:
     """Delete the version's annotations of other tasks: their original has another label by now."""
-    made = annotations_by_model(label_studio, project_id, version)
+    made = annotated_by_model(label_studio, project_id, version)
     delete_by_model(label_studio, project_id, version, [each for each in made if each not in kept])
 
 
@@ -337,7 +337,7 @@ def undo_now(backend: Backend, project_id: int, session: Session) -> str:
 def remove_labels(label_studio: LabelStudio, project_id: int, version: str) -> int:
     """Delete the version's annotations that no person has changed, and its predictions; how many annotations
     there were."""
-    made = annotations_by_model(label_studio, project_id, version)
+    made = annotated_by_model(label_studio, project_id, version)
     count = delete_by_model(label_studio, project_id, version, list(made))
     if kept := label_studio.delete_versions(project_id, {version}):
         raise FinishError(f"The predictions of version '{kept[0]}' could not be deleted; it is tried again.")

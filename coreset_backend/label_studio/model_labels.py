@@ -42,8 +42,8 @@ def annotate_as_predicted(
         some = [task_id for task_id in task_ids[start : start + AT_ONCE] if task_id not in annotated]
         if some:
             _make_annotations(label_studio, project_id, version, some)
-    made = annotations_by_model(label_studio, project_id, version)
-    overtaken = [task_id for task_id, (_, by_person_too) in made.items() if by_person_too]
+    made = annotated_by_model(label_studio, project_id, version)
+    overtaken = [task_id for task_id, by_person_too in made.items() if by_person_too]
     delete_by_model(label_studio, project_id, version, overtaken)
 
 
@@ -63,15 +63,13 @@ def _make_annotations(
     )
 
 
-def annotations_by_model(
-    label_studio: LabelStudio, project_id: int, version: str
-) -> dict[int, tuple[list[int], bool]]:
-    """Task id -> ids of its annotations by the model, and whether a person has annotated it too."""
-    found = {}
-    for task in label_studio.annotated_tasks(project_id):
-        if ours := [each.annotation_id for each in task.annotations if is_by_model(each, version)]:
-            found[task.task_id] = ours, not all(is_by_model(each) for each in task.annotations)
-    return found
+def annotated_by_model(label_studio: LabelStudio, project_id: int, version: str) -> dict[int, bool]:
+    """The tasks that have an annotation by the model -> whether a person has annotated them too."""
+    return {
+        task.task_id: not all(is_by_model(each) for each in task.annotations)
+        for task in label_studio.annotated_tasks(project_id)
+        if any(is_by_model(each, version) for each in task.annotations)
+    }
 
 
 def delete_by_model(label_studio: LabelStudio, project_id: int, version: str, task_ids: Sequence[int]) -> int:

@@ -28,7 +28,7 @@ from coreset_backend.jobs.finishing import (
     undo_finish,
 )
 from coreset_backend.jobs.status import project_status
-from coreset_backend.label_studio.model_labels import TAB, annotations_by_model
+from coreset_backend.label_studio.model_labels import TAB, annotated_by_model
 from coreset_backend.project import Task
 from coreset_backend.rounds.due import round_due
 from coreset_backend.rounds.publishing import publish_round
@@ -85,7 +85,7 @@ class Pool:
 
     def copied(self) -> set[int]:
         """Tasks with an annotation that a copy took."""
-        return set(annotations_by_model(self.backend.label_studio, self.project_id, "finish-copies-"))
+        return set(annotated_by_model(self.backend.label_studio, self.project_id, "finish-copies-"))
 
     def labels(self, task_id: int) -> list[str]:
         found = [each["result"] for each in self.studio.tasks[task_id]["annotations"]]

@@ -46,7 +46,7 @@ from coreset_backend.jobs.lease import project_lease
 from coreset_backend.jobs.requests import disconnect_project, labels_to_remove
 from coreset_backend.jobs.tasks import reconcile_job, run_round_job
 from coreset_backend.label_studio.bulk_labels import write_label
-from coreset_backend.label_studio.model_labels import TAB, annotate_as_predicted, annotations_by_model
+from coreset_backend.label_studio.model_labels import TAB, annotate_as_predicted, annotated_by_model
 from coreset_backend.project import Labels, Prediction
 from coreset_backend.reports import Publication
 from coreset_backend.rounds.due import round_due
@@ -391,7 +391,7 @@ def test_where_a_person_was_faster_the_models_annotation_is_removed_unless_it_wa
     pool.studio.fail("meanwhile", "/api/annotations/", method="DELETE", times=1, act=corrected)
     annotate_as_predicted(pool.backend.label_studio, pool.project_id, "finish-1-now", some)
     assert [len(pool.studio.tasks[each]["annotations"]) for each in some] == [1, 2, 1]
-    assert annotations_by_model(pool.backend.label_studio, pool.project_id, "finish-").keys() == {some[2]}
+    assert annotated_by_model(pool.backend.label_studio, pool.project_id, "finish-").keys() == {some[2]}
 
 
 def test_an_audit_and_labels_in_bulk_wait_for_each_other(pool: Pool) -> None:

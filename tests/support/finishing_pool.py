@@ -10,7 +10,7 @@ from coreset_backend.backend import Backend
 from coreset_backend.finish.session import Kind, read_session
 from coreset_backend.finish.work import advance
 from coreset_backend.jobs.finishing import FinishStatus, finish_status
-from coreset_backend.label_studio.model_labels import annotations_by_model
+from coreset_backend.label_studio.model_labels import annotated_by_model
 from coreset_backend.project import Labels
 from coreset_backend.store.record import STATES
 from coreset_backend.store.saved_round import StoredRound
@@ -50,7 +50,7 @@ class Pool:
         """Tasks with an annotation of the model."""
         session = read_session(self.backend.store, self.project_id, Kind.MODEL)
         version = session.version if session else "finish-"
-        return list(annotations_by_model(self.backend.label_studio, self.project_id, version))
+        return list(annotated_by_model(self.backend.label_studio, self.project_id, version))
 
 
 def made_pool(backend: Backend, studio: FakeLabelStudio, labels: Labels = LABELS) -> Pool:
