@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from PIL import AvifImagePlugin, Image, UnidentifiedImageError
 
 from coreset_backend.arrays import Resize
+from coreset_backend.decoding.depth import has_deep_colours
 from coreset_backend.decoding.repair import essential_chunks
 from coreset_backend.decoding.tiff import TIFF_SIGNATURES, described_tiff, reduced_tiff, strip_bytes
 from coreset_backend.errors import ImageError
@@ -172,6 +173,7 @@ def _cost(image: Image.Image) -> int:
     width, height = image.size
     pixels = width * height
     value = 1 if image.mode in ("1", "L", "P") else 2 if image.mode.startswith("I;16") else 4
+    value *= 2 if has_deep_colours(image) else 1  # they are read twice
     own = pixels * value + height * 8
     if image.format in ("JPEG", "MPO"):
         return own + _jpeg_coefficients(image)

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from coreset_backend.arrays import Resize
+from coreset_backend.decoding.depth import has_deep_colours, opened_low_bytes, scaled_by, unused_bits
 from coreset_backend.decoding.formats import DAMAGED, damage, opened_image
 from coreset_backend.decoding.modes import common_no_data, converted, has_values, reduced, without_holes
 from coreset_backend.decoding.repair import loaded
@@ -21,7 +22,7 @@ from coreset_backend.decoding.tiff import no_data_value
 from coreset_backend.errors import ImageError
 
 # Part of the cache's key: increase it whenever the same bytes would give different pixels.
-DECODER = 3
+DECODER = 4
 STRIP_BYTES = 8_000_000
 """Largest part of the picture that is converted at once: the memory needed besides its own pixels."""
 LEAST_RANGE = 32.0
@@ -72,7 +73,7 @@ def _resized_pixels(image: Image.Image, data: bytes, resize: Resize) -> NDArray[
     """uint8[size, size, 3] of the first frame, upright."""
     for name in _XMP:  # Pillow would turn the picture by it, and browsers do not
         image.info.pop(name, None)
-    picture = loaded(image, data)
+    picture = _loaded(image, data)
     least_range = LEAST_RANGE if picture.mode.startswith("I;16") else 0.0
     orientation = _orientation(image)  # after load, because load turns a TIFF upright
     no_data = _no_data(picture) if has_values(picture) else None
@@ -81,6 +82,15 @@ def _resized_pixels(image: Image.Image, data: bytes, resize: Resize) -> NDArray[
     if orientation in _UPRIGHT:
         resized = resized.transpose(_UPRIGHT[orientation])
     return np.array(resized, dtype=np.uint8)
+
+
+def _loaded(image: Image.Image, data: bytes) -> Image.Image:
+    """``image`` with its pixels decoded; colours of 16 bits are scaled by the bits that the picture uses."""
+    low = opened_low_bytes(image, data) if has_deep_colours(image) else None
+    picture = loaded(image, data)
+    if low is not None and (unused := unused_bits(picture)):
+        scaled_by(picture, loaded(low, data), unused)
+    return picture
 
 
 def _orientation(image: Image.Image) -> int:

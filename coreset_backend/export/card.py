@@ -107,7 +107,7 @@ python predict.py IMAGE...
 float32[n, classes], in the order of `id2label` in `config.json`. Normalisation, network, preparation, head
 and temperature are in the graph. An image is first made {size} x {size} as `predict.py` does it: the whole
 picture, each side by itself, by Pillow ({interpolation}, `reducing_gap=2.0`). The rounds also lay transparent
-images over white and scale images of 16 bits by their range; `predict.py` does neither.
+images over white and scale images of 16 bits by what they use; `predict.py` does neither.
 
 Checked on {images}: the probabilities of `model.onnx` and those of torch in float32 differ by at most
 {difference:.1g}."""
