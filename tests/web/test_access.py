@@ -114,10 +114,10 @@ def attempt(client: FlaskClient, password: str, address: str = "198.51.100.7") -
     return client.get("/projects", headers=headers, environ_base={"REMOTE_ADDR": address}).status_code
 
 
-def test_a_thousand_guesses_are_shut_out_after_ten_and_others_are_not(locked: Flask) -> None:
+def test_a_hundred_guesses_are_shut_out_after_ten_and_others_are_not(locked: Flask) -> None:
     client = locked.test_client()
-    answers = [attempt(client, str(number)) for number in range(1000)]
-    assert answers == [401] * WRONG_GUESSES + [429] * (1000 - WRONG_GUESSES)
+    answers = [attempt(client, str(number)) for number in range(100)]  # within the minute that counts
+    assert answers == [401] * WRONG_GUESSES + [429] * (100 - WRONG_GUESSES)
     assert attempt(client, "pässwörd") == 429
     assert attempt(client, "pässwörd", "198.51.100.8") == 200
     assert client.get("/health", environ_base={"REMOTE_ADDR": "198.51.100.7"}).status_code == 200
