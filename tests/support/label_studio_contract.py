@@ -24,7 +24,7 @@ from coreset_backend.label_studio.filters import (
 )
 from coreset_backend.label_studio.model_labels import (
     annotate_as_predicted,
-    annotations_by_model,
+    annotated_by_model,
     delete_annotations,
 )
 from coreset_backend.label_studio.overlap import Overlap, fetch_overlaps, set_overlap
@@ -391,18 +391,19 @@ class LabelStudioContract:
         admin.post(f"/api/tasks/{task_ids[0]}/annotations/", json={"result": []}).raise_for_status()
         for _ in range(2):
             annotate_as_predicted(client, project_id, "finish-1-now", task_ids[:3])
-        made = annotations_by_model(client, project_id, "finish-1-now")
-        assert [len(ids) for ids, _ in made.values()] == [1, 1] and set(made) == set(task_ids[1:3])
+        assert annotated_by_model(client, project_id, "finish-1-now") == dict.fromkeys(task_ids[1:3], False)
+        made = {task.task_id: task.annotations for task in client.annotated_tasks(project_id)}
+        assert [len(made[task_id]) for task_id in task_ids[:3]] == [1, 1, 1]
         tasks = client.fetch_snapshot(project_id).tasks
         assert [task.state for task in tasks[:4]] == ["labeled", "model", "model", "pool"]
         assert tasks[1].label is None
         region = {"from_name": "label", "to_name": "image", "type": "choices", "value": {"choices": ["dog"]}}
-        saved = made[task_ids[1]][0][0]
+        saved = made[task_ids[1]][0].annotation_id
         admin.patch(f"/api/annotations/{saved}/", json={"result": [region]}).raise_for_status()
         assert client.fetch_snapshot(project_id).tasks[1].label == ("dog",)
-        assert set(annotations_by_model(client, project_id, "finish-1-now")) == {task_ids[2]}
-        delete_annotations(client, [made[task_ids[2]][0][0], 10**9])
-        assert not annotations_by_model(client, project_id, "finish-1-now")
+        assert set(annotated_by_model(client, project_id, "finish-1-now")) == {task_ids[2]}
+        delete_annotations(client, [made[task_ids[2]][0].annotation_id, 10**9])
+        assert not annotated_by_model(client, project_id, "finish-1-now")
 
     @pytest.mark.parametrize("choice", ["single", "multiple"])
     def test_a_class_that_is_the_text_of_its_choice_is_written_though_the_import_drops_it(
@@ -429,7 +430,7 @@ class LabelStudioContract:
             shown = client.fetch_results(project_id, "finish-1-now", task_ids)
             assert set(shown) == {*task_ids[:4]} and all(shown.values())
         annotate_as_predicted(client, project_id, "finish-1-now", task_ids[:4])
-        assert set(annotations_by_model(client, project_id, "finish-1-now")) == {*task_ids[:4]}
+        assert set(annotated_by_model(client, project_id, "finish-1-now")) == {*task_ids[:4]}
 
     def test_a_personal_access_token_works_and_is_bought_anew(
         self, client: LabelStudio, admin: httpx.Client, project: tuple[int, list[int]]
