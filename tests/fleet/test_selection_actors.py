@@ -22,7 +22,9 @@ from coreset_backend.fleet.selection_actors import ActorShards
 from coreset_backend.selection.sharded import sharded_k_center
 
 folder = Path(sys.argv[1])
-ray.init(num_cpus=3, include_dashboard=False, object_store_memory=100_000_000, log_to_driver=False)
+ray.init(
+    "local", num_cpus=3, include_dashboard=False, object_store_memory=100_000_000, log_to_driver=False
+)
 with ActorShards(sorted(folder.glob("part-*.npy"))) as shards:
     found = sharded_k_center(shards, np.array([5, 900]), 200)
 print(json.dumps([found.selection.rows.tolist(), found.selection.radius_after, found.messages]))
