@@ -152,9 +152,8 @@ def free_port() -> int:
         port = random.choice(PORTS)
         with socket.socket() as listener, contextlib.suppress(OSError):
             listener.bind((LOCALHOST, port))
-            listener.setsockopt(
-                socket.SOL_SOCKET, socket.SO_REUSEADDR, 1
-            )  # before, it would take such a port
+            # After bind, which with it would take the port that another search has just found.
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             listener.listen()
             with socket.create_connection((LOCALHOST, port)):
                 listener.accept()[0].close()
