@@ -127,7 +127,7 @@ TESTED_IN = {
     ),
     "rounds/test_run.py": (
         "whole rounds, one after another",
-        {"rounds/clock", "rounds/due", "rounds/embeddings", "rounds/examples"},
+        {"rounds/clock", "rounds/due", "rounds/embeddings", "rounds/examples", "rounds/learned"},
     ),
     "jobs/test_pool_pretraining.py": ("a round uses the features a worker learned", {"rounds/features"}),
     "rounds/test_explain.py": (

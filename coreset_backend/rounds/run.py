@@ -2,13 +2,13 @@
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from coreset_backend import model
-from coreset_backend.arrays import Floats, Progress, RoundWatch, Rows, unwatched
+from coreset_backend.arrays import Progress, RoundWatch, unwatched
 from coreset_backend.backend import Backend
 from coreset_backend.errors import CorruptRound, EmptyPool, ImageError, TooManyImageFailures, Unwritable
 from coreset_backend.evaluation.imported import merged_probabilities, uncertainty_source, usable_import
@@ -17,31 +17,26 @@ from coreset_backend.evaluation.scores import answer_codes
 from coreset_backend.evaluation.working_time import snapshot_working_time
 from coreset_backend.finish.proposal import could_finish
 from coreset_backend.fleet.shelf import clear_shards
-from coreset_backend.images import Pixels
 from coreset_backend.label_studio.client import LabelStudio
 from coreset_backend.label_studio.people import fetch_people
 from coreset_backend.label_studio.reading import read_tasks
 from coreset_backend.logs import set_log_context
 from coreset_backend.project import Snapshot
 from coreset_backend.project_settings import label_config_attributes
-from coreset_backend.reports import ImageFailure, Reading, TrainingReport
-from coreset_backend.rounds.ahead import embedded_images
-from coreset_backend.rounds.backbone import prepare_backbone
+from coreset_backend.reports import Reading
 from coreset_backend.rounds.carried import Neighborhood, carried_over, neighborhood
 from coreset_backend.rounds.choose import Choice, choose_batch
 from coreset_backend.rounds.clock import Clock
-from coreset_backend.rounds.consensus import settled
-from coreset_backend.rounds.embeddings import count_embedded, is_frozen
+from coreset_backend.rounds.embeddings import count_embedded
 from coreset_backend.rounds.examples import examples_among, weights_by_examples
 from coreset_backend.rounds.explain import gather_evidence
-from coreset_backend.rounds.features import choose_project_backbone, features_at_hand
 from coreset_backend.rounds.label_errors import JudgedLabels, judged_labels
-from coreset_backend.rounds.learn import held_out, labeled_among, learn_snapshot
+from coreset_backend.rounds.learned import Learned, learn_round
 from coreset_backend.rounds.publishing import publish_round
 from coreset_backend.rounds.relabel import label_errors
 from coreset_backend.settings import Settings
 from coreset_backend.store.imported import ImportUse
-from coreset_backend.store.record import STATES, Audition, Example, LabelErrors
+from coreset_backend.store.record import STATES, Example, LabelErrors
 from coreset_backend.store.saved_round import Arrays, Draft, StoredRound
 from coreset_backend.store.store import Round, Store
 
@@ -61,7 +56,7 @@ def run_round(backend: Backend, project_id: int, progress: RoundWatch = unwatche
     attributes = label_config_attributes(snapshot.label_config)
     settings = backend.settings_by_label_config(project_id, attributes)
     if stored is None or not _can_be_published(stored, snapshot, reading):
-        stored = _computed(backend, settings, snapshot, reading, stored, clock)
+        stored = _compute(backend, settings, snapshot, reading, stored, clock)
     with clock.phase("publish") as step:
         publish_round(backend, stored, step)
     backend.store.prune(project_id, backend.settings.keep_rounds)
@@ -101,32 +96,7 @@ def _can_be_published(stored: StoredRound, snapshot: Snapshot, reading: Reading)
     return True
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Learned:
-    """The learned arrays of the readable images. ``readable``: int64[m], image row -> snapshot row.
-
-    ``snapshot``: ties outside the hold-out are settled. By image row are ``pixels``, ``embeddings``
-    float32[m, d] and ``probabilities`` float32[m, classes], which are calibrated; the selection goes by those
-    that are ``uncalibrated``, or imported. ``is_frozen``: labels did not change the network.
-    """
-
-    snapshot: Snapshot
-    pixels: Pixels
-    failures: Sequence[ImageFailure]
-    readable: Rows
-    holdout: frozenset[int]
-    classifier: model.Classifier
-    training: TrainingReport | None
-    embeddings: Floats
-    probabilities: Floats | None
-    uncalibrated: Floats | None
-    features: str
-    network: str
-    is_frozen: bool
-    audition: Audition | None
-
-
-def _computed(
+def _compute(
     backend: Backend,
     settings: Settings,
     snapshot: Snapshot,
@@ -136,15 +106,15 @@ def _computed(
 ) -> StoredRound:
     """The new round. If an image is gone that was trusted to be there, all images are looked for first."""
     try:
-        return _compute(backend, settings, snapshot, reading, previous, clock)
+        return _compute_once(backend, settings, snapshot, reading, previous, clock)
     except TooManyImageFailures:
         raise
     except ImageError as error:
         log.warning("project %d: all images are looked for again: %s", snapshot.project_id, error)
-        return _compute(backend, settings, snapshot, reading, previous, clock, look_for_all=True)
+        return _compute_once(backend, settings, snapshot, reading, previous, clock, look_for_all=True)
 
 
-def _compute(
+def _compute_once(
     backend: Backend,
     settings: Settings,
     as_read: Snapshot,
@@ -155,7 +125,7 @@ def _compute(
     look_for_all: bool = False,
 ) -> StoredRound:
     names = _annotator_names(backend.label_studio, as_read)
-    learned = _learn(backend, settings, as_read, reading, previous, clock, look_for_all=look_for_all)
+    learned = learn_round(backend, settings, as_read, reading, previous, clock, look_for_all=look_for_all)
     snapshot = learned.snapshot
     with backend.store.draft(snapshot.project_id) as draft:
         set_log_context(project=draft.project_id, round=draft.number)
@@ -202,78 +172,6 @@ def _arrays(snapshot: Snapshot, learned: Learned, choice: Choice, near: Neighbor
         if snapshot.labels:
             arrays["predicted"] = answer_codes(learned.probabilities, snapshot.labels.multiple)
     return arrays
-
-
-def _learn(
-    backend: Backend,
-    settings: Settings,
-    snapshot: Snapshot,
-    reading: Reading,
-    previous: StoredRound | None,
-    clock: Clock,
-    *,
-    look_for_all: bool,
-) -> Learned:
-    store, project_id = backend.store, snapshot.project_id
-    features = features_at_hand(store, project_id)
-    chosen = _backbone(store, settings, snapshot, previous, clock)
-    pixels, failures = _fetched(
-        backend, settings, chosen, snapshot, previous, reading.refreshed_at, clock, look_for_all=look_for_all
-    )
-    readable = np.searchsorted(snapshot.task_ids, pixels.task_ids)
-    holdout = held_out(settings, snapshot, pixels, previous)
-    snapshot = settled(snapshot, previous, holdout, settings.seed)
-    labeled, phase = labeled_among(snapshot, readable, holdout), clock.phase
-    learned = learn_snapshot(settings, chosen, pixels, labeled, previous, phase, store.shards(project_id))
-    classifier, embeddings, probabilities, training = learned
-    return Learned(
-        snapshot=snapshot,
-        pixels=pixels,
-        failures=failures,
-        readable=readable,
-        holdout=holdout,
-        classifier=classifier,
-        training=training,
-        embeddings=embeddings,
-        probabilities=probabilities,
-        uncalibrated=model.probabilities_of(classifier, embeddings, calibrated=False),
-        features=features,
-        network=model.network_name(classifier),
-        is_frozen=is_frozen(chosen, snapshot, settings.device),
-        audition=store.audition(project_id) if settings.labels_choose_backbone else None,
-    )
-
-
-def _fetched(
-    backend: Backend,
-    settings: Settings,
-    chosen: model.ChosenBackbone,
-    snapshot: Snapshot,
-    previous: StoredRound | None,
-    refreshed_at: float,
-    clock: Clock,
-    *,
-    look_for_all: bool,
-) -> tuple[Pixels, Sequence[ImageFailure]]:
-    known = None
-    if not look_for_all:
-        known = embedded_images(
-            backend, settings, chosen, snapshot, previous, clock.phase, clock.progress, refreshed_at
-        )
-    uris, resize = snapshot.image_uris, chosen.backbone.resize(settings.image_size)
-    with clock.phase("images") as step:
-        return backend.images.fetch(uris, resize, step, known=known, refreshed_at=refreshed_at)
-
-
-def _backbone(
-    store: Store, settings: Settings, snapshot: Snapshot, previous: StoredRound | None, clock: Clock
-) -> model.ChosenBackbone:
-    project_id = snapshot.project_id
-    prepare_backbone(store, settings, project_id, len(snapshot.tasks), previous, clock.step("weights"))
-    chosen = choose_project_backbone(store, settings, project_id)
-    if previous is None or not previous.record.backbone.startswith(chosen.description):
-        log.info("project %d: the backbone is %s", project_id, chosen.description)
-    return chosen
 
 
 def _annotator_names(label_studio: LabelStudio, snapshot: Snapshot) -> dict[str, str]:
