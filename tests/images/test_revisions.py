@@ -293,7 +293,9 @@ def test_what_a_refresh_has_not_checked_when_its_round_fails_the_next_checks(
     assert 0 < first < 40
     images.fetch(enumerate(paths), Resize(16))  # as an export does: it follows no refresh
     images.fetch(enumerate(paths), Resize(16), refreshed_at=1.0)
-    assert statuses() == [304] * (40 - first)
+    rest = statuses()
+    assert set(rest) == {304}
+    assert len(rest) - (40 - first) in (0, 1)  # the one whose answer was on its way may be asked for again
     images.fetch(enumerate(paths), Resize(16), refreshed_at=1.0)
     assert statuses() == []
 
