@@ -204,7 +204,7 @@ def _put_in_front(
     head: Sequence[Prediction],
     labels: Labels | None,
 ) -> None:
-    """Have the head served first, in its order; a task that is to show no answer shows none from then on."""
+    """Have Label Studio serve the head first, in its order; its tasks without an answer show none."""
     bare = [each.task_id for each in head if not (each.label or each.regions)]
     hide_answers(label_studio, project_id, bare, {version})
     order = [each.task_id for each in head]

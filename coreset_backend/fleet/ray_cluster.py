@@ -47,6 +47,7 @@ def embed_on_cluster(
     log.info("%d of %d images are embedded on the cluster, in %d shards", new, len(tasks), len(missing))
     if not missing:
         return shelf
+    shards = tuple((shelf.file_name(each.name), tuple(tasks[row] for row in each.rows)) for each in missing)
     with tempfile.TemporaryDirectory() as scratch:
         weights = Path(scratch) / "network.safetensors"
         model.save_classifier(frozen, weights)
@@ -57,9 +58,7 @@ def embed_on_cluster(
             arithmetic=frozen.arithmetic,
             weights=str(weights),
             resize=resize,
-            shards=tuple(
-                (shelf.file_name(shard.name), tuple(tasks[row] for row in shard.rows)) for shard in missing
-            ),
+            shards=shards,
             refreshed_at=refreshed_at,
         )
         for report in driven(settings, job):

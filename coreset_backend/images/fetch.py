@@ -102,9 +102,7 @@ class Images:
                 self._decoders.rest()
         if self._decoders.warnings:
             logger.info("Decoders of images warned %d times", self._decoders.warnings)
-        checked = [image for image in to_read if image.is_cached]
-        _say_what_has_changed(checked)
-        results.touched += sum(image.is_known and image.has_changed for image in checked)
+        results.touched += _changed_since_known([image for image in to_read if image.is_cached])
         return self._result(given, to_read, results)
 
     def copy_files(
@@ -316,7 +314,9 @@ class Images:
             raise TooManyImageFailures(len(failures) / count, failures[0].reason)
 
 
-def _say_what_has_changed(checked: Sequence[Wanted]) -> None:
+def _changed_since_known(checked: Sequence[Wanted]) -> int:
+    """The number of images that were known and have changed; the log says how many have changed in all."""
     if checked:
         changed = sum(image.has_changed for image in checked)
         logger.info("%d images were checked, %d have changed", len(checked), changed)
+    return sum(image.is_known and image.has_changed for image in checked)

@@ -4,15 +4,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from coreset_backend import model
-from coreset_backend.arrays import KeyRows, Resize, RoundWatch
+from coreset_backend.arrays import KeyRows, Resize
 from coreset_backend.backend import Backend
 from coreset_backend.fleet.messages import Report
 from coreset_backend.fleet.plan import LEAST_IMAGES
 from coreset_backend.fleet.ray_cluster import embed_on_cluster
 from coreset_backend.fleet.shelf import Shelf
 from coreset_backend.project import Snapshot
+from coreset_backend.rounds.clock import Clock
 from coreset_backend.rounds.embeddings import embedded_keys, is_frozen
-from coreset_backend.rounds.learn import Phase, frozen_network
+from coreset_backend.rounds.learn import frozen_network
 from coreset_backend.settings import Settings
 from coreset_backend.store.saved_round import StoredRound
 
@@ -26,8 +27,7 @@ def embedded_images(
     chosen: model.ChosenBackbone,
     snapshot: Snapshot,
     previous: StoredRound | None,
-    phase: Phase,
-    progress: RoundWatch,
+    clock: Clock,
     refreshed_at: float,
 ) -> KeyRows | None:
     """The keys of the images that the round need not read: those embedded before, and those that the cluster
@@ -45,9 +45,9 @@ def embedded_images(
         return known
 
     def watch(report: Report, total: int) -> None:
-        progress("cluster", report.images, total, 0 if report.waits else max(report.machines, 1))
+        clock.progress("cluster", report.images, total, 0 if report.waits else max(report.machines, 1))
 
-    with phase("cluster"):
+    with clock.phase("cluster"):
         sample, _ = backend.images.fetch(new[:SAMPLE], resize, refreshed_at=refreshed_at)
         shelf = embed_on_cluster(
             settings,

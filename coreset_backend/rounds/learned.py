@@ -62,10 +62,9 @@ def learn_round(
     *,
     look_for_all: bool = False,
 ) -> Learned:
-    """Fetch the images, set the hold-out apart, and fit the classifier.
+    """Fetch the images, set the hold-out apart, and fit the classifier. Raises any CoresetError.
 
-    Images that the ``previous`` round embedded are fetched if their pixels are asked for, or all of them with
-    ``look_for_all``. Raises any CoresetError.
+    ``look_for_all``: images that were embedded before are looked for too.
     """
     store, project_id = backend.store, snapshot.project_id
     features = features_at_hand(store, project_id)
@@ -110,9 +109,7 @@ def _fetched(
 ) -> tuple[Pixels, Sequence[ImageFailure]]:
     known = None
     if not look_for_all:
-        known = embedded_images(
-            backend, settings, chosen, snapshot, previous, clock.phase, clock.progress, refreshed_at
-        )
+        known = embedded_images(backend, settings, chosen, snapshot, previous, clock, refreshed_at)
     uris, resize = snapshot.image_uris, chosen.backbone.resize(settings.image_size)
     with clock.phase("images") as step:
         return backend.images.fetch(uris, resize, step, known=known, refreshed_at=refreshed_at)

@@ -1,13 +1,14 @@
 """Labels in bulk on the fake Label Studio: shown, written, undone, and what comes in between."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from backend_run import environment_of
 from fake_label_studio import TOKEN, FakeLabelStudio, choices_config
 from saved_rounds import LABELS, record
+from served_project import ServedProject
 
 from coreset_backend.backend import Backend
 from coreset_backend.errors import BulkError, LabelStudioError
@@ -29,14 +30,8 @@ from coreset_backend.reports import Publication
 N = 60
 
 
-@dataclass
-class Pool:
+class Pool(ServedProject):
     """A project of N images with a published round."""
-
-    studio: FakeLabelStudio
-    backend: Backend
-    project_id: int
-    task_ids: list[int]
 
     def plan(self, task_ids: list[int], label: str = "cat", *, corrects: bool = False) -> str:
         return plan_bulk(self.backend, self.project_id, [label], task_ids, corrects=corrects).sentence

@@ -10,6 +10,7 @@ from backend_run import environment_of
 from click.testing import CliRunner
 from fake_label_studio import TOKEN, FakeLabelStudio
 from saved_rounds import LABELS, record
+from served_project import ServedProject
 
 from coreset_backend.arrays import unwatched
 from coreset_backend.backend import Backend
@@ -41,13 +42,9 @@ WISH = Wish(Kind.COPIES, accuracy=0.9, annotations=True)
 
 
 @dataclass
-class Pool:
+class Pool(ServedProject):
     """FAMILIES groups of SIZE near-duplicates, the first of each labelled by people, and ALONE others."""
 
-    studio: FakeLabelStudio
-    backend: Backend
-    project_id: int
-    task_ids: list[int]
     stored: StoredRound
 
     def family(self, number: int) -> list[int]:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 from fake_label_studio import FakeLabelStudio
 from saved_rounds import LABELS, record
+from served_project import ServedProject
 
 from coreset_backend.backend import Backend
 from coreset_backend.finish.session import Kind, read_session
@@ -20,13 +21,9 @@ BATCH, RESERVE = 6, 4
 
 
 @dataclass
-class Pool:
+class Pool(ServedProject):
     """A project of N images of which a round's model is surest of the first; ``truth`` is what people say."""
 
-    studio: FakeLabelStudio
-    backend: Backend
-    project_id: int
-    task_ids: list[int]
     truth: list[str]
     stored: StoredRound
 
